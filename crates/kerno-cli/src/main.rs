@@ -1,0 +1,2 @@
+//! kerno
+fn main() {}

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The filters every signal shares. All knobs are constants by the time the verifier sees them, so a filter that is not
+ * asked for costs nothing: its code is removed. Lists hold at most the number given here; the loader refuses longer ones.
+ */
+#ifndef KERNO_FILTER_H
+#define KERNO_FILTER_H
+
+#include "event.h"
+#include "kernel.h"
+
+#define MAX_FILTER_PIDS 64
+#define MAX_FILTER_COMMS 16
+#define MAX_FILTER_UIDS 16
+#define MAX_FILTER_CGROUPS 16
+#define MAX_CGROUP_DEPTH 32
+
+const volatile __u32 cfg_self_tgid = 0; /* our own process, 0 to include it */
+const volatile __u32 cfg_pid_count = 0;
+const volatile __u32 cfg_pids[MAX_FILTER_PIDS] = {};
+const volatile __u32 cfg_uid_count = 0;
+const volatile __u32 cfg_uids[MAX_FILTER_UIDS] = {};
+const volatile __u32 cfg_comm_count = 0;
+const volatile __u64 cfg_comms[MAX_FILTER_COMMS][2] = {}; /* NUL-padded names as two words */
+const volatile __u32 cfg_cgroup_count = 0;
+const volatile __u64 cfg_cgroups[MAX_FILTER_CGROUPS] = {};
+const volatile __u64 cfg_min_latency_ns = 0;
+const volatile __u8 cfg_errors_only = 0;
+
+static __always_inline bool listed_u32(const volatile __u32 *list, __u32 count, __u32 max, __u32 value)
+{
+	for (__u32 i = 0; i < max && i < count; i++)
+		if (list[i] == value)
+			return true;
+	return false;
+}
+
+static __always_inline bool pid_passes(__u32 tgid)
+{
+	if (cfg_self_tgid && tgid == cfg_self_tgid)
+		return false;
+	if (!cfg_pid_count)
+		return true;
+	if (cfg_pid_count == 1)
+		return tgid == cfg_pids[0];
+	return listed_u32(cfg_pids, cfg_pid_count, MAX_FILTER_PIDS, tgid);
+}
+
+static __always_inline bool uid_passes(__u32 uid)
+{
+	return !cfg_uid_count || listed_u32(cfg_uids, cfg_uid_count, MAX_FILTER_UIDS, uid);
+}
+
+/* comm must be aligned to 8 bytes, as it is in every record. */
+static __always_inline bool comm_passes(const char *comm)
+{
+	const __u64 *words = (const __u64 *)comm;
+
+	if (!cfg_comm_count)
+		return true;
+	for (__u32 i = 0; i < MAX_FILTER_COMMS && i < cfg_comm_count; i++)
+		if (cfg_comms[i][0] == words[0] && cfg_comms[i][1] == words[1])
+			return true;
+	return false;
+}
+
+/* Fills 16 bytes, NUL-padded: strncpy semantics, so that comparing whole words is right. */
+static __always_inline void task_comm(char *comm, const struct task_struct *task)
+{
+	__builtin_memset(comm, 0, TASK_COMM_LEN);
+	bpf_core_read_str(comm, TASK_COMM_LEN, &task->comm);
+}
+
+static __always_inline __u64 task_cgroup_id(const struct task_struct *task)
+{
+	return BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
+}
+
+static __always_inline bool cgroup_listed(__u64 id)
+{
+	for (__u32 i = 0; i < MAX_FILTER_CGROUPS && i < cfg_cgroup_count; i++)
+		if (cfg_cgroups[i] == id)
+			return true;
+	return false;
+}
+
+/* True when the task is in one of the asked cgroups or below one: walked upwards, so cgroups created later count. */
+static __always_inline bool cgroup_passes(const struct task_struct *task)
+{
+	const struct cgroup_subsys_state *css;
+	const struct cgroup *cgrp;
+
+	if (!cfg_cgroup_count)
+		return true;
+	cgrp = BPF_CORE_READ(task, cgroups, dfl_cgrp);
+	for (int depth = 0; depth < MAX_CGROUP_DEPTH && cgrp; depth++) {
+		if (cgroup_listed(BPF_CORE_READ(cgrp, kn, id)))
+			return true;
+		css = BPF_CORE_READ(cgrp, self.parent);
+		cgrp = css ? BPF_CORE_READ(css, cgroup) : NULL;
+	}
+	return false;
+}
+
+static __always_inline const struct task_struct *current_task(void)
+{
+	return (const struct task_struct *)bpf_get_current_task();
+}
+
+/* The shared filters on the current task, cheapest first. */
+static __always_inline bool current_passes(void)
+{
+	char comm[TASK_COMM_LEN] __attribute__((aligned(8)));
+
+	if (!pid_passes(bpf_get_current_pid_tgid() >> 32))
+		return false;
+	if (!uid_passes((__u32)bpf_get_current_uid_gid()))
+		return false;
+	if (cfg_comm_count) {
+		bpf_get_current_comm(comm, sizeof(comm));
+		if (!comm_passes(comm))
+			return false;
+	}
+	return cgroup_passes(current_task());
+}
+
+#endif

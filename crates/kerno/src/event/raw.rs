@@ -1,0 +1,232 @@
+use std::fmt;
+
+use zerocopy::{Immutable, KnownLayout, TryFromBytes};
+
+use super::{Comm, EventType};
+use crate::signals::TypedEvent;
+
+/// An event as it came out of the ring: its type, and its bytes still in the kernel's memory.
+#[derive(Clone, Copy, Debug)]
+pub struct RawEvent<'a> {
+    /// Which signal it belongs to.
+    pub event_type: EventType,
+    /// The record, as the kernel side wrote it.
+    pub data: &'a [u8],
+}
+
+/// A [`RawEvent`] with bytes of its own, for those who keep it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawEventBuf {
+    /// Which signal it belongs to.
+    pub event_type: EventType,
+    data: Aligned,
+}
+
+/// Bytes at an address that is a multiple of 8, which typed access needs and `Vec<u8>` does not promise.
+#[derive(Clone, PartialEq, Eq)]
+struct Aligned {
+    words: Box<[u64]>,
+    len: usize,
+}
+
+impl Aligned {
+    fn new(data: &[u8]) -> Self {
+        let mut words = vec![0u64; data.len().div_ceil(8)].into_boxed_slice();
+        zerocopy::IntoBytes::as_mut_bytes(&mut words[..])[..data.len()].copy_from_slice(data);
+        Self { words, len: data.len() }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &zerocopy::IntoBytes::as_bytes(&self.words[..])[..self.len]
+    }
+}
+
+impl fmt::Debug for Aligned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_bytes().fmt(f)
+    }
+}
+
+impl<'a> RawEvent<'a> {
+    /// The typed event, in place.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when the bytes are not such an event.
+    pub fn decode(self) -> Result<TypedEvent<'a>, DecodeError> {
+        TypedEvent::decode(self)
+    }
+
+    /// The typed event of a type known beforehand, in place.
+    ///
+    /// # Errors
+    /// [`DecodeError::Type`] when it is an event of another type, else as [`Event::decode`].
+    pub fn decode_as<E: Event>(self) -> Result<&'a E, DecodeError> {
+        if self.event_type != E::TYPE {
+            return Err(DecodeError::Type { expected: E::TYPE, found: self.event_type });
+        }
+        E::decode(self.data)
+    }
+
+    /// A copy that does not borrow from the ring.
+    pub fn to_owned(self) -> RawEventBuf {
+        RawEventBuf { event_type: self.event_type, data: Aligned::new(self.data) }
+    }
+}
+
+impl RawEventBuf {
+    /// The borrowed form.
+    pub fn as_raw(&self) -> RawEvent<'_> {
+        RawEvent { event_type: self.event_type, data: self.data.as_bytes() }
+    }
+
+    /// As [`RawEvent::decode`].
+    ///
+    /// # Errors
+    /// [`DecodeError`] when the bytes are not such an event.
+    pub fn decode(&self) -> Result<TypedEvent<'_>, DecodeError> {
+        self.as_raw().decode()
+    }
+}
+
+/// Why bytes are not an event.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// It is an event, but of another type.
+    #[error("expected a {expected} event, found {found}")]
+    Type {
+        /// What was asked for.
+        expected: EventType,
+        /// What it is.
+        found: EventType,
+    },
+    /// The record is too short or too long.
+    #[error("a {event_type} record is {expected} bytes long, found {found}")]
+    Length {
+        /// The type asked for.
+        event_type: EventType,
+        /// Bytes of such a record.
+        expected: usize,
+        /// Bytes there are.
+        found: usize,
+    },
+    /// The record does not start at a multiple of 8 bytes, which those of the ring and of [`RawEventBuf`] do.
+    #[error("a {event_type} record must be aligned to 8 bytes")]
+    Alignment {
+        /// The type asked for.
+        event_type: EventType,
+    },
+    /// A field that holds one of a few values holds none of them.
+    #[error("field {field} of a {event_type} record holds {value}, which has no meaning")]
+    Value {
+        /// The type asked for.
+        event_type: EventType,
+        /// The field's name.
+        field: &'static str,
+        /// What it holds.
+        value: u8,
+    },
+}
+
+/// A one-byte field of a record that not every byte is valid for.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct EnumField {
+    pub name: &'static str,
+    pub offset: usize,
+    pub valid: fn(u8) -> bool,
+}
+
+/// A typed event: the Rust mirror of a record that the kernel side writes.
+pub trait Event: TryFromBytes + KnownLayout + Immutable + Sized + fmt::Display + serde::Serialize {
+    /// Its type.
+    const TYPE: EventType;
+
+    /// The fields that not every byte is valid for.
+    #[doc(hidden)]
+    const ENUM_FIELDS: &'static [EnumField];
+
+    /// When it happened: `CLOCK_MONOTONIC`, in nanoseconds.
+    fn timestamp_ns(&self) -> u64;
+
+    /// The process concerned (thread group id), 0 when the kernel could not know.
+    fn pid(&self) -> u32;
+
+    /// The name of the task concerned, empty when the kernel could not know.
+    fn task_comm(&self) -> &Comm;
+
+    /// True when it tells of something that went wrong: a failed call, an I/O error, a kill.
+    fn failed(&self) -> bool {
+        false
+    }
+
+    /// Checks and casts a record, in place. Never panics, whatever the bytes.
+    ///
+    /// # Errors
+    /// [`DecodeError`] says what is wrong: length, alignment, or the field that holds nonsense.
+    fn decode(data: &[u8]) -> Result<&Self, DecodeError> {
+        Self::try_ref_from_bytes(data).map_err(|_| explain::<Self>(data))
+    }
+}
+
+#[cold]
+fn explain<E: Event>(data: &[u8]) -> DecodeError {
+    let event_type = E::TYPE;
+    if data.len() != size_of::<E>() {
+        return DecodeError::Length { event_type, expected: size_of::<E>(), found: data.len() };
+    }
+    for field in E::ENUM_FIELDS {
+        match data.get(field.offset) {
+            Some(value) if !(field.valid)(*value) => {
+                return DecodeError::Value { event_type, field: field.name, value: *value };
+            }
+            _ => {}
+        }
+    }
+    DecodeError::Alignment { event_type }
+}
+
+/// Declares a one-byte enum of a record: its values, its lower-case names (`Display`, `Serialize`) and which bytes are valid.
+macro_rules! wire_enum {
+    ($(#[$meta:meta])* $vis:vis enum $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $value:literal, $text:literal;)+ }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[derive(zerocopy::TryFromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout)]
+        #[repr(u8)]
+        $vis enum $name { $($(#[$variant_meta])* $variant = $value,)+ }
+
+        impl $name {
+            /// The lower-case name.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+
+            pub(crate) const fn valid(byte: u8) -> bool {
+                matches!(byte, $($value)|+)
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.pad(self.name())
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.name())
+            }
+        }
+    };
+}
+pub(crate) use wire_enum;
+
+impl EnumField {
+    /// For a `bool` field: only 0 and 1 are valid.
+    pub(crate) const fn bool(name: &'static str, offset: usize) -> Self {
+        const fn valid(byte: u8) -> bool {
+            byte <= 1
+        }
+        Self { name, offset, valid }
+    }
+}

@@ -1,0 +1,45 @@
+//! Names and numbers of system calls, for the kernel's native table and its 32-bit one.
+
+#[cfg(target_arch = "aarch64")]
+use syscalls::aarch64::Sysno as Native;
+use syscalls::x86::Sysno as I386;
+#[cfg(target_arch = "x86_64")]
+use syscalls::x86_64::Sysno as Native;
+
+/// Set in a number when an x86_64 process calls through the x32 table.
+const X32_SYSCALL_BIT: u32 = 0x4000_0000;
+
+/// The name of call number `nr`; `None` when this table has none (a newer kernel's call). The 32-bit table is i386's; on aarch64,
+/// whose 32-bit table is another, compat calls have no name here.
+pub(crate) fn name(nr: u32, compat: bool) -> Option<&'static str> {
+    if compat {
+        if cfg!(target_arch = "x86_64") { I386::new(nr as usize).map(|call| call.name()) } else { None }
+    } else {
+        Native::new((nr & !X32_SYSCALL_BIT) as usize).map(|call| call.name())
+    }
+}
+
+/// The numbers of a call by name: native and 32-bit. Both `None` when no table knows the name.
+pub(crate) fn numbers(name: &str) -> (Option<u32>, Option<u32>) {
+    let native = name.parse::<Native>().ok().map(|call| call as u32);
+    let compat = cfg!(target_arch = "x86_64").then(|| name.parse::<I386>().ok().map(|call| call as u32)).flatten();
+    (native, compat)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn names_differ_by_table() {
+        assert_eq!(name(0, false), Some("read"));
+        assert_eq!(name(3, true), Some("read"));
+        assert_eq!(name(X32_SYSCALL_BIT, false), Some("read"));
+        assert_eq!(name(511, true), None);
+        assert_eq!(name(u32::MAX, false), None);
+        assert_eq!(numbers("openat2"), (Some(437), Some(437)));
+        assert_eq!(numbers("socketcall"), (None, Some(102)));
+        assert_eq!(numbers("nonsense"), (None, None));
+    }
+}

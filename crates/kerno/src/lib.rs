@@ -1,0 +1,38 @@
+//! eBPF kernel observability for Linux: seven signals, each an eBPF program with a loader and typed events.
+//!
+//! A [`Loader`] puts one signal's programs into the kernel and hands out its events; a [`LoaderSet`] does so for several.
+//! Events arrive as [`RawEvent`]s that borrow from the kernel's ring buffer; [`RawEvent::decode`] gives the typed event
+//! without copying. Filters ([`Options`]) are applied in the kernel, so what is not asked for costs next to nothing.
+//!
+//! ```no_run
+//! use kerno::{CancelToken, Loader, Options, SyscallLatencyLoader};
+//! use std::ops::ControlFlow;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut loader = SyscallLatencyLoader::new(Options::default());
+//! let _handle = loader.load()?; // detaches and unloads when dropped
+//! loader.events(&CancelToken::new()?)?.for_each_raw(|raw| {
+//!     if let Ok(event) = raw.decode() {
+//!         println!("{event}");
+//!     }
+//!     ControlFlow::Continue(())
+//! })?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What it needs
+//!
+//! Linux 5.10 or newer with BTF (`/sys/kernel/btf/vmlinux`), and `CAP_BPF` with `CAP_PERFMON` (root has both).
+//! Process, thread and cgroup ids are the initial namespaces' ones: run it in the host's pid namespace.
+
+pub mod event;
+pub mod probe;
+pub mod signals;
+
+pub use event::{Comm, DecodeError, Event, EventType, MAX_FILENAME_LEN, RawEvent, RawEventBuf, TASK_COMM_LEN};
+pub use probe::{
+    Availability, Batch, CancelToken, Counters, Events, Filter, FilterKind, Handle, Host, LoadError, Loader, LoaderSet,
+    Options, StreamError, Unavailable,
+};
+pub use signals::*;

@@ -1,0 +1,246 @@
+use std::fmt;
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
+
+use aya::maps::{Map, MapData, PerCpuArray};
+use aya::programs::{BtfTracePoint, Iter, Program};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+
+use super::cancel::Flag;
+use super::counters::{Counters, WireCounters};
+use super::loader::{LoadError, Signal, chain};
+use super::plan::{Hook, Plan};
+use super::ring::Ring;
+use crate::EventType;
+
+/// Keeps a signal loaded. Closing or dropping it detaches the programs and removes them and their maps from the kernel.
+#[derive(Debug)]
+pub struct Handle {
+    pub(super) shared: std::sync::Arc<Shared>,
+}
+
+impl Handle {
+    /// The type of its events.
+    pub fn event_type(&self) -> EventType {
+        self.shared.event_type
+    }
+
+    /// What the kernel counted so far; after [`close`](Self::close), what it had counted by then.
+    pub fn counters(&self) -> Counters {
+        self.shared.counters()
+    }
+
+    /// Records handed to readers so far.
+    pub fn seen(&self) -> u64 {
+        self.shared.seen()
+    }
+
+    /// Detaches the programs but keeps what they emitted: [`Events`](crate::Events) hands out the rest and then ends. Idempotent.
+    pub fn stop(&self) {
+        self.shared.stop();
+    }
+
+    /// Detaches and unloads everything; events not yet read are gone. Idempotent. May be called from a reader's own callback: then
+    /// the ring goes when that callback returns.
+    pub fn close(&self) {
+        self.shared.close();
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// What a handle, its loader and its readers share. The ring has a lock of its own, so that a reader's callback, which runs
+/// under it, may ask for the counters or close the handle.
+pub(super) struct Shared {
+    pub(super) event_type: EventType,
+    /// Set by stop and close: wakes sleeping readers.
+    pub(super) ended: Flag,
+    closed: AtomicBool,
+    seen: AtomicU64,
+    kernel: Mutex<KernelSide>,
+    ring: Mutex<Option<Ring>>,
+    /// The thread that is inside a drain.
+    reader: Mutex<Option<ThreadId>>,
+}
+
+/// What is ours in the kernel, besides the ring's mapping.
+struct KernelSide {
+    /// Programs, links and the maps that only programs use.
+    programs: Option<Ebpf>,
+    events: Option<MapData>,
+    counters: Option<PerCpuArray<MapData, WireCounters>>,
+    /// As last read, for after the close.
+    last: Counters,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("event_type", &self.event_type).finish_non_exhaustive()
+    }
+}
+
+/// A panic in a user's callback poisons nothing that matters here: positions and counters are consistent between statements.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub(super) fn load<S: Signal>(plan: &Plan, btf: &aya::Btf, ring_bytes: u32) -> Result<Self, LoadError> {
+        let refused =
+            |what: String| move |error: &dyn std::error::Error| LoadError::Refused { what, detail: chain(error) };
+        let mut loader = EbpfLoader::new();
+        loader.btf(Some(btf)).verifier_log_level(VerifierLogLevel::DEBUG);
+        for (name, bytes) in &plan.globals {
+            loader.override_global(name, bytes.as_slice(), true);
+        }
+        for (name, entries) in &plan.map_entries {
+            loader.map_max_entries(name, *entries);
+        }
+        let mut programs = loader.load(S::OBJECT).map_err(|e| refused(format!("the {} object", S::NAME))(&e))?;
+        let missing = |name: &str| LoadError::Refused {
+            what: format!("the {} object", S::NAME),
+            detail: format!("has no map {name}; the build is broken"),
+        };
+        let Some(Map::RingBuf(events)) = programs.take_map("events") else {
+            return Err(missing("events"));
+        };
+        let counters = programs.take_map("counters").ok_or_else(|| missing("counters"))?;
+        let counters = PerCpuArray::try_from(counters).map_err(|e| refused("map counters".into())(&e))?;
+        let ring = Ring::map(events.fd().as_fd(), ring_bytes as usize)
+            .map_err(|error| LoadError::Io("cannot map the ring buffer", error))?;
+        for (name, hook) in &plan.programs {
+            attach(&mut programs, name, *hook, btf)
+                .map_err(|e| refused(format!("program {name} on {}", hook.display()))(e.as_ref()))?;
+        }
+        Ok(Self {
+            event_type: S::TYPE,
+            ended: Flag::new().map_err(|error| LoadError::Io("cannot create an eventfd", error))?,
+            closed: AtomicBool::new(false),
+            seen: AtomicU64::new(0),
+            kernel: Mutex::new(KernelSide {
+                programs: Some(programs),
+                events: Some(events),
+                counters: Some(counters),
+                last: Counters::default(),
+            }),
+            ring: Mutex::new(Some(ring)),
+            reader: Mutex::new(None),
+        })
+    }
+
+    pub(super) fn seen(&self) -> u64 {
+        self.seen.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn counters(&self) -> Counters {
+        lock(&self.kernel).read()
+    }
+
+    /// True when every event that was emitted has been read or counted as lost.
+    pub(super) fn is_drained(&self) -> bool {
+        let counters = self.counters();
+        counters.emitted == self.seen() + counters.lost
+    }
+
+    pub(super) fn stop(&self) {
+        let mut kernel = lock(&self.kernel);
+        kernel.read();
+        kernel.programs = None;
+        drop(kernel);
+        self.ended.set();
+    }
+
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.stop();
+        {
+            let mut kernel = lock(&self.kernel);
+            kernel.read();
+            kernel.events = None;
+            kernel.counters = None;
+        }
+        // In the reader's own callback the ring is locked by this very thread; drain() lets go of it.
+        if *lock(&self.reader) != Some(std::thread::current().id()) {
+            *lock(&self.ring) = None;
+        }
+    }
+
+    /// Runs `f` with the ring's descriptor, for registering it with epoll; `None` once closed.
+    pub(super) fn with_ring_fd<T>(&self, f: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
+        lock(&self.kernel).events.as_ref().map(|events| f(events.fd().as_fd()))
+    }
+
+    /// Hands up to `limit` waiting records to `f`.
+    pub(super) fn drain(&self, limit: usize, f: impl FnMut(&[u8]) -> ControlFlow<()>) -> (usize, ControlFlow<()>) {
+        /// Forgets the reader also when the callback panics.
+        struct Reading<'a>(&'a Mutex<Option<ThreadId>>);
+        impl Drop for Reading<'_> {
+            fn drop(&mut self) {
+                *lock(self.0) = None;
+            }
+        }
+
+        let mut guard = lock(&self.ring);
+        let Some(ring) = guard.as_mut() else {
+            return (0, ControlFlow::Continue(()));
+        };
+        *lock(&self.reader) = Some(std::thread::current().id());
+        let reading = Reading(&self.reader);
+        let result = ring.drain(limit, f);
+        drop(reading);
+        self.seen.fetch_add(result.0 as u64, Ordering::Relaxed);
+        if self.is_closed() {
+            *guard = None;
+        }
+        result
+    }
+}
+
+impl KernelSide {
+    fn read(&mut self) -> Counters {
+        if let Some(wire) = self.counters.as_ref().and_then(|map| map.get(&0, 0).ok()) {
+            self.last.emitted = wire.iter().map(|cpu| cpu.emitted).sum();
+            self.last.lost = wire.iter().map(|cpu| cpu.lost).sum();
+            self.last.untracked = wire.iter().map(|cpu| cpu.untracked).sum();
+        }
+        if let Some(programs) = &self.programs {
+            self.last.missed_runs = programs
+                .programs()
+                .filter_map(|(_, program)| program.fd().ok())
+                .map(|fd| super::sys::missed_runs(fd.as_fd()))
+                .sum();
+        }
+        self.last
+    }
+}
+
+fn attach(ebpf: &mut Ebpf, name: &str, hook: Hook, btf: &aya::Btf) -> Result<(), Box<dyn std::error::Error>> {
+    let program: &mut Program = ebpf.program_mut(name).ok_or("not in the object; the build is broken")?;
+    match hook {
+        Hook::Tracepoint(tracepoint) => {
+            let program: &mut BtfTracePoint = program.try_into()?;
+            program.load(tracepoint, btf)?;
+            program.attach()?;
+        }
+        Hook::Seed(iterator) => {
+            let program: &mut Iter = program.try_into()?;
+            program.load(iterator, btf)?;
+            let link = program.attach()?;
+            let mut file = program.take_link(link)?.into_file()?;
+            std::io::copy(&mut file, &mut std::io::sink())?;
+            program.unload()?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,206 @@
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use rustix::thread::CapabilitySet;
+
+use super::btf::Btf;
+
+/// Where the running kernel describes its types (`CONFIG_DEBUG_INFO_BTF`, Linux 5.4).
+const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// Inode of the initial pid namespace (`PROC_PID_INIT_INO`, linux/proc_ns.h).
+const INITIAL_PID_NS: &str = "pid:[4026531836]";
+
+/// A kernel release's first two or three numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub struct KernelVersion {
+    /// 6 in 6.18.44
+    pub major: u32,
+    /// 18 in 6.18.44
+    pub minor: u32,
+    /// 44 in 6.18.44
+    pub patch: u32,
+}
+
+impl KernelVersion {
+    /// `major.minor.0`
+    pub const fn new(major: u32, minor: u32) -> Self {
+        Self { major, minor, patch: 0 }
+    }
+
+    fn parse(release: &str) -> Self {
+        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|digits| digits.parse().unwrap_or(0));
+        let mut next = || numbers.next().unwrap_or(0);
+        Self { major: next(), minor: next(), patch: next() }
+    }
+}
+
+impl fmt::Display for KernelVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
+    }
+}
+
+/// A capability that loading programs needs (capabilities(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[non_exhaustive]
+pub enum Capability {
+    /// To create maps and load programs (Linux 5.8).
+    CapBpf,
+    /// To load tracing programs, which read kernel memory (Linux 5.8).
+    CapPerfmon,
+    /// To lift the locked-memory limit that maps count against before Linux 5.11.
+    CapSysResource,
+}
+
+impl fmt::Display for Capability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::CapBpf => "CAP_BPF",
+            Self::CapPerfmon => "CAP_PERFMON",
+            Self::CapSysResource => "CAP_SYS_RESOURCE",
+        })
+    }
+}
+
+/// What this machine is and what this process may do on it.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// `uname -r`
+    pub release: String,
+    /// Its numbers.
+    pub version: KernelVersion,
+    /// `uname -m`
+    pub machine: String,
+    /// Capabilities that loading needs and this process lacks.
+    pub missing_capabilities: Vec<Capability>,
+    /// `/sys/kernel/security/lockdown`: none, integrity or confidentiality; `None` when the kernel has no lockdown or hides it.
+    pub lockdown: Option<String>,
+    /// Whether process ids here are those the kernel side sees.
+    pub initial_pid_namespace: bool,
+    btf: Result<Arc<KernelBtf>, String>,
+}
+
+/// The kernel's BTF, parsed once for our questions and once for the relocations.
+#[derive(Debug)]
+pub(crate) struct KernelBtf {
+    pub(crate) index: Btf,
+    pub(crate) relocations: aya::Btf,
+}
+
+impl KernelBtf {
+    fn read() -> Result<Self, String> {
+        let failed = |what: &dyn fmt::Display| {
+            format!("cannot read the kernel's BTF at {KERNEL_BTF}: {what}; the kernel needs CONFIG_DEBUG_INFO_BTF=y")
+        };
+        let data = fs::read(KERNEL_BTF).map_err(|error| failed(&error))?;
+        let relocations = aya::Btf::parse(&data, aya::Endianness::default()).map_err(|error| failed(&error))?;
+        let index = Btf::parse(data).map_err(|error| failed(&error))?;
+        Ok(Self { index, relocations })
+    }
+
+    /// Parsed once a process: it takes tens of milliseconds and the kernel does not change under us.
+    fn shared() -> Result<Arc<Self>, String> {
+        static SHARED: OnceLock<Arc<KernelBtf>> = OnceLock::new();
+        if let Some(btf) = SHARED.get() {
+            return Ok(Arc::clone(btf));
+        }
+        let btf = Self::read().map(Arc::new)?;
+        Ok(Arc::clone(SHARED.get_or_init(|| btf)))
+    }
+}
+
+impl Host {
+    /// Looks at this machine. Needs no privilege and never fails: what cannot be read is told by the fields.
+    pub fn detect() -> Self {
+        let uname = rustix::system::uname();
+        let release = uname.release().to_string_lossy().into_owned();
+        let version = KernelVersion::parse(&release);
+        Self {
+            version,
+            machine: uname.machine().to_string_lossy().into_owned(),
+            missing_capabilities: missing_capabilities(version),
+            lockdown: lockdown(),
+            initial_pid_namespace: fs::read_link("/proc/self/ns/pid").is_ok_and(|ns| ns == Path::new(INITIAL_PID_NS)),
+            btf: KernelBtf::shared(),
+            release,
+        }
+    }
+
+    /// Why the kernel's BTF cannot be used, if so.
+    pub fn btf_error(&self) -> Option<&str> {
+        self.btf.as_ref().err().map(String::as_str)
+    }
+
+    pub(crate) fn btf(&self) -> Result<&KernelBtf, &str> {
+        self.btf.as_deref().map_err(String::as_str)
+    }
+
+    /// The error text for a lack of privileges; `None` when there is none.
+    pub fn missing_privileges(&self) -> Option<String> {
+        if self.missing_capabilities.is_empty() {
+            return None;
+        }
+        let names: Vec<_> = self.missing_capabilities.iter().map(Capability::to_string).collect();
+        Some(format!(
+            "missing {}; run as root, or grant them: setcap cap_bpf,cap_perfmon+ep $(command -v kerno)",
+            names.join(" and ")
+        ))
+    }
+
+    pub(crate) fn tracepoint_arity(&self, name: &str) -> Option<usize> {
+        self.btf().ok()?.index.tracepoint_arity(name)
+    }
+}
+
+fn missing_capabilities(version: KernelVersion) -> Vec<Capability> {
+    let effective = rustix::thread::capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
+    if effective.contains(CapabilitySet::SYS_ADMIN) && version < KernelVersion::new(5, 11) {
+        return Vec::new();
+    }
+    let has = |set| effective.contains(set) || effective.contains(CapabilitySet::SYS_ADMIN);
+    let mut missing = Vec::new();
+    if !has(CapabilitySet::BPF) {
+        missing.push(Capability::CapBpf);
+    }
+    if !has(CapabilitySet::PERFMON) {
+        missing.push(Capability::CapPerfmon);
+    }
+    if version < KernelVersion::new(5, 11) && !effective.contains(CapabilitySet::SYS_RESOURCE) {
+        missing.push(Capability::CapSysResource);
+    }
+    missing
+}
+
+/// Before Linux 5.11 maps count against the locked-memory limit, which is 64 KiB by default. A refusal shows as the map's own error.
+pub(super) fn lift_memlock(version: KernelVersion) {
+    if version < KernelVersion::new(5, 11) {
+        let unlimited = rustix::process::Rlimit { current: None, maximum: None };
+        let _ = rustix::process::setrlimit(rustix::process::Resource::Memlock, unlimited);
+    }
+}
+
+/// The bracketed word of `[none] integrity confidentiality`.
+fn lockdown() -> Option<String> {
+    let text = fs::read_to_string("/sys/kernel/security/lockdown").ok()?;
+    let (_, rest) = text.split_once('[')?;
+    rest.split_once(']').map(|(mode, _)| mode.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_parse() {
+        let version = KernelVersion::parse("6.18.44-fc-v509");
+        assert_eq!((version.major, version.minor, version.patch), (6, 18, 44));
+        assert_eq!(KernelVersion::parse("5.10.0-30-cloud-amd64").to_string(), "5.10.0");
+        assert_eq!(KernelVersion::parse("7.3-rc2").patch, 0);
+        assert_eq!(KernelVersion::parse("").major, 0);
+        assert!(KernelVersion::new(5, 10) < KernelVersion::new(6, 1));
+    }
+}

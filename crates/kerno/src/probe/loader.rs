@@ -1,0 +1,258 @@
+use std::fmt::{self, Write as _};
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use super::handle::{Handle, Shared};
+use super::options::{FilterKind, Options};
+use super::plan::{Hook, Plan};
+use super::stream::{Events, StreamError};
+use super::{CancelToken, Host};
+use crate::EventType;
+
+/// Puts one signal's programs into the kernel and hands out its events.
+pub trait Loader: Send {
+    /// The signal's name, such as `syscall_latency`.
+    fn name(&self) -> &'static str;
+
+    /// The type of its events.
+    fn event_type(&self) -> EventType;
+
+    /// The filters that fit this signal.
+    fn filters(&self) -> &'static [FilterKind];
+
+    /// Whether it could be loaded here, and with which hooks. Loads nothing.
+    fn check(&self, host: &Host) -> Availability;
+
+    /// Loads the programs and attaches them. They stay until the handle is closed or dropped.
+    ///
+    /// # Errors
+    /// [`LoadError`]; then nothing of it is left in the kernel.
+    fn load(&mut self) -> Result<Handle, LoadError>;
+
+    /// The events, from the oldest not yet read; ends when the handle is closed or `cancel` fires.
+    ///
+    /// # Errors
+    /// [`StreamError::NotLoaded`] before [`load`](Self::load) and after the handle was closed.
+    fn events(&self, cancel: &CancelToken) -> Result<Events, StreamError>;
+}
+
+/// Whether a signal can run here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Availability {
+    /// Yes, attached to these hooks.
+    Available {
+        /// Such as `tp_btf/sys_enter`.
+        hooks: Vec<String>,
+    },
+    /// No.
+    Unavailable {
+        /// What is missing.
+        reason: String,
+        /// The hooks it would use.
+        hooks: Vec<String>,
+    },
+}
+
+/// A signal that cannot run, and why. A value, not a failure: the other signals do run.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Unavailable {
+    /// The signal's name.
+    pub signal: &'static str,
+    /// What is missing.
+    pub reason: String,
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.signal, self.reason)
+    }
+}
+
+/// Why a signal could not be loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// One of several loaders failed; those loaded before it have been unloaded.
+    #[error("{loader} cannot be loaded")]
+    Loader {
+        /// The name of the one that failed.
+        loader: &'static str,
+        /// Why.
+        #[source]
+        source: Box<LoadError>,
+    },
+    /// It is loaded already.
+    #[error("already loaded; close its handle first")]
+    AlreadyLoaded,
+    /// This process lacks capabilities.
+    #[error("{0}")]
+    Privileges(String),
+    /// This kernel lacks something.
+    #[error("{0}")]
+    Kernel(String),
+    /// A filter or option has an impossible value.
+    #[error("{0}")]
+    Filter(String),
+    /// A filter is set that this signal does not have.
+    #[error("filter {filter} does not fit {signal}; it has: {has}")]
+    FilterMisfit {
+        /// The filter that is set.
+        filter: FilterKind,
+        /// The signal's name.
+        signal: &'static str,
+        /// The filters it has.
+        has: String,
+    },
+    /// The kernel refused an object, a map or a program.
+    #[error("{what}: {detail}")]
+    Refused {
+        /// Which.
+        what: String,
+        /// The kernel's words.
+        detail: String,
+    },
+    /// A file descriptor or mapping could not be had.
+    #[error("{0}")]
+    Io(&'static str, #[source] std::io::Error),
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            let _ = write!(text, ": {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+impl LoadError {
+    /// The error with its causes, in one line.
+    pub fn reason(&self) -> String {
+        chain(self)
+    }
+}
+
+/// What tells one signal from another; everything else about loading is shared.
+pub(crate) trait Signal: Send + 'static {
+    /// Its name, as its folder's.
+    const NAME: &'static str;
+    /// The type of its events.
+    const TYPE: EventType;
+    /// The compiled programs.
+    const OBJECT: &'static [u8];
+    /// The filters that fit.
+    const FILTERS: &'static [FilterKind];
+    /// Rare events wake the reader at once.
+    const RARE: bool = false;
+
+    /// Which programs go where on this kernel.
+    fn hooks(host: &Host, plan: &mut Plan) -> Result<(), LoadError>;
+
+    /// The knobs and map sizes of its own.
+    fn knobs(_options: &Options, _plan: &mut Plan) -> Result<(), LoadError> {
+        Ok(())
+    }
+}
+
+/// The loader of one signal. Use it by the signal's own name, such as [`SyscallLatencyLoader`](crate::SyscallLatencyLoader).
+pub struct SignalLoader<S> {
+    options: Options,
+    shared: Option<Arc<Shared>>,
+    signal: PhantomData<fn() -> S>,
+}
+
+#[allow(private_bounds, reason = "the signals are the crate's own; users name them through the aliases")]
+impl<S: Signal> SignalLoader<S> {
+    /// A loader that is not loaded yet.
+    pub const fn new(options: Options) -> Self {
+        Self { options, shared: None, signal: PhantomData }
+    }
+
+    fn plan(&self, host: &Host) -> Result<Plan, LoadError> {
+        let mut plan = Plan::default();
+        for filter in self.options.filter.kinds() {
+            if !S::FILTERS.contains(&filter) {
+                let has: Vec<_> = S::FILTERS.iter().map(|kind| kind.name()).collect();
+                return Err(LoadError::FilterMisfit { filter, signal: S::NAME, has: has.join(", ") });
+            }
+        }
+        plan.set_shared(&self.options, if S::RARE { 0 } else { self.options.ring_bytes / 4 })?;
+        S::knobs(&self.options, &mut plan)?;
+        plan_hooks::<S>(host, &mut plan)?;
+        Ok(plan)
+    }
+}
+
+fn plan_hooks<S: Signal>(host: &Host, plan: &mut Plan) -> Result<(), LoadError> {
+    let btf = host.btf().map_err(|reason| LoadError::Kernel(reason.to_owned()))?;
+    S::hooks(host, plan)?;
+    for (_, hook) in &plan.programs {
+        let there = match hook {
+            Hook::Tracepoint(name) => btf.index.tracepoint_arity(name).is_some(),
+            Hook::Seed(name) => btf.index.has_iterator(name),
+        };
+        if !there {
+            return Err(LoadError::Kernel(format!("this kernel ({}) has no {}", host.release, hook.display())));
+        }
+    }
+    Ok(())
+}
+
+#[allow(private_bounds, reason = "as above")]
+impl<S: Signal> Loader for SignalLoader<S> {
+    fn name(&self) -> &'static str {
+        S::NAME
+    }
+
+    fn event_type(&self) -> EventType {
+        S::TYPE
+    }
+
+    fn filters(&self) -> &'static [FilterKind] {
+        S::FILTERS
+    }
+
+    fn check(&self, host: &Host) -> Availability {
+        let mut plan = Plan::default();
+        let planned = plan_hooks::<S>(host, &mut plan);
+        let hooks = plan.programs.iter().map(|(_, hook)| hook.display()).collect();
+        match planned.map_err(|error| error.reason()).err().or_else(|| host.missing_privileges()) {
+            None => Availability::Available { hooks },
+            Some(reason) => Availability::Unavailable { reason, hooks },
+        }
+    }
+
+    fn load(&mut self) -> Result<Handle, LoadError> {
+        if self.shared.as_ref().is_some_and(|shared| !shared.is_closed()) {
+            return Err(LoadError::AlreadyLoaded);
+        }
+        let host = Host::detect();
+        let plan = self.plan(&host)?;
+        if let Some(missing) = host.missing_privileges() {
+            return Err(LoadError::Privileges(missing));
+        }
+        let btf = host.btf().map_err(|reason| LoadError::Kernel(reason.to_owned()))?;
+        super::host::lift_memlock(host.version);
+        let shared = Arc::new(Shared::load::<S>(&plan, &btf.relocations, self.options.ring_bytes)?);
+        self.shared = Some(Arc::clone(&shared));
+        Ok(Handle { shared })
+    }
+
+    fn events(&self, cancel: &CancelToken) -> Result<Events, StreamError> {
+        let shared =
+            self.shared.as_ref().filter(|shared| !shared.is_closed()).ok_or(StreamError::NotLoaded(S::NAME))?;
+        Events::new(vec![Arc::clone(shared)], cancel)
+    }
+}
+
+impl<S: Signal> fmt::Debug for SignalLoader<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SignalLoader").field("signal", &S::NAME).field("options", &self.options).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,109 @@
+use super::handle::Handle;
+use super::loader::{LoadError, Loader, Unavailable};
+use super::stream::{Events, StreamError};
+use super::{CancelToken, Counters};
+use std::sync::Arc;
+
+/// Several signals, loaded and closed together.
+#[derive(Default)]
+pub struct LoaderSet {
+    loaders: Vec<Box<dyn Loader>>,
+    handles: Vec<Handle>,
+}
+
+impl std::fmt::Debug for LoaderSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<_> = self.loaders.iter().map(|loader| loader.name()).collect();
+        f.debug_struct("LoaderSet").field("loaders", &names).field("handles", &self.handles).finish()
+    }
+}
+
+impl LoaderSet {
+    /// A set of loaders that are not loaded yet.
+    pub fn new(loaders: Vec<Box<dyn Loader>>) -> Self {
+        Self { loaders, handles: Vec::new() }
+    }
+
+    /// Loads all, in order, or none.
+    ///
+    /// # Errors
+    /// [`LoadError::Loader`] names the loader that failed; those loaded before it have been unloaded, last first.
+    pub fn load_all(&mut self) -> Result<(), LoadError> {
+        for loader in &mut self.loaders {
+            match loader.load() {
+                Ok(handle) => self.handles.push(handle),
+                Err(source) => {
+                    let loader = loader.name();
+                    self.close();
+                    return Err(LoadError::Loader { loader, source: Box::new(source) });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Loads what can be loaded and returns the rest with the reasons.
+    pub fn load_available(&mut self) -> Vec<Unavailable> {
+        let mut unavailable = Vec::new();
+        for loader in &mut self.loaders {
+            match loader.load() {
+                Ok(handle) => self.handles.push(handle),
+                Err(error) => unavailable.push(Unavailable { signal: loader.name(), reason: error.reason() }),
+            }
+        }
+        unavailable
+    }
+
+    /// The loaders, loaded or not.
+    pub fn loaders(&self) -> &[Box<dyn Loader>] {
+        &self.loaders
+    }
+
+    /// The handles of what is loaded, in the order of loading.
+    pub fn handles(&self) -> &[Handle] {
+        &self.handles
+    }
+
+    /// The events of everything that is loaded, in one stream.
+    ///
+    /// # Errors
+    /// [`StreamError::NotLoaded`] when nothing is loaded.
+    pub fn events(&self, cancel: &CancelToken) -> Result<Events, StreamError> {
+        if self.handles.is_empty() {
+            return Err(StreamError::NotLoaded("the set"));
+        }
+        Events::new(self.handles.iter().map(|handle| Arc::clone(&handle.shared)).collect(), cancel)
+    }
+
+    /// The counters of everything that is loaded, added up.
+    pub fn counters(&self) -> Counters {
+        let mut sum = Counters::default();
+        for handle in &self.handles {
+            sum += handle.counters();
+        }
+        sum
+    }
+
+    /// Records handed to readers so far, of everything that is loaded.
+    pub fn seen(&self) -> u64 {
+        self.handles.iter().map(Handle::seen).sum()
+    }
+
+    /// As [`Handle::stop`], last loaded first.
+    pub fn stop(&self) {
+        self.handles.iter().rev().for_each(Handle::stop);
+    }
+
+    /// Unloads everything, last loaded first. Idempotent; also done when dropped.
+    pub fn close(&mut self) {
+        while let Some(handle) = self.handles.pop() {
+            drop(handle);
+        }
+    }
+}
+
+impl Drop for LoaderSet {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

@@ -1,0 +1,18 @@
+//! How long each system call took, and what it returned.
+//!
+//! | | |
+//! |---|---|
+//! | hooks | `tp_btf/sys_enter`, `tp_btf/sys_exit`; `sched_process_exit` and `sched_process_exec` keep entry and exit paired |
+//! | minimum kernel | 5.10 |
+//! | cost | two timestamps and an array slot a call, beside the kernel's own slow path for traced calls |
+//! | kernel memory | 16 bytes a thread id, 4 MiB at most |
+//!
+//! Not seen: calls in progress at load; calls that never return (`exit`, a kill inside the call); calls that seccomp refuses; what
+//! `io_uring` does for a thread. Where two live threads share a start slot (ids that differ by a multiple of 262,144), the
+//! earlier call is not reported and [`Counters::untracked`](crate::Counters::untracked) counts it.
+
+mod event;
+mod loader;
+
+pub use event::SyscallEvent;
+pub use loader::SyscallLatencyLoader;

@@ -1,0 +1,172 @@
+//! What the kernel tests share: children that wait for a go, and a run from load to the last event.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::ops::ControlFlow;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use kerno::{Batch, CancelToken, Counters, Event, Filter, Handle, Loader, Options, RawEventBuf};
+
+/// A forked child that waits until it is told to go, does its work and exits. Forked rather than started, so that the work is a
+/// closure and nothing else happens in the process; the work must not use what other threads may have locked at the fork (stdout).
+pub struct Child {
+    pub pid: u32,
+    go: Option<File>,
+    report: File,
+    waited: bool,
+}
+
+/// What a child's work can say back, and where it may pause for its parent.
+pub struct Link {
+    go: File,
+    report: File,
+}
+
+impl Link {
+    /// Tells the parent a number.
+    pub fn tell(&mut self, value: u64) {
+        self.report.write_all(&value.to_ne_bytes()).unwrap();
+    }
+
+    /// Waits for the parent's next [`Child::go`].
+    pub fn wait(&mut self) {
+        self.go.read_exact(&mut [0]).unwrap();
+    }
+}
+
+fn pipe() -> (File, File) {
+    let mut fds = [0; 2];
+    // SAFETY: fds has room for the two descriptors, which nobody else owns.
+    let (read, write) = unsafe {
+        assert_eq!(libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC), 0);
+        (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1]))
+    };
+    (read.into(), write.into())
+}
+
+impl Child {
+    /// Forks; the work starts at the first [`go`](Self::go).
+    pub fn new(work: impl FnOnce(&mut Link)) -> Self {
+        let (go_read, go_write) = pipe();
+        let (report_read, report_write) = pipe();
+        // SAFETY: the child runs only the closure and ends with _exit; glibc keeps malloc usable after fork.
+        let pid = unsafe { libc::fork() };
+        assert!(pid >= 0, "fork failed");
+        if pid == 0 {
+            drop((go_write, report_read));
+            let mut link = Link { go: go_read, report: report_write };
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                link.wait();
+                work(&mut link);
+            }));
+            // SAFETY: ends the child without running the parent's destructors.
+            unsafe { libc::_exit(i32::from(result.is_err())) };
+        }
+        Self { pid: pid.cast_unsigned(), go: Some(go_write), report: report_read, waited: false }
+    }
+
+    /// Lets the child run (to its next wait).
+    pub fn go(&mut self) {
+        self.go.as_mut().unwrap().write_all(&[1]).unwrap();
+    }
+
+    /// A number the child told.
+    pub fn heard(&mut self) -> u64 {
+        let mut bytes = [0; 8];
+        self.report.read_exact(&mut bytes).expect("the child tells a number");
+        u64::from_ne_bytes(bytes)
+    }
+
+    /// Waits for the end; the raw wait status.
+    pub fn wait(&mut self) -> i32 {
+        let mut status = 0;
+        // SAFETY: status is writable; the pid is our child.
+        let pid = unsafe { libc::waitpid(self.pid.cast_signed(), &raw mut status, 0) };
+        assert_eq!(pid, self.pid.cast_signed());
+        self.waited = true;
+        status
+    }
+
+    /// Goes and waits; the child must succeed.
+    pub fn run(&mut self) {
+        self.go();
+        assert_eq!(self.wait(), 0, "the child's work failed");
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if !self.waited {
+            // SAFETY: kills and reaps our own child, which has not been waited for.
+            unsafe {
+                libc::kill(self.pid.cast_signed(), libc::SIGKILL);
+                libc::waitpid(self.pid.cast_signed(), std::ptr::null_mut(), 0);
+            }
+        }
+    }
+}
+
+/// Options with a filter and nothing else changed.
+pub fn options(filter: Filter) -> Options {
+    Options { filter, ..Options::default() }
+}
+
+/// Only this process.
+pub fn pid(pid: u32) -> Filter {
+    Filter { pids: vec![pid], ..Filter::default() }
+}
+
+/// A loaded signal whose events are gathered.
+pub struct Run<L> {
+    pub loader: L,
+    pub handle: Handle,
+}
+
+impl<L: Loader> Run<L> {
+    pub fn start(mut loader: L) -> Self {
+        let handle = loader.load().unwrap_or_else(|error| panic!("cannot load {}: {}", loader.name(), error.reason()));
+        Self { loader, handle }
+    }
+
+    /// Detaches, reads everything, checks that nothing was lost and that the accounting is exact.
+    pub fn finish(self) -> Vec<RawEventBuf> {
+        let (events, counters) = self.finish_with_counters();
+        assert_eq!(counters.lost, 0, "events were lost");
+        assert_eq!(counters.missed_runs, 0, "program runs were missed");
+        events
+    }
+
+    pub fn finish_with_counters(self) -> (Vec<RawEventBuf>, Counters) {
+        let mut stream = self.loader.events(&CancelToken::new().unwrap()).unwrap();
+        self.handle.stop();
+        let mut events = Vec::new();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while stream
+            .next_batch(Duration::from_secs(1), |raw| {
+                events.push(raw.to_owned());
+                ControlFlow::Continue(())
+            })
+            .unwrap()
+            != Batch::Ended
+        {
+            assert!(Instant::now() < deadline, "the stream does not end");
+        }
+        let counters = self.handle.counters();
+        assert_eq!(counters.emitted, self.handle.seen() + counters.lost, "seen + lost = emitted");
+        (events, counters)
+    }
+}
+
+/// Loads, runs the work, and returns the typed events.
+pub fn observe<E: Event + Copy>(loader: impl Loader, work: impl FnOnce()) -> Vec<E> {
+    let run = Run::start(loader);
+    work();
+    run.finish().iter().map(|raw| *raw.as_raw().decode_as::<E>().unwrap()).collect()
+}
+
+/// `CLOCK_MONOTONIC` now, in nanoseconds: the clock of every event.
+pub fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+}
