@@ -18,7 +18,8 @@ pub struct SyscallEvent {
     pub latency_ns: u64,
     /// The caller's cgroup in the v2 hierarchy.
     pub cgroup_id: u64,
-    /// What it returned: -4095 to -1 is an errno, anything else a result (an address, a count, a descriptor).
+    /// What it returned: -4095 to -1 is an errno, anything else a result (an address, a count, a descriptor). The kernel's own
+    /// restart codes (-512 to -516) show here when a signal cut the call short: see [`interrupted`](Self::interrupted).
     pub ret: i64,
     /// Process (thread group) of the caller.
     pub pid: u32,
@@ -49,9 +50,18 @@ impl SyscallEvent {
         syscall_names::name(self.syscall_nr, self.compat)
     }
 
-    /// The positive error number when the call failed. A return from a signal handler (`rt_sigreturn`) has none: its return value is
+    /// True when a signal cut the call short. The kernel then restarts it or makes it fail with `EINTR`, which it decides only after
+    /// the exit hook (`ERESTARTSYS` and its kin, linux/errno.h).
+    pub const fn interrupted(&self) -> bool {
+        matches!(self.ret, -516..=-512)
+    }
+
+    /// The positive error number when the call failed, `None` also when it was [`interrupted`](Self::interrupted). A return from a signal handler (`rt_sigreturn`) has none: its return value is
     /// whatever the interrupted code held.
     pub fn errno(&self) -> Option<i32> {
+        if self.interrupted() {
+            return None;
+        }
         let errno = i32::try_from(self.ret.checked_neg()?).ok().filter(|errno| (1..=4095).contains(errno))?;
         (!matches!(self.syscall_name(), Some("rt_sigreturn" | "sigreturn"))).then_some(errno)
     }
@@ -105,6 +115,7 @@ impl fmt::Display for SyscallEvent {
         }
         match self.errno() {
             Some(errno) => write!(f, "  {}", Errno(errno))?,
+            None if self.interrupted() => f.write_str("  interrupted")?,
             // Addresses read better in hexadecimal.
             None if self.ret.unsigned_abs() >= 1 << 32 => write!(f, "  = {:#x}", self.ret)?,
             None => write!(f, "  = {}", self.ret)?,
