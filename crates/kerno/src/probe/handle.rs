@@ -38,6 +38,11 @@ impl Handle {
         self.shared.seen()
     }
 
+    /// The kernel's ids of the attached programs, as `bpftool prog` shows them; empty once stopped.
+    pub fn program_ids(&self) -> Vec<u32> {
+        self.shared.program_ids()
+    }
+
     /// Detaches the programs but keeps what they emitted: [`Events`](crate::Events) hands out the rest and then ends. Idempotent.
     pub fn stop(&self) {
         self.shared.stop();
@@ -145,6 +150,12 @@ impl Shared {
 
     pub(super) fn counters(&self) -> Counters {
         lock(&self.kernel).read()
+    }
+
+    fn program_ids(&self) -> Vec<u32> {
+        let kernel = lock(&self.kernel);
+        let programs = kernel.programs.iter().flat_map(Ebpf::programs);
+        programs.filter_map(|(_, program)| program.info().ok()).map(|info| info.id()).collect()
     }
 
     /// True when every event that was emitted has been read or counted as lost.
