@@ -72,6 +72,16 @@ fn compile(library: &Path, source: &str, object: &Path) -> anyhow::Result<()> {
     run_tool(Command::new(STRIP).arg("-g").arg(object))
 }
 
+/// Compiles a source that is not a signal's (a benchmark's) and returns the object.
+pub(crate) fn compile_to_temp(source: &Path) -> anyhow::Result<Vec<u8>> {
+    let object = std::env::temp_dir().join(format!("kerno-{}.bpf.o", std::process::id()));
+    let compiled = compile(&library(), &source.to_string_lossy(), &object);
+    let data = fs::read(&object);
+    let _ = fs::remove_file(&object);
+    compiled?;
+    Ok(data?)
+}
+
 fn run_tool(command: &mut Command) -> anyhow::Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     let status =

@@ -1,5 +1,6 @@
 //! Developer commands: `cargo xtask --help`.
 
+mod bench;
 mod bpf;
 
 use clap::{Parser, Subcommand};
@@ -19,10 +20,14 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Measure, and print ratios (as root; build with --release: cargo run --release -p xtask -- bench ...)
+    #[command(subcommand)]
+    Bench(bench::Bench),
 }
 
 fn main() -> anyhow::Result<()> {
     match Args::parse().command {
         Command::Bpf { check } => bpf::run(check),
+        Command::Bench(bench) => bench::run(&bench),
     }
 }

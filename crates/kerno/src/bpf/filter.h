@@ -107,21 +107,24 @@ static __always_inline const struct task_struct *current_task(void)
 	return (const struct task_struct *)bpf_get_current_task();
 }
 
-/* The shared filters on the current task, cheapest first. */
-static __always_inline bool current_passes(void)
+/*
+ * The shared filters on the current task, cheapest first. Each helper is called behind the knob that needs it: the verifier
+ * removes the branch of an unset knob, but not a call before it.
+ */
+static __always_inline bool current_passes(__u64 pid_tgid)
 {
 	char comm[TASK_COMM_LEN] __attribute__((aligned(8)));
 
-	if (!pid_passes(bpf_get_current_pid_tgid() >> 32))
+	if (!pid_passes(pid_tgid >> 32))
 		return false;
-	if (!uid_passes((__u32)bpf_get_current_uid_gid()))
+	if (cfg_uid_count && !uid_passes((__u32)bpf_get_current_uid_gid()))
 		return false;
 	if (cfg_comm_count) {
 		bpf_get_current_comm(comm, sizeof(comm));
 		if (!comm_passes(comm))
 			return false;
 	}
-	return cgroup_passes(current_task());
+	return !cfg_cgroup_count || cgroup_passes(current_task());
 }
 
 #endif

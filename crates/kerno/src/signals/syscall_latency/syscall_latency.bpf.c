@@ -56,19 +56,19 @@ SEC("tp_btf/sys_enter")
 int BPF_PROG(on_sys_enter, struct pt_regs *regs, long id)
 {
 	struct start_slot *slot;
-	__u32 tid;
+	__u64 pid_tgid;
 
 	if (id < 0) /* a tracer or seccomp cancelled the call */
 		return 0;
 	/* Which table the number belongs to is decided at exit, where it is needed; either may match here. */
 	if (cfg_syscalls_set && !in_set(cfg_syscalls, id) && !in_set(cfg_compat_syscalls, id))
 		return 0;
-	if (!current_passes())
+	pid_tgid = bpf_get_current_pid_tgid();
+	if (!current_passes(pid_tgid))
 		return 0;
-	tid = bpf_get_current_pid_tgid();
-	slot = start_slot(tid);
+	slot = start_slot(pid_tgid);
 	if (slot)
-		start_set(slot, tid, id);
+		start_set(slot, pid_tgid, id);
 	return 0;
 }
 

@@ -1,0 +1,69 @@
+//! Benchmarks: they print ratios measured side by side in one run. Never part of the tests: machines are noisy.
+
+mod idle;
+mod ring;
+mod syscall;
+
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Subcommand;
+
+#[derive(Subcommand)]
+pub(crate) enum Bench {
+    /// Added nanoseconds per getppid(), against programs that do nothing and programs that only take two timestamps
+    Syscall {
+        /// Rounds; each runs every variant once
+        #[arg(long, default_value_t = 21)]
+        rounds: usize,
+    },
+    /// Records a second from the ring to typed events, on one core
+    Ring {
+        /// Rounds
+        #[arg(long, default_value_t = 7)]
+        rounds: usize,
+    },
+    /// CPU and memory of an idle `kerno trace` of every signal with a filter that matches nothing
+    Idle {
+        /// Seconds to watch
+        #[arg(long, default_value_t = 20)]
+        seconds: u64,
+    },
+}
+
+pub(crate) fn run(bench: &Bench) -> anyhow::Result<()> {
+    match *bench {
+        Bench::Syscall { rounds } => syscall::run(rounds),
+        Bench::Ring { rounds } => ring::run(rounds),
+        Bench::Idle { seconds } => idle::run(Duration::from_secs(seconds)),
+    }
+}
+
+/// Keeps this thread on one CPU, so that variants are compared on the same one.
+fn pin(cpu: usize) -> anyhow::Result<()> {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(cpu);
+    rustix::thread::sched_setaffinity(None, &set).with_context(|| format!("cannot run on CPU {cpu} alone"))
+}
+
+fn getppids(count: usize) {
+    for _ in 0..count {
+        // Through syscall(2): the C library's wrapper is not asked to cache it.
+        let _ = rustix::process::getppid();
+    }
+}
+
+/// Least, middle and most.
+struct Spread {
+    min: f64,
+    median: f64,
+    max: f64,
+}
+
+impl Spread {
+    fn of(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        let at = |i: usize| values.get(i).copied().unwrap_or(f64::NAN);
+        Self { min: at(0), median: at(values.len() / 2), max: at(values.len().saturating_sub(1)) }
+    }
+}

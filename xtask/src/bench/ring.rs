@@ -1,0 +1,62 @@
+use std::hint::black_box;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use kerno::{Batch, CancelToken, Filter, Loader, Options, SyscallEvent, SyscallLatencyLoader};
+
+use super::{Spread, getppids, pin};
+
+const RING_BYTES: u32 = 64 << 20;
+const RECORD_BYTES: usize = 64 + 8;
+
+pub(super) fn run(rounds: usize) -> anyhow::Result<()> {
+    let count = RING_BYTES as usize / RECORD_BYTES;
+    pin(1)?;
+    let mut rates = Vec::new();
+    let mut copies = Vec::new();
+    for _ in 0..rounds + 1 {
+        let filter = Filter { pids: vec![std::process::id()], syscalls: vec!["getppid".into()], ..Filter::default() };
+        let options = Options { filter, exclude_self: false, ring_bytes: RING_BYTES, wakeup_bytes: Some(u32::MAX) };
+        let mut loader = SyscallLatencyLoader::new(options);
+        let handle = loader.load()?;
+        let mut events = loader.events(&CancelToken::new()?)?;
+        // The ring is filled before the clock starts: the kernel's side is not what is measured.
+        getppids(count);
+        handle.stop();
+        let (mut seen, mut sum) = (0usize, 0u64);
+        let start = Instant::now();
+        loop {
+            let batch = events.next_batch(Duration::ZERO, |raw| {
+                if let Ok(event) = raw.decode_as::<SyscallEvent>() {
+                    sum = sum.wrapping_add(event.latency_ns ^ u64::from(event.tid));
+                    seen += 1;
+                }
+                ControlFlow::Continue(())
+            })?;
+            if !matches!(batch, Batch::Events(_)) {
+                break;
+            }
+        }
+        let elapsed = start.elapsed();
+        black_box(sum);
+        ensure!(seen as u64 + handle.counters().lost == count as u64, "{seen} of {count} events seen");
+        rates.push(seen as f64 / elapsed.as_secs_f64() / 1e6);
+        // The same bytes copied from memory to memory, for scale.
+        let (from, mut to) = (vec![1u8; seen * RECORD_BYTES], vec![2u8; seen * RECORD_BYTES]);
+        let start = Instant::now();
+        to.copy_from_slice(black_box(&from));
+        black_box(&to);
+        copies.push(seen as f64 / start.elapsed().as_secs_f64() / 1e6);
+    }
+    // The first round faults the pages in.
+    let (rates, copies) = (Spread::of(rates.split_off(1)), Spread::of(copies.split_off(1)));
+    println!("ring to typed SyscallEvent on one core, {rounds} rounds of {count} records; median (min..max)\n");
+    println!("{:.1} ({:.1}..{:.1}) million a second", rates.median, rates.min, rates.max);
+    println!(
+        "memcpy of as many bytes: {:.1} million a second, {:.2} times that",
+        copies.median,
+        copies.median / rates.median
+    );
+    Ok(())
+}
