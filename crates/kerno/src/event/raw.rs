@@ -230,3 +230,71 @@ impl EnumField {
         Self { name, offset, valid }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::signals;
+
+    /// xorshift64*: the same bytes in every run.
+    struct Random(u64);
+
+    impl Random {
+        fn next(&mut self) -> u64 {
+            self.0 ^= self.0 >> 12;
+            self.0 ^= self.0 << 25;
+            self.0 ^= self.0 >> 27;
+            self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+        }
+    }
+
+    /// The length that the decoder of a type asks for.
+    fn record_bytes(event_type: EventType) -> usize {
+        match (RawEvent { event_type, data: &[] }).decode() {
+            Err(DecodeError::Length { expected, .. }) => expected,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn any_bytes_decode_or_are_refused_and_never_panic() {
+        let mut random = Random(0x9e37_79b9_7f4a_7c15);
+        for signal in signals::ALL {
+            let event_type = signal.event_type;
+            let len = record_bytes(event_type);
+            assert_eq!(len % 8, 0);
+            let mut decoded = 0;
+            for round in 0..20_000u32 {
+                // Mostly small values in mostly valid lengths, so that the valid paths are reached too.
+                let mask = if round % 2 == 0 { 0x0101_0101_0101_0101 } else { u64::MAX };
+                let mut bytes: Vec<u8> = (0..len / 8).flat_map(|_| (random.next() & mask).to_ne_bytes()).collect();
+                if round % 16 == 0 {
+                    bytes.truncate(usize::try_from(random.next()).unwrap() % (len + 1));
+                }
+                let owned = RawEvent { event_type, data: &bytes }.to_owned();
+                assert_eq!(owned.as_raw().data, bytes);
+                match owned.decode() {
+                    Ok(event) => {
+                        decoded += 1;
+                        assert!(!event.to_string().chars().any(char::is_control), "{event}");
+                        assert_eq!(serde_json::to_value(event).unwrap()["type"], event_type.name());
+                    }
+                    Err(DecodeError::Length { found, .. }) => assert_ne!(found, len),
+                    Err(DecodeError::Value { .. }) => assert_eq!(bytes.len(), len),
+                    Err(other) => panic!("{other}"),
+                }
+            }
+            assert!(decoded > 0, "{event_type}: no random record was valid");
+        }
+    }
+
+    #[test]
+    fn unaligned_bytes_are_refused() {
+        let words = [0u64; 64];
+        let bytes = zerocopy::IntoBytes::as_bytes(&words[..]);
+        let event_type = EventType::SyscallLatency;
+        let raw = RawEvent { event_type, data: &bytes[1..=64] };
+        assert_eq!(raw.decode().map(|_| ()), Err(DecodeError::Alignment { event_type }));
+        assert!(raw.to_owned().decode().is_ok());
+    }
+}
