@@ -6,6 +6,9 @@ use syscalls::x86::Sysno as I386;
 #[cfg(target_arch = "x86_64")]
 use syscalls::x86_64::Sysno as Native;
 
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+compile_error!("kerno knows the system calls of x86_64 and aarch64 only");
+
 /// Set in a number when an x86_64 process calls through the x32 table.
 const X32_SYSCALL_BIT: u32 = 0x4000_0000;
 

@@ -193,7 +193,11 @@ impl Shared {
     }
 
     /// Hands up to `limit` waiting records to `f`.
-    pub(super) fn drain(&self, limit: usize, f: impl FnMut(&[u8]) -> ControlFlow<()>) -> (usize, ControlFlow<()>) {
+    pub(super) fn drain(
+        &self,
+        limit: usize,
+        mut f: impl FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> (usize, ControlFlow<()>) {
         /// Forgets the reader also when the callback panics.
         struct Reading<'a>(&'a Mutex<Option<ThreadId>>);
         impl Drop for Reading<'_> {
@@ -208,7 +212,11 @@ impl Shared {
         };
         *lock(&self.reader) = Some(std::thread::current().id());
         let reading = Reading(&self.reader);
-        let result = ring.drain(limit, f);
+        let result = ring.drain(limit, |data| {
+            f(data)?;
+            // Whoever closes waits for this drain.
+            if self.is_closed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
         drop(reading);
         self.seen.fetch_add(result.0 as u64, Ordering::Relaxed);
         if self.is_closed() {
