@@ -49,3 +49,24 @@ fn elf_section<'a>(object: &'a [u8], name: &str) -> &'a [u8] {
         .map(|(_, at, len)| &object[at..at + len])
         .unwrap_or_else(|| panic!("no section {name}"))
 }
+
+/// aya takes the first type of a name, so a name that the kernel defines twice could be relocated against the wrong one.
+#[test]
+fn no_type_that_the_programs_read_is_defined_twice_in_the_kernel() {
+    let kernel = Btf::parse(std::fs::read("/sys/kernel/btf/vmlinux").unwrap()).unwrap();
+    let mut checked = 0;
+    for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/objects")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "o") {
+            continue;
+        }
+        let object = Btf::parse(elf_section(&std::fs::read(&path).unwrap(), ".BTF").to_vec()).unwrap();
+        for name in object.struct_names() {
+            // A flavour (`request___v5`) is looked up by what stands before the underscores.
+            let name = name.split("___").next().unwrap_or(name);
+            assert!(kernel.struct_count(name) <= 1, "{}: struct {name} is ambiguous", path.display());
+            checked += kernel.struct_count(name);
+        }
+    }
+    assert!(checked > 5, "only {checked} kernel types found");
+}

@@ -193,11 +193,7 @@ impl Shared {
     }
 
     /// Hands up to `limit` waiting records to `f`.
-    pub(super) fn drain(
-        &self,
-        limit: usize,
-        mut f: impl FnMut(&[u8]) -> ControlFlow<()>,
-    ) -> (usize, ControlFlow<()>) {
+    pub(super) fn drain(&self, limit: usize, mut f: impl FnMut(&[u8]) -> ControlFlow<()>) -> (usize, ControlFlow<()>) {
         /// Forgets the reader also when the callback panics.
         struct Reading<'a>(&'a Mutex<Option<ThreadId>>);
         impl Drop for Reading<'_> {
