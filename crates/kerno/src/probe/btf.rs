@@ -27,7 +27,7 @@ const KIND_ENUM64: u32 = 19;
 pub(crate) struct MalformedBtf(usize);
 
 /// An index over BTF bytes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Btf {
     data: Vec<u8>,
     strings: usize,

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::fs;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rustix::thread::CapabilitySet;
 
@@ -67,6 +67,9 @@ impl fmt::Display for Capability {
 }
 
 /// What this machine is and what this process may do on it.
+///
+/// Holds the kernel's parsed BTF. Loading several signals is quicker while one is alive; drop it when they are loaded, it takes
+/// tens of megabytes.
 #[derive(Clone, Debug)]
 pub struct Host {
     /// `uname -r`
@@ -102,14 +105,34 @@ impl KernelBtf {
         Ok(Self { index, relocations })
     }
 
-    /// Parsed once a process: it takes tens of milliseconds and the kernel does not change under us.
+    /// Parsed once for all hosts that live at the same time: it takes tens of milliseconds, and tens of megabytes that are
+    /// needed for loading only.
     fn shared() -> Result<Arc<Self>, String> {
-        static SHARED: OnceLock<Arc<KernelBtf>> = OnceLock::new();
-        if let Some(btf) = SHARED.get() {
-            return Ok(Arc::clone(btf));
+        static SHARED: Mutex<Weak<KernelBtf>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(btf) = shared.upgrade() {
+            return Ok(btf);
         }
         let btf = Self::read().map(Arc::new)?;
-        Ok(Arc::clone(SHARED.get_or_init(|| btf)))
+        *shared = Arc::downgrade(&btf);
+        Ok(btf)
+    }
+}
+
+impl Drop for KernelBtf {
+    fn drop(&mut self) {
+        self.index = Btf::default();
+        self.relocations = aya::Btf::new();
+        give_back_free_memory();
+    }
+}
+
+/// Returns what was freed to the kernel: glibc keeps hundreds of thousands of small blocks for a next time that never comes.
+fn give_back_free_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointer and is thread-safe (malloc_trim(3)).
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

@@ -20,6 +20,12 @@ pub trait Loader: Send {
     /// The filters that fit this signal.
     fn filters(&self) -> &'static [FilterKind];
 
+    /// Whether the options fit: the filters, their values, the ring's size. Loads nothing and needs no privilege.
+    ///
+    /// # Errors
+    /// The [`LoadError`] that [`load`](Self::load) would give for them.
+    fn validate(&self) -> Result<(), LoadError>;
+
     /// Whether it could be loaded here, and with which hooks. Loads nothing.
     fn check(&self, host: &Host) -> Availability;
 
@@ -175,6 +181,12 @@ impl<S: Signal> SignalLoader<S> {
     }
 
     fn plan(&self, host: &Host) -> Result<Plan, LoadError> {
+        let mut plan = self.plan_options()?;
+        plan_hooks::<S>(host, &mut plan)?;
+        Ok(plan)
+    }
+
+    fn plan_options(&self) -> Result<Plan, LoadError> {
         let mut plan = Plan::default();
         for filter in self.options.filter.kinds() {
             if !S::FILTERS.contains(&filter) {
@@ -184,7 +196,6 @@ impl<S: Signal> SignalLoader<S> {
         }
         plan.set_shared(&self.options, if S::RARE { 0 } else { self.options.ring_bytes / 4 })?;
         S::knobs(&self.options, &mut plan)?;
-        plan_hooks::<S>(host, &mut plan)?;
         Ok(plan)
     }
 }
@@ -216,6 +227,10 @@ impl<S: Signal> Loader for SignalLoader<S> {
 
     fn filters(&self) -> &'static [FilterKind] {
         S::FILTERS
+    }
+
+    fn validate(&self) -> Result<(), LoadError> {
+        self.plan_options().map(drop)
     }
 
     fn check(&self, host: &Host) -> Availability {

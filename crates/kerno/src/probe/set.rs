@@ -1,7 +1,7 @@
 use super::handle::Handle;
 use super::loader::{LoadError, Loader, Unavailable};
 use super::stream::{Events, StreamError};
-use super::{CancelToken, Counters};
+use super::{CancelToken, Counters, Host};
 use std::sync::Arc;
 
 /// Several signals, loaded and closed together.
@@ -29,6 +29,7 @@ impl LoaderSet {
     /// # Errors
     /// [`LoadError::Loader`] names the loader that failed; those loaded before it have been unloaded, last first.
     pub fn load_all(&mut self) -> Result<(), LoadError> {
+        let _parsed_once = Host::detect();
         for loader in &mut self.loaders {
             match loader.load() {
                 Ok(handle) => self.handles.push(handle),
@@ -44,6 +45,7 @@ impl LoaderSet {
 
     /// Loads what can be loaded and returns the rest with the reasons.
     pub fn load_available(&mut self) -> Vec<Unavailable> {
+        let _parsed_once = Host::detect();
         let mut unavailable = Vec::new();
         for loader in &mut self.loaders {
             match loader.load() {

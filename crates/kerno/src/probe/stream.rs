@@ -16,9 +16,6 @@ use crate::{RawEvent, RawEventBuf};
 /// How long a reader sleeps at most before it looks by itself: rings below their wake-up mark wake nobody.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Records taken from one ring before the next ring has its turn.
-const TURN: usize = 4096;
-
 /// How long, after the programs were detached, to wait for those still running on other CPUs.
 const SETTLE: Duration = Duration::from_millis(500);
 
@@ -59,6 +56,10 @@ pub struct Events {
 }
 
 impl Events {
+    /// Most events that one batch takes from one signal before the next signal has its turn. A signal that fills it may have more
+    /// waiting, older than what the others hand out in the same batch.
+    pub const TURN: usize = 4096;
+
     pub(super) fn new(sources: Vec<Arc<Shared>>, cancel: &CancelToken) -> Result<Self, StreamError> {
         let wait = |errno: rustix::io::Errno| StreamError::Wait(errno.into());
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(wait)?;
@@ -130,7 +131,7 @@ impl Events {
         let mut total = 0;
         for source in &self.sources {
             let event_type = source.event_type;
-            let (seen, flow) = source.drain(TURN, |data| f(RawEvent { event_type, data }));
+            let (seen, flow) = source.drain(Self::TURN, |data| f(RawEvent { event_type, data }));
             total += seen;
             if flow.is_break() {
                 break;
