@@ -1,6 +1,6 @@
 use std::fmt;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rustix::thread::CapabilitySet;
@@ -84,6 +84,8 @@ pub struct Host {
     pub lockdown: Option<String>,
     /// Whether process ids here are those the kernel side sees.
     pub initial_pid_namespace: bool,
+    /// Where the cgroup v2 hierarchy is mounted, which filters by cgroup need.
+    pub cgroup2_mount: Option<PathBuf>,
     btf: Result<Arc<KernelBtf>, String>,
 }
 
@@ -148,6 +150,7 @@ impl Host {
             missing_capabilities: missing_capabilities(version),
             lockdown: lockdown(),
             initial_pid_namespace: fs::read_link("/proc/self/ns/pid").is_ok_and(|ns| ns == Path::new(INITIAL_PID_NS)),
+            cgroup2_mount: super::cgroup::v2_mount(),
             btf: KernelBtf::shared(),
             release,
         }

@@ -1,0 +1,255 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::{PossibleValue, PossibleValuesParser};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use kerno::signals;
+
+use crate::values;
+
+/// Every signal that can be loaded here.
+pub(crate) const ALL: &str = "all";
+
+/// Why is this machine slow or failing right now? Asks the kernel, live, with eBPF.
+#[derive(Debug, Parser)]
+#[command(name = "kerno", version, max_term_width = 100, after_help = EXAMPLES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  kerno check                                    what works on this machine, and what does not
+  sudo kerno trace all --errors-only             everything that fails, as it happens
+  sudo kerno trace syscall --min-latency 100ms   system calls that take long
+  kerno completions bash > ~/.local/share/bash-completion/completions/kerno
+
+Exit status: 0 fine, 2 error.";
+
+const TRACE_EXAMPLES: &str = "\
+Examples:
+  sudo kerno trace all --errors-only
+  sudo kerno trace syscall --pid 4711 --min-latency 10ms
+  sudo kerno trace syscall --comm nginx --syscall openat,connect --errors-only
+  sudo kerno trace all --cgroup system.slice/nginx.service --duration 30s
+  sudo kerno trace syscall --output json --count 1000 > events.ndjson
+
+Filters are applied in the kernel: what they leave out costs next to nothing. Values of one filter are
+alternatives, different filters must all be met. A filter that only some of the signals have is applied to
+those; one that none has is an error.
+
+Privileges: root, or CAP_BPF and CAP_PERFMON and nothing else. To trace as an ordinary user:
+  sudo setcap cap_bpf,cap_perfmon+ep $(command -v kerno)
+Before Linux 5.11 CAP_SYS_RESOURCE too. The user must also be allowed to enter the directory that --cgroup
+names.
+
+Ctrl-C detaches the programs, prints what they had seen by then, and ends with a summary line; a second
+Ctrl-C ends at once.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Print kernel events as they happen
+    #[command(after_help = TRACE_EXAMPLES)]
+    Trace(TraceArgs),
+    /// Say what works on this machine: kernel, privileges, and each signal
+    ///
+    /// With the privileges it loads and unloads each signal, so that the answer is true; without, it says what is missing. Exit
+    /// status 2 when no signal can run.
+    Check(CheckArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people: aligned lines, coloured on a terminal
+    Text,
+    /// For programs: JSON
+    Json,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CheckArgs {
+    /// Text, or one JSON object
+    #[arg(short, long, value_enum, default_value_t = Output::Text, value_name = "FORMAT")]
+    pub(crate) output: Output,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct TraceArgs {
+    /// What to trace; "all" is whatever can be loaded here
+    #[arg(required = true, value_name = "SIGNAL[,SIGNAL...]|all", value_delimiter = ',', value_parser = signal_parser())]
+    pub(crate) signals: Vec<String>,
+
+    /// Aligned text, or one JSON object a line
+    #[arg(short, long, value_enum, default_value_t = Output::Text, value_name = "FORMAT")]
+    pub(crate) output: Output,
+
+    /// End after this time, such as 500ms, 10s, 2m
+    #[arg(short, long, value_name = "TIME", value_parser = values::positive_duration)]
+    pub(crate) duration: Option<Duration>,
+
+    /// End after this many events
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+
+    /// Ring buffer of each signal, a power of two: a larger one loses less in bursts
+    #[arg(long, value_name = "BYTES", default_value = "4MiB", value_parser = values::size)]
+    pub(crate) ring_size: u32,
+
+    /// Also this command's own activity
+    #[arg(long)]
+    pub(crate) include_self: bool,
+
+    /// With "all": fail unless every signal can be loaded
+    #[arg(long)]
+    pub(crate) all_or_nothing: bool,
+
+    #[command(flatten)]
+    pub(crate) filter: FilterArgs,
+}
+
+/// The flags are named as [`kerno::FilterKind::name`] says; a test compares them.
+#[derive(Args, Debug)]
+#[command(
+    next_help_heading = "Filters (repeat for alternatives; numbers, system calls and devices also as lists: 1,2,3)"
+)]
+pub(crate) struct FilterArgs {
+    /// Only these processes
+    #[arg(short, long, value_name = "PID", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
+    pid: Vec<u32>,
+
+    /// Only tasks of this name, as in /proc/PID/comm
+    #[arg(long, value_name = "NAME")]
+    comm: Vec<String>,
+
+    /// Only these users (real user id)
+    #[arg(long, value_name = "UID", value_delimiter = ',')]
+    uid: Vec<u32>,
+
+    /// Only this cgroup (v2) and all below it: a path, absolute or from the hierarchy's root
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::DirPath)]
+    cgroup: Vec<PathBuf>,
+
+    /// Only what took at least this long, such as 100us, 20ms
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    min_latency: Option<Duration>,
+
+    /// Only what failed
+    #[arg(short, long)]
+    errors_only: bool,
+
+    /// Only these system calls
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    syscall: Vec<String>,
+
+    /// Only TCP connections with one of these ports at either end
+    #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
+    port: Vec<u16>,
+
+    /// Only these block devices
+    #[arg(long, value_name = "MAJ:MIN|/dev/NAME", value_delimiter = ',', value_parser = values::device, value_hint = ValueHint::FilePath)]
+    device: Vec<(u32, u32)>,
+
+    /// Only files whose absolute path starts with this
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    path_prefix: Option<PathBuf>,
+}
+
+impl FilterArgs {
+    pub(crate) fn filter(&self) -> kerno::Filter {
+        kerno::Filter {
+            pids: self.pid.clone(),
+            comms: self.comm.clone(),
+            uids: self.uid.clone(),
+            cgroups: self.cgroup.clone(),
+            min_latency: self.min_latency,
+            errors_only: self.errors_only,
+            syscalls: self.syscall.clone(),
+            ports: self.port.clone(),
+            devices: self.device.clone(),
+            path_prefix: self.path_prefix.clone(),
+        }
+    }
+}
+
+/// Each signal by its alias, name and event type.
+fn signal_parser() -> PossibleValuesParser {
+    let signals = signals::ALL.iter().map(|signal| {
+        PossibleValue::new(signal.alias)
+            .aliases([signal.name, signal.event_type.name()])
+            .help(format!("{} events", signal.name))
+    });
+    PossibleValuesParser::new(signals.chain([PossibleValue::new(ALL).help("Every signal that can be loaded here")]))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, Parser as _};
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_filter_has_a_flag_of_its_name() {
+        let command = Cli::command();
+        let trace = command.find_subcommand("trace").unwrap();
+        for kind in kerno::FilterKind::ALL {
+            assert!(trace.get_arguments().any(|arg| arg.get_long() == Some(kind.name())), "--{kind}");
+        }
+    }
+
+    #[test]
+    fn every_flag_reaches_the_filter() {
+        let line = "kerno trace all --pid 1,2 --pid 3 --comm a,b --uid 0 --cgroup x --min-latency 1ms --errors-only \
+                    --syscall read,write --port 80 --device 8:0,8:16 --path-prefix /etc";
+        let Command::Trace(args) = Cli::try_parse_from(line.split_whitespace()).unwrap().command else {
+            panic!("trace")
+        };
+        let filter = args.filter.filter();
+        assert_eq!(filter.kinds().count(), kerno::FilterKind::ALL.len());
+        assert_eq!(filter.pids, [1, 2, 3]);
+        assert_eq!(filter.comms, ["a,b"], "a task's name may have a comma");
+        assert_eq!(filter.devices, [(8, 0), (8, 16)]);
+    }
+
+    #[test]
+    fn odd_arguments_are_refused_without_a_panic() {
+        let long = "9".repeat(5000);
+        let bytes = "\u{1b}[31m\u{7}";
+        let weird =
+            ["", " ", ",", "-1", "0", "18446744073709551616", bytes, "é漢", "=", "NaN", "all", "1e9", long.as_str()];
+        let flags = [
+            "--pid",
+            "--uid",
+            "--port",
+            "--device",
+            "--min-latency",
+            "--duration",
+            "--count",
+            "--ring-size",
+            "--output",
+        ];
+        for flag in flags {
+            for value in weird {
+                let parsed = Cli::try_parse_from(["kerno", "trace", "all", &format!("{flag}={value}")]);
+                let accepted = flag == "--uid" && value == "0";
+                assert_eq!(parsed.is_ok(), accepted, "{flag} {value:?}");
+            }
+        }
+        for value in weird.into_iter().filter(|value| *value != "all") {
+            assert!(Cli::try_parse_from(["kerno", "trace", value]).is_err(), "{value:?}");
+        }
+    }
+}

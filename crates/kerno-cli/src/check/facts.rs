@@ -1,0 +1,126 @@
+use std::fs;
+use std::path::PathBuf;
+
+use kerno::probe::{Capability, KernelVersion};
+use kerno::signals::{self, SignalInfo};
+use kerno::{Availability, FilterKind, Host, Options};
+
+use super::kernel_memory;
+
+/// What `kerno check` found. Serialised as it is by `--output json`.
+#[derive(Debug, serde::Serialize)]
+pub(super) struct Facts {
+    pub(super) kerno: &'static str,
+    /// `uname -r`
+    pub(super) kernel: String,
+    pub(super) machine: String,
+    /// Whether the kernel describes its types.
+    pub(super) btf: bool,
+    pub(super) btf_error: Option<String>,
+    /// none, integrity or confidentiality; null when the kernel has no lockdown or hides it.
+    pub(super) lockdown: Option<String>,
+    /// Those that tracing needs.
+    pub(super) capabilities: Vec<CapabilityFact>,
+    pub(super) initial_pid_namespace: bool,
+    pub(super) cgroup2_mount: Option<PathBuf>,
+    /// Whether programs are compiled; null when only root may know.
+    pub(super) bpf_jit: Option<bool>,
+    /// Sum of what the signals take.
+    pub(super) kernel_memory_bytes: Option<u64>,
+    pub(super) signals: Vec<SignalFact>,
+    /// What to type when capabilities are missing.
+    #[serde(skip)]
+    pub(super) remedy: Option<String>,
+}
+
+#[derive(Debug, serde::Serialize)]
+pub(super) struct CapabilityFact {
+    pub(super) name: Capability,
+    pub(super) present: bool,
+}
+
+#[derive(Debug, serde::Serialize)]
+pub(super) struct SignalFact {
+    pub(super) signal: &'static str,
+    pub(super) alias: &'static str,
+    pub(super) available: bool,
+    /// Why not.
+    pub(super) reason: Option<String>,
+    /// Whether it was really loaded to find out.
+    pub(super) tried: bool,
+    pub(super) hooks: Vec<String>,
+    /// Its flags' names.
+    pub(super) filters: Vec<&'static str>,
+    /// What its maps take while it is loaded; null when it was not, or the kernel does not tell.
+    pub(super) kernel_memory_bytes: Option<u64>,
+}
+
+impl Facts {
+    pub(super) fn gather() -> Self {
+        let host = Host::detect();
+        let signals: Vec<_> = signals::ALL.iter().map(|signal| check(signal, &host)).collect();
+        Self {
+            kerno: env!("CARGO_PKG_VERSION"),
+            btf: host.btf_error().is_none(),
+            btf_error: host.btf_error().map(str::to_owned),
+            capabilities: capabilities(&host),
+            remedy: host.missing_privileges(),
+            kernel: host.release,
+            machine: host.machine,
+            lockdown: host.lockdown,
+            initial_pid_namespace: host.initial_pid_namespace,
+            cgroup2_mount: host.cgroup2_mount,
+            bpf_jit: bpf_jit(),
+            kernel_memory_bytes: signals.iter().filter_map(|signal| signal.kernel_memory_bytes).reduce(|a, b| a + b),
+            signals,
+        }
+    }
+}
+
+/// Static facts without the privileges; with them, a real load and unload.
+fn check(signal: &SignalInfo, host: &Host) -> SignalFact {
+    let mut loader = (signal.loader)(Options::default());
+    let mut fact = SignalFact {
+        signal: signal.name,
+        alias: signal.alias,
+        available: false,
+        reason: None,
+        tried: false,
+        hooks: Vec::new(),
+        filters: loader.filters().iter().map(|kind: &FilterKind| kind.name()).collect(),
+        kernel_memory_bytes: None,
+    };
+    match loader.check(host) {
+        Availability::Available { hooks } => {
+            fact.hooks = hooks;
+            fact.tried = true;
+            let before = kernel_memory::of_own_maps();
+            match loader.load() {
+                Ok(handle) => {
+                    fact.available = true;
+                    fact.kernel_memory_bytes =
+                        before.zip(kernel_memory::of_own_maps()).map(|(before, after)| after.saturating_sub(before));
+                    handle.close();
+                }
+                Err(error) => fact.reason = Some(error.reason()),
+            }
+        }
+        Availability::Unavailable { reason, hooks } => (fact.reason, fact.hooks) = (Some(reason), hooks),
+        _ => fact.reason = Some("unknown".to_owned()),
+    }
+    fact
+}
+
+fn capabilities(host: &Host) -> Vec<CapabilityFact> {
+    let mut needed = vec![Capability::CapBpf, Capability::CapPerfmon];
+    if host.version < KernelVersion::new(5, 11) {
+        needed.push(Capability::CapSysResource);
+    }
+    let fact = |name| CapabilityFact { name, present: !host.missing_capabilities.contains(&name) };
+    needed.into_iter().map(fact).collect()
+}
+
+/// Documentation/admin-guide/sysctl/net.rst; only root may read it.
+fn bpf_jit() -> Option<bool> {
+    Some(fs::read_to_string("/proc/sys/net/core/bpf_jit_enable").ok()?.trim() != "0")
+}

@@ -1,0 +1,90 @@
+use std::fmt::Write as _;
+
+use super::facts::{Facts, SignalFact};
+use crate::error::one_line;
+use crate::output::Style;
+
+/// The facts for people: what is fine first, then the signals, then what to do.
+pub(super) fn text(facts: &Facts, style: Style) -> String {
+    let mut text = String::new();
+    let (good, bad) = (Mark(style, true), Mark(style, false));
+    let mut row = |name: &str, mark: Option<&Mark>, value: &str| {
+        let (on, off) = mark.map_or(("", ""), Mark::colours);
+        let _ = writeln!(text, "{name:<14} {on}{}{off}", one_line(value));
+    };
+    let mark = |fine: bool| Some(if fine { &good } else { &bad });
+
+    row("kernel", None, &format!("{} {}", facts.kernel, facts.machine));
+    row("BTF", mark(facts.btf), facts.btf_error.as_deref().unwrap_or("yes"));
+    match facts.lockdown.as_deref() {
+        // The kernel then refuses programs that read its memory.
+        Some("confidentiality") => row("lockdown", Some(&bad), "confidentiality: the kernel refuses tracing programs"),
+        Some(mode) => row("lockdown", Some(&good), mode),
+        None => row("lockdown", None, "unknown (no securityfs, or no lockdown in this kernel)"),
+    }
+    for capability in &facts.capabilities {
+        let value = if capability.present { "yes" } else { "missing" };
+        row(&capability.name.to_string(), mark(capability.present), value);
+    }
+    match facts.initial_pid_namespace {
+        true => row("pid namespace", Some(&good), "the host's"),
+        false => row("pid namespace", Some(&bad), "not the host's: process ids are the host's, --pid too"),
+    }
+    match &facts.cgroup2_mount {
+        Some(path) => row("cgroup v2", Some(&good), &path.display().to_string()),
+        None => row("cgroup v2", Some(&bad), "not mounted: --cgroup cannot be used"),
+    }
+    match facts.bpf_jit {
+        Some(true) => row("BPF JIT", Some(&good), "on"),
+        Some(false) => row("BPF JIT", Some(&bad), "off: tracing is slow; sysctl net.core.bpf_jit_enable=1"),
+        None => row("BPF JIT", None, "unknown (only root may read it)"),
+    }
+    if let Some(bytes) = facts.kernel_memory_bytes {
+        row("kernel memory", None, &format!("{} while all are loaded", mebibytes(bytes)));
+    }
+
+    let _ = writeln!(text, "\n{}signals{}", style.bold(), style.reset());
+    let width = facts.signals.iter().map(|signal| signal.alias.len()).max().unwrap_or(0);
+    for signal in &facts.signals {
+        signal_lines(&mut text, signal, width, facts.remedy.as_deref(), style);
+    }
+    if let Some(remedy) = &facts.remedy {
+        let _ = writeln!(text, "\n{}{}{}", style.bold(), one_line(remedy), style.reset());
+    }
+    text
+}
+
+fn signal_lines(text: &mut String, signal: &SignalFact, width: usize, remedy: Option<&str>, style: Style) {
+    let (on, off) = Mark(style, signal.available).colours();
+    let answer = if signal.available { "yes" } else { "no" };
+    let why = match (&signal.reason, signal.kernel_memory_bytes) {
+        // Said once, at the end.
+        (Some(reason), _) if Some(reason.as_str()) == remedy => {
+            "lacks the capabilities; the kernel has its hooks".to_owned()
+        }
+        (Some(reason), _) => one_line(reason),
+        (None, Some(bytes)) => format!("{} of kernel memory", mebibytes(bytes)),
+        (None, None) => String::new(),
+    };
+    let line = format!("{:<width$}  {:<15}  {on}{answer:<3}{off}  {why}", signal.alias, signal.signal);
+    let _ = writeln!(text, "{}", line.trim_end());
+    if !signal.hooks.is_empty() {
+        let _ = writeln!(text, "{:<width$}  {}{}{}", "", style.dim(), signal.hooks.join(" "), style.reset());
+    }
+}
+
+fn mebibytes(bytes: u64) -> String {
+    #[allow(clippy::cast_precision_loss, reason = "one decimal is shown")]
+    let mebibytes = bytes as f64 / f64::from(1 << 20);
+    format!("{mebibytes:.1} MiB")
+}
+
+/// Fine or not.
+struct Mark(Style, bool);
+
+impl Mark {
+    const fn colours(&self) -> (&'static str, &'static str) {
+        let Self(style, fine) = self;
+        (if *fine { style.green() } else { style.red() }, style.reset())
+    }
+}

@@ -1,0 +1,101 @@
+//! `kerno trace`: from the command line to the summary line.
+
+mod merge;
+mod select;
+mod session;
+mod stop;
+mod tally;
+
+use std::io;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use kerno::{Batch, CancelToken, Host, LoaderSet};
+
+use crate::args::TraceArgs;
+use crate::error::note;
+use crate::output;
+use select::Selection;
+use session::{PassError, Session};
+
+/// How often an idle trace looks whether its reader is still there.
+const LOOK: Duration = Duration::from_secs(1);
+
+pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
+    let selection = Selection::new(args);
+    let loaders = selection.loaders(args)?;
+    let cancel = CancelToken::new().context("cannot create an eventfd")?;
+    stop::on_signal(cancel.clone())?;
+    let mut set = LoaderSet::new(loaders);
+    load(&mut set, selection.lenient)?;
+
+    let started = Instant::now();
+    let deadline = args.duration.and_then(|duration| started.checked_add(duration));
+    let traced = trace(args, &set, &cancel, deadline);
+    // Also after a failed write: what the kernel counted is kept by the handles.
+    let seconds = started.elapsed();
+    match traced {
+        Ok(tally) => note(&tally.summary(set.handles(), seconds)),
+        Err(PassError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        Err(PassError::Write(error)) => return Err(output::unwritable(error)),
+        Err(PassError::Stream(error)) => return Err(error.into()),
+    }
+    set.close();
+    Ok(ExitCode::SUCCESS)
+}
+
+fn load(set: &mut LoaderSet, lenient: bool) -> anyhow::Result<()> {
+    // The parsed BTF it holds goes when everything is loaded.
+    let host = Host::detect();
+    if !host.missing_capabilities.is_empty() {
+        bail!(lack_of_privileges(&host));
+    }
+    if !host.initial_pid_namespace {
+        note("note: this is not the host's pid namespace: process ids are the host's, --pid too");
+    }
+    if lenient {
+        let unavailable = set.load_available();
+        if set.handles().is_empty() {
+            let reasons: Vec<_> = unavailable.iter().map(ToString::to_string).collect();
+            bail!("no signal can be loaded here: {}", reasons.join("; "));
+        }
+        for signal in unavailable {
+            note(&format!("note: without {signal}"));
+        }
+        Ok(())
+    } else {
+        set.load_all().map_err(Into::into)
+    }
+}
+
+fn lack_of_privileges(host: &Host) -> String {
+    let names: Vec<_> = host.missing_capabilities.iter().map(ToString::to_string).collect();
+    let kerno = std::env::current_exe().map_or_else(|_| "kerno".to_owned(), |path| path.display().to_string());
+    format!(
+        "tracing needs {}; type `sudo {kerno} trace ...`, or once `sudo setcap {}+ep {kerno}`",
+        names.join(" and "),
+        names.join(",").to_lowercase(),
+    )
+}
+
+fn trace(
+    args: &TraceArgs,
+    set: &LoaderSet,
+    cancel: &CancelToken,
+    deadline: Option<Instant>,
+) -> Result<tally::Tally, PassError> {
+    let mut session = Session::new(args, set.handles().len())?;
+    let mut events = set.events(cancel)?;
+    while !session.is_full() {
+        let left = deadline.map_or(LOOK, |deadline| deadline.saturating_duration_since(Instant::now()).min(LOOK));
+        if left.is_zero() || session.pass(&mut events, left)? == Batch::Ended {
+            break;
+        }
+    }
+    set.stop();
+    // A token of its own: what was emitted until the end is still read after a Ctrl-C.
+    let mut rest = set.events(&CancelToken::new().map_err(PassError::Write)?)?;
+    while !session.is_full() && session.pass(&mut rest, LOOK)? != Batch::Ended {}
+    session.finish()
+}

@@ -1,0 +1,20 @@
+use anyhow::Context as _;
+use kerno::CancelToken;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// SIGINT or SIGTERM cancels; a second one ends the process at once, also when it hangs in a write that nobody reads. The kernel
+/// then removes what was loaded.
+pub(super) fn on_signal(cancel: CancelToken) -> anyhow::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot handle signals")?;
+    let wait = move || {
+        for signal in signals.forever() {
+            if cancel.is_cancelled() {
+                std::process::exit(128 + signal);
+            }
+            cancel.cancel();
+        }
+    };
+    std::thread::Builder::new().name("kerno-signals".into()).spawn(wait).context("cannot start a thread")?;
+    Ok(())
+}
