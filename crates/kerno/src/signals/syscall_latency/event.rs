@@ -109,10 +109,12 @@ impl Event for SyscallEvent {
 impl fmt::Display for SyscallEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let table = if self.compat { " (32-bit)" } else { "" };
-        match self.syscall_name() {
-            Some(name) => write!(f, "{:<20} {:>7}", format_args!("{name}{table}"), Latency(self.latency()))?,
-            None => write!(f, "syscall {:<12} {:>7}", format_args!("{}{table}", self.syscall_nr), Latency(self.latency()))?,
-        }
+        let name = match self.syscall_name() {
+            Some(name) => Cow::Borrowed(name),
+            None => Cow::Owned(format!("syscall {}", self.syscall_nr)),
+        };
+        let rest = 20usize.saturating_sub(name.len());
+        write!(f, "{name}{table:<rest$} {:>7}", Latency(self.latency()))?;
         match self.errno() {
             Some(errno) => write!(f, "  {}", Errno(errno))?,
             None if self.interrupted() => f.write_str("  interrupted")?,
@@ -170,6 +172,18 @@ mod tests {
         assert_eq!(event(0x7fff_ffff_f000, 9, &mut words), None);
         let sigreturn = syscall_names::numbers("rt_sigreturn").0.unwrap();
         assert_eq!(event(-2, sigreturn, &mut words), None);
+    }
+
+    #[test]
+    fn lines_have_columns() {
+        let mut words = [0u64; 8];
+        let shown = |words: &[u64; 8]| SyscallEvent::decode(words.as_bytes()).unwrap().to_string();
+        assert_eq!(shown(&words), "read                     0ns  = 0");
+        words[5] = 9999;
+        assert_eq!(shown(&words), "syscall 9999             0ns  = 0");
+        words[5] = 1 << 32;
+        assert!(shown(&words).contains(" (32-bit)"));
+        assert_eq!(shown(&words).find("0ns"), Some(25));
     }
 
     #[test]
