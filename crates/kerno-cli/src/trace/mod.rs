@@ -18,6 +18,7 @@ use crate::error::note;
 use crate::output;
 use select::Selection;
 use session::{PassError, Session};
+use tally::Tally;
 
 /// How often an idle trace looks whether its reader is still there.
 const LOOK: Duration = Duration::from_secs(1);
@@ -30,13 +31,8 @@ pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
     let mut set = LoaderSet::new(loaders);
     load(&mut set, selection.lenient)?;
 
-    let started = Instant::now();
-    let deadline = args.duration.and_then(|duration| started.checked_add(duration));
-    let traced = trace(args, &set, &cancel, deadline);
-    // Also after a failed write: what the kernel counted is kept by the handles.
-    let seconds = started.elapsed();
-    match traced {
-        Ok(tally) => note(&tally.summary(set.handles(), seconds)),
+    match trace(args, &set, &cancel) {
+        Ok((tally, elapsed)) => note(&tally.summary(set.handles(), elapsed)),
         Err(PassError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
         Err(PassError::Write(error)) => return Err(output::unwritable(error)),
         Err(PassError::Stream(error)) => return Err(error.into()),
@@ -79,12 +75,10 @@ fn lack_of_privileges(host: &Host) -> String {
     )
 }
 
-fn trace(
-    args: &TraceArgs,
-    set: &LoaderSet,
-    cancel: &CancelToken,
-    deadline: Option<Instant>,
-) -> Result<tally::Tally, PassError> {
+/// Writes the events until enough is enough; what was written, and in what time it was emitted.
+fn trace(args: &TraceArgs, set: &LoaderSet, cancel: &CancelToken) -> Result<(Tally, Duration), PassError> {
+    let started = Instant::now();
+    let deadline = args.duration.and_then(|duration| started.checked_add(duration));
     let mut session = Session::new(args, set.handles().len())?;
     let mut events = set.events(cancel)?;
     while !session.is_full() {
@@ -93,9 +87,10 @@ fn trace(
             break;
         }
     }
+    let elapsed = started.elapsed();
     set.stop();
     // A token of its own: what was emitted until the end is still read after a Ctrl-C.
-    let mut rest = set.events(&CancelToken::new().map_err(PassError::Write)?)?;
+    let mut rest = set.events(&CancelToken::new()?)?;
     while !session.is_full() && session.pass(&mut rest, LOOK)? != Batch::Ended {}
-    session.finish()
+    Ok((session.finish()?, elapsed))
 }

@@ -181,7 +181,7 @@ mod tests {
         assert_eq!(shown(&words), "read                     0ns  = 0");
         words[5] = 9999;
         assert_eq!(shown(&words), "syscall 9999             0ns  = 0");
-        words[5] = 1 << 32;
+        words[5] = 1 << 32 | 3;
         assert!(shown(&words).contains(" (32-bit)"));
         assert_eq!(shown(&words).find("0ns"), Some(25));
     }
