@@ -100,9 +100,9 @@ pub(crate) struct TraceArgs {
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
 
-    /// Ring buffer of each signal, a power of two: a larger one loses less in bursts
-    #[arg(long, value_name = "BYTES", default_value = "4MiB", value_parser = values::size)]
-    pub(crate) ring_size: u32,
+    /// Ring buffer of each signal, a power of two: a larger one loses less in bursts [default: 4MiB; 1MiB with all]
+    #[arg(long, value_name = "BYTES", value_parser = values::size)]
+    pub(crate) ring_size: Option<u32>,
 
     /// Also this command's own activity
     #[arg(long)]
@@ -114,6 +114,14 @@ pub(crate) struct TraceArgs {
 
     #[command(flatten)]
     pub(crate) filter: FilterArgs,
+}
+
+/// Bytes of each signal's ring when so many are loaded: 8 MiB together, and 4 MiB at most. Rings are mapped twice, so that this is
+/// half of what shows as resident.
+pub(crate) fn default_ring_bytes(signals: usize) -> u32 {
+    let share = (8 << 20) / u32::try_from(signals.max(1)).unwrap_or(u32::MAX);
+    // The power of two at or below the share.
+    (1u32 << share.max(1 << 16).ilog2()).min(kerno::Options::DEFAULT_RING_BYTES)
 }
 
 /// The flags are named as [`kerno::FilterKind::name`] says; a test compares them.
@@ -199,6 +207,14 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn rings_share_what_there_is() {
+        let mebibytes = [1, 2, 3, 4, 5, 7, 8].map(|signals| default_ring_bytes(signals) >> 20);
+        assert_eq!(mebibytes, [4, 4, 2, 2, 1, 1, 1]);
+        assert_eq!(default_ring_bytes(usize::MAX), 1 << 16);
+        assert_eq!(default_ring_bytes(0), 4 << 20);
     }
 
     #[test]

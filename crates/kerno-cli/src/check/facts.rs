@@ -6,6 +6,7 @@ use kerno::signals::{self, SignalInfo};
 use kerno::{Availability, FilterKind, Host, Options};
 
 use super::kernel_memory;
+use crate::args::default_ring_bytes;
 
 /// What `kerno check` found. Serialised as it is by `--output json`.
 #[derive(Debug, serde::Serialize)]
@@ -25,7 +26,7 @@ pub(super) struct Facts {
     pub(super) cgroup2_mount: Option<PathBuf>,
     /// Whether programs are compiled; null when only root may know.
     pub(super) bpf_jit: Option<bool>,
-    /// Sum of what the signals take.
+    /// What all signals take together.
     pub(super) kernel_memory_bytes: Option<u64>,
     pub(super) signals: Vec<SignalFact>,
     /// What to type when capabilities are missing.
@@ -79,7 +80,8 @@ impl Facts {
 
 /// Static facts without the privileges; with them, a real load and unload.
 fn check(signal: &SignalInfo, host: &Host) -> SignalFact {
-    let mut loader = (signal.loader)(Options::default());
+    let mut loader =
+        (signal.loader)(Options { ring_bytes: default_ring_bytes(signals::ALL.len()), ..Options::default() });
     let mut fact = SignalFact {
         signal: signal.name,
         alias: signal.alias,

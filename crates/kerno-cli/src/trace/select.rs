@@ -2,7 +2,7 @@ use anyhow::bail;
 use kerno::signals::{self, SignalInfo};
 use kerno::{Filter, FilterKind, Loader, Options};
 
-use crate::args::{ALL, TraceArgs};
+use crate::args::{ALL, TraceArgs, default_ring_bytes};
 use crate::error::note;
 
 /// The signals that were asked for.
@@ -34,7 +34,7 @@ impl Selection {
         for signal in &self.signals {
             let loader = (signal.loader)(Options {
                 filter: only_fitting(&filter, signal),
-                ring_bytes: args.ring_size,
+                ring_bytes: args.ring_size.unwrap_or_else(|| default_ring_bytes(self.signals.len())),
                 exclude_self: !args.include_self,
                 ..Options::default()
             });

@@ -17,7 +17,7 @@ fn root_hears_that_everything_works() {
     assert_eq!(facts["kernel"], uname.release().to_str().unwrap());
     assert_eq!(facts["machine"], uname.machine().to_str().unwrap());
     assert_eq!(facts["btf"], true);
-    assert!(facts["kernel_memory_bytes"].as_u64().unwrap() > 4 << 20, "the rings at least: {facts}");
+    assert!(facts["kernel_memory_bytes"].as_u64().unwrap() > 1 << 20, "the rings at least: {facts}");
     for capability in facts["capabilities"].as_array().unwrap() {
         assert_eq!(capability["present"], true, "{capability}");
     }

@@ -32,7 +32,7 @@ fn what_is_impossible_is_refused_with_what_is_possible() {
         (&["trace", "syscall,"], "value is required"),
         (&["trace", "syscall", "--pid", "0"], "not in 1.."),
         (&["trace", "syscall", "--pid", "x"], "invalid digit"),
-        (&["trace", "syscall", "--pid", "99999999999999999999"], "not in 1.."),
+        (&["trace", "syscall", "--pid", "99999999999999999999"], "too large"),
         (&["trace", "syscall", "--pid", &many_pids], "at most 64"),
         (&["trace", "syscall", "--comm", ""], "1 to 15 bytes"),
         (&["trace", "syscall", "--comm", &long_name], "1 to 15 bytes"),

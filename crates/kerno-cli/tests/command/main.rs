@@ -1,10 +1,11 @@
 //! Runs the built command against the running kernel. Needs root: without it these tests fail, they do not skip.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub, reason = "tests")]
 
 mod support;
 
 mod check;
 mod errors;
+mod idle;
 mod terminal;
 mod trace;
