@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{PossibleValue, PossibleValuesParser};
-use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
-use kerno::signals;
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint};
+use kerno::signals::{self, SignalInfo};
+use kerno::{FilterKind, Options};
 
 use crate::values;
 
@@ -37,23 +38,22 @@ Examples:
   sudo kerno trace all --cgroup system.slice/nginx.service --duration 30s
   sudo kerno trace syscall --output json --count 1000 > events.ndjson
 
-Filters are applied in the kernel: what they leave out costs next to nothing. Values of one filter are
-alternatives, different filters must all be met. A filter that only some of the signals have is applied to
-those; one that none has is an error.
+Filters are applied in the kernel: what they leave out costs next to nothing. Values of one filter are \
+alternatives; different filters must all be met. Each says in brackets which signals have it: one that only some of the \
+chosen signals have is applied to those, and one that none of them has is an error.
 
-Privileges: root, or CAP_BPF and CAP_PERFMON and nothing else. To trace as an ordinary user:
+Privileges: root, or CAP_BPF and CAP_PERFMON and nothing else (before Linux 5.11 CAP_SYS_RESOURCE too). To trace as an \
+ordinary user:
   sudo setcap cap_bpf,cap_perfmon+ep $(command -v kerno)
-Before Linux 5.11 CAP_SYS_RESOURCE too. The user must also be allowed to enter the directory that --cgroup
-names.
 
-Ctrl-C detaches the programs, prints what they had seen by then, and ends with a summary line; a second
+Ctrl-C detaches the programs, prints what they had seen by then, and ends with a summary line on standard error; a second \
 Ctrl-C ends at once.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Print kernel events as they happen
     #[command(after_help = TRACE_EXAMPLES)]
-    Trace(TraceArgs),
+    Trace(Box<TraceArgs>),
     /// Say what works on this machine: kernel, privileges, and each signal
     ///
     /// With the privileges it loads and unloads each signal, so that the answer is true; without, it says what is missing. Exit
@@ -121,7 +121,7 @@ pub(crate) struct TraceArgs {
 pub(crate) fn default_ring_bytes(signals: usize) -> u32 {
     let share = (8 << 20) / u32::try_from(signals.max(1)).unwrap_or(u32::MAX);
     // The power of two at or below the share.
-    (1u32 << share.max(1 << 16).ilog2()).min(kerno::Options::DEFAULT_RING_BYTES)
+    (1u32 << share.max(1 << 16).ilog2()).min(Options::DEFAULT_RING_BYTES)
 }
 
 /// The flags are named as [`kerno::FilterKind::name`] says; a test compares them.
@@ -188,6 +188,28 @@ impl FilterArgs {
     }
 }
 
+/// The command line as it is parsed, shown and completed: each filter's help names the signals that have it.
+pub(crate) fn command() -> clap::Command {
+    Cli::command().mut_subcommand("trace", |trace| {
+        FilterKind::ALL.into_iter().fold(trace, |trace, kind| {
+            trace.mut_arg(kind.name().replace('-', "_"), |arg| {
+                let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+                arg.help(format!("{help} [{}]", fitting(kind)))
+            })
+        })
+    })
+}
+
+fn fitting(kind: FilterKind) -> String {
+    let has = |signal: &&SignalInfo| (signal.loader)(Options::default()).filters().contains(&kind);
+    let signals: Vec<_> = signals::ALL.iter().filter(has).map(|signal| signal.alias).collect();
+    match signals.len() {
+        0 => "no signal".to_owned(),
+        all if all == signals::ALL.len() => ALL.to_owned(),
+        _ => signals.join(", "),
+    }
+}
+
 /// Each signal by its alias, name and event type.
 fn signal_parser() -> PossibleValuesParser {
     let signals = signals::ALL.iter().map(|signal| {
@@ -200,13 +222,11 @@ fn signal_parser() -> PossibleValuesParser {
 
 #[cfg(test)]
 mod tests {
-    use clap::{CommandFactory as _, Parser as _};
-
     use super::*;
 
     #[test]
     fn the_definition_is_sound() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]
@@ -219,10 +239,11 @@ mod tests {
 
     #[test]
     fn every_filter_has_a_flag_of_its_name() {
-        let command = Cli::command();
+        let command = command();
         let trace = command.find_subcommand("trace").unwrap();
-        for kind in kerno::FilterKind::ALL {
-            assert!(trace.get_arguments().any(|arg| arg.get_long() == Some(kind.name())), "--{kind}");
+        for kind in FilterKind::ALL {
+            let arg = trace.get_arguments().find(|arg| arg.get_long() == Some(kind.name())).unwrap();
+            assert!(arg.get_help().unwrap().to_string().ends_with(']'), "--{kind}");
         }
     }
 
@@ -234,7 +255,7 @@ mod tests {
             panic!("trace")
         };
         let filter = args.filter.filter();
-        assert_eq!(filter.kinds().count(), kerno::FilterKind::ALL.len());
+        assert_eq!(filter.kinds().count(), FilterKind::ALL.len());
         assert_eq!(filter.pids, [1, 2, 3]);
         assert_eq!(filter.comms, ["a,b"], "a task's name may have a comma");
         assert_eq!(filter.devices, [(8, 0), (8, 16)]);

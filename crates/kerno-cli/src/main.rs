@@ -4,17 +4,20 @@ mod args;
 mod check;
 mod error;
 mod output;
+mod privileges;
 mod trace;
 mod values;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::FromArgMatches as _;
 
 use args::{Cli, Command};
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    // Clap's own errors and help end the process here, with its status 2 or 0.
+    let cli = Cli::from_arg_matches(&args::command().get_matches()).unwrap_or_else(|error| error.exit());
+    let result = match cli.command {
         Command::Trace(args) => trace::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Completions { shell } => completions(shell),
@@ -27,7 +30,7 @@ fn main() -> ExitCode {
 
 fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "kerno", &mut script);
+    clap_complete::generate(shell, &mut args::command(), "kerno", &mut script);
     output::print(&script)?;
     Ok(ExitCode::SUCCESS)
 }

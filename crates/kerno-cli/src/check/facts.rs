@@ -7,6 +7,7 @@ use kerno::{Availability, FilterKind, Host, Options};
 
 use super::kernel_memory;
 use crate::args::default_ring_bytes;
+use crate::privileges;
 
 /// What `kerno check` found. Serialised as it is by `--output json`.
 #[derive(Debug, serde::Serialize)]
@@ -30,7 +31,6 @@ pub(super) struct Facts {
     pub(super) kernel_memory_bytes: Option<u64>,
     pub(super) signals: Vec<SignalFact>,
     /// What to type when capabilities are missing.
-    #[serde(skip)]
     pub(super) remedy: Option<String>,
 }
 
@@ -50,6 +50,9 @@ pub(super) struct SignalFact {
     /// Whether it was really loaded to find out.
     pub(super) tried: bool,
     pub(super) hooks: Vec<String>,
+    /// Whether the capabilities are all it lacks.
+    #[serde(skip)]
+    pub(super) unprivileged: bool,
     /// Its flags' names.
     pub(super) filters: Vec<&'static str>,
     /// What its maps take while it is loaded; null when it was not, or the kernel does not tell.
@@ -65,7 +68,7 @@ impl Facts {
             btf: host.btf_error().is_none(),
             btf_error: host.btf_error().map(str::to_owned),
             capabilities: capabilities(&host),
-            remedy: host.missing_privileges(),
+            remedy: privileges::lacking(&host),
             kernel: host.release,
             machine: host.machine,
             lockdown: host.lockdown,
@@ -88,6 +91,7 @@ fn check(signal: &SignalInfo, host: &Host) -> SignalFact {
         available: false,
         reason: None,
         tried: false,
+        unprivileged: false,
         hooks: Vec::new(),
         filters: loader.filters().iter().map(|kind: &FilterKind| kind.name()).collect(),
         kernel_memory_bytes: None,
@@ -107,7 +111,10 @@ fn check(signal: &SignalInfo, host: &Host) -> SignalFact {
                 Err(error) => fact.reason = Some(error.reason()),
             }
         }
-        Availability::Unavailable { reason, hooks } => (fact.reason, fact.hooks) = (Some(reason), hooks),
+        Availability::Unavailable { reason, hooks } => {
+            fact.unprivileged = host.missing_privileges().as_ref() == Some(&reason);
+            (fact.reason, fact.hooks) = (Some(reason), hooks);
+        }
         _ => fact.reason = Some("unknown".to_owned()),
     }
     fact

@@ -46,7 +46,7 @@ pub(super) fn text(facts: &Facts, style: Style) -> String {
     let _ = writeln!(text, "\n{}signals{}", style.bold(), style.reset());
     let width = facts.signals.iter().map(|signal| signal.alias.len()).max().unwrap_or(0);
     for signal in &facts.signals {
-        signal_lines(&mut text, signal, width, facts.remedy.as_deref(), style);
+        signal_lines(&mut text, signal, width, style);
     }
     if let Some(remedy) = &facts.remedy {
         let _ = writeln!(text, "\n{}{}{}", style.bold(), one_line(remedy), style.reset());
@@ -54,14 +54,12 @@ pub(super) fn text(facts: &Facts, style: Style) -> String {
     text
 }
 
-fn signal_lines(text: &mut String, signal: &SignalFact, width: usize, remedy: Option<&str>, style: Style) {
+fn signal_lines(text: &mut String, signal: &SignalFact, width: usize, style: Style) {
     let (on, off) = Mark(style, signal.available).colours();
     let answer = if signal.available { "yes" } else { "no" };
     let why = match (&signal.reason, signal.kernel_memory_bytes) {
         // Said once, at the end.
-        (Some(reason), _) if Some(reason.as_str()) == remedy => {
-            "lacks the capabilities; the kernel has its hooks".to_owned()
-        }
+        _ if signal.unprivileged => "lacks the capabilities; the kernel has its hooks".to_owned(),
         (Some(reason), _) => one_line(reason),
         (None, Some(bytes)) => format!("{} of kernel memory", mebibytes(bytes)),
         (None, None) => String::new(),

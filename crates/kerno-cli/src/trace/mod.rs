@@ -15,7 +15,7 @@ use kerno::{Batch, CancelToken, Host, LoaderSet};
 
 use crate::args::TraceArgs;
 use crate::error::note;
-use crate::output;
+use crate::{output, privileges};
 use select::Selection;
 use session::{PassError, Session};
 use tally::Tally;
@@ -44,8 +44,8 @@ pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
 fn load(set: &mut LoaderSet, lenient: bool) -> anyhow::Result<()> {
     // The parsed BTF it holds goes when everything is loaded.
     let host = Host::detect();
-    if !host.missing_capabilities.is_empty() {
-        bail!(lack_of_privileges(&host));
+    if let Some(lacking) = privileges::lacking(&host) {
+        bail!(lacking);
     }
     if !host.initial_pid_namespace {
         note("note: this is not the host's pid namespace: process ids are the host's, --pid too");
@@ -63,16 +63,6 @@ fn load(set: &mut LoaderSet, lenient: bool) -> anyhow::Result<()> {
     } else {
         set.load_all().map_err(Into::into)
     }
-}
-
-fn lack_of_privileges(host: &Host) -> String {
-    let names: Vec<_> = host.missing_capabilities.iter().map(ToString::to_string).collect();
-    let kerno = std::env::current_exe().map_or_else(|_| "kerno".to_owned(), |path| path.display().to_string());
-    format!(
-        "tracing needs {}; type `sudo {kerno} trace ...`, or once `sudo setcap {}+ep {kerno}`",
-        names.join(" and "),
-        names.join(",").to_lowercase(),
-    )
 }
 
 /// Writes the events until enough is enough; what was written, and in what time it was emitted.
