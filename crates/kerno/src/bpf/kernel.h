@@ -55,6 +55,9 @@ struct thread_info {
 	unsigned long flags;
 } CORE;
 
+struct files_struct;
+struct fs_struct;
+
 struct task_struct {
 	struct thread_info thread_info;
 	int pid;
@@ -63,6 +66,8 @@ struct task_struct {
 	char comm[16];
 	const struct cred *cred;
 	struct css_set *cgroups;
+	struct fs_struct *fs;
+	struct files_struct *files;
 } CORE;
 
 #endif

@@ -101,7 +101,6 @@ impl Btf {
     }
 
     /// How many structs have this name: more than one makes a relocation ambiguous.
-    #[cfg(test)]
     pub(crate) fn struct_count(&self, name: &str) -> usize {
         self.structs.get(name).map_or(0, Vec::len)
     }

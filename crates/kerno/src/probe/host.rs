@@ -180,6 +180,10 @@ impl Host {
     pub(crate) fn tracepoint_arity(&self, name: &str) -> Option<usize> {
         self.btf().ok()?.index.tracepoint_arity(name)
     }
+
+    pub(crate) fn has_struct(&self, name: &str) -> bool {
+        self.btf().is_ok_and(|btf| btf.index.struct_count(name) > 0)
+    }
 }
 
 fn missing_capabilities(version: KernelVersion) -> Vec<Capability> {

@@ -113,4 +113,5 @@ macro_rules! signals {
 
 signals! {
     syscall_latency: SyscallLatency = "syscall_latency", SyscallEvent, SyscallLatencyLoader, "syscall";
+    file_audit: FileAudit = "file_audit", FileEvent, FileAuditLoader, "file";
 }

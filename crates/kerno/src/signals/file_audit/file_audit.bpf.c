@@ -1,0 +1,476 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * file_audit: which file was opened, by whom, how, and what came of it.
+ *
+ * hooks   tp_btf/sys_exit alone: the registers still hold the call's arguments there, and what the kernel opened is known;
+ *         io_uring_complete for opens that io_uring makes
+ * key     none: nothing is kept between events
+ * cost    one load and one array slot for a call that opens nothing; an open that passes the filters costs some tens of
+ *         nanoseconds for each part of its path
+ * not     files the kernel opens by itself (the program and interpreter of an exec, core dumps, swap); files received
+ *         through sockets; io_uring opens whose submitter asked for no completion, or before Linux 6.0
+ */
+#include "kernel.h"
+#include "event.h"
+#include "filter.h"
+#include "emit.h"
+#include "syscall.h"
+#include "path.h"
+
+struct file_event {
+	__u64 timestamp_ns; /* CLOCK_MONOTONIC at exit */
+	__u64 cgroup_id;
+	__u32 pid;
+	__u32 tid;
+	__u32 uid;
+	__u32 flags;
+	__s32 ret;
+	__u32 mode;
+	__u32 syscall_nr;
+	__u8 compat;
+	__u8 via;
+	__u8 path_kind;
+	__u8 truncated;
+	char comm[TASK_COMM_LEN];
+	char filename[MAX_FILENAME_LEN];
+};
+ASSERT_RECORD(struct file_event, 320);
+KEEP_LAYOUT(struct file_event);
+
+/* The wire values of `via` and `path_kind`; PathKind and OpenVia in event.rs. */
+#define VIA_SYSCALL 1
+#define VIA_IO_URING 2
+#define VIA_IO_URING_DIRECT 3
+
+#define PATH_UNKNOWN 0
+#define PATH_RESOLVED 1
+#define PATH_REQUESTED 2
+#define PATH_RELATIVE 3
+
+/* Low four bits for the native table, high four for the 32-bit one: CLASS_* below, 0 for a call that opens nothing. */
+#define MAX_SYSCALLS 512
+const volatile __u8 cfg_classes[MAX_SYSCALLS] = {};
+/* What io_uring's operations would be as calls. */
+const volatile __u32 cfg_openat_nr = 0;
+const volatile __u32 cfg_openat2_nr = 0;
+
+#define CLASS_OPEN 1
+#define CLASS_CREAT 2
+#define CLASS_OPENAT 3
+#define CLASS_OPENAT2 4
+#define CLASS_BY_HANDLE 5
+
+const volatile __u32 cfg_path_prefix_len = 0;
+const volatile __u64 cfg_path_prefix[MAX_FILENAME_LEN / 8] = {};
+
+#define X32_SYSCALL_BIT 0x40000000u
+
+/* uapi/asm-generic/fcntl.h; the same on x86 and arm64 */
+#define O_ACCMODE 3
+#define O_WRONLY 1
+#define O_CREAT 0100
+#define O_TRUNC 01000
+#define O_TMPFILE_BIT 020000000
+#define AT_FDCWD -100
+#define RESOLVE_IN_ROOT 0x10 /* uapi/linux/openat2.h */
+
+#define FMODE_READ 1
+#define FMODE_WRITE 2
+
+/* uapi/linux/io_uring.h */
+#define IORING_OP_OPENAT 18
+#define IORING_OP_OPENAT2 28
+#define IORING_FILE_INDEX_ALLOC (~0u)
+
+struct file {
+	unsigned int f_mode;
+	struct path f_path; /* in an anonymous union since 6.16 */
+} CORE;
+
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+} CORE;
+
+struct files_struct {
+	struct fdtable *fdt;
+} CORE;
+
+struct fs_struct {
+	struct path root;
+	struct path pwd;
+} CORE;
+
+struct io_uring_task {
+	struct task_struct *task;
+} CORE;
+
+struct io_cqe {
+	__s32 res;
+} CORE;
+
+struct io_cmd_data {
+	struct file *file;
+} CORE;
+
+struct io_kiocb {
+	struct io_cmd_data cmd; /* 6.0: each operation lays its own struct over it, io_open for ours */
+	__u8 opcode;
+	struct io_cqe cqe; /* 5.19 */
+	struct io_ring_ctx *ctx;
+	struct io_uring_task *tctx; /* 6.13, with the task in it */
+	struct task_struct *task; /* before */
+} CORE;
+
+struct io_rsrc_node {
+	unsigned long file_ptr; /* 6.13; flags in the lowest bits */
+} CORE;
+
+struct io_rsrc_data {
+	struct io_rsrc_node **nodes; /* 6.13 */
+	unsigned int nr;
+} CORE;
+
+struct io_file_table {
+	struct io_rsrc_data data;
+} CORE;
+
+struct io_ring_ctx {
+	struct io_file_table file_table;
+} CORE;
+
+/* uapi/linux/openat2.h */
+struct open_how {
+	__u64 flags;
+	__u64 mode;
+	__u64 resolve;
+};
+
+struct open_how___kernel {
+	__u64 flags;
+	__u64 mode;
+} CORE;
+
+struct io_open {
+	__u32 file_slot;
+	struct open_how___kernel how;
+} CORE;
+
+/* One open, whichever way it was made. */
+struct request {
+	const struct task_struct *task;
+	const struct file *file; /* what it opened, or NULL */
+	__u64 user_path; /* 0: it has none, or none that can be read */
+	__u64 resolve;
+	__u32 flags;
+	__u32 mode;
+	__s32 dirfd;
+	__s32 ret;
+	__u32 nr;
+	__u8 compat;
+	__u8 via;
+};
+
+/* One for each program: they can interrupt each other where tracepoints are preemptible. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, struct path_scratch);
+} scratch SEC(".maps");
+
+static __always_inline const struct file *file_of(const struct task_struct *task, __s32 fd)
+{
+	const struct fdtable *fdt = BPF_CORE_READ(task, files, fdt);
+	const struct file *file = NULL;
+
+	if (fd < 0 || (__u32)fd >= BPF_CORE_READ(fdt, max_fds))
+		return NULL;
+	bpf_probe_read_kernel(&file, sizeof(file), BPF_CORE_READ(fdt, fd) + fd);
+	return file;
+}
+
+static __always_inline void read_path(struct path *path, const struct path *from)
+{
+	path->mnt = BPF_CORE_READ(from, mnt);
+	path->dentry = BPF_CORE_READ(from, dentry);
+}
+
+/* Fills s->head; returns the kind of path it is. */
+static __always_inline __u8 make_path(struct path_scratch *s, const struct request *req, __u8 *truncated)
+{
+	const struct fs_struct *fs = BPF_CORE_READ(req->task, fs);
+	const struct file *base = NULL;
+	struct path root, from = {};
+	__u8 kind = PATH_UNKNOWN;
+	enum walk_end end;
+	char first = 0;
+	__u32 len, at;
+	long copied;
+
+	__builtin_memset(s->head, 0, MAX_FILENAME_LEN);
+	s->tail_at = PATH_BYTES;
+	read_path(&root, &fs->root);
+
+	if (req->file) {
+		read_path(&from, &req->file->f_path);
+		if (!is_pseudo(&from)) {
+			kind = PATH_RESOLVED;
+			if (is_deleted(from.dentry))
+				prepend(s, " (deleted)", 10, false);
+		} else if (is_shmem(from.dentry)) {
+			prepend(s, " (deleted)", 10, false);
+			prepend_name(s, from.dentry);
+			from.dentry = root.dentry;
+			from.mnt = root.mnt;
+			kind = PATH_RESOLVED;
+		}
+	}
+	if (kind != PATH_RESOLVED) {
+		if (!req->user_path || bpf_probe_read_user(&first, 1, (const void *)req->user_path))
+			return PATH_UNKNOWN;
+		if (!first)
+			return PATH_RELATIVE;
+		kind = PATH_REQUESTED;
+		from.dentry = NULL;
+		if (first != '/' || req->resolve & RESOLVE_IN_ROOT) {
+			if (req->dirfd == AT_FDCWD) {
+				read_path(&from, &fs->pwd);
+			} else {
+				base = file_of(req->task, req->dirfd);
+				if (base)
+					read_path(&from, &base->f_path);
+			}
+			if (!from.dentry)
+				kind = PATH_RELATIVE;
+		}
+	}
+
+	if (from.dentry) {
+		end = walk_up(s, &from, &root);
+		if (end != WALK_WHOLE) {
+			*truncated = end == WALK_CUT;
+			kind = kind == PATH_RESOLVED && s->tail_at == PATH_BYTES ? PATH_UNKNOWN : PATH_RELATIVE;
+			/* What is left does not start at the root: without the slash it does not look so either. */
+			if (s->tail_at < PATH_BYTES)
+				s->tail_at++;
+		}
+	}
+	at = s->tail_at;
+	len = PATH_BYTES - at;
+	if (len > MAX_FILENAME_LEN)
+		len = MAX_FILENAME_LEN;
+	OPAQUE(at);
+	OPAQUE(len);
+	bpf_probe_read_kernel(s->head, len & 511, s->tail + (at & (PATH_BYTES - 1)));
+	if (!len && kind == PATH_RESOLVED)
+		s->head[len++] = '/';
+
+	if (first && len < MAX_FILENAME_LEN) {
+		if (first != '/' && kind == PATH_REQUESTED)
+			s->head[len++ & (MAX_FILENAME_LEN - 1)] = '/';
+		OPAQUE(len);
+		/* More than there is room for, to tell an exact fit from a cut. */
+		copied = bpf_probe_read_user_str(s->head + (len & 511), MAX_FILENAME_LEN + 8, (const void *)req->user_path);
+		if (copied > 0)
+			len += copied - 1;
+	}
+	if (len >= MAX_FILENAME_LEN)
+		*truncated = 1;
+	s->head[MAX_FILENAME_LEN - 1] = 0;
+	return kind;
+}
+
+static __always_inline bool prefix_passes(const struct path_scratch *s, __u8 kind)
+{
+	const __u64 *words = (const __u64 *)s->head;
+	__u64 mask;
+
+	if (!cfg_path_prefix_len)
+		return true;
+	if (kind != PATH_RESOLVED && kind != PATH_REQUESTED)
+		return false;
+	for (__u32 i = 0; i < MAX_FILENAME_LEN / 8; i++) {
+		if (i * 8 >= cfg_path_prefix_len)
+			return true;
+		/* The last word counts as far as the prefix goes; both machines are little-endian. */
+		mask = i * 8 + 8 <= cfg_path_prefix_len ? ~0ull : (1ull << (cfg_path_prefix_len % 8 * 8)) - 1;
+		if ((words[i] ^ cfg_path_prefix[i]) & mask)
+			return false;
+	}
+	return true;
+}
+
+static __always_inline void report(const struct request *req, __u32 program)
+{
+	struct path_scratch *s = bpf_map_lookup_elem(&scratch, &program);
+	const struct task_struct *task = req->task;
+	struct file_event *event;
+	__u8 truncated = 0, kind;
+
+	if (!s)
+		return;
+	kind = make_path(s, req, &truncated);
+	if (!prefix_passes(s, kind))
+		return;
+	event = event_reserve(struct file_event);
+	if (!event)
+		return;
+	event->timestamp_ns = bpf_ktime_get_ns();
+	event->cgroup_id = task_cgroup_id(task);
+	event->pid = BPF_CORE_READ(task, tgid);
+	event->tid = BPF_CORE_READ(task, pid);
+	event->uid = BPF_CORE_READ(task, cred, uid.val);
+	event->flags = req->flags;
+	event->ret = req->ret;
+	if (req->flags & (O_CREAT | O_TMPFILE_BIT))
+		event->mode = req->mode;
+	event->syscall_nr = req->nr;
+	event->compat = req->compat;
+	event->via = req->via;
+	event->path_kind = kind;
+	event->truncated = truncated;
+	bpf_core_read_str(event->comm, sizeof(event->comm), &task->comm);
+	__builtin_memcpy(event->filename, s->head, sizeof(event->filename));
+	event_submit(event);
+}
+
+/*
+ * openat2 takes its flags from memory that another thread can change while the call runs. What the file may be used for is
+ * what the kernel says.
+ */
+static __always_inline __u32 true_access(const struct file *file, __u32 flags)
+{
+	__u32 mode = BPF_CORE_READ(file, f_mode) & (FMODE_READ | FMODE_WRITE);
+
+	return mode ? (flags & ~O_ACCMODE) | (mode - 1) : flags;
+}
+
+SEC("tp_btf/sys_exit")
+int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
+{
+	__u32 nr = (__u32)syscall_nr(regs) & ~X32_SYSCALL_BIT;
+	struct request req = { .dirfd = AT_FDCWD, .via = VIA_SYSCALL };
+	struct open_how how = {};
+	__u8 class;
+	bool compat;
+
+	if (nr >= MAX_SYSCALLS)
+		return 0;
+	class = cfg_classes[nr];
+	if (!class)
+		return 0;
+	if (cfg_errors_only && ret >= 0)
+		return 0;
+	compat = in_compat_syscall();
+	class = compat ? class >> 4 : class & 15;
+	if (!class || !current_passes(bpf_get_current_pid_tgid()))
+		return 0;
+
+	req.task = current_task();
+	req.ret = ret;
+	req.nr = nr;
+	req.compat = compat;
+	if (ret >= 0)
+		req.file = file_of(req.task, ret);
+	switch (class) {
+	case CLASS_OPEN:
+		req.user_path = syscall_arg(regs, 0, compat);
+		req.flags = syscall_arg(regs, 1, compat);
+		req.mode = syscall_arg(regs, 2, compat);
+		break;
+	case CLASS_CREAT:
+		req.user_path = syscall_arg(regs, 0, compat);
+		req.flags = O_CREAT | O_WRONLY | O_TRUNC;
+		req.mode = syscall_arg(regs, 1, compat);
+		break;
+	case CLASS_OPENAT:
+		req.dirfd = syscall_arg(regs, 0, compat);
+		req.user_path = syscall_arg(regs, 1, compat);
+		req.flags = syscall_arg(regs, 2, compat);
+		req.mode = syscall_arg(regs, 3, compat);
+		break;
+	case CLASS_OPENAT2:
+		req.dirfd = syscall_arg(regs, 0, compat);
+		req.user_path = syscall_arg(regs, 1, compat);
+		bpf_probe_read_user(&how, sizeof(how), (const void *)syscall_arg(regs, 2, compat));
+		req.flags = req.file ? true_access(req.file, how.flags) : how.flags;
+		req.mode = how.mode;
+		req.resolve = how.resolve;
+		break;
+	default:
+		req.flags = syscall_arg(regs, 2, compat);
+	}
+	report(&req, 0);
+	return 0;
+}
+
+/* A file that went into the ring's own table instead of the process's. */
+static __always_inline const struct file *direct_file(const struct io_ring_ctx *ring, __u32 slot)
+{
+	struct io_rsrc_node **nodes, *node = NULL;
+
+	if (!bpf_core_field_exists(node->file_ptr) || slot >= BPF_CORE_READ(ring, file_table.data.nr))
+		return NULL;
+	nodes = BPF_CORE_READ(ring, file_table.data.nodes);
+	bpf_probe_read_kernel(&node, sizeof(node), nodes + slot);
+	return node ? (const struct file *)(BPF_CORE_READ(node, file_ptr) & ~7ul) : NULL;
+}
+
+/* The second argument is the request in every kernel that has io_kiocb.cmd; later arguments differ. */
+SEC("tp_btf/io_uring_complete")
+int BPF_PROG(on_io_uring_complete, void *ring, const struct io_kiocb *io)
+{
+	char comm[TASK_COMM_LEN] __attribute__((aligned(8)));
+	struct request req = { .dirfd = AT_FDCWD, .via = VIA_IO_URING };
+	const struct io_open *open;
+	__u32 slot;
+	__u8 opcode;
+
+	if (!io) /* a completion without a request */
+		return 0;
+	opcode = BPF_CORE_READ(io, opcode);
+	if (opcode != IORING_OP_OPENAT && opcode != IORING_OP_OPENAT2)
+		return 0;
+	req.ret = BPF_CORE_READ(io, cqe.res);
+	if (cfg_errors_only && req.ret >= 0)
+		return 0;
+	/* The task that asked, not the worker that may have done it. */
+	if (bpf_core_field_exists(io->tctx) && bpf_core_field_exists(((struct io_uring_task *)0)->task) &&
+	    !bpf_core_field_exists(io->task))
+		req.task = BPF_CORE_READ(io, tctx, task);
+	else
+		req.task = BPF_CORE_READ(io, task);
+	if (!req.task || !pid_passes(BPF_CORE_READ(req.task, tgid)) || !uid_passes(BPF_CORE_READ(req.task, cred, uid.val)))
+		return 0;
+	if (cfg_comm_count) {
+		task_comm(comm, req.task);
+		if (!comm_passes(comm))
+			return 0;
+	}
+	if (!cgroup_passes(req.task))
+		return 0;
+
+	open = (const void *)io + bpf_core_field_offset(struct io_kiocb, cmd);
+	req.flags = BPF_CORE_READ(open, how.flags);
+	req.mode = BPF_CORE_READ(open, how.mode);
+	req.nr = opcode == IORING_OP_OPENAT ? cfg_openat_nr : cfg_openat2_nr;
+	slot = BPF_CORE_READ(open, file_slot);
+	if (slot) {
+		req.via = VIA_IO_URING_DIRECT;
+		if (slot == IORING_FILE_INDEX_ALLOC)
+			slot = req.ret;
+		else
+			slot--;
+		if (req.ret >= 0) {
+			req.file = direct_file(BPF_CORE_READ(io, ctx), slot);
+			req.ret = slot;
+		}
+	} else if (req.ret >= 0) {
+		req.file = file_of(req.task, req.ret);
+	}
+	report(&req, 1);
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
