@@ -30,20 +30,23 @@ static __always_inline bool in_compat_syscall(void)
 	return BPF_CORE_READ(task, thread_info.flags) & (1ul << ARM64_TIF_32BIT);
 }
 
-/* The number of the call that these saved registers belong to; -1 when a tracer or seccomp cancelled it. */
+/*
+ * The number of the call that these saved registers belong to; -1 when a tracer or seccomp cancelled it. Registers are read
+ * without a helper call: regs must be a tp_btf program's own argument.
+ */
 static __always_inline long syscall_nr(const struct pt_regs *regs)
 {
 	const struct pt_regs___x86 *x86 = (const void *)regs;
 	const struct pt_regs___arm64 *arm64 = (const void *)regs;
 
 	if (bpf_core_field_exists(x86->orig_ax))
-		return (long)BPF_CORE_READ(x86, orig_ax);
-	return BPF_CORE_READ(arm64, syscallno);
+		return (long)x86->orig_ax;
+	return arm64->syscallno;
 }
 
 /* Argument 0 to 5 of the call; n must be a constant. Registers keep the arguments up to the exit tracepoint. */
 #define SYSCALL_ARG_X86(x86, compat, native_reg, compat_reg)                                                           \
-	((compat) ? (__u32)BPF_CORE_READ(x86, compat_reg) : BPF_CORE_READ(x86, native_reg))
+	((compat) ? (__u32)(x86)->compat_reg : (x86)->native_reg)
 
 static __always_inline __u64 syscall_arg(const struct pt_regs *regs, int n, bool compat)
 {
@@ -51,7 +54,7 @@ static __always_inline __u64 syscall_arg(const struct pt_regs *regs, int n, bool
 	const struct pt_regs___arm64 *arm64 = (const void *)regs;
 
 	if (!bpf_core_field_exists(x86->orig_ax))
-		return n ? BPF_CORE_READ(arm64, regs[n]) : BPF_CORE_READ(arm64, orig_x0);
+		return n ? arm64->regs[n] : arm64->orig_x0;
 	switch (n) {
 	case 0:
 		return SYSCALL_ARG_X86(x86, compat, di, bx);

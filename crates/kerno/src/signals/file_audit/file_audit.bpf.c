@@ -157,7 +157,7 @@ struct io_open {
 } CORE;
 
 /* One open, whichever way it was made. */
-struct request {
+struct open_request {
 	const struct task_struct *task;
 	const struct file *file; /* what it opened, or NULL */
 	__u64 user_path; /* 0: it has none, or none that can be read */
@@ -197,9 +197,10 @@ static __always_inline void read_path(struct path *path, const struct path *from
 }
 
 /* Fills s->head; returns the kind of path it is. */
-static __always_inline __u8 make_path(struct path_scratch *s, const struct request *req, __u8 *truncated)
+static __always_inline __u8 make_path(struct path_scratch *s, const struct open_request *req, __u8 *truncated)
 {
-	const struct fs_struct *fs = BPF_CORE_READ(req->task, fs);
+	const struct task_struct *task = req->task;
+	const struct fs_struct *fs = BPF_CORE_READ(task, fs);
 	const struct file *base = NULL;
 	struct path root, from = {};
 	__u8 kind = PATH_UNKNOWN;
@@ -237,7 +238,7 @@ static __always_inline __u8 make_path(struct path_scratch *s, const struct reque
 			if (req->dirfd == AT_FDCWD) {
 				read_path(&from, &fs->pwd);
 			} else {
-				base = file_of(req->task, req->dirfd);
+				base = file_of(task, req->dirfd);
 				if (base)
 					read_path(&from, &base->f_path);
 			}
@@ -301,7 +302,7 @@ static __always_inline bool prefix_passes(const struct path_scratch *s, __u8 kin
 	return true;
 }
 
-static __always_inline void report(const struct request *req, __u32 program)
+static __always_inline void report(const struct open_request *req, __u32 program)
 {
 	struct path_scratch *s = bpf_map_lookup_elem(&scratch, &program);
 	const struct task_struct *task = req->task;
@@ -350,11 +351,12 @@ SEC("tp_btf/sys_exit")
 int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 {
 	__u32 nr = (__u32)syscall_nr(regs) & ~X32_SYSCALL_BIT;
-	struct request req = { .dirfd = AT_FDCWD, .via = VIA_SYSCALL };
+	struct open_request req = { .dirfd = AT_FDCWD, .via = VIA_SYSCALL };
 	struct open_how how = {};
 	__u8 class;
 	bool compat;
 
+	OPAQUE(nr);
 	if (nr >= MAX_SYSCALLS)
 		return 0;
 	class = cfg_classes[nr];
@@ -422,7 +424,8 @@ SEC("tp_btf/io_uring_complete")
 int BPF_PROG(on_io_uring_complete, void *ring, const struct io_kiocb *io)
 {
 	char comm[TASK_COMM_LEN] __attribute__((aligned(8)));
-	struct request req = { .dirfd = AT_FDCWD, .via = VIA_IO_URING };
+	struct open_request req = { .dirfd = AT_FDCWD, .via = VIA_IO_URING };
+	const struct task_struct *task;
 	const struct io_open *open;
 	__u32 slot;
 	__u8 opcode;
@@ -436,21 +439,21 @@ int BPF_PROG(on_io_uring_complete, void *ring, const struct io_kiocb *io)
 	if (cfg_errors_only && req.ret >= 0)
 		return 0;
 	/* The task that asked, not the worker that may have done it. */
-	if (bpf_core_field_exists(io->tctx) && bpf_core_field_exists(((struct io_uring_task *)0)->task) &&
-	    !bpf_core_field_exists(io->task))
-		req.task = BPF_CORE_READ(io, tctx, task);
+	if (bpf_core_field_exists(io->task))
+		task = BPF_CORE_READ(io, task);
 	else
-		req.task = BPF_CORE_READ(io, task);
-	if (!req.task || !pid_passes(BPF_CORE_READ(req.task, tgid)) || !uid_passes(BPF_CORE_READ(req.task, cred, uid.val)))
+		task = BPF_CORE_READ(io, tctx, task);
+	if (!task || !pid_passes(BPF_CORE_READ(task, tgid)) || !uid_passes(BPF_CORE_READ(task, cred, uid.val)))
 		return 0;
 	if (cfg_comm_count) {
-		task_comm(comm, req.task);
+		task_comm(comm, task);
 		if (!comm_passes(comm))
 			return 0;
 	}
-	if (!cgroup_passes(req.task))
+	if (!cgroup_passes(task))
 		return 0;
 
+	req.task = task;
 	open = (const void *)io + bpf_core_field_offset(struct io_kiocb, cmd);
 	req.flags = BPF_CORE_READ(open, how.flags);
 	req.mode = BPF_CORE_READ(open, how.mode);
@@ -467,7 +470,7 @@ int BPF_PROG(on_io_uring_complete, void *ring, const struct io_kiocb *io)
 			req.ret = slot;
 		}
 	} else if (req.ret >= 0) {
-		req.file = file_of(req.task, req.ret);
+		req.file = file_of(task, req.ret);
 	}
 	report(&req, 1);
 	return 0;
