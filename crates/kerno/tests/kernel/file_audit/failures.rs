@@ -1,4 +1,4 @@
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use kerno::file_audit::PathKind;
@@ -82,6 +82,7 @@ fn another_user_is_told_by_its_id_and_refused_by_name() {
     const NOBODY: u32 = 65534;
     let (_guard, dir) = folder();
     std::fs::write(dir.join("secret"), "").unwrap();
+    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o700)).unwrap();
     let (events, seen) = audit(|log, _| {
         // SAFETY: changes this process only.
         unsafe { assert_eq!((libc::setgid(NOBODY), libc::setuid(NOBODY)), (0, 0)) };
