@@ -1,7 +1,10 @@
 //! Developer commands: `cargo xtask --help`.
 
+#[cfg(feature = "bench")]
 mod bench;
 mod bpf;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -20,14 +23,46 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
-    /// Measure, and print ratios (as root; build with --release: cargo run --release -p xtask -- bench ...)
+    /// Measure, as root, and print ratios
+    #[cfg(feature = "bench")]
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Measure, as root, and print ratios: syscall, ring, idle
+    #[cfg(not(feature = "bench"))]
+    #[command(disable_help_flag = true)]
+    Bench {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
 }
 
-fn main() -> anyhow::Result<()> {
-    match Args::parse().command {
+fn main() -> ExitCode {
+    let result = match Args::parse().command {
         Command::Bpf { check } => bpf::run(check),
+        #[cfg(feature = "bench")]
         Command::Bench(bench) => bench::run(&bench),
+        #[cfg(not(feature = "bench"))]
+        Command::Bench { args } => run_optimised("bench", &args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
     }
+}
+
+/// Runs this program again, optimised and with what the command needs built in.
+#[cfg(not(feature = "bench"))]
+fn run_optimised(command: &str, args: &[String]) -> anyhow::Result<()> {
+    let cargo = |args: &[&str]| -> anyhow::Result<()> {
+        let status = std::process::Command::new(env!("CARGO")).args(args).status()?;
+        anyhow::ensure!(status.success(), "cargo {} failed", args.join(" "));
+        Ok(())
+    };
+    cargo(&["build", "--quiet", "--release", "--package", "kerno-cli"])?;
+    let mut all = vec!["run", "--quiet", "--release", "--package", "xtask", "--features", "bench", "--", command];
+    all.extend(args.iter().map(String::as_str));
+    cargo(&all)
 }

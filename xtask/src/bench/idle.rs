@@ -6,10 +6,7 @@ use anyhow::{Context, ensure};
 
 pub(super) fn run(watch: Duration) -> anyhow::Result<()> {
     let kerno = std::env::current_exe()?.with_file_name("kerno");
-    ensure!(
-        kerno.exists(),
-        "build it first: cargo build --release, and run this with cargo run --release -p xtask -- bench idle"
-    );
+    ensure!(kerno.exists(), "{} is not built", kerno.display());
     let mut child = Command::new(&kerno)
         .args(["trace", "all", "--pid", "4000000", "--output", "json"])
         .stdin(Stdio::null())
