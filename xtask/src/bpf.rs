@@ -72,6 +72,7 @@ fn compile(library: &Path, source: &str, object: &Path) -> anyhow::Result<()> {
     run_tool(Command::new(STRIP).arg("-g").arg(object))
 }
 
+#[cfg(feature = "bench")]
 /// Compiles a source that is not a signal's (a benchmark's) and returns the object.
 pub(crate) fn compile_to_temp(source: &Path) -> anyhow::Result<Vec<u8>> {
     let object = std::env::temp_dir().join(format!("kerno-{}.bpf.o", std::process::id()));

@@ -38,6 +38,7 @@ pub(crate) struct Btf {
 }
 
 /// A member of a struct, in bytes.
+#[cfg(test)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Member {
     pub(crate) name: String,
