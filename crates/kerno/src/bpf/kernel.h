@@ -18,6 +18,10 @@
 
 typedef __u32 kuid_val;
 
+typedef struct {
+	int counter;
+} CORE atomic_t;
+
 struct kernfs_node {
 	__u64 id; /* a plain u64 since 5.5; the cgroup id that user space sees */
 } CORE;
@@ -63,11 +67,12 @@ struct task_struct {
 	int pid;
 	int tgid;
 	unsigned int flags;
+	__u64 start_time; /* CLOCK_MONOTONIC, in nanoseconds */
 	char comm[16];
 	const struct cred *cred;
-	struct css_set *cgroups;
 	struct fs_struct *fs;
 	struct files_struct *files;
+	struct css_set *cgroups;
 } CORE;
 
 #endif

@@ -113,5 +113,6 @@ macro_rules! signals {
 
 signals! {
     syscall_latency: SyscallLatency = "syscall_latency", SyscallEvent, SyscallLatencyLoader, "syscall";
+    tcp_monitor: TcpMonitor = "tcp_monitor", TcpEvent, TcpMonitorLoader, "tcp";
     file_audit: FileAudit = "file_audit", FileEvent, FileAuditLoader, "file";
 }

@@ -82,20 +82,6 @@ const volatile __u64 cfg_path_prefix[MAX_FILENAME_LEN / 8] = {};
 #define IORING_OP_OPENAT2 28
 #define IORING_FILE_INDEX_ALLOC (~0u)
 
-struct file {
-	unsigned int f_mode;
-	struct path f_path; /* in an anonymous union since 6.16 */
-} CORE;
-
-struct fdtable {
-	unsigned int max_fds;
-	struct file **fd;
-} CORE;
-
-struct files_struct {
-	struct fdtable *fdt;
-} CORE;
-
 struct fs_struct {
 	struct path root;
 	struct path pwd;
@@ -178,17 +164,6 @@ struct {
 	__type(key, __u32);
 	__type(value, struct path_scratch);
 } scratch SEC(".maps");
-
-static __always_inline const struct file *file_of(const struct task_struct *task, __s32 fd)
-{
-	const struct fdtable *fdt = BPF_CORE_READ(task, files, fdt);
-	const struct file *file = NULL;
-
-	if (fd < 0 || (__u32)fd >= BPF_CORE_READ(fdt, max_fds))
-		return NULL;
-	bpf_probe_read_kernel(&file, sizeof(file), BPF_CORE_READ(fdt, fd) + fd);
-	return file;
-}
 
 static __always_inline void read_path(struct path *path, const struct path *from)
 {

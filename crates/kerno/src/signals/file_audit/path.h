@@ -7,7 +7,7 @@
 #define KERNO_FILE_AUDIT_PATH_H
 
 #include "event.h"
-#include "kernel.h"
+#include "files.h"
 
 /* Both are limits of the kernel itself, for one name and (with its NUL) for a whole path. */
 #define NAME_BYTES 255
@@ -27,8 +27,6 @@ struct qstr {
 struct hlist_bl_node {
 	struct hlist_bl_node **pprev;
 } CORE;
-
-struct dentry;
 
 struct dentry_operations {
 	char *(*d_dname)(struct dentry *, char *, int);
@@ -54,11 +52,6 @@ struct mount {
 	struct mount *mnt_parent;
 	struct dentry *mnt_mountpoint;
 	struct vfsmount mnt;
-} CORE;
-
-struct path {
-	struct vfsmount *mnt;
-	struct dentry *dentry;
 } CORE;
 
 enum walk_end {
