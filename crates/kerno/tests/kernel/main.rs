@@ -7,3 +7,4 @@ mod file_audit;
 mod support;
 
 mod syscall_latency;
+mod tcp_monitor;

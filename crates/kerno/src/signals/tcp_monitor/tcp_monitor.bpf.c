@@ -432,7 +432,7 @@ int BPF_PROG(on_tcp_probe, struct sock *sk)
 	struct tcp_event *event;
 	struct conn *conn;
 	struct flow flow;
-	__u64 now;
+	__u64 now, last;
 
 	if (cfg_errors_only)
 		return 0;
@@ -440,7 +440,10 @@ int BPF_PROG(on_tcp_probe, struct sock *sk)
 	if (!conn || !(conn->flags & CONN_PASSES))
 		return 0;
 	now = bpf_ktime_get_ns();
-	if (conn->rtt_ns && now - conn->rtt_ns < cfg_rtt_interval_ns)
+	last = conn->rtt_ns;
+	if (!last && !(conn->flags & CONN_OWNED)) /* it may still be accepted */
+		last = conn->established_ns;
+	if (last && now - last < cfg_rtt_interval_ns)
 		return 0;
 	if (!BPF_CORE_READ((const struct tcp_sock *)sk, srtt_us)) /* nothing measured yet */
 		return 0;

@@ -1,0 +1,188 @@
+//! Each filter, applied in the kernel: what it refuses is never emitted.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+
+use kerno::tcp_monitor::TcpEventType;
+use kerno::{Filter, TcpEvent, TcpMonitorLoader};
+
+use super::closed_port;
+use super::net::{
+    cgroup_mount, child_in_namespace, connected, events_of, expect_end, of_type, reset_on_close, set_comm, settle,
+};
+use crate::support::{Child, Link, Run, options, pid};
+
+/// Three connections, both ends in one process: three connects, three accepts, six closes.
+fn three_connections() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    for _ in 0..3 {
+        let (client, mut server) = connected(&listener);
+        drop(client);
+        expect_end(&mut server);
+    }
+    settle();
+}
+
+fn a_child(before: impl FnOnce()) -> Child {
+    child_in_namespace(|_: &mut Link| {
+        before();
+        three_connections();
+    })
+}
+
+/// Runs the children under a filter. Everything that was emitted counts, whatever namespace it is of.
+fn emitted(filter: Filter, children: &mut [&mut Child]) -> Vec<TcpEvent> {
+    let run = Run::start(TcpMonitorLoader::new(options(filter)));
+    for child in children {
+        child.run();
+    }
+    events_of(run, |_| true)
+}
+
+/// Only this process's three connections were emitted, and all of them.
+fn expect_only(events: &[TcpEvent], pid: u32) {
+    let count = |event_type| of_type(events, event_type).len();
+    let counts = [TcpEventType::Connect, TcpEventType::Accept, TcpEventType::Close].map(count);
+    assert_eq!(counts, [3, 3, 6]);
+    assert!(events.iter().all(|event| event.pid == pid), "{events:#?}");
+}
+
+#[test]
+fn pids() {
+    let (mut wanted, mut other) = (a_child(|| {}), a_child(|| {}));
+    expect_only(&emitted(pid(wanted.pid), &mut [&mut wanted, &mut other]), wanted.pid);
+}
+
+#[test]
+fn comms() {
+    let mut wanted = a_child(|| set_comm(c"kerno tcp yes"));
+    let mut other = a_child(|| set_comm(c"kerno tcp no"));
+    let filter = Filter { comms: vec!["kerno tcp yes".into()], ..Filter::default() };
+    expect_only(&emitted(filter, &mut [&mut wanted, &mut other]), wanted.pid);
+}
+
+#[test]
+fn uids() {
+    const UID: u32 = 54_321;
+    // SAFETY: no memory is involved; the child has one thread.
+    let mut wanted = a_child(|| assert_eq!(unsafe { libc::setuid(UID) }, 0));
+    let mut other = a_child(|| {});
+    let events = emitted(Filter { uids: vec![UID], ..Filter::default() }, &mut [&mut wanted, &mut other]);
+    expect_only(&events, wanted.pid);
+    assert!(events.iter().all(|event| event.uid() == Some(UID)));
+}
+
+/// A cgroup that is removed at the end; whoever is in it must have ended.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn new(path: PathBuf) -> Self {
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn take(&self, pid: u32) {
+        std::fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn cgroups_and_those_below_created_later() {
+    let path = PathBuf::from(cgroup_mount()).join(format!("kerno-tcp-{}", std::process::id()));
+    let above = Cgroup::new(path.clone());
+    let filter = Filter { cgroups: vec![path.clone()], ..Filter::default() };
+    let run = Run::start(TcpMonitorLoader::new(options(filter)));
+    let below = Cgroup::new(path.join("below"));
+    let (mut wanted, mut other) = (a_child(|| {}), a_child(|| {}));
+    below.take(wanted.pid);
+    wanted.run();
+    other.run();
+    let events = events_of(run, |_| true);
+    drop((below, above));
+    expect_only(&events, wanted.pid);
+}
+
+#[test]
+fn ports_at_either_end() {
+    let mut child = child_in_namespace(|link| {
+        link.wait();
+        for port in [20_011, 20_021] {
+            let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+            for _ in 0..3 {
+                let (client, mut server) = connected(&listener);
+                drop(client);
+                expect_end(&mut server);
+            }
+        }
+        settle();
+    });
+    child.go();
+    let namespace = child.heard();
+    let filter = Filter { ports: vec![20_021], ..Filter::default() };
+    let run = Run::start(TcpMonitorLoader::new(options(filter)));
+    child.run();
+    let events = events_of(run, |event| u64::from(event.netns) == namespace && event.event_type != TcpEventType::Rtt);
+    expect_only(&events, child.pid);
+    assert_eq!(events.iter().filter(|event| event.src_port == 20_021).count() * 2, events.len());
+    assert_eq!(events.iter().filter(|event| event.dst_port == 20_021).count() * 2, events.len());
+}
+
+#[test]
+fn errors_only() {
+    let mut child = child_in_namespace(|_| {
+        three_connections();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (client, mut server) = connected(&listener);
+        reset_on_close(&client);
+        drop(client);
+        assert!(std::io::Read::read(&mut server, &mut [0]).is_err());
+        drop(server);
+        drop(start_connect_refused());
+        settle();
+    });
+    let filter = Filter { errors_only: true, ..pid(child.pid) };
+    let events = emitted(filter, &mut [&mut child]);
+    let mut types: Vec<_> = events.iter().map(|event| event.event_type.name()).collect();
+    types.sort_unstable();
+    // The reset as sent and as received, the close it caused, the refused connect.
+    assert_eq!(types, ["close", "connect_failed", "reset", "reset"]);
+}
+
+fn start_connect_refused() -> std::io::Error {
+    std::net::TcpStream::connect(closed_port("127.0.0.1")).unwrap_err()
+}
+
+#[test]
+fn its_own_process_is_left_out_unless_asked_for() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    for exclude_self in [true, false] {
+        let filter = Filter { ports: vec![port], ..Filter::default() };
+        let mut options = options(filter);
+        options.exclude_self = exclude_self;
+        let run = Run::start(TcpMonitorLoader::new(options));
+        let (client, mut server) = connected(&listener);
+        drop(client);
+        expect_end(&mut server);
+        drop(server);
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        let events = events_of(run, |event| event.event_type != TcpEventType::Rtt);
+        assert_eq!(events.len(), if exclude_self { 0 } else { 4 }, "{events:#?}");
+        assert!(events.iter().all(|event| event.pid == std::process::id()));
+    }
+}
+
+#[test]
+fn impossible_filters_are_refused() {
+    let load = |filter| kerno::Loader::load(&mut TcpMonitorLoader::new(options(filter))).unwrap_err().reason();
+    let many = Filter { ports: (1..=17).collect(), ..Filter::default() };
+    assert!(load(many).contains("port: 17 values given, at most 16"));
+    let misfit = Filter { syscalls: vec!["read".into()], ..Filter::default() };
+    assert!(load(misfit).contains("filter syscall does not fit tcp_monitor"));
+}
