@@ -70,7 +70,7 @@ wire_enum! {
 wire_enum! {
     /// Who opened a connection.
     pub enum TcpDirection {
-        /// Not known: it was there before the signal was loaded.
+        /// Not known: it began before the signal was loaded and was busy or closing then, or the event is no connection's.
         Unknown = 0, "unknown";
         /// This end.
         Outgoing = 1, "outgoing";

@@ -15,6 +15,7 @@
 #define TCP_SYN_SENT 2
 #define TCP_SYN_RECV 3
 #define TCP_CLOSE 7
+#define TCP_CLOSE_WAIT 8
 #define TCP_LISTEN 10
 #define TCP_NEW_SYN_RECV 12
 
@@ -68,6 +69,9 @@ struct tcp_sock {
 	__u64 bytes_sent;
 	__u64 bytes_retrans;
 	__u64 bytes_received;
+	__u64 bytes_acked;
+	__u32 snd_una;
+	__u32 snd_nxt;
 	__u32 srtt_us; /* eight times the smoothed round trip */
 	__u32 total_retrans;
 } CORE;

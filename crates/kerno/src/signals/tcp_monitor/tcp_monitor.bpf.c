@@ -137,7 +137,8 @@ static __always_inline struct conn *conn_new(const struct sock *sk, __u64 start_
 	return bpf_map_lookup_elem(&conns, &key);
 }
 
-static __always_inline void conn_learn_owner(struct conn *conn, const struct task_struct *task)
+/* Not inlined: five callers, and the cgroup walk is long. */
+static __noinline void conn_learn_owner(struct conn *conn, const struct task_struct *task)
 {
 	bool passes;
 
@@ -161,10 +162,12 @@ static __always_inline bool held_by_current(const struct sock *sk)
 	return BPF_CORE_READ(sk, sk_lock.owned) && !(BPF_CORE_READ(current_task(), flags) & PF_KTHREAD);
 }
 
-static __always_inline bool port_passes(const struct flow *flow)
+static __noinline bool port_passes(__u32 src_port, __u32 dst_port)
 {
-	return !cfg_port_count || listed_u32(cfg_ports, cfg_port_count, MAX_FILTER_PORTS, flow->src_port) ||
-	       listed_u32(cfg_ports, cfg_port_count, MAX_FILTER_PORTS, flow->dst_port);
+	for (__u32 i = 0; i < MAX_FILTER_PORTS && i < cfg_port_count; i++)
+		if (cfg_ports[i] == src_port || cfg_ports[i] == dst_port)
+			return true;
+	return false;
 }
 
 /* A record with owner and addresses filled in; NULL when the filters refuse it or the ring is full. */
@@ -174,7 +177,9 @@ static __always_inline struct tcp_event *event_begin(__u8 type, __u64 now, const
 	bool failed = type == EVENT_RETRANSMIT || type == EVENT_RESET || type == EVENT_CONNECT_FAILED || error;
 	struct tcp_event *event;
 
-	if (!(conn->flags & CONN_PASSES) || (cfg_errors_only && !failed) || !port_passes(flow))
+	if (!(conn->flags & CONN_PASSES) || (cfg_errors_only && !failed))
+		return NULL;
+	if (cfg_port_count && !port_passes(flow->src_port, flow->dst_port))
 		return NULL;
 	event = event_reserve(struct tcp_event);
 	if (!event)
@@ -530,6 +535,27 @@ struct bpf_iter__task_file {
 } CORE;
 
 /*
+ * Who opened a connection that we did not see opening? Acknowledged bytes include the SYN of the end that opened, and not
+ * the SYN of the other end, whose count begins at the child's birth. The socket is not locked here: when it was in use
+ * meanwhile, or is closing (FINs count too), the answer is that we do not know.
+ */
+static __always_inline __u32 direction_from_sequence(const struct sock *sk, __u8 state)
+{
+	const struct tcp_sock *tcp = (const struct tcp_sock *)sk;
+	__u64 sent = BPF_CORE_READ(tcp, bytes_sent), acked = BPF_CORE_READ(tcp, bytes_acked);
+	__u32 in_flight = BPF_CORE_READ(tcp, snd_nxt) - BPF_CORE_READ(tcp, snd_una);
+	__u64 not_data = acked + in_flight - (sent - BPF_CORE_READ(tcp, bytes_retrans));
+
+	if (state == TCP_SYN_SENT)
+		return DIRECTION_OUTGOING;
+	if (state != TCP_ESTABLISHED && state != TCP_CLOSE_WAIT)
+		return DIRECTION_UNKNOWN;
+	if (sent != BPF_CORE_READ(tcp, bytes_sent) || acked != BPF_CORE_READ(tcp, bytes_acked) || not_data > 1)
+		return DIRECTION_UNKNOWN;
+	return not_data ? DIRECTION_OUTGOING : DIRECTION_INCOMING;
+}
+
+/*
  * Sockets that were open when we attached. Several processes may hold one (fork): the oldest of them is the nearest to
  * who opened it.
  */
@@ -553,7 +579,7 @@ int on_task_file(struct bpf_iter__task_file *ctx)
 		return 0;
 	conn = conn_of(sk);
 	if (!conn)
-		conn = conn_new(sk, 0, state == TCP_SYN_SENT ? DIRECTION_OUTGOING : DIRECTION_UNKNOWN);
+		conn = conn_new(sk, 0, direction_from_sequence(sk, state));
 	if (!conn)
 		return 0;
 	since = BPF_CORE_READ(task, start_time);

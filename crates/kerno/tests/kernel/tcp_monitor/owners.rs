@@ -34,13 +34,14 @@ fn sockets_from_before_have_their_owner() {
             let (mut server, _) = listener.accept().unwrap();
             worker.tell(0);
             worker.wait();
-            receive(&mut server, 1234);
+            receive(&mut server, 1 + 1234);
             send(&mut server, 77);
             expect_end(&mut server);
         });
         worker.go();
         let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
         assert_eq!(worker.heard(), 0);
+        send(&mut client, 1);
         link.tell(0);
         link.wait();
         worker.go();
@@ -61,8 +62,9 @@ fn sockets_from_before_have_their_owner() {
         assert_eq!(close.pid, if server { worker } else { child.pid });
         assert_eq!(close.comm(), if server { "before worker" } else { "before client" });
         let bytes = (close.bytes_sent, close.bytes_received);
-        assert_eq!(bytes, if server { (77, 1234) } else { (1234, 77) });
-        assert_eq!((close.duration_ns, close.direction), (0, TcpDirection::Unknown));
+        assert_eq!(bytes, if server { (77, 1235) } else { (1235, 77) });
+        assert_eq!(close.duration_ns, 0);
+        assert_eq!(close.direction, if server { TcpDirection::Incoming } else { TcpDirection::Outgoing });
     }
     assert!(events.iter().all(|event| event.pid == worker || event.pid == child.pid));
     assert!(!of_type(&events, TcpEventType::Rtt).is_empty());
