@@ -4,6 +4,7 @@ mod filters;
 mod loss;
 mod net;
 mod owners;
+mod uring;
 
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};

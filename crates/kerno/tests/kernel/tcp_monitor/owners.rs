@@ -10,6 +10,7 @@ use super::net::{
     child_in_namespace, connected, events_of, expect_end, observe_in_namespace, of_type, receive, reset_on_close, send,
     set_comm, settle,
 };
+use super::uring;
 use crate::support::{Child, Run, options};
 
 /// Loads while the child waits (its namespace told, its sockets made), then lets it go on to its end.
@@ -159,4 +160,37 @@ fn a_connection_reset_before_it_was_accepted_is_its_accepters_once_it_is() {
     let told: Vec<_> = of_server.iter().map(|event| (event.event_type, event.pid)).collect();
     let expected = [(TcpEventType::Reset, 0), (TcpEventType::Close, 0), (TcpEventType::Accept, child.pid)];
     assert_eq!(told, expected);
+}
+
+#[test]
+fn a_connection_accepted_through_io_uring_is_its_readers() {
+    let mut child = child_in_namespace(|link| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut worker = Child::new(|_| {
+            let mut server = uring::accept(&listener);
+            for _ in 0..2 {
+                receive(&mut server, 10);
+                send(&mut server, 10);
+            }
+            expect_end(&mut server);
+        });
+        worker.go();
+        let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        for _ in 0..2 {
+            send(&mut client, 10);
+            receive(&mut client, 10);
+        }
+        drop(client);
+        assert_eq!(worker.wait(), 0);
+        settle();
+        link.tell(u64::from(port));
+        link.tell(u64::from(worker.pid));
+    });
+    let events = observe_in_namespace(Filter::default(), &mut child);
+    let (port, worker) = (child.heard(), u32::try_from(child.heard()).unwrap());
+    let of_server: Vec<_> = events.iter().filter(|event| u64::from(event.src_port) == port).collect();
+    let told: Vec<_> = of_server.iter().map(|event| (event.event_type, event.pid)).collect();
+    // No accept; the second request comes after the first read, and its round trip is the reader's.
+    assert_eq!(told, [(TcpEventType::Rtt, worker), (TcpEventType::Close, worker)]);
 }
