@@ -203,7 +203,7 @@ macro_rules! wire_enum {
 
             #[allow(clippy::manual_range_patterns, reason = "the values are listed one by one")]
             pub(crate) const fn valid(byte: u8) -> bool {
-                matches!(byte, $($value)|+)
+                $(byte == $value)||+
             }
         }
 
