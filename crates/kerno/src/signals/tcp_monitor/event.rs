@@ -203,7 +203,7 @@ impl TcpEvent {
 const fn ip(family: TcpFamily, addr: [u8; 16]) -> IpAddr {
     match family {
         TcpFamily::Ipv4 => IpAddr::V4(Ipv4Addr::new(addr[0], addr[1], addr[2], addr[3])),
-        TcpFamily::Ipv6 => IpAddr::V6(Ipv6Addr::from_octets(addr)),
+        TcpFamily::Ipv6 => IpAddr::V6(Ipv6Addr::from_bits(u128::from_be_bytes(addr))),
     }
 }
 

@@ -9,7 +9,7 @@
  * cost    one hash look-up for each segment received and for each recv(); for each system call of the machine the
  *         kernel's slow path for traced calls and, where it does not fail, one comparison
  * not     MPTCP's own sockets (their subflows are seen); accepts through io_uring (the connection itself is seen);
- *         bytes and times from before it attached
+ *         when connections began that were open before it attached
  *
  * Most of this runs in softirq, where the current task is whoever was interrupted. Whose a socket is gets learnt where
  * the current task is known to act on that very socket, and is remembered: in connect(), at the end of accept(), or
@@ -22,6 +22,7 @@
 #include "files.h"
 #include "syscall.h"
 #include "sock.h"
+#include "conn.h"
 
 #define EVENT_CONNECT 1
 #define EVENT_CLOSE 2
@@ -31,15 +32,9 @@
 #define EVENT_RESET 6
 #define EVENT_CONNECT_FAILED 7
 
-#define DIRECTION_UNKNOWN 0
-#define DIRECTION_OUTGOING 1
-#define DIRECTION_INCOMING 2
-
 #define RESET_NONE 0
 #define RESET_BY_US 1
 #define RESET_BY_PEER 2
-
-#define UID_UNKNOWN ((__u32)-1)
 
 struct tcp_event {
 	__u64 timestamp_ns;
@@ -71,7 +66,6 @@ ASSERT_RECORD(struct tcp_event, 136);
 KEEP_LAYOUT(struct tcp_event);
 
 #define MAX_FILTER_PORTS 16
-#define MAX_CONNECTIONS 65536
 
 const volatile __u32 cfg_port_count = 0;
 const volatile __u32 cfg_ports[MAX_FILTER_PORTS] = {};
@@ -80,87 +74,6 @@ const volatile __u8 cfg_retransmit_has_err = 0; /* tcp_retransmit_skb tells of f
 /* accept, accept4; then accept, accept4, socketcall of the 32-bit table */
 const volatile __u32 cfg_accept_nrs[2] = { ~0u, ~0u };
 const volatile __u32 cfg_compat_accept_nrs[3] = { ~0u, ~0u, ~0u };
-
-#define CONN_OWNED 1 /* the owner is known */
-#define CONN_SEEDED 2 /* it was found in a descriptor table at load */
-#define CONN_ACCEPTED 4
-#define CONN_PASSES 8 /* the filters on the owner let it through */
-
-struct conn {
-	__u64 start_ns; /* the first SYN, 0 when not seen */
-	__u64 established_ns; /* 0 when not seen */
-	__u64 rtt_ns; /* the last round-trip event */
-	__u64 owner_since_ns; /* seeded: start of the owner */
-	__u64 cgroup_id;
-	__u32 pid;
-	__u32 uid;
-	__u32 flags;
-	__u32 direction;
-	char comm[TASK_COMM_LEN];
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_CONNECTIONS);
-	__type(key, __u64);
-	__type(value, struct conn);
-} conns SEC(".maps");
-
-static __always_inline struct conn *conn_of(const struct sock *sk)
-{
-	__u64 key = (__u64)sk;
-
-	return bpf_map_lookup_elem(&conns, &key);
-}
-
-static __always_inline void conn_init(struct conn *conn)
-{
-	__builtin_memset(conn, 0, sizeof(*conn));
-	conn->uid = UID_UNKNOWN;
-	/* A filter on the owner is met by a known owner only. */
-	if (!cfg_pid_count && !cfg_uid_count && !cfg_comm_count && !cfg_cgroup_count)
-		conn->flags = CONN_PASSES;
-}
-
-static __always_inline struct conn *conn_new(const struct sock *sk, __u64 start_ns, __u32 direction)
-{
-	__u64 key = (__u64)sk;
-	struct conn conn;
-
-	conn_init(&conn);
-	conn.start_ns = start_ns;
-	conn.direction = direction;
-	if (bpf_map_update_elem(&conns, &key, &conn, BPF_ANY)) {
-		count_untracked();
-		return NULL;
-	}
-	return bpf_map_lookup_elem(&conns, &key);
-}
-
-/* Not inlined: five callers, and the cgroup walk is long. */
-static __noinline void conn_learn_owner(struct conn *conn, const struct task_struct *task)
-{
-	bool passes;
-
-	conn->pid = BPF_CORE_READ(task, tgid);
-	conn->uid = BPF_CORE_READ(task, cred, uid.val);
-	conn->cgroup_id = task_cgroup_id(task);
-	task_comm(conn->comm, task);
-	passes = pid_passes(conn->pid) && uid_passes(conn->uid) && comm_passes(conn->comm) && cgroup_passes(task);
-	conn->flags = (conn->flags & ~CONN_PASSES) | CONN_OWNED | (passes ? CONN_PASSES : 0);
-}
-
-#define PF_KTHREAD 0x00200000 /* include/linux/sched.h */
-
-/*
- * Softirqs and timers leave a socket alone whose lock a task holds (its packets wait in the backlog, which that task
- * works off), so in a hook that runs under the socket's lock a held lock means: the current task holds it, in a call
- * on this socket. Kernel threads close what others opened (delayed fput) and are not taken for owners.
- */
-static __always_inline bool held_by_current(const struct sock *sk)
-{
-	return BPF_CORE_READ(sk, sk_lock.owned) && !(BPF_CORE_READ(current_task(), flags) & PF_KTHREAD);
-}
 
 static __noinline bool port_passes(__u32 src_port, __u32 dst_port)
 {

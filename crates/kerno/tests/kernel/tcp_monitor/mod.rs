@@ -46,7 +46,7 @@ fn make_connections(link: &mut crate::support::Link, listen: &str, connect: IpAd
             let (mut stream, _) = listener.accept().unwrap();
             receive(&mut stream, payload(i).0);
             send(&mut stream, payload(i).1);
-            if i % 2 == 0 {
+            if i.is_multiple_of(2) {
                 expect_end(&mut stream);
             }
         }
@@ -108,7 +108,7 @@ fn check_connection(
     assert_eq!((closes[0].bytes_sent, closes[0].bytes_received), (to_server as u64, to_client as u64));
     assert_eq!((closes[1].bytes_sent, closes[1].bytes_received), (to_client as u64, to_server as u64));
     // Whoever closes first waits for the other's FIN; the other for the last ACK.
-    let (first, last) = if i % 2 == 0 { (closes[0], closes[1]) } else { (closes[1], closes[0]) };
+    let (first, last) = if i.is_multiple_of(2) { (closes[0], closes[1]) } else { (closes[1], closes[0]) };
     assert_eq!((first.state, last.state), (TcpState::FinWait2, TcpState::LastAck));
     for close in closes {
         assert!(close.duration_ns > 0 && close.timestamp_ns - close.duration_ns > known.start_ns, "{close}");
