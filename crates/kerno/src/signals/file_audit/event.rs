@@ -51,7 +51,7 @@ pub struct FileEvent {
     pub tid: u32,
     /// Real user id of the caller.
     pub uid: u32,
-    /// The flags it asked for (open(2)).
+    /// The flags it asked for (open(2)). On 64-bit hosts `io_uring` adds `O_LARGEFILE`.
     pub flags: u32,
     /// The file descriptor, or a negative errno.
     pub ret: i32,
@@ -99,8 +99,8 @@ impl FileEvent {
         (self.ret >= 0 && self.via != OpenVia::IoUringDirect).then_some(self.ret)
     }
 
-    /// The positive error number when it failed. One above 511 never reached the caller: a signal interrupted the call and the kernel
-    /// starts it again.
+    /// The positive error number when it failed. One above 511 is the kernel's own: a signal interrupted the call, and the caller
+    /// sees `EINTR`, or nothing because the kernel makes the call again.
     pub fn errno(&self) -> Option<i32> {
         (self.ret < 0).then(|| self.ret.saturating_neg())
     }
@@ -265,6 +265,7 @@ mod tests {
         assert_eq!(failed.to_string(), "O_RDONLY              ENOENT   /no/such");
         assert!(failed.failed());
         assert_eq!((failed.fd(), failed.errno()), (None, Some(2)));
+        assert_eq!(FileEvent { ret: -512, ..failed }.to_string(), "O_RDONLY              ERESTARTSYS  /no/such");
         assert_eq!(FileEvent { ret: i32::MIN, ..failed }.errno(), Some(i32::MAX));
         let shown = |event: FileEvent| event.to_string().split_off(31);
         assert_eq!(shown(FileEvent { truncated: true, ..opened }), "/etc/passwd...");

@@ -177,7 +177,8 @@ static __always_inline __u8 make_path(struct path_scratch *s, const struct open_
 	const struct task_struct *task = req->task;
 	const struct fs_struct *fs = BPF_CORE_READ(task, fs);
 	const struct file *base = NULL;
-	struct path root, from = {};
+	struct path root = {}, from = {};
+	struct step step;
 	__u8 kind = PATH_UNKNOWN;
 	enum walk_end end;
 	char first = 0;
@@ -186,7 +187,6 @@ static __always_inline __u8 make_path(struct path_scratch *s, const struct open_
 
 	__builtin_memset(s->head, 0, MAX_FILENAME_LEN);
 	s->tail_at = PATH_BYTES;
-	read_path(&root, &fs->root);
 
 	if (req->file) {
 		read_path(&from, &req->file->f_path);
@@ -196,9 +196,9 @@ static __always_inline __u8 make_path(struct path_scratch *s, const struct open_
 				prepend(s, " (deleted)", 10, false);
 		} else if (is_shmem(from.dentry)) {
 			prepend(s, " (deleted)", 10, false);
-			prepend_name(s, from.dentry);
-			from.dentry = root.dentry;
-			from.mnt = root.mnt;
+			read_step(&step, from.dentry);
+			prepend_name(s, &step);
+			from.dentry = NULL; /* that is all of it */
 			kind = PATH_RESOLVED;
 		}
 	}
@@ -223,6 +223,7 @@ static __always_inline __u8 make_path(struct path_scratch *s, const struct open_
 	}
 
 	if (from.dentry) {
+		read_path(&root, &fs->root);
 		end = walk_up(s, &from, &root);
 		if (end != WALK_WHOLE) {
 			*truncated = end == WALK_CUT;
@@ -243,7 +244,7 @@ static __always_inline __u8 make_path(struct path_scratch *s, const struct open_
 		s->head[len++] = '/';
 
 	if (first && len < MAX_FILENAME_LEN) {
-		if (first != '/' && kind == PATH_REQUESTED)
+		if (first != '/' && (len || kind == PATH_REQUESTED))
 			s->head[len++ & (MAX_FILENAME_LEN - 1)] = '/';
 		OPAQUE(len);
 		/* More than there is room for, to tell an exact fit from a cut. */
@@ -283,6 +284,7 @@ static __always_inline void report(const struct open_request *req, __u32 program
 	const struct task_struct *task = req->task;
 	struct file_event *event;
 	__u8 truncated = 0, kind;
+	__u64 pid_tgid;
 
 	if (!s)
 		return;
@@ -293,10 +295,20 @@ static __always_inline void report(const struct open_request *req, __u32 program
 	if (!event)
 		return;
 	event->timestamp_ns = bpf_ktime_get_ns();
-	event->cgroup_id = task_cgroup_id(task);
-	event->pid = BPF_CORE_READ(task, tgid);
-	event->tid = BPF_CORE_READ(task, pid);
-	event->uid = BPF_CORE_READ(task, cred, uid.val);
+	if (req->via == VIA_SYSCALL) {
+		pid_tgid = bpf_get_current_pid_tgid();
+		event->cgroup_id = bpf_get_current_cgroup_id();
+		event->pid = pid_tgid >> 32;
+		event->tid = pid_tgid;
+		event->uid = bpf_get_current_uid_gid();
+		bpf_get_current_comm(event->comm, sizeof(event->comm));
+	} else {
+		event->cgroup_id = task_cgroup_id(task);
+		event->pid = BPF_CORE_READ(task, tgid);
+		event->tid = BPF_CORE_READ(task, pid);
+		event->uid = BPF_CORE_READ(task, cred, uid.val);
+		bpf_core_read_str(event->comm, sizeof(event->comm), &task->comm);
+	}
 	event->flags = req->flags;
 	event->ret = req->ret;
 	if (req->flags & (O_CREAT | O_TMPFILE_BIT))
@@ -306,7 +318,6 @@ static __always_inline void report(const struct open_request *req, __u32 program
 	event->via = req->via;
 	event->path_kind = kind;
 	event->truncated = truncated;
-	bpf_core_read_str(event->comm, sizeof(event->comm), &task->comm);
 	__builtin_memcpy(event->filename, s->head, sizeof(event->filename));
 	event_submit(event);
 }

@@ -21,7 +21,7 @@
 //! they were written.
 //!
 //! The first 255 bytes are kept, so that prefixes stay comparable; `truncated` marks longer ones. Of a path with more than 96 names
-//! and mount points, or of more than 4095 bytes, only the last part is known: it is [`PathKind::Relative`].
+//! and mount points, or of more than 4095 bytes, only the last names can be found: it is [`PathKind::Relative`].
 //!
 //! Where it differs from `/proc/PID/fd/N`: pipes and namespace files, opened again through `/proc`, have the requested path, not `pipe:[8]`.
 //! A file opened by a handle whose folders the kernel has not looked up yet has its name alone or no path, where `/proc` shows `/`.
@@ -30,13 +30,13 @@
 //!
 //! - Files that the kernel opens by itself: the program and the interpreter of an exec, core dumps, swap files.
 //! - Descriptors that come from elsewhere: sockets, pipes, `SCM_RIGHTS`, `pidfd_getfd`, and what was open before it was loaded.
-//! - Calls that seccomp refuses or a tracer cancels, and calls whose caller is killed inside them.
+//! - Calls that a tracer cancels, and calls whose caller is killed inside them. (Those that seccomp refuses with an error are seen.)
 //! - `io_uring` before Linux 6.0, its opens that ask for no completion (`IOSQE_CQE_SKIP_SUCCESS`), and the paths of its opens that failed.
 //!   The paths of those that go into the ring's own table (direct descriptors) are known from Linux 6.13 on.
 //! - If another thread closes or replaces the descriptor before the call has returned, the path is the one of the file found there.
 //! - A name string that is not in memory when a failed call returns: [`PathKind::Unknown`]. It was read a moment before, so this is rare.
 //!   The flags that `openat2` takes from memory are read then as well, except the access mode, which comes from the opened file.
-//! - A call that a signal interrupts and the kernel starts again gives two events, the first with error 512 (`ERESTARTSYS`).
+//! - A call that a signal interrupts has error 512 (`ERESTARTSYS`); when the kernel then makes it again, there are two events.
 //!
 //! # Compared with `opensnoop`
 //!

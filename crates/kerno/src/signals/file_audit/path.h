@@ -92,9 +92,38 @@ static __always_inline bool prepend(struct path_scratch *s, const void *text, __
 	return true;
 }
 
-static __always_inline bool prepend_name(struct path_scratch *s, const struct dentry *dentry)
+/* What a step of the walk needs of a dentry. */
+struct step {
+	const struct dentry *parent;
+	const unsigned char *name;
+	__u32 len;
+};
+
+#define DENTRY_BLOCK 40
+
+/* The fields lie side by side unless the kernel's layout is randomised: one read in place of three. */
+static __always_inline void read_step(struct step *step, const struct dentry *dentry)
 {
-	return prepend(s, BPF_CORE_READ(dentry, d_name.name), BPF_CORE_READ(dentry, d_name.len), true);
+	const __u32 parent = bpf_core_field_offset(struct dentry, d_parent);
+	const __u32 name = bpf_core_field_offset(struct dentry, d_name.name) - parent;
+	const __u32 len = bpf_core_field_offset(struct dentry, d_name.len) - parent;
+	char block[DENTRY_BLOCK] __attribute__((aligned(8)));
+
+	if (name <= DENTRY_BLOCK - 8 && len <= DENTRY_BLOCK - 4) {
+		bpf_probe_read_kernel(block, sizeof(block), (const void *)dentry + parent);
+		step->parent = *(const struct dentry **)block;
+		step->name = *(const unsigned char **)(block + name);
+		step->len = *(__u32 *)(block + len);
+	} else {
+		step->parent = BPF_CORE_READ(dentry, d_parent);
+		step->name = BPF_CORE_READ(dentry, d_name.name);
+		step->len = BPF_CORE_READ(dentry, d_name.len);
+	}
+}
+
+static __always_inline bool prepend_name(struct path_scratch *s, const struct step *step)
+{
+	return prepend(s, step->name, step->len, true);
 }
 
 static __always_inline const struct mount *real_mount(const struct vfsmount *mnt)
@@ -105,12 +134,13 @@ static __always_inline const struct mount *real_mount(const struct vfsmount *mnt
 /* Prepends the names from the dentry up to the root, exclusive, each with a slash before it. */
 static __always_inline enum walk_end walk_up(struct path_scratch *s, const struct path *from, const struct path *root)
 {
-	const struct dentry *dentry = from->dentry, *root_dentry = root->dentry, *parent, *top;
+	const struct dentry *dentry = from->dentry, *root_dentry = root->dentry, *top;
 	const struct vfsmount *mnt = from->mnt, *root_mnt = root->mnt;
 	const struct mount *mount, *above;
+	struct step step;
 
 	top = BPF_CORE_READ(mnt, mnt_root);
-	for (int step = 0; step < MAX_STEPS; step++) {
+	for (int i = 0; i < MAX_STEPS; i++) {
 		if (dentry == root_dentry && mnt == root_mnt)
 			return WALK_WHOLE;
 		if (dentry == top) {
@@ -123,12 +153,12 @@ static __always_inline enum walk_end walk_up(struct path_scratch *s, const struc
 			top = BPF_CORE_READ(mnt, mnt_root);
 			continue;
 		}
-		parent = BPF_CORE_READ(dentry, d_parent);
-		if (!parent || parent == dentry)
+		read_step(&step, dentry);
+		if (!step.parent || step.parent == dentry)
 			return WALK_DETACHED;
-		if (!prepend_name(s, dentry))
+		if (!prepend_name(s, &step))
 			return WALK_CUT;
-		dentry = parent;
+		dentry = step.parent;
 	}
 	return WALK_CUT;
 }

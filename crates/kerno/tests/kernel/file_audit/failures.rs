@@ -120,3 +120,56 @@ fn long_requests_are_cut_after_255_bytes() {
         assert_eq!(event.errno(), Some(errno));
     }
 }
+
+#[test]
+fn an_open_that_seccomp_refuses_is_a_failure_like_another() {
+    let (events, seen) = audit(|log, _| {
+        let statement =
+            |code: u32, k: u32, jf: u8| libc::sock_filter { code: u16::try_from(code).unwrap(), jt: 0, jf, k };
+        let open_nr = u32::try_from(libc::SYS_open).unwrap();
+        let refusal = libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned();
+        // struct seccomp_data starts with the number of the call.
+        let mut program = [
+            statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+            statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, open_nr, 1),
+            statement(libc::BPF_RET | libc::BPF_K, refusal, 0),
+            statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0),
+        ];
+        let filter = libc::sock_fprog { len: 4, filter: program.as_mut_ptr() };
+        // SAFETY: filter points to the four statements; affects this process only.
+        let result = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) };
+        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+        log.note(open("/etc/passwd", 0));
+        close(log.note(openat(libc::AT_FDCWD, "/etc/passwd", 0)));
+    });
+    assert_eq!(events.len(), 2);
+    assert_eq!((seen[0].ret, events[0].errno()), (-libc::EPERM, Some(libc::EPERM)));
+    assert!(events.iter().all(|event| event.path() == Path::new("/etc/passwd")));
+    assert_eq!(events[1].ret, seen[1].ret);
+}
+
+#[test]
+fn an_interrupted_open_has_the_kernels_own_error() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    let (_guard, dir) = folder();
+    let fifo = dir.join("fifo");
+    let (events, seen) = audit(|log, _| {
+        let name = super::c(&fifo);
+        // SAFETY: a C string; a handler that does nothing; a timer for this process.
+        unsafe {
+            assert_eq!(libc::mkfifo(name.as_ptr(), 0o600), 0);
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = nothing as *const () as usize;
+            assert_eq!(libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut()), 0);
+            let timer = libc::itimerval {
+                it_interval: libc::timeval { tv_sec: 0, tv_usec: 50_000 },
+                it_value: libc::timeval { tv_sec: 0, tv_usec: 50_000 },
+            };
+            assert_eq!(libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()), 0);
+        }
+        log.note(open(&fifo, libc::O_RDONLY));
+    });
+    assert_eq!((events.len(), seen[0].ret), (1, -libc::EINTR));
+    assert_eq!((events[0].errno(), events[0].path()), (Some(512), &*fifo));
+    assert!(events[0].to_string().contains("ERESTARTSYS"), "{}", events[0]);
+}

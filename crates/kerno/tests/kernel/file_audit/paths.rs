@@ -130,6 +130,14 @@ fn deeper_and_longer_than_can_be_followed_is_said_to_be_a_part() {
         }
         log.note(open("file", libc::O_CREAT | libc::O_WRONLY));
         log.note(open("missing", 0));
+        // As deep, but its last 96 names fit.
+        std::env::set_current_dir(&dir).unwrap();
+        for _ in 0..120 {
+            std::fs::create_dir("d").unwrap();
+            std::env::set_current_dir("d").unwrap();
+        }
+        log.note(open("file", libc::O_CREAT | libc::O_WRONLY));
+        log.note(open("missing", 0));
         // Longer than any path can be: 20 folders with long names.
         std::env::set_current_dir(&dir).unwrap();
         for _ in 0..20 {
@@ -138,7 +146,7 @@ fn deeper_and_longer_than_can_be_followed_is_said_to_be_a_part() {
         }
         log.note(open("file", libc::O_CREAT | libc::O_WRONLY));
     });
-    assert_eq!(events.len(), 3);
+    assert_eq!(events.len(), 5);
     assert!(events.iter().zip(&seen).all(|(event, seen)| event.ret == seen.ret));
     assert!(events.iter().all(|event| event.path_kind == PathKind::Relative && event.truncated));
     // The part that is told is right, and starts at a name.
@@ -147,7 +155,9 @@ fn deeper_and_longer_than_can_be_followed_is_said_to_be_a_part() {
     let at = link.find(part).unwrap();
     assert_eq!(link.as_bytes()[at - 1], b'/');
     assert!(!part.starts_with('/') && part.len() == 255 && link.len() > 255);
-    assert_eq!(&bytes(events[2].path())[..250], name.as_bytes());
+    assert_eq!(events[2].filename(), format!("{}file", "d/".repeat(95)));
+    assert_eq!(events[3].filename(), format!("{}missing", "d/".repeat(96)));
+    assert_eq!(&bytes(events[4].path())[..250], name.as_bytes());
 }
 
 #[test]
