@@ -4,7 +4,7 @@
 //! |---|---|
 //! | hooks | `tp_btf/sys_exit`; `tp_btf/io_uring_complete` for what `io_uring` opens (Linux 6.0) |
 //! | minimum kernel | 5.10 |
-//! | cost | an array slot for a call that opens nothing, beside the kernel's own slow path for traced calls; about 1 µs for an open that is reported, two small reads for each part of its path among it 
+//! | cost | an array slot for a call that opens nothing, beside the kernel's own slow path for traced calls; about 1 µs for an open that is reported, two small reads for each part of its path among it |
 //! | kernel memory | 10 KiB a CPU |
 //!
 //! Calls: `open`, `openat`, `openat2`, `creat`, `open_by_handle_at`, native and 32-bit. Cheap filters come first: an open that the
