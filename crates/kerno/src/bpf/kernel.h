@@ -61,17 +61,21 @@ struct thread_info {
 
 struct files_struct;
 struct fs_struct;
+struct signal_struct;
 
 struct task_struct {
 	struct thread_info thread_info;
+	int exit_state;
 	int pid;
 	int tgid;
 	unsigned int flags;
+	struct task_struct *group_leader;
 	__u64 start_time; /* CLOCK_MONOTONIC, in nanoseconds */
 	char comm[16];
 	const struct cred *cred;
 	struct fs_struct *fs;
 	struct files_struct *files;
+	struct signal_struct *signal;
 	struct css_set *cgroups;
 } CORE;
 

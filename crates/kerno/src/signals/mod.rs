@@ -114,5 +114,6 @@ macro_rules! signals {
 signals! {
     syscall_latency: SyscallLatency = "syscall_latency", SyscallEvent, SyscallLatencyLoader, "syscall";
     tcp_monitor: TcpMonitor = "tcp_monitor", TcpEvent, TcpMonitorLoader, "tcp";
+    fd_track: FdTrack = "fd_track", FdEvent, FdTrackLoader, "fd";
     file_audit: FileAudit = "file_audit", FileEvent, FileAuditLoader, "file";
 }

@@ -6,5 +6,8 @@
 mod file_audit;
 mod support;
 
+mod fd_track;
+mod fd_track_ends;
+mod fd_track_uring;
 mod syscall_latency;
 mod tcp_monitor;
