@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -29,6 +29,18 @@ impl Link {
     /// Tells the parent a number.
     pub fn tell(&mut self, value: u64) {
         self.report.write_all(&value.to_ne_bytes()).unwrap();
+    }
+
+    /// Closes what the child inherited, its standard files and this link apart: other tests run in the same process, so what it has
+    /// open at a fork is anyone's.
+    pub fn close_inherited(&self) {
+        let mut kept = [2, self.go.as_raw_fd().cast_unsigned(), self.report.as_raw_fd().cast_unsigned(), u32::MAX];
+        kept.sort_unstable();
+        for pair in kept.windows(2).filter(|pair| pair[1] - pair[0] > 1) {
+            let last = if pair[1] == u32::MAX { u32::MAX } else { pair[1] - 1 };
+            // SAFETY: in the child nothing else uses these descriptors.
+            assert_eq!(unsafe { libc::close_range(pair[0] + 1, last, 0) }, 0);
+        }
     }
 
     /// Waits for the parent's next [`Child::go`].
