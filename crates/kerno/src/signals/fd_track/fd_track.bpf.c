@@ -104,6 +104,7 @@ const volatile __u8 cfg_exec_at_entry = 0;
 #define IORING_OP_SOCKET 45
 #define IORING_OP_FIXED_FD_INSTALL 54
 #define IORING_OP_PIPE 62
+#define IORING_ACCEPT_MULTISHOT 1
 #define EBADF 9
 
 /* Commands of bpf(2) that return a descriptor: enum bpf_cmd of linux/bpf.h, where the headers may be older than the kernel. */
@@ -123,14 +124,17 @@ struct io_uring_task {
 	struct task_struct *task;
 } CORE;
 
+struct io_uring_cqe {
+	__u64 user_data;
+	__s32 res;
+} CORE;
+
 struct io_kiocb {
 	__u8 opcode;
 	struct task_struct *task; /* until 6.12 */
 	struct io_uring_task *tctx; /* since 6.12 */
-} CORE;
-
-struct io_uring_cqe {
-	__s32 res;
+	struct io_ring_ctx *ctx;
+	struct io_uring_cqe cqe; /* since 5.19 */
 } CORE;
 
 /* What a request is about lies at its beginning (since 6.0); a file_slot is a place in the ring's own table. */
@@ -139,6 +143,7 @@ struct io_open {
 } CORE;
 
 struct io_accept {
+	int iou_flags; /* since 6.3 */
 	__u32 file_slot;
 } CORE;
 
@@ -219,6 +224,19 @@ struct {
 	__type(key, struct dead_table);
 	__type(value, __u8);
 } dead_tables SEC(".maps");
+
+/* Requests that accept again and again: all but their last completion do not say which request they are of. */
+struct accepting {
+	__u64 ring;
+	__u64 user_data;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct accepting);
+	__type(value, __u8);
+} accepting SEC(".maps");
 
 /*
  * One event, about the task at that address or, with 0, the current one. Not inlined and not static: the verifier looks
@@ -798,6 +816,16 @@ static __always_inline const struct task_struct *submitter(const struct io_kiocb
 	return BPF_CORE_READ(request, tctx, task);
 }
 
+/* A request that accepted again and again ends. */
+static __always_inline void accepted_last(const struct io_kiocb *request)
+{
+	struct accepting key = {};
+
+	key.ring = (__u64)BPF_CORE_READ(request, ctx);
+	key.user_data = BPF_CORE_READ(request, cqe.user_data);
+	bpf_map_delete_elem(&accepting, &key);
+}
+
 static __always_inline void request_completed(const struct io_kiocb *request, int result)
 {
 	const struct task_struct *task;
@@ -807,9 +835,9 @@ static __always_inline void request_completed(const struct io_kiocb *request, in
 	__u32 how;
 	int fd = result;
 
-	if (!request)
-		return;
 	opcode = BPF_CORE_READ(request, opcode);
+	if (opcode == IORING_OP_ACCEPT)
+		accepted_last(request);
 	close = opcode == IORING_OP_CLOSE;
 	if (close ? result == -EBADF : result < 0)
 		return;
@@ -860,11 +888,28 @@ static __always_inline void request_completed(const struct io_kiocb *request, in
 		emit_stored((__u64)BPF_CORE_READ((const struct io_pipe *)request, fds), 2, how, -1, other);
 }
 
+/* One more connection of a request that goes on accepting. It is posted by the submitter itself. */
+static __always_inline void completed_without_request(void *ring, __u64 user_data, int result)
+{
+	struct accepting key = { .ring = (__u64)ring, .user_data = user_data };
+	struct table table;
+
+	if (result < 0 || !bpf_map_lookup_elem(&accepting, &key) || !current_passes(bpf_get_current_pid_tgid()))
+		return;
+	/* The number could be a dead ring's, given again. */
+	if (table_of(&table, current_task()) && table_has(&table, result))
+		emit_fd(result, HOW(OP_OPEN, SOURCE_IO_URING, 0), -1, 0);
+}
+
 SEC("tp_btf/io_uring_complete")
 int BPF_PROG(on_io_uring_complete, void *ring, struct io_kiocb *request, struct io_uring_cqe *entry)
 {
-	if (cfg_io_uring)
+	if (!cfg_io_uring)
+		return 0;
+	if (request)
 		request_completed(request, BPF_CORE_READ(entry, res));
+	else
+		completed_without_request(ring, BPF_CORE_READ(entry, user_data), BPF_CORE_READ(entry, res));
 	return 0;
 }
 
@@ -872,8 +917,31 @@ int BPF_PROG(on_io_uring_complete, void *ring, struct io_kiocb *request, struct 
 SEC("tp_btf/io_uring_complete")
 int BPF_PROG(on_io_uring_complete_in_pieces, void *ring, struct io_kiocb *request, __u64 user_data, int result)
 {
-	if (cfg_io_uring)
+	if (!cfg_io_uring)
+		return 0;
+	if (request)
 		request_completed(request, result);
+	else
+		completed_without_request(ring, user_data, result);
+	return 0;
+}
+
+/* Linux 6.3 */
+SEC("tp_btf/io_uring_submit_req")
+int BPF_PROG(on_io_uring_submit_req, struct io_kiocb *request)
+{
+	const struct io_accept *accept = (const void *)request;
+	struct accepting key = {};
+	__u8 one = 1;
+
+	if (!cfg_io_uring || BPF_CORE_READ(request, opcode) != IORING_OP_ACCEPT)
+		return 0;
+	if (!bpf_core_field_exists(accept->iou_flags) || BPF_CORE_READ(accept, file_slot) ||
+	    !(BPF_CORE_READ(accept, iou_flags) & IORING_ACCEPT_MULTISHOT))
+		return 0;
+	key.ring = (__u64)BPF_CORE_READ(request, ctx);
+	key.user_data = BPF_CORE_READ(request, cqe.user_data);
+	bpf_map_update_elem(&accepting, &key, &one, BPF_ANY);
 	return 0;
 }
 

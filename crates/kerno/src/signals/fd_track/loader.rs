@@ -101,6 +101,9 @@ impl Signal for FdTrack {
                 Some(7) => plan.attach("on_io_uring_complete_in_pieces", Hook::Tracepoint("io_uring_complete")),
                 _ => {}
             }
+            if host.tracepoint_arity("io_uring_submit_req") == Some(1) {
+                plan.attach("on_io_uring_submit_req", Hook::Tracepoint("io_uring_submit_req"));
+            }
         }
         Ok(())
     }
