@@ -746,8 +746,11 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 		return 0;
 	}
 	/* Whatever else close() returns, interrupted or failed to write: the descriptor is gone. */
-	if (kind == CALL_CLOSE ? ret == -EBADF : ret < 0)
+	if (kind == CALL_CLOSE ? ret == -EBADF : ret < 0) {
+		if (kind == CALL_IOCTL || kind == CALL_DUP2)
+			remembered(); /* frees the slot */
 		return 0;
+	}
 	if (!current_passes(bpf_get_current_pid_tgid()))
 		return 0;
 	if (kind == CALL_CLOSE) {
