@@ -4,10 +4,10 @@
  *
  * hooks   tp_btf/sys_exit for all that a call returns; tp_btf/sys_enter where what was there before the call matters
  *         (dup2, close_range, ioctl); sched_prepare_exec or the entry of execve, with sched_process_exec, for
- *         close-on-exec; sched_process_exit for what a process leaves open; io_uring_complete
- * key     thread id, direct-mapped, from entry to exit of dup2 and ioctl only; process id while it executes a program
- * cost    one table look-up a call for those that change no descriptor; ioctl takes a snapshot of one word
- * not     descriptors that read(2) of fanotify and userfaultfd gives; those a seccomp supervisor adds to another process;
+ *         close-on-exec; sched_process_exit for what a process leaves open; io_uring_complete and io_uring_submit_req
+ * key     thread id, direct-mapped, from entry to exit of dup2 and ioctl; process id while it executes a new program
+ * cost    one table look-up for a call that changes no descriptor; ioctl takes a snapshot of one word of the table
+ * not     descriptors that read(2) of fanotify and userfaultfd brings; those a seccomp supervisor adds to another process;
  *         io_uring requests that post no completion; the copy that fork and unshare make of a table is no event
  */
 #include "kernel.h"
