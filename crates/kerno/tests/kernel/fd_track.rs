@@ -1,10 +1,10 @@
 //! Every family of calls that gives a process descriptors or takes them away.
 
 use std::collections::BTreeSet;
-use std::ffi::{CStr, c_int, c_long};
+use std::ffi::{c_int, c_long};
 
 use kerno::fd_track::{FdOp, FdSource};
-use kerno::{FdEvent, FdTrackLoader, Filter, Loader};
+use kerno::{FdEvent, FdTrackLoader, Loader};
 
 use crate::support::{Child, Link, Run, monotonic_ns, options, pid};
 
@@ -209,7 +209,8 @@ fn sockets() {
                 assert_eq!(call(libc::SYS_getsockopt, &option), 0);
                 // SAFETY: peer was written behind the compiler's back.
                 log.opened("getsockopt", unsafe { std::ptr::read_volatile(&raw const peer) });
-                let option = [server.into(), libc::SOL_SOCKET.into(), libc::SO_ERROR.into(), address(&peer), address(&size)];
+                let option =
+                    [server.into(), libc::SOL_SOCKET.into(), libc::SO_ERROR.into(), address(&peer), address(&size)];
                 assert_eq!(call(libc::SYS_getsockopt, &option), 0);
                 log.close(server);
                 log.close(client);
@@ -302,7 +303,16 @@ fn processes() {
             let pidfd = -1 as c_int;
             let flags = c_long::from(libc::CLONE_PIDFD | libc::SIGCHLD);
             // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, ...
-            let args = [u64::from(libc::CLONE_PIDFD.cast_unsigned()), address(&pidfd) as u64, 0, 0, libc::SIGCHLD as u64, 0, 0, 0];
+            let args = [
+                u64::from(libc::CLONE_PIDFD.cast_unsigned()),
+                address(&pidfd) as u64,
+                0,
+                0,
+                libc::SIGCHLD as u64,
+                0,
+                0,
+                0,
+            ];
             for three in [false, true] {
                 let pid = if three {
                     call(libc::SYS_clone3, &[address(&args), 64])
@@ -314,7 +324,9 @@ fn processes() {
                     unsafe { libc::_exit(0) };
                 }
                 // SAFETY: pidfd was written behind the compiler's back.
-                log.opened(if three { "clone3" } else { "clone" }, unsafe { std::ptr::read_volatile(&raw const pidfd) });
+                log.opened(if three { "clone3" } else { "clone" }, unsafe {
+                    std::ptr::read_volatile(&raw const pidfd)
+                });
                 // SAFETY: waits for our own child.
                 assert_eq!(unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) }, pid);
             }
@@ -419,7 +431,8 @@ pub fn send(socket: c_int, fds: &[c_int]) {
     }
     let data = libc::iovec { iov_base: c"x".as_ptr().cast_mut().cast(), iov_len: 1 };
     // struct msghdr: name, its length, vectors, their count, control, its length, flags.
-    let header = [0u64, 0, address(&data) as u64, 1, address(&control) as u64, 16 + bytes.next_multiple_of(8) as u64, 0];
+    let header =
+        [0u64, 0, address(&data) as u64, 1, address(&control) as u64, 16 + bytes.next_multiple_of(8) as u64, 0];
     assert_eq!(call(libc::SYS_sendmsg, &[socket.into(), address(&header), 0]), 1);
 }
 
@@ -499,108 +512,4 @@ fn descriptors_sent_through_sockets() {
             }
         }
     });
-}
-
-#[test]
-fn filters_work_in_the_kernel() {
-    let work = |link: &mut Link| {
-        link.close_inherited();
-        link.tell(0);
-        link.wait();
-        let name = CStr::from_bytes_with_nul(b"kerno-fd-test\0").unwrap();
-        assert_eq!(call(libc::SYS_prctl, &[libc::PR_SET_NAME.into(), address(name)]), 0);
-        for _ in 0..TIMES {
-            let fd = call(libc::SYS_dup, &[0]);
-            assert_eq!(call(libc::SYS_close, &[fd.into()]), 0);
-        }
-        // SAFETY: no pointers; only the test's child changes its user.
-        assert_eq!(unsafe { libc::setresuid(4242, 4242, 4242) }, 0);
-        for _ in 0..TIMES {
-            let fd = call(libc::SYS_eventfd2, &[0, 0]);
-            assert_eq!(call(libc::SYS_close, &[fd.into()]), 0);
-        }
-    };
-    let count = |change: &dyn Fn(&mut Filter)| {
-        let mut child = Child::new(work);
-        child.go();
-        assert_eq!(child.heard(), 0, "it is ready");
-        let mut filter = pid(child.pid);
-        change(&mut filter);
-        let run = Run::start(FdTrackLoader::new(options(filter)));
-        child.run();
-        decode(run).len()
-    };
-    // Standard files and the two ends of the link to the parent.
-    let at_exit = 5;
-    let all = 4 * TIMES + at_exit;
-    assert_eq!(count(&|_| {}), all);
-    assert_eq!(count(&|filter| filter.pids = vec![1]), 0);
-    assert_eq!(count(&|filter| filter.comms = vec!["kerno-fd-test".into()]), all);
-    assert_eq!(count(&|filter| filter.comms = vec!["kerno-fd-tes".into()]), 0);
-    assert_eq!(count(&|filter| filter.uids = vec![4242]), 2 * TIMES + at_exit);
-    assert_eq!(count(&|filter| filter.uids = vec![0]), 2 * TIMES);
-    assert_eq!(count(&|filter| filter.cgroups = vec!["/".into()]), all);
-    assert_eq!(count(&|filter| filter.syscalls = vec!["dup".into()]), TIMES);
-    assert_eq!(count(&|filter| filter.syscalls = vec!["dup".into(), "close".into()]), 3 * TIMES);
-    assert_eq!(count(&|filter| filter.syscalls = vec!["exit_group".into()]), at_exit);
-    assert_eq!(count(&|filter| filter.syscalls = vec!["read".into()]), 0);
-    let nonsense = Filter { syscalls: vec!["nonsense".into()], ..Filter::default() };
-    let error = FdTrackLoader::new(options(nonsense)).load().unwrap_err();
-    assert!(error.reason().contains("no such system call"), "{error}");
-}
-
-/// A cgroup that is removed again.
-struct Cgroup(std::path::PathBuf);
-
-impl Cgroup {
-    fn new(path: std::path::PathBuf) -> Self {
-        std::fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir(&self.0);
-    }
-}
-
-#[test]
-fn a_cgroup_filter_takes_in_what_is_created_below_it_later() {
-    let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
-    let mount = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2")).expect("cgroup v2 is mounted");
-    let root = std::path::Path::new(mount.split(' ').nth(1).unwrap());
-    let above = Cgroup::new(root.join(format!("kerno-fd-{}", std::process::id())));
-    let filter = Filter { cgroups: vec![above.0.clone()], ..Filter::default() };
-    let work = |_: &mut Link| {
-        for _ in 0..TIMES {
-            assert!(call(libc::SYS_dup, &[0]) > 0);
-        }
-    };
-    let (mut inside, mut outside) = (Child::new(work), Child::new(work));
-    let run = Run::start(FdTrackLoader::new(options(filter)));
-    let below = Cgroup::new(above.0.join("later"));
-    std::fs::write(below.0.join("cgroup.procs"), inside.pid.to_string()).unwrap();
-    inside.run();
-    outside.run();
-    let events = decode(run);
-    let id = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&below.0).unwrap());
-    assert!(events.iter().all(|event| event.pid == inside.pid && event.cgroup_id == id));
-    assert_eq!(events.iter().filter(|event| event.call() == Some("dup")).count(), TIMES);
-    drop((below, above));
-}
-
-#[test]
-fn this_process_is_left_out_unless_asked_for() {
-    for exclude_self in [true, false] {
-        let filter = Filter { syscalls: vec!["epoll_create1".into()], ..pid(std::process::id()) };
-        let options = kerno::Options { filter, exclude_self, ..kerno::Options::default() };
-        let run = Run::start(FdTrackLoader::new(options));
-        let fd = call(libc::SYS_epoll_create1, &[0]);
-        let tid = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
-        let mine: Vec<_> = decode(run).into_iter().filter(|event| event.tid == tid && event.fd == fd).collect();
-        // SAFETY: our own, just made.
-        unsafe { libc::close(fd) };
-        assert_eq!(mine.is_empty(), exclude_self);
-    }
 }

@@ -335,7 +335,8 @@ fn a_table_that_processes_share_closes_with_the_last() {
     assert!(dups.iter().all(|dup| after.contains(&dup.fd)));
     let others: BTreeSet<_> = dups.iter().map(|dup| dup.pid).collect();
     assert!(!events.iter().any(|e| e.op == FdOp::Close && others.contains(&e.pid)));
-    let closes: BTreeSet<_> = events.iter().filter(|e| pids.contains(&e.pid) && e.source == FdSource::Exit).map(|e| e.fd).collect();
+    let closes: BTreeSet<_> =
+        events.iter().filter(|e| pids.contains(&e.pid) && e.source == FdSource::Exit).map(|e| e.fd).collect();
     assert_eq!(closes, after);
 }
 

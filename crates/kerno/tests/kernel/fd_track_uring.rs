@@ -145,7 +145,8 @@ fn connections() {
         let mut name = [0u8; 110];
         name[0] = libc::AF_UNIX as u8;
         name[3..11].copy_from_slice(&monotonic_ns().to_ne_bytes());
-        let make = |flags, kind| Request { opcode: SOCKET, flags, fd: libc::AF_UNIX, off: kind as u64, ..Request::default() };
+        let make =
+            |flags, kind| Request { opcode: SOCKET, flags, fd: libc::AF_UNIX, off: kind as u64, ..Request::default() };
         let listener = log.opened("io_uring", ring.run(make(0, libc::SOCK_STREAM)));
         assert_eq!(call(libc::SYS_bind, &[listener.into(), address(&name), 11]), 0);
         assert_eq!(call(libc::SYS_listen, &[listener.into(), 50]), 0);
@@ -161,7 +162,8 @@ fn connections() {
         // One request, many connections.
         ring.submit(Request { ioprio: 1, user_data: 77, ..accept(0) });
         for _ in 0..TIMES {
-            let client = log.opened("socket", call(libc::SYS_socket, &[libc::AF_UNIX.into(), libc::SOCK_STREAM.into(), 0]));
+            let client =
+                log.opened("socket", call(libc::SYS_socket, &[libc::AF_UNIX.into(), libc::SOCK_STREAM.into(), 0]));
             connect(client);
             log.opened("io_uring", ring.complete());
         }
@@ -181,7 +183,10 @@ fn descriptors_in_messages() {
                 send(pair[0], &vec![0; count]);
                 let message = Received::new();
                 let addr = address(&message.header) as u64;
-                assert_eq!(ring.run(Request { opcode: RECVMSG, flags, fd: pair[1], addr, len: 1, ..Request::default() }), 1);
+                assert_eq!(
+                    ring.run(Request { opcode: RECVMSG, flags, fd: pair[1], addr, len: 1, ..Request::default() }),
+                    1
+                );
                 for fd in message.rights(0) {
                     log.opened("io_uring", fd);
                 }

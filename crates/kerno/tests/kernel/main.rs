@@ -8,6 +8,7 @@ mod support;
 
 mod fd_track;
 mod fd_track_ends;
+mod fd_track_filters;
 mod fd_track_uring;
 mod syscall_latency;
 mod tcp_monitor;

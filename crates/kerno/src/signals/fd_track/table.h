@@ -5,6 +5,8 @@
 
 #include "files.h"
 
+#define EBADF 9
+
 /* How much of a table is walked: 65,536 descriptors. What lies beyond is counted as untracked. */
 #define MAX_WALK_WORDS 1024
 

@@ -1,0 +1,112 @@
+//! The filters of `fd_track`, each against the kernel.
+
+use std::ffi::CStr;
+
+use kerno::{FdTrackLoader, Filter, Loader};
+
+use crate::fd_track::{TIMES, address, call, decode};
+use crate::support::{Child, Link, Run, options, pid};
+
+#[test]
+fn filters_work_in_the_kernel() {
+    let work = |link: &mut Link| {
+        link.close_inherited();
+        link.tell(0);
+        link.wait();
+        let name = CStr::from_bytes_with_nul(b"kerno-fd-test\0").unwrap();
+        assert_eq!(call(libc::SYS_prctl, &[libc::PR_SET_NAME.into(), address(name)]), 0);
+        for _ in 0..TIMES {
+            let fd = call(libc::SYS_dup, &[0]);
+            assert_eq!(call(libc::SYS_close, &[fd.into()]), 0);
+        }
+        // SAFETY: no pointers; only the test's child changes its user.
+        assert_eq!(unsafe { libc::setresuid(4242, 4242, 4242) }, 0);
+        for _ in 0..TIMES {
+            let fd = call(libc::SYS_eventfd2, &[0, 0]);
+            assert_eq!(call(libc::SYS_close, &[fd.into()]), 0);
+        }
+    };
+    let count = |change: &dyn Fn(&mut Filter)| {
+        let mut child = Child::new(work);
+        child.go();
+        assert_eq!(child.heard(), 0, "it is ready");
+        let mut filter = pid(child.pid);
+        change(&mut filter);
+        let run = Run::start(FdTrackLoader::new(options(filter)));
+        child.run();
+        decode(run).len()
+    };
+    // Standard files and the two ends of the link to the parent.
+    let at_exit = 5;
+    let all = 4 * TIMES + at_exit;
+    assert_eq!(count(&|_| {}), all);
+    assert_eq!(count(&|filter| filter.pids = vec![1]), 0);
+    assert_eq!(count(&|filter| filter.comms = vec!["kerno-fd-test".into()]), all);
+    assert_eq!(count(&|filter| filter.comms = vec!["kerno-fd-tes".into()]), 0);
+    assert_eq!(count(&|filter| filter.uids = vec![4242]), 2 * TIMES + at_exit);
+    assert_eq!(count(&|filter| filter.uids = vec![0]), 2 * TIMES);
+    assert_eq!(count(&|filter| filter.cgroups = vec!["/".into()]), all);
+    assert_eq!(count(&|filter| filter.syscalls = vec!["dup".into()]), TIMES);
+    assert_eq!(count(&|filter| filter.syscalls = vec!["dup".into(), "close".into()]), 3 * TIMES);
+    assert_eq!(count(&|filter| filter.syscalls = vec!["exit_group".into()]), at_exit);
+    assert_eq!(count(&|filter| filter.syscalls = vec!["read".into()]), 0);
+    let nonsense = Filter { syscalls: vec!["nonsense".into()], ..Filter::default() };
+    let error = FdTrackLoader::new(options(nonsense)).load().unwrap_err();
+    assert!(error.reason().contains("no such system call"), "{error}");
+}
+
+/// A cgroup that is removed again.
+struct Cgroup(std::path::PathBuf);
+
+impl Cgroup {
+    fn new(path: std::path::PathBuf) -> Self {
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn a_cgroup_filter_takes_in_what_is_created_below_it_later() {
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+    let mount = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2")).expect("cgroup v2 is mounted");
+    let root = std::path::Path::new(mount.split(' ').nth(1).unwrap());
+    let above = Cgroup::new(root.join(format!("kerno-fd-{}", std::process::id())));
+    let filter = Filter { cgroups: vec![above.0.clone()], ..Filter::default() };
+    let work = |_: &mut Link| {
+        for _ in 0..TIMES {
+            assert!(call(libc::SYS_dup, &[0]) > 0);
+        }
+    };
+    let (mut inside, mut outside) = (Child::new(work), Child::new(work));
+    let run = Run::start(FdTrackLoader::new(options(filter)));
+    let below = Cgroup::new(above.0.join("later"));
+    std::fs::write(below.0.join("cgroup.procs"), inside.pid.to_string()).unwrap();
+    inside.run();
+    outside.run();
+    let events = decode(run);
+    let id = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&below.0).unwrap());
+    assert!(events.iter().all(|event| event.pid == inside.pid && event.cgroup_id == id));
+    assert_eq!(events.iter().filter(|event| event.call() == Some("dup")).count(), TIMES);
+    drop((below, above));
+}
+
+#[test]
+fn this_process_is_left_out_unless_asked_for() {
+    for exclude_self in [true, false] {
+        let filter = Filter { syscalls: vec!["epoll_create1".into()], ..pid(std::process::id()) };
+        let options = kerno::Options { filter, exclude_self, ..kerno::Options::default() };
+        let run = Run::start(FdTrackLoader::new(options));
+        let fd = call(libc::SYS_epoll_create1, &[0]);
+        let tid = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
+        let mine: Vec<_> = decode(run).into_iter().filter(|event| event.tid == tid && event.fd == fd).collect();
+        // SAFETY: our own, just made.
+        unsafe { libc::close(fd) };
+        assert_eq!(mine.is_empty(), exclude_self);
+    }
+}
