@@ -102,6 +102,23 @@ static __always_inline bool cgroup_passes(const struct task_struct *task)
 	return false;
 }
 
+/* The shared filters on any task, cheapest first; the caller has its tgid by the cheapest way there is. */
+static __always_inline bool task_passes(const struct task_struct *task, __u32 tgid)
+{
+	char comm[TASK_COMM_LEN] __attribute__((aligned(8)));
+
+	if (!pid_passes(tgid))
+		return false;
+	if (cfg_uid_count && !uid_passes(BPF_CORE_READ(task, cred, uid.val)))
+		return false;
+	if (cfg_comm_count) {
+		task_comm(comm, task);
+		if (!comm_passes(comm))
+			return false;
+	}
+	return cgroup_passes(task);
+}
+
 static __always_inline const struct task_struct *current_task(void)
 {
 	return (const struct task_struct *)bpf_get_current_task();

@@ -68,6 +68,7 @@ struct task_struct {
 	int exit_state;
 	int pid;
 	int tgid;
+	unsigned int __state; /* `volatile long state` before 5.14: struct task_struct___pre_5_14 */
 	unsigned int flags;
 	struct task_struct *group_leader;
 	__u64 start_time; /* CLOCK_MONOTONIC, in nanoseconds */

@@ -33,13 +33,18 @@ static __always_inline struct start_slot *start_slot(__u32 tid)
 	return bpf_map_lookup_elem(&starts, &index);
 }
 
-static __always_inline void start_set(struct start_slot *slot, __u32 tid, __u32 data)
+static __always_inline void start_set_at(struct start_slot *slot, __u32 tid, __u32 data, __u64 ns)
 {
 	if (slot->ns && slot->tid != tid)
 		count_untracked();
 	slot->tid = tid;
 	slot->data = data;
-	slot->ns = bpf_ktime_get_ns();
+	slot->ns = ns;
+}
+
+static __always_inline void start_set(struct start_slot *slot, __u32 tid, __u32 data)
+{
+	start_set_at(slot, tid, data, bpf_ktime_get_ns());
 }
 
 /* For a thread that ends or whose call will never return. */

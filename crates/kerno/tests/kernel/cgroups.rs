@@ -1,0 +1,85 @@
+//! Cgroups of the tests' own.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// A cgroup that is removed at the end, also when the test panics; whoever is still in it is killed.
+pub struct Cgroup {
+    pub path: PathBuf,
+}
+
+/// Where the file system of this kind is mounted; for v1, with this controller.
+fn mount(kind: &str, controller: Option<&str>) -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    mounts.lines().find_map(|line| {
+        let fields: Vec<_> = line.split(' ').collect();
+        let has_controller = controller.is_none_or(|name| fields[3].split(',').any(|option| option == name));
+        (fields[2] == kind && has_controller).then(|| PathBuf::from(fields[1]))
+    })
+}
+
+/// Where the v2 hierarchy is mounted.
+pub fn v2_mount() -> PathBuf {
+    mount("cgroup2", None).expect("needs a cgroup v2 hierarchy")
+}
+
+impl Cgroup {
+    /// A new cgroup in `parent`, with a name that no other test has.
+    pub fn new(parent: &Path, name: &str) -> Self {
+        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let path = parent.join(format!("kerno-{name}-{}-{number}", std::process::id()));
+        fs::create_dir(&path).unwrap_or_else(|error| panic!("cannot make cgroup {}: {error}", path.display()));
+        Self { path }
+    }
+
+    /// A new cgroup whose processes may use this much memory and no swap, in whichever hierarchy has the memory controller.
+    pub fn with_memory(limit_bytes: u64, name: &str) -> Self {
+        if let Some(v1) = mount("cgroup", Some("memory")) {
+            let group = Self::new(&v1, name);
+            group.write("memory.limit_in_bytes", limit_bytes);
+            return group;
+        }
+        let root = v2_mount();
+        fs::write(root.join("cgroup.subtree_control"), "+memory").expect("needs the memory controller");
+        let group = Self::new(&root, name);
+        group.write("memory.max", limit_bytes);
+        if group.path.join("memory.swap.max").exists() {
+            group.write("memory.swap.max", 0);
+        }
+        group
+    }
+
+    pub fn write(&self, file: &str, value: u64) {
+        let path = self.path.join(file);
+        fs::write(&path, value.to_string()).unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
+    }
+
+    /// Moves a process into it.
+    pub fn add(&self, pid: u32) {
+        self.write("cgroup.procs", pid.into());
+    }
+
+    /// The id by which the kernel side knows it.
+    pub fn id(&self) -> u64 {
+        fs::metadata(&self.path).unwrap().ino()
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        // Its last process may still be on its way out.
+        while fs::remove_dir(&self.path).is_err() && Instant::now() < deadline {
+            for pid in fs::read_to_string(self.path.join("cgroup.procs")).unwrap_or_default().lines() {
+                if let Ok(pid) = pid.parse() {
+                    // SAFETY: a process of our own cgroup.
+                    unsafe { libc::kill(pid, libc::SIGKILL) };
+                }
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
