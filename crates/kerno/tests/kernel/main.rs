@@ -3,12 +3,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
-mod file_audit;
 mod support;
 
+mod cgroups;
 mod fd_track;
 mod fd_track_ends;
 mod fd_track_filters;
 mod fd_track_uring;
+mod file_audit;
+mod sched_delay;
 mod syscall_latency;
 mod tcp_monitor;

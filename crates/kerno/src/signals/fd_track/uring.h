@@ -76,22 +76,6 @@ struct {
 	__type(value, __u8);
 } accepting SEC(".maps");
 
-static __always_inline bool task_passes(const struct task_struct *task)
-{
-	char comm[TASK_COMM_LEN] __attribute__((aligned(8)));
-
-	if (!pid_passes(BPF_CORE_READ(task, tgid)))
-		return false;
-	if (cfg_uid_count && !uid_passes(BPF_CORE_READ(task, cred, uid.val)))
-		return false;
-	if (cfg_comm_count) {
-		task_comm(comm, task);
-		if (!comm_passes(comm))
-			return false;
-	}
-	return cgroup_passes(task);
-}
-
 /* The task that submitted the request: a worker or the ring's poller may complete it. */
 static __always_inline const struct task_struct *submitter(const struct io_kiocb *request)
 {
@@ -154,7 +138,7 @@ static __always_inline void request_completed(const struct io_kiocb *request, in
 	if (slot)
 		return;
 	task = submitter(request);
-	if (!task || !task_passes(task))
+	if (!task || !task_passes(task, BPF_CORE_READ(task, tgid)))
 		return;
 	other = (__u64)task;
 	how = HOW(close ? OP_CLOSE : OP_OPEN, SOURCE_IO_URING, 0);

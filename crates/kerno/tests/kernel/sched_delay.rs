@@ -1,0 +1,486 @@
+use std::time::Duration;
+
+use kerno::sched_delay::WaitReason;
+use kerno::{Filter, Options, SchedDelayLoader, SchedEvent};
+
+use crate::cgroups::{Cgroup, v2_mount};
+use crate::support::{Child, Link, Run, monotonic_ns, observe, options, pid};
+
+/// What the kernel's own accounting says of the calling thread, at a moment.
+#[derive(Clone, Copy, Debug)]
+struct Account {
+    tid: u32,
+    at_ns: u64,
+    /// Switches away because it blocked.
+    voluntary: u64,
+    /// Switches away although it could have run on.
+    involuntary: u64,
+    /// Second figure of `/proc/PID/task/TID/schedstat`.
+    run_delay_ns: u64,
+}
+
+impl Account {
+    /// Of the calling thread. Switches and time belong together: taken again until no switch came between.
+    fn take() -> Self {
+        let switches = || {
+            // SAFETY: the struct is writable and may be zero.
+            let usage = unsafe {
+                let mut usage: libc::rusage = std::mem::zeroed();
+                assert_eq!(libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage), 0);
+                usage
+            };
+            (usage.ru_nvcsw.cast_unsigned(), usage.ru_nivcsw.cast_unsigned())
+        };
+        // SAFETY: no arguments.
+        let tid = unsafe { libc::gettid() }.cast_unsigned();
+        loop {
+            let before = switches();
+            let at_ns = monotonic_ns();
+            let text = std::fs::read_to_string(format!("/proc/self/task/{tid}/schedstat")).unwrap();
+            if switches() == before {
+                let run_delay_ns = text.split(' ').nth(1).unwrap().parse().unwrap();
+                return Self { tid, at_ns, voluntary: before.0, involuntary: before.1, run_delay_ns };
+            }
+        }
+    }
+
+    fn tell(self, link: &mut Link) {
+        for value in [self.tid.into(), self.at_ns, self.voluntary, self.involuntary, self.run_delay_ns] {
+            link.tell(value);
+        }
+    }
+
+    fn hear(child: &mut Child) -> Self {
+        let mut next = || child.heard();
+        Self {
+            tid: u32::try_from(next()).unwrap(),
+            at_ns: next(),
+            voluntary: next(),
+            involuntary: next(),
+            run_delay_ns: next(),
+        }
+    }
+}
+
+/// A thread's accounts before and after its work.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    from: Account,
+    to: Account,
+}
+
+impl Span {
+    fn of(work: impl FnOnce()) -> Self {
+        let from = Account::take();
+        work();
+        Self { from, to: Account::take() }
+    }
+
+    fn tell(self, link: &mut Link) {
+        self.from.tell(link);
+        self.to.tell(link);
+    }
+
+    fn hear(child: &mut Child) -> Self {
+        Self { from: Account::hear(child), to: Account::hear(child) }
+    }
+
+    fn switches(&self) -> u64 {
+        self.to.voluntary - self.from.voluntary + self.to.involuntary - self.from.involuntary
+    }
+
+    /// The thread's events of that time.
+    fn events<'a>(&self, events: &'a [SchedEvent]) -> Vec<&'a SchedEvent> {
+        let times = self.from.at_ns..=self.to.at_ns;
+        events.iter().filter(|event| event.tid == self.from.tid && times.contains(&event.timestamp_ns)).collect()
+    }
+
+    /// Exactly one wait for each switch away from the thread, of the right kind, and together as long as the kernel's own sum.
+    fn assert_accounts_for(&self, events: &[SchedEvent]) {
+        let events = self.events(events);
+        let count = |reason| events.iter().filter(|event| event.reason == reason).count() as u64;
+        assert_eq!(
+            count(WaitReason::Wakeup),
+            self.to.voluntary - self.from.voluntary,
+            "waits after sleeping: {self:?}"
+        );
+        assert_eq!(count(WaitReason::Preempted), self.to.involuntary - self.from.involuntary, "preempted: {self:?}");
+        assert_eq!(count(WaitReason::New), 0);
+        let sum: u64 = events.iter().map(|event| event.runq_delay_ns).sum();
+        let kernel = self.to.run_delay_ns - self.from.run_delay_ns;
+        // The kernel reads the run queue's clock a little before each hook, and not again for a switch that a wake-up asked for:
+        // that switch happens, for its sum, when the wake-up did.
+        let slack = 1_000 * events.len() as u64 + kernel / 50 + 4_000_000;
+        assert!(sum.abs_diff(kernel) <= slack, "{} waits sum up to {sum} ns, schedstat says {kernel}", events.len());
+    }
+}
+
+fn allowed_cpus() -> Vec<usize> {
+    // SAFETY: the set is writable and of the size given; its bits are read within it.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        assert_eq!(libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set), 0);
+        (0..libc::CPU_SETSIZE as usize).filter(|cpu| libc::CPU_ISSET(*cpu, &set)).collect()
+    }
+}
+
+/// The last CPU this process may use.
+fn one_cpu() -> usize {
+    *allowed_cpus().last().unwrap()
+}
+
+/// Pins the calling thread (and what it creates) to one CPU.
+fn pin(cpu: usize) {
+    // SAFETY: the set is initialised and of the size given.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        assert_eq!(libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set), 0);
+    }
+}
+
+fn set_name(name: &str) {
+    let name = std::ffi::CString::new(name).unwrap();
+    // SAFETY: a string with its NUL.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) }, 0);
+}
+
+fn spin_until(end_ns: u64) {
+    while monotonic_ns() < end_ns {
+        std::hint::spin_loop();
+    }
+}
+
+/// Two processes that wait for each other's byte, so many times each.
+fn ping_pong(rounds: usize, prepare: fn()) -> [Child; 2] {
+    let (mut to_a, mut to_b) = ([0; 2], [0; 2]);
+    // SAFETY: each array has room for two descriptors.
+    unsafe {
+        assert_eq!(libc::pipe2(to_a.as_mut_ptr(), libc::O_CLOEXEC), 0);
+        assert_eq!(libc::pipe2(to_b.as_mut_ptr(), libc::O_CLOEXEC), 0);
+    }
+    let player = |read: i32, write: i32, serves: bool| {
+        Child::new(move |link| {
+            prepare();
+            let mut byte = [0u8];
+            // SAFETY: a buffer of one byte, and descriptors that stay open.
+            let send = || unsafe { assert_eq!(libc::write(write, [1u8].as_ptr().cast(), 1), 1) };
+            let mut receive = || unsafe { assert_eq!(libc::read(read, byte.as_mut_ptr().cast(), 1), 1) };
+            Span::of(|| {
+                for _ in 0..rounds {
+                    if serves {
+                        send();
+                        receive();
+                    } else {
+                        receive();
+                        send();
+                    }
+                }
+            })
+            .tell(link);
+        })
+    };
+    let players = [player(to_a[0], to_b[1], true), player(to_b[0], to_a[1], false)];
+    for fd in to_a.into_iter().chain(to_b) {
+        // SAFETY: our own descriptors, closed once.
+        unsafe { libc::close(fd) };
+    }
+    players
+}
+
+fn play(players: &mut [Child; 2]) {
+    players.iter_mut().for_each(Child::go);
+    for player in players {
+        assert_eq!(player.wait(), 0);
+    }
+}
+
+#[test]
+fn every_switch_on_a_shared_cpu_is_one_wait_of_the_right_kind_and_length() {
+    const ROUNDS: usize = 5003;
+    let mut players = ping_pong(ROUNDS, || pin(one_cpu()));
+    let filter = Filter { pids: players.iter().map(|child| child.pid).collect(), ..Filter::default() };
+    let (before, cpu) = (monotonic_ns(), one_cpu());
+    let events: Vec<SchedEvent> = observe(SchedDelayLoader::new(options(filter)), || play(&mut players));
+    let after = monotonic_ns();
+    let own_name = std::fs::read_to_string("/proc/thread-self/comm").unwrap();
+    for player in &mut players {
+        let span = Span::hear(player);
+        assert!(span.switches() >= ROUNDS as u64, "each round needs the CPU to change hands: {span:?}");
+        span.assert_accounts_for(&events);
+        for event in span.events(&events) {
+            assert_eq!((event.pid, event.tid, event.cpu as usize), (player.pid, player.pid, cpu));
+            assert!(event.timestamp_ns - event.runq_delay_ns >= before && event.timestamp_ns <= after);
+            assert_eq!(event.comm(), own_name.trim_end());
+            assert_ne!(event.prev_tid, event.tid);
+        }
+    }
+}
+
+/// On several CPUs, wake-ups often reach a task that has not left its CPU yet: these must not become waits.
+#[test]
+fn wakeups_of_tasks_still_running_are_no_waits() {
+    const ROUNDS: usize = 5003;
+    let mut players = ping_pong(ROUNDS, || {});
+    let filter = Filter { pids: players.iter().map(|child| child.pid).collect(), ..Filter::default() };
+    let events: Vec<SchedEvent> = observe(SchedDelayLoader::new(options(filter)), || play(&mut players));
+    for player in &mut players {
+        Span::hear(player).assert_accounts_for(&events);
+    }
+}
+
+#[test]
+fn busy_threads_and_a_sleeper_on_one_cpu_wait_as_long_as_schedstat_says() {
+    const NAMES: [&str; 3] = ["kerno-busy-a", "kerno-busy-b", "kerno-sleeper"];
+    let mut child = Child::new(|link| {
+        pin(one_cpu());
+        let end = monotonic_ns() + 400_000_000;
+        let threads = NAMES.map(|name| {
+            std::thread::spawn(move || {
+                set_name(name);
+                Span::of(|| match name {
+                    "kerno-sleeper" => {
+                        while monotonic_ns() < end {
+                            std::thread::sleep(Duration::from_millis(2));
+                        }
+                    }
+                    _ => spin_until(end),
+                })
+            })
+        });
+        for thread in threads {
+            thread.join().unwrap().tell(link);
+        }
+    });
+    let events: Vec<SchedEvent> = observe(SchedDelayLoader::new(options(pid(child.pid))), || child.run());
+    let spans = [(); 3].map(|()| Span::hear(&mut child));
+    let name_of = |tid| spans.iter().position(|span| span.from.tid == tid).map(|index| NAMES[index]);
+    let mut behind_busy = 0;
+    for (span, name) in spans.iter().zip(NAMES) {
+        span.assert_accounts_for(&events);
+        for event in span.events(&events) {
+            assert_eq!((event.pid, &*event.comm()), (child.pid, name));
+            if event.prev_pid == child.pid && event.prev_tid != child.pid {
+                assert_eq!(Some(&*event.prev_comm()), name_of(event.prev_tid), "{event}");
+                behind_busy += usize::from(name == "kerno-sleeper");
+            }
+        }
+    }
+    assert!(behind_busy > 0, "the busy threads held the CPU at some of the sleeper's wake-ups");
+    // Every thread was created once, and waited for its first turn.
+    for span in spans {
+        let news = events.iter().filter(|event| event.tid == span.from.tid && event.reason == WaitReason::New).count();
+        assert_eq!(news, 1);
+    }
+}
+
+/// Real-time threads, so that no other task can come between.
+#[test]
+fn the_task_that_held_the_cpu_is_named() {
+    const SLEEPS: u64 = 53;
+    fn realtime(priority: i32) {
+        let param = libc::sched_param { sched_priority: priority };
+        // SAFETY: the parameters are initialised; 0 is the calling thread.
+        assert_eq!(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const param) }, 0, "needs CAP_SYS_NICE");
+    }
+    let mut child = Child::new(|link| {
+        pin(one_cpu());
+        realtime(3);
+        let end = monotonic_ns() + 500_000_000;
+        let done = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let busy_done = std::sync::Arc::clone(&done);
+        let busy = std::thread::spawn(move || {
+            set_name("kerno-hog");
+            realtime(1);
+            let from = Account::take();
+            while !busy_done.load(std::sync::atomic::Ordering::Relaxed) && monotonic_ns() < end {
+                std::hint::spin_loop();
+            }
+            from.tid
+        });
+        // Until the hog has the CPU.
+        std::thread::sleep(Duration::from_millis(5));
+        let span = Span::of(|| {
+            for _ in 0..SLEEPS {
+                std::thread::sleep(Duration::from_micros(700));
+            }
+        });
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        link.tell(busy.join().unwrap().into());
+        span.tell(link);
+    });
+    let events: Vec<SchedEvent> = observe(SchedDelayLoader::new(options(pid(child.pid))), || child.run());
+    let hog = u32::try_from(child.heard()).unwrap();
+    let span = Span::hear(&mut child);
+    let waits = span.events(&events);
+    assert_eq!(waits.len() as u64, SLEEPS);
+    span.assert_accounts_for(&events);
+    // The kernel's own stop task is above every priority.
+    let behind = |event: &SchedEvent, tid: u32, name: &str| {
+        (event.prev_pid, event.prev_tid, &*event.prev_comm()) == (child.pid, tid, name)
+            || event.prev_comm().starts_with("migration/")
+    };
+    for event in waits {
+        assert!(behind(event, hog, "kerno-hog"), "{event}");
+        assert_eq!(event.reason, WaitReason::Wakeup);
+    }
+    let own_name = std::fs::read_to_string("/proc/thread-self/comm").unwrap();
+    let times = span.from.at_ns..=span.to.at_ns;
+    let turns: Vec<_> = events.iter().filter(|event| event.tid == hog && times.contains(&event.timestamp_ns)).collect();
+    assert!(turns.len() as u64 >= SLEEPS, "the hog lost the CPU {} times", turns.len());
+    for event in turns {
+        assert!(behind(event, child.pid, own_name.trim_end()), "{event}");
+        assert_eq!(event.reason, WaitReason::Preempted);
+    }
+}
+
+#[test]
+fn new_tasks_wait_once_as_new_also_when_an_id_is_used_again() {
+    const TURNS: u32 = 13;
+    // The child makes one process after another with the same id; each ends asleep, by a signal.
+    let mut child = Child::new(|link| {
+        let mut wanted: libc::pid_t = 0;
+        for _ in 0..TURNS {
+            // SAFETY: clone_args of version 1 (linux/sched.h), all zero but what is set; the new process only pauses.
+            let pid = unsafe {
+                let mut args: libc::clone_args = std::mem::zeroed();
+                args.exit_signal = libc::SIGCHLD as u64;
+                if wanted != 0 {
+                    args.set_tid = (&raw const wanted) as u64;
+                    args.set_tid_size = 1;
+                }
+                libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>())
+            };
+            if pid == 0 {
+                loop {
+                    // SAFETY: no arguments.
+                    unsafe { libc::pause() };
+                }
+            }
+            assert!(pid > 0, "clone3: {}", std::io::Error::last_os_error());
+            wanted = pid as libc::pid_t;
+            std::thread::sleep(Duration::from_millis(3));
+            // SAFETY: our own child.
+            unsafe {
+                libc::kill(wanted, libc::SIGKILL);
+                assert_eq!(libc::waitpid(wanted, std::ptr::null_mut(), 0), wanted);
+            }
+        }
+        link.tell(wanted as u64);
+    });
+    let run = Run::start(SchedDelayLoader::new(Options::default()));
+    child.run();
+    let made = u32::try_from(child.heard()).unwrap();
+    let events: Vec<SchedEvent> =
+        run.finish().iter().map(|raw| *raw.as_raw().decode_as::<SchedEvent>().unwrap()).collect();
+    let of_made: Vec<_> = events.iter().filter(|event| event.pid == made).collect();
+    let news = of_made.iter().filter(|event| event.reason == WaitReason::New).count();
+    assert_eq!(news, TURNS as usize);
+    // Each is born, and woken by the signal that ends it; a wait that began in an earlier life would be as long as that one's.
+    let wakeups = of_made.iter().filter(|event| event.reason == WaitReason::Wakeup).count();
+    assert!(wakeups <= TURNS as usize, "{wakeups} wake-ups");
+    for pair in of_made.windows(2) {
+        assert!(pair[1].timestamp_ns - pair[1].runq_delay_ns >= pair[0].timestamp_ns, "waits overlap: {pair:?}");
+    }
+}
+
+/// Sleeps a prime number of times.
+fn naps() {
+    for _ in 0..101 {
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+/// Of two children that do the same, only the one that the filter is for makes events, and all of its own.
+fn assert_filters(filter: Filter, prepare: impl Fn() + Copy, place: impl FnOnce(&Child)) -> Vec<SchedEvent> {
+    let mut inside = Child::new(|link| {
+        prepare();
+        link.tell(0);
+        link.wait();
+        Span::of(naps).tell(link);
+    });
+    let mut outside = Child::new(|_| naps());
+    let events: Vec<SchedEvent> = observe(SchedDelayLoader::new(options(filter)), || {
+        place(&inside);
+        inside.go();
+        assert_eq!(inside.heard(), 0);
+        inside.go();
+        outside.run();
+        assert_eq!(inside.wait(), 0);
+    });
+    let span = Span::hear(&mut inside);
+    span.assert_accounts_for(&events);
+    assert!(span.switches() >= 101);
+    for event in &events {
+        assert_eq!(event.pid, inside.pid, "{event}");
+    }
+    events
+}
+
+#[test]
+fn filters_by_name() {
+    let filter = Filter { comms: vec!["kerno-nap-in".into()], ..Filter::default() };
+    let events = assert_filters(filter, || set_name("kerno-nap-in"), |_| {});
+    assert!(events.iter().all(|event| event.comm() == "kerno-nap-in"));
+}
+
+#[test]
+fn filters_by_user() {
+    const UID: u32 = 61_613;
+    let filter = Filter { uids: vec![UID], ..Filter::default() };
+    // SAFETY: the plain system call; the child has one thread.
+    assert_filters(filter, || unsafe { assert_eq!(libc::syscall(libc::SYS_setuid, UID), 0) }, |_| {});
+}
+
+#[test]
+fn filters_by_cgroup_with_those_made_later_below_it() {
+    let outer = Cgroup::new(&v2_mount(), "sched");
+    let filter = Filter { cgroups: vec![outer.path.clone()], ..Filter::default() };
+    let mut inner = None;
+    let events = assert_filters(
+        filter,
+        || {},
+        |child| {
+            let group = Cgroup::new(&outer.path, "inner");
+            group.add(child.pid);
+            inner = Some(group);
+        },
+    );
+    let id = inner.unwrap().id();
+    assert!(events.iter().filter(|event| event.reason == WaitReason::Wakeup).all(|event| event.cgroup_id == id));
+}
+
+#[test]
+fn filters_by_delay() {
+    const MIN: Duration = Duration::from_millis(2);
+    let mut child = Child::new(|_| {
+        pin(one_cpu());
+        let end = monotonic_ns() + 150_000_000;
+        let spinner = std::thread::spawn(move || spin_until(end));
+        while monotonic_ns() < end {
+            std::thread::sleep(Duration::from_micros(100));
+            spin_until(monotonic_ns() + 500_000);
+        }
+        spinner.join().unwrap();
+    });
+    let filter = Filter { min_latency: Some(MIN), ..pid(child.pid) };
+    let mut all: Vec<SchedEvent> = Vec::new();
+    let long: Vec<SchedEvent> = observe(SchedDelayLoader::new(options(filter)), || {
+        all = observe(SchedDelayLoader::new(options(pid(child.pid))), || child.run());
+    });
+    // The two measure the same waits a moment apart.
+    let at_least = |limit: Duration| all.iter().filter(|event| event.runq_delay() >= limit).count();
+    let slack = Duration::from_micros(100);
+    assert!(long.iter().all(|event| event.runq_delay() >= MIN));
+    assert!((at_least(MIN + slack)..=at_least(MIN - slack)).contains(&long.len()), "{} of {}", long.len(), all.len());
+    assert!(!long.is_empty() && long.len() < all.len());
+}
+
+#[test]
+fn this_process_is_left_out_unless_asked_for() {
+    for exclude_self in [true, false] {
+        let options = Options { exclude_self, ..options(pid(std::process::id())) };
+        let events: Vec<SchedEvent> = observe(SchedDelayLoader::new(options), naps);
+        assert_eq!(events.is_empty(), exclude_self);
+    }
+}
