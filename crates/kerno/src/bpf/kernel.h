@@ -61,19 +61,21 @@ struct thread_info {
 
 struct files_struct;
 struct fs_struct;
+struct mm_struct;
 struct signal_struct;
 
 struct task_struct {
 	struct thread_info thread_info;
+	unsigned int __state; /* `volatile long state` before 5.14: struct task_struct___pre_5_14 */
 	int exit_state;
 	int pid;
 	int tgid;
-	unsigned int __state; /* `volatile long state` before 5.14: struct task_struct___pre_5_14 */
 	unsigned int flags;
 	struct task_struct *group_leader;
 	__u64 start_time; /* CLOCK_MONOTONIC, in nanoseconds */
 	char comm[16];
 	const struct cred *cred;
+	struct mm_struct *mm;
 	struct fs_struct *fs;
 	struct files_struct *files;
 	struct signal_struct *signal;

@@ -40,11 +40,16 @@ impl Cgroup {
         if let Some(v1) = mount("cgroup", Some("memory")) {
             let group = Self::new(&v1, name);
             group.write("memory.limit_in_bytes", limit_bytes);
+            group.write("memory.swappiness", 0);
             return group;
         }
-        let root = v2_mount();
-        fs::write(root.join("cgroup.subtree_control"), "+memory").expect("needs the memory controller");
-        let group = Self::new(&root, name);
+        Self::with_memory_in(&v2_mount(), limit_bytes, name)
+    }
+
+    /// The same, below a cgroup of the v2 hierarchy, which must have the memory controller.
+    pub fn with_memory_in(parent: &Path, limit_bytes: u64, name: &str) -> Self {
+        fs::write(parent.join("cgroup.subtree_control"), "+memory").expect("needs the memory controller");
+        let group = Self::new(parent, name);
         group.write("memory.max", limit_bytes);
         if group.path.join("memory.swap.max").exists() {
             group.write("memory.swap.max", 0);
