@@ -11,6 +11,7 @@ mod fd_track_ends;
 mod fd_track_filters;
 mod fd_track_uring;
 mod file_audit;
+mod oom_track;
 mod sched_delay;
 mod syscall_latency;
 mod tcp_monitor;

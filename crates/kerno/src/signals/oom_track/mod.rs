@@ -1,0 +1,28 @@
+//! Whom the kernel killed for want of memory, how large it was, and who needed the memory.
+//!
+//! | | |
+//! |---|---|
+//! | hooks | `tp_btf/mark_victim`; for the scope `tp_btf/mm_vmscan_memcg_reclaim_begin` and `tp_btf/mm_vmscan_direct_reclaim_begin`; before Linux 6.9 also `tp_btf/signal_generate` |
+//! | minimum kernel | 5.10 |
+//! | cost | nothing until memory runs short, then one array store a reclaim; before Linux 6.9 one comparison a signal |
+//! | kernel memory | 64 KiB |
+//!
+//! One event for each victim, also where a cgroup dies as a whole (`memory.oom.group`). All filters are about the victim.
+//!
+//! The sizes are those of the kernel's own log line. Since Linux 6.2 the kernel keeps them per CPU and adds them up now and then: each
+//! CPU may hold back some pages (the larger of 32 and twice the number of CPUs). The log line had the same error until kernels that add
+//! up the rest for it.
+//!
+//! [`OomEvent::scope`] says whose memory ran out: the machine's or a cgroup's. The two have different cures. It is what the task that
+//! needed memory tried to reclaim last.
+//!
+//! Not seen: kills by programs (systemd-oomd, earlyoom); allocations that fail without a kill. A process that is dying already when it
+//! is chosen is an event too, though the kernel then sends no signal and logs nothing. Before Linux 6.9 the hook tells only a pid; the
+//! victim is then taken from the signal that is sent to it, and where there is none, [`OomEvent::known`] is false and filters other
+//! than the one by pid leave the event out.
+
+mod event;
+mod loader;
+
+pub use event::{OomEvent, OomScope};
+pub use loader::OomTrackLoader;
