@@ -115,6 +115,7 @@ signals! {
     syscall_latency: SyscallLatency = "syscall_latency", SyscallEvent, SyscallLatencyLoader, "syscall";
     tcp_monitor: TcpMonitor = "tcp_monitor", TcpEvent, TcpMonitorLoader, "tcp";
     oom_track: OomKill = "oom_kill", OomEvent, OomTrackLoader, "oom";
+    disk_io: DiskIo = "disk_io", DiskEvent, DiskIoLoader, "disk";
     sched_delay: SchedDelay = "sched_delay", SchedEvent, SchedDelayLoader, "sched";
     fd_track: FdTrack = "fd_track", FdEvent, FdTrackLoader, "fd";
     file_audit: FileAudit = "file_audit", FileEvent, FileAuditLoader, "file";

@@ -1,0 +1,71 @@
+use crate::EventType;
+use crate::probe::{FilterKind, Hook, Host, LoadError, Options, Plan, Signal, SignalLoader};
+
+use super::event::encode_dev;
+
+/// Loads `disk_io`: [`DiskEvent`](crate::DiskEvent)s.
+pub type DiskIoLoader = SignalLoader<DiskIo>;
+
+/// The signal's marker.
+#[derive(Debug)]
+pub struct DiskIo;
+
+/// `MAX_FILTER_DEVICES` in the C source.
+const MAX_DEVICES: usize = 16;
+
+/// Largest major and minor in the kernel's 32-bit encoding.
+const MAX_MAJOR: u32 = (1 << 12) - 1;
+const MAX_MINOR: u32 = (1 << 20) - 1;
+
+impl Signal for DiskIo {
+    const NAME: &'static str = "disk_io";
+    const TYPE: EventType = EventType::DiskIo;
+    const OBJECT: &'static [u8] = aya::include_bytes_aligned!("../../../objects/disk_io.bpf.o");
+    const FILTERS: &'static [FilterKind] = &[
+        FilterKind::Pids,
+        FilterKind::Comms,
+        FilterKind::Uids,
+        FilterKind::Cgroups,
+        FilterKind::MinLatency,
+        FilterKind::ErrorsOnly,
+        FilterKind::Devices,
+    ];
+
+    fn hooks(host: &Host, plan: &mut Plan) -> Result<(), LoadError> {
+        // The arguments lost the queue in 5.11 and in 5.10.137: the kernel's own description decides, not its version.
+        let attach = |plan: &mut Plan, name, program, program_with_queue, arity_with_queue| {
+            let with_queue = host.tracepoint_arity(name) == Some(arity_with_queue);
+            plan.attach(if with_queue { program_with_queue } else { program }, Hook::Tracepoint(name));
+        };
+        // The end before the beginning: a request whose end is missed would be stale when its memory is next used.
+        plan.attach("on_block_rq_complete", Hook::Tracepoint("block_rq_complete"));
+        attach(plan, "block_rq_merge", "on_block_rq_merge", "on_block_rq_merge_q", 2);
+        attach(plan, "block_rq_requeue", "on_block_rq_requeue", "on_block_rq_requeue_q", 2);
+        attach(plan, "block_rq_issue", "on_block_rq_issue", "on_block_rq_issue_q", 2);
+        attach(plan, "block_rq_insert", "on_block_rq_insert", "on_block_rq_insert_q", 2);
+        if host.tracepoint_arity("block_io_start").is_some() {
+            plan.attach("on_block_io_start", Hook::Tracepoint("block_io_start"));
+        } else {
+            plan.set("cfg_has_io_start", &0u8);
+            attach(plan, "block_getrq", "on_block_getrq", "on_block_getrq_q", 3);
+        }
+        Ok(())
+    }
+
+    fn knobs(options: &Options, plan: &mut Plan) -> Result<(), LoadError> {
+        let devices = options
+            .filter
+            .devices
+            .iter()
+            .map(|&(major, minor)| {
+                if major > MAX_MAJOR || minor > MAX_MINOR {
+                    return Err(LoadError::Filter(format!(
+                        "device {major}:{minor}: majors go up to {MAX_MAJOR}, minors to {MAX_MINOR}"
+                    )));
+                }
+                Ok(encode_dev(major, minor))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        plan.set_list::<_, MAX_DEVICES>("cfg_device_count", "cfg_devices", "device", &devices)
+    }
+}

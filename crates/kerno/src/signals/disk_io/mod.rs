@@ -1,0 +1,44 @@
+//! Every request that a disk served: how long it waited and took, who submitted it, how it ended.
+//!
+//! | | |
+//! |---|---|
+//! | hooks | `tp_btf/block_io_start` (Linux 6.5), `block_rq_insert`, `block_rq_issue`, `block_rq_requeue`, `block_rq_merge`, `block_rq_complete` |
+//! | minimum kernel | 5.10; before 6.5 `block_getrq` stands in for `block_io_start` |
+//! | cost | three or four looks into a hash map a request |
+//! | kernel memory | 3 MiB: 16,384 requests at once on all disks together |
+//!
+//! # What is measured
+//!
+//! [`latency_ns`](DiskEvent::latency_ns) is the time the device had the request: from its last issue to the driver until its last
+//! part was completed. [`queue_ns`](DiskEvent::queue_ns) is the time it waited in the I/O scheduler before that, and 0 when it went
+//! straight to the driver. A request that a busy device gives back goes on waiting. The minimum-latency filter looks at the
+//! sum of both, so nothing that was slow for its submitter is hidden.
+//!
+//! One event is one request. The block layer merges neighbouring bios into one request and splits large ones into several, so
+//! events count as `/sys/block/*/stat` does: its reads, discards and flushes are just those events; its writes are the write
+//! events, the write-zeroes and, beside those, the empty flushes, which it counts as writes of no sectors.
+//!
+//! # Who is named
+//!
+//! The process, thread, cgroup and name are those of the task that submitted the request; the process filters look at it, too.
+//! For direct I/O, reads and `fsync` that is the task that wanted it. **Buffered writes** reach the disk from a kernel worker
+//! or a file system's journal thread: then that is the submitter, and not the task that dirtied the pages. A cache flush is
+//! carried out by a kernel worker for all who wait for one; it is put down to the first of them that passes the filters. Where a
+//! bio was merged into another task's request, the request is the other task's.
+//!
+//! # What is not seen
+//!
+//! - Time before a bio becomes a request: I/O limits of cgroups (`io.max`, blkio throttling) and waiting for a free request. It
+//!   shows in `io.stat`, in pressure stall information and in the task's own block delay.
+//! - Bio-based drivers (device mapper, md, zram, multipath): they have no requests. What they send to the disks below is seen there.
+//! - Partitions: device and sector are those of the whole disk. Paths of a multipath NVMe disk are hidden disks, numbered 0:0.
+//! - Requests that had begun when the programs were attached. Before Linux 6.5 the first sight of a request is its insert
+//!   or issue, which may happen in a kernel worker.
+//!
+//! A request that no memory is left for is not reported, and [`Counters::untracked`](crate::Counters::untracked) counts it.
+
+mod event;
+mod loader;
+
+pub use event::{DiskEvent, DiskFlags, DiskOp};
+pub use loader::DiskIoLoader;
