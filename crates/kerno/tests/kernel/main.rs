@@ -5,7 +5,10 @@
 
 mod support;
 
+mod block;
 mod cgroups;
+mod disk_io;
+mod disk_io_traffic;
 mod fd_track;
 mod fd_track_ends;
 mod fd_track_filters;

@@ -125,13 +125,12 @@ enum rqf_flags {
 };
 #define RQF_FLUSH_SEQ_BEFORE_6_11 4
 
-/* enum req_op (req_opf before 6.0); these five have not changed since 4.8. */
+/* enum req_op (req_opf before 6.0); these have not changed since 4.8. */
 #define REQ_OP_MASK 0xff
 #define REQ_OP_READ 0
 #define REQ_OP_WRITE 1
 #define REQ_OP_FLUSH 2
 #define REQ_OP_DISCARD 3
-#define REQ_OP_DRV_IN 32 /* passthrough from here on: 32 and 33 (SCSI, until 5.13), 34 and 35 (drivers) */
 
 /* 6.5: block_io_start tells of every request in the submitter's context. */
 const volatile __u8 cfg_has_io_start = 1;
@@ -451,6 +450,12 @@ static __always_inline struct pending *remember_flush(const struct request *rq)
 	return NULL;
 }
 
+/* Flushes and commands that are passed through have none: -1 in the request. */
+static __always_inline __u64 sector_of(const struct request *rq)
+{
+	return rq->__sector == ~0ull ? 0 : rq->__sector;
+}
+
 static __always_inline int issue(struct request *rq)
 {
 	struct pending *pending = pending_of(rq);
@@ -463,7 +468,7 @@ static __always_inline int issue(struct request *rq)
 		return 0;
 	/* What was merged into it is in by now. */
 	if (!pending->part_done) {
-		pending->sector = pending->op_code >= REQ_OP_DRV_IN ? 0 : rq->__sector;
+		pending->sector = sector_of(rq);
 		pending->nr_bytes = rq->__data_len;
 	}
 	pending->issued_ns = bpf_ktime_get_ns();
@@ -583,7 +588,7 @@ int BPF_PROG(on_block_rq_complete, struct request *rq, int error, unsigned int n
 			return 0;
 		}
 		if (!pending->part_done) {
-			pending->sector = pending->op_code >= REQ_OP_DRV_IN ? 0 : rq->__sector;
+			pending->sector = sector_of(rq);
 			pending->nr_bytes = nr_bytes;
 		}
 	}

@@ -39,7 +39,7 @@ pub struct DiskFlags(pub u8);
 impl DiskFlags {
     const NAMES: [(u8, &'static str); 5] = [(1, "sync"), (2, "meta"), (4, "fua"), (8, "preflush"), (16, "readahead")];
 
-    /// Somebody waits for it: a synchronous write or an `fsync`; a read without this flag is read-ahead or asynchronous.
+    /// A task waits for it. Buffered reads do not carry it, although somebody may.
     pub const fn is_sync(self) -> bool {
         self.0 & 1 != 0
     }

@@ -1,0 +1,326 @@
+//! Loop devices of our own, what the kernel counts about them, and direct I/O on them.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::PathBuf;
+
+/// linux/loop.h and linux/fs.h
+const LOOP_SET_FD: libc::c_ulong = 0x4c00;
+const LOOP_CLR_FD: libc::c_ulong = 0x4c01;
+const LOOP_SET_DIRECT_IO: libc::c_ulong = 0x4c08;
+const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4c82;
+const BLKDISCARD: libc::c_ulong = 0x1277;
+
+pub const KIB: usize = 1 << 10;
+pub const MIB: usize = 1 << 20;
+
+fn ioctl(file: &File, request: libc::c_ulong, arg: libc::c_ulong) -> io::Result<i32> {
+    // SAFETY: the requests used here take a number, or a pointer that the caller vouches for.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), request as _, arg) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// A file in memory, to be sealed where wanted.
+pub fn memory_file(bytes: usize) -> File {
+    // SAFETY: a NUL-terminated name; the descriptor is new and ours.
+    let file = unsafe {
+        let fd = libc::memfd_create(c"kerno-test".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING);
+        assert!(fd >= 0, "memfd_create: {}", io::Error::last_os_error());
+        File::from(OwnedFd::from_raw_fd(fd))
+    };
+    file.set_len(bytes as u64).unwrap();
+    file
+}
+
+/// A file of `bytes` in a file system that has room for `room` only. The file system is mounted nowhere and goes with its files.
+pub fn file_without_room(bytes: usize, room: usize) -> File {
+    let size = std::ffi::CString::new(room.to_string()).unwrap();
+    // SAFETY: NUL-terminated strings; the descriptors are new and ours.
+    unsafe {
+        let owned = |fd: libc::c_long| {
+            assert!(fd >= 0, "a tmpfs without a mount point: {}", io::Error::last_os_error());
+            OwnedFd::from_raw_fd(i32::try_from(fd).unwrap())
+        };
+        let context = owned(libc::syscall(libc::SYS_fsopen, c"tmpfs".as_ptr(), 1));
+        let fd = context.as_raw_fd();
+        let (set_string, create) = (1, 6);
+        let result = libc::syscall(libc::SYS_fsconfig, fd, set_string, c"size".as_ptr(), size.as_ptr(), 0);
+        assert_eq!(result, 0, "fsconfig: {}", io::Error::last_os_error());
+        assert_eq!(libc::syscall(libc::SYS_fsconfig, fd, create, 0, 0, 0), 0);
+        let mount = owned(libc::syscall(libc::SYS_fsmount, fd, 1, 0));
+        let flags = libc::O_RDWR | libc::O_CREAT | libc::O_CLOEXEC;
+        let file = File::from(owned(libc::openat(mount.as_raw_fd(), c"file".as_ptr(), flags, 0o600).into()));
+        file.set_len(bytes as u64).unwrap();
+        file
+    }
+}
+
+/// A loop device over a file, taken down when dropped.
+pub struct LoopDevice {
+    pub major: u32,
+    pub minor: u32,
+    pub path: PathBuf,
+    backing: File,
+    device: File,
+}
+
+impl LoopDevice {
+    /// Over a file in memory.
+    pub fn new(bytes: usize) -> Self {
+        Self::over(memory_file(bytes))
+    }
+
+    pub fn over(backing: File) -> Self {
+        let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control").expect("loop devices");
+        // Another process may take the free one first.
+        for _ in 0..100 {
+            let number = ioctl(&control, LOOP_CTL_GET_FREE, 0).expect("a free loop device");
+            let path = PathBuf::from(format!("/dev/loop{number}"));
+            let device = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+            match ioctl(&device, LOOP_SET_FD, backing.as_raw_fd() as libc::c_ulong) {
+                Ok(_) => {
+                    let metadata = device.metadata().unwrap();
+                    assert!(metadata.file_type().is_block_device());
+                    let (major, minor) = (libc::major(metadata.rdev()), libc::minor(metadata.rdev()));
+                    return Self { major, minor, path, backing, device };
+                }
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
+                Err(error) => panic!("LOOP_SET_FD on {}: {error}", path.display()),
+            }
+        }
+        panic!("every free loop device is taken at once by somebody else");
+    }
+
+    pub fn dev(&self) -> (u32, u32) {
+        (self.major, self.minor)
+    }
+
+    /// The file below, to be cut or sealed.
+    pub fn backing(&self) -> &File {
+        &self.backing
+    }
+
+    /// Goes around the page cache of the file below.
+    pub fn set_direct_io(&self) {
+        ioctl(&self.device, LOOP_SET_DIRECT_IO, 1).expect("direct I/O on the file below");
+    }
+
+    fn sysfs(&self, name: &str) -> PathBuf {
+        format!("/sys/dev/block/{}:{}/{name}", self.major, self.minor).into()
+    }
+
+    pub fn set_scheduler(&self, name: &str) {
+        let path = self.sysfs("queue/scheduler");
+        std::fs::write(&path, name).unwrap_or_else(|error| panic!("{name} > {}: {error}", path.display()));
+    }
+
+    pub fn attribute(&self, name: &str) -> u64 {
+        std::fs::read_to_string(self.sysfs(name)).unwrap().trim().parse().unwrap()
+    }
+
+    /// What the kernel counted so far.
+    pub fn stat(&self) -> Stat {
+        let text = std::fs::read_to_string(self.sysfs("stat")).unwrap();
+        let fields: Vec<u64> = text.split_whitespace().map(|field| field.parse().unwrap()).collect();
+        let group = |at: usize| Group { ios: fields[at], sectors: fields[at + 2] };
+        Stat { reads: group(0), writes: group(4), discards: group(11), flushes: fields[15] }
+    }
+
+    pub fn open(&self, flags: i32) -> File {
+        OpenOptions::new().read(true).write(true).custom_flags(flags).open(&self.path).unwrap()
+    }
+
+    /// For direct I/O: every read and write is one request or several, at once.
+    pub fn open_direct(&self) -> File {
+        self.open(libc::O_DIRECT)
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = ioctl(&self.device, LOOP_CLR_FD, 0);
+    }
+}
+
+/// Requests and sectors of one kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Group {
+    pub ios: u64,
+    pub sectors: u64,
+}
+
+/// The part of `/sys/block/*/stat` that counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stat {
+    pub reads: Group,
+    pub writes: Group,
+    pub discards: Group,
+    pub flushes: u64,
+}
+
+impl std::ops::Sub for Stat {
+    type Output = Self;
+
+    fn sub(self, earlier: Self) -> Self {
+        let group = |now: Group, then: Group| Group { ios: now.ios - then.ios, sectors: now.sectors - then.sectors };
+        Self {
+            reads: group(self.reads, earlier.reads),
+            writes: group(self.writes, earlier.writes),
+            discards: group(self.discards, earlier.discards),
+            flushes: self.flushes - earlier.flushes,
+        }
+    }
+}
+
+/// Memory that direct I/O accepts.
+pub struct Buffer {
+    at: *mut u8,
+    layout: Layout,
+}
+
+impl Buffer {
+    pub fn new(bytes: usize) -> Self {
+        let layout = Layout::from_size_align(bytes, 4096).unwrap();
+        // SAFETY: the size is not zero.
+        let at = unsafe { alloc_zeroed(layout) };
+        assert!(!at.is_null());
+        Self { at, layout }
+    }
+
+    pub fn address(&self) -> u64 {
+        self.at as u64
+    }
+}
+
+impl std::ops::Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: allocated with this size, zeroed, and freed only by drop.
+        unsafe { std::slice::from_raw_parts(self.at, self.layout.size()) }
+    }
+}
+
+impl std::ops::DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.at, self.layout.size()) }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this layout.
+        unsafe { dealloc(self.at, self.layout) }
+    }
+}
+
+/// `BLKDISCARD` of a range of bytes.
+pub fn discard(device: &File, offset: u64, bytes: u64) {
+    let range = [offset, bytes];
+    ioctl(device, BLKDISCARD, range.as_ptr() as libc::c_ulong).expect("BLKDISCARD");
+}
+
+/// Submits direct reads of `bytes` at each of the offsets all at once and waits for them all.
+pub fn read_at_once(device: &File, buffer: &Buffer, bytes: usize, offsets: &[u64]) {
+    /// struct iocb of linux/aio_abi.h, little-endian.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Iocb {
+        data: u64,
+        key: u32,
+        rw_flags: i32,
+        opcode: u16,
+        priority: i16,
+        fd: u32,
+        buffer: u64,
+        bytes: u64,
+        offset: i64,
+        reserved: u64,
+        flags: u32,
+        resfd: u32,
+    }
+    assert!(buffer.len() >= bytes);
+    let iocbs: Vec<Iocb> = offsets
+        .iter()
+        .map(|offset| Iocb {
+            fd: device.as_raw_fd().cast_unsigned(),
+            buffer: buffer.address(),
+            bytes: bytes as u64,
+            offset: i64::try_from(*offset).unwrap(),
+            ..Iocb::default()
+        })
+        .collect();
+    let pointers: Vec<*const Iocb> = iocbs.iter().map(std::ptr::from_ref).collect();
+    let mut results = vec![[0i64; 4]; offsets.len()];
+    // SAFETY: the pointers are to live iocbs whose buffer outlives the wait for all of them; results has room for each.
+    unsafe {
+        let mut context: libc::c_ulong = 0;
+        assert_eq!(libc::syscall(libc::SYS_io_setup, offsets.len(), &raw mut context), 0);
+        let mut submitted = 0;
+        while submitted < pointers.len() {
+            let rest = &pointers[submitted..];
+            let count = libc::syscall(libc::SYS_io_submit, context, rest.len(), rest.as_ptr());
+            assert!(count > 0, "io_submit: {}", io::Error::last_os_error());
+            submitted += usize::try_from(count).unwrap();
+        }
+        let count = libc::syscall(libc::SYS_io_getevents, context, results.len(), results.len(), results.as_mut_ptr(), 0);
+        assert_eq!(usize::try_from(count), Ok(results.len()));
+        libc::syscall(libc::SYS_io_destroy, context);
+    }
+    for [_, _, result, _] in results {
+        assert_eq!(usize::try_from(result), Ok(bytes));
+    }
+}
+
+/// Id of a task's cgroup in the v2 hierarchy: the inode number of its folder.
+pub fn cgroup_id(pid: u32) -> u64 {
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+    let mount = mounts
+        .lines()
+        .find_map(|line| {
+            let mut fields = line.split(' ');
+            let (_, at, kind) = (fields.next()?, fields.next()?, fields.next()?);
+            (kind == "cgroup2").then(|| at.to_owned())
+        })
+        .expect("a cgroup v2 mount");
+    let mut text = String::new();
+    File::open(format!("/proc/{pid}/cgroup")).unwrap().read_to_string(&mut text).unwrap();
+    let path = text.lines().find_map(|line| line.strip_prefix("0::")).expect("a cgroup v2 membership");
+    std::fs::metadata(format!("{mount}{path}")).unwrap().ino()
+}
+
+/// A cgroup of the v2 hierarchy that is removed when dropped.
+pub struct Cgroup {
+    pub path: PathBuf,
+}
+
+impl Cgroup {
+    pub fn new(name: &str) -> Self {
+        let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+        let mount = mounts.lines().find(|line| line.contains(" cgroup2 ")).and_then(|line| line.split(' ').nth(1));
+        let path = PathBuf::from(format!("{}/{name}-{}", mount.expect("a cgroup v2 mount"), std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        Self { path }
+    }
+
+    pub fn add(&self, pid: u32) {
+        let mut procs = OpenOptions::new().write(true).open(self.path.join("cgroup.procs")).unwrap();
+        write!(procs, "{pid}").unwrap();
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // Killed children leave the group when they are reaped, which comes first; retried because it may take a moment.
+        for _ in 0..50 {
+            if std::fs::remove_dir(&self.path).is_ok() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+}
