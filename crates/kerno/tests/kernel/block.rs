@@ -121,12 +121,21 @@ impl LoopDevice {
         std::fs::read_to_string(self.sysfs(name)).unwrap().trim().parse().unwrap()
     }
 
+    fn stat_fields(&self) -> Vec<u64> {
+        let text = std::fs::read_to_string(self.sysfs("stat")).unwrap();
+        text.split_whitespace().map(|field| field.parse().unwrap()).collect()
+    }
+
     /// What the kernel counted so far.
     pub fn stat(&self) -> Stat {
-        let text = std::fs::read_to_string(self.sysfs("stat")).unwrap();
-        let fields: Vec<u64> = text.split_whitespace().map(|field| field.parse().unwrap()).collect();
+        let fields = self.stat_fields();
         let group = |at: usize| Group { ios: fields[at], sectors: fields[at + 2] };
         Stat { reads: group(0), writes: group(4), discards: group(11), flushes: fields[15] }
+    }
+
+    /// Milliseconds that reads took so far, all added up, by the kernel's own clock: from allocation to completion.
+    pub fn read_ms(&self) -> u64 {
+        self.stat_fields()[3]
     }
 
     pub fn open(&self, flags: i32) -> File {
@@ -224,7 +233,7 @@ pub fn discard(device: &File, offset: u64, bytes: u64) {
     ioctl(device, BLKDISCARD, range.as_ptr() as libc::c_ulong).expect("BLKDISCARD");
 }
 
-/// Submits direct reads of `bytes` at each of the offsets all at once and waits for them all.
+/// Submits direct reads of `bytes` at each of the offsets one upon the other, then waits for them all.
 pub fn read_at_once(device: &File, buffer: &Buffer, bytes: usize, offsets: &[u64]) {
     /// struct iocb of linux/aio_abi.h, little-endian.
     #[repr(C)]
@@ -260,14 +269,13 @@ pub fn read_at_once(device: &File, buffer: &Buffer, bytes: usize, offsets: &[u64
     unsafe {
         let mut context: libc::c_ulong = 0;
         assert_eq!(libc::syscall(libc::SYS_io_setup, offsets.len(), &raw mut context), 0);
-        let mut submitted = 0;
-        while submitted < pointers.len() {
-            let rest = &pointers[submitted..];
-            let count = libc::syscall(libc::SYS_io_submit, context, rest.len(), rest.as_ptr());
-            assert!(count > 0, "io_submit: {}", io::Error::last_os_error());
-            submitted += usize::try_from(count).unwrap();
+        // One a call: several would be plugged, that is, held back in the task for the next ones.
+        for pointer in &pointers {
+            let count = libc::syscall(libc::SYS_io_submit, context, 1, std::ptr::from_ref(pointer));
+            assert_eq!(count, 1, "io_submit: {}", io::Error::last_os_error());
         }
-        let count = libc::syscall(libc::SYS_io_getevents, context, results.len(), results.len(), results.as_mut_ptr(), 0);
+        let count =
+            libc::syscall(libc::SYS_io_getevents, context, results.len(), results.len(), results.as_mut_ptr(), 0);
         assert_eq!(usize::try_from(count), Ok(results.len()));
         libc::syscall(libc::SYS_io_destroy, context);
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use kerno::disk_io::DiskOp;
 use kerno::{DiskEvent, DiskIoLoader, Filter, Loader, Options};
 
-use crate::block::{Buffer, Cgroup, KIB, LoopDevice, MIB, read_at_once};
+use crate::block::{Buffer, Cgroup, KIB, LoopDevice, MIB, file_without_room, read_at_once};
 use crate::disk_io::{counted, observe_device, on};
 use crate::support::{Child, Run, monotonic_ns, observe, options};
 
@@ -85,17 +85,19 @@ fn buffered_writes_are_merged_and_counted_as_the_kernel_does() {
 #[test]
 fn waiting_in_the_scheduler_is_told_from_time_at_the_device() {
     const READS: usize = 251;
-    let device = LoopDevice::new(64 * MIB);
+    const BYTES: usize = 256 * KIB;
+    let device = LoopDevice::new(READS * 2 * BYTES);
     device.set_scheduler("mq-deadline");
     // Every other block, so that no two are merged; many more at once than the device takes.
-    let offsets: Vec<u64> = (0..READS as u64).map(|i| i * 2 * 64 * KIB as u64).collect();
+    let offsets: Vec<u64> = (0..READS as u64).map(|i| i * 2 * BYTES as u64).collect();
     let mut child = Child::new(|link| {
         let file = device.open_direct();
-        let buffer = Buffer::new(64 * KIB);
+        let buffer = Buffer::new(BYTES);
         link.tell(monotonic_ns());
-        read_at_once(&file, &buffer, 64 * KIB, &offsets);
+        read_at_once(&file, &buffer, BYTES, &offsets);
         link.tell(monotonic_ns());
     });
+    let before_ms = device.read_ms();
     let (events, stat) = observe_device(&device, &mut child);
     let (start, end) = (child.heard(), child.heard());
     assert_eq!(events.len(), READS);
@@ -119,11 +121,12 @@ fn waiting_in_the_scheduler_is_told_from_time_at_the_device() {
     });
     let most = at_the_device.max().unwrap();
     assert!((1..=130).contains(&most), "{most} at the device at once");
-    let first_done = events.iter().map(|event| event.timestamp_ns).min().unwrap();
-    let later = events.iter().filter(|event| event.timestamp_ns - event.latency_ns > first_done);
-    for event in later {
-        assert!(event.timestamp_ns - event.latency_ns - event.queue_ns <= event.timestamp_ns - event.latency_ns);
-    }
+    // The kernel adds up the same time, and the little between a request's allocation and its insert. (In a plug that would not be
+    // little, nor exact: the requests of one plug share a start.)
+    let sum_ms = events.iter().map(|event| event.queue_ns + event.latency_ns).sum::<u64>() / 1_000_000;
+    let kernels_ms = device.read_ms() - before_ms;
+    assert!(sum_ms <= kernels_ms + 1, "{sum_ms} ms, of {kernels_ms} ms that the kernel counts");
+    assert!(sum_ms + 20 + kernels_ms / 10 >= kernels_ms, "{sum_ms} ms, of {kernels_ms} ms that the kernel counts");
 }
 
 #[test]
@@ -139,7 +142,7 @@ fn without_a_scheduler_nothing_waits() {
 #[test]
 fn a_read_that_is_completed_in_parts_is_one_event() {
     // A file that was cut in the middle of a request: the driver completes the part there is, requeues the rest and fails it.
-    let device = LoopDevice::new(2 * MIB);
+    let device = LoopDevice::over(file_without_room(2 * MIB, 4 * MIB));
     device.set_direct_io();
     device.backing().set_len(MIB as u64).unwrap();
     let mut child = Child::new(|link| {
@@ -155,8 +158,8 @@ fn a_read_that_is_completed_in_parts_is_one_event() {
     let (events, stat) = observe_device(&device, &mut child);
     assert_eq!(events.len(), 7);
     assert_eq!(stat, counted(&events, 0));
+    assert!(events[0].queue_ns > 0, "it was requeued: {}", events[0]);
     for (i, event) in (0..7).zip(events) {
-        println!("{event}");
         let errno = i32::try_from(child.heard()).unwrap();
         assert_eq!(event.errno().unwrap_or(0), errno, "{event}");
         assert_eq!((event.sector, event.nr_bytes as usize), ((MIB - 32 * KIB + i * 64 * KIB) as u64 / 512, 64 * KIB));
@@ -176,7 +179,8 @@ fn filtered(device: &LoopDevice, change: impl FnOnce(&mut Filter, &Child), work:
 fn process_filters_look_at_the_submitter() {
     const READS: u64 = 23;
     let device = LoopDevice::new(MIB);
-    let count = |change: fn(&mut Filter, &Child)| filtered(&device, change, || read_blocks(&device, READS)).len() as u64;
+    let count =
+        |change: fn(&mut Filter, &Child)| filtered(&device, change, || read_blocks(&device, READS)).len() as u64;
     assert_eq!(count(|_, _| {}), READS);
     assert_eq!(count(|filter, child| filter.pids = vec![1, child.pid]), READS);
     assert_eq!(count(|filter, _| filter.pids = vec![1, 2]), 0);
@@ -231,7 +235,7 @@ fn other_devices_are_filtered_out() {
 
 #[test]
 fn errors_only_lets_only_errors_through() {
-    let device = LoopDevice::new(2 * MIB);
+    let device = LoopDevice::over(file_without_room(2 * MIB, 4 * MIB));
     device.set_direct_io();
     device.backing().set_len(MIB as u64).unwrap();
     let work = || {
@@ -248,40 +252,51 @@ fn errors_only_lets_only_errors_through() {
 
 #[test]
 fn the_minimum_latency_counts_waiting_and_service() {
-    const READS: u64 = 151;
-    let device = LoopDevice::new(256 * MIB);
+    const READS: u64 = 251;
+    let device = LoopDevice::new(512 * MIB);
     device.set_scheduler("mq-deadline");
+    // A burst: each request waits for those before it, so the times spread evenly from nothing to that of the whole.
     let offsets: Vec<u64> = (0..READS).map(|i| i * MIB as u64 * 3 / 2).collect();
-    let mut child = Child::new(|_| {
+    let burst = || {
         let buffer = Buffer::new(MIB);
         read_at_once(&device.open_direct(), &buffer, MIB, &offsets);
-    });
-    // Two loaders watch the same requests, one without the filter; each takes its own times.
-    let (least, margin) = (Duration::from_millis(6), 1_000_000);
-    let slow = Run::start(DiskIoLoader::new(options(Filter { min_latency: Some(least), ..on(&device) })));
-    let all: Vec<DiskEvent> = observe(DiskIoLoader::new(options(on(&device))), || child.run());
+    };
     let total = |event: &DiskEvent| event.latency_ns + event.queue_ns;
-    let slow: BTreeMap<u64, u64> = slow
-        .finish()
-        .iter()
-        .map(|raw| *raw.as_raw().decode_as::<DiskEvent>().unwrap())
-        .map(|event| (event.sector, total(&event)))
-        .collect();
-    let least = u64::try_from(least.as_nanos()).unwrap();
-    assert!(slow.values().all(|ns| *ns >= least));
-    assert!(!slow.is_empty() && slow.len() < all.len(), "{} of {} are slow", slow.len(), all.len());
-    for event in all {
-        match slow.contains_key(&event.sector) {
-            true => assert!(total(&event) + margin >= least, "{event}"),
-            false => assert!(total(&event) < least + margin, "{event}"),
+    let mut told_apart = false;
+    for _ in 0..10 {
+        let mut times: Vec<u64> = filtered(&device, |_, _| {}, burst).iter().map(total).collect();
+        times.sort_unstable();
+        let least = times[times.len() / 2];
+        // Two loaders watch the same requests, one without the filter; each takes its own times.
+        let mut child = Child::new(|_| burst());
+        let filter = Filter { min_latency: Some(Duration::from_nanos(least)), ..on(&device) };
+        let slow = Run::start(DiskIoLoader::new(options(filter)));
+        let all: Vec<DiskEvent> = observe(DiskIoLoader::new(options(on(&device))), || child.run());
+        let slow: BTreeMap<u64, u64> = slow
+            .finish()
+            .iter()
+            .map(|raw| *raw.as_raw().decode_as::<DiskEvent>().unwrap())
+            .map(|event| (event.sector, total(&event)))
+            .collect();
+        assert!(slow.values().all(|ns| *ns >= least));
+        let margin = 1_000_000;
+        for event in &all {
+            match slow.contains_key(&event.sector) {
+                true => assert!(total(event) + margin >= least, "{event}"),
+                false => assert!(total(event) < least + margin, "{event}"),
+            }
+        }
+        // The second burst may have been much quicker or slower than the first, on a busy machine.
+        told_apart = !slow.is_empty() && slow.len() < all.len();
+        if told_apart {
+            break;
         }
     }
-    let never = filtered(
-        &device,
-        |filter, _| filter.min_latency = Some(Duration::from_secs(3600)),
-        || read_blocks(&device, 11),
-    );
-    assert_eq!(never.len(), 0);
+    assert!(told_apart, "in no burst some requests were slow and some were not");
+    let reads = || read_blocks(&device, 11);
+    let count = |least| filtered(&device, |filter, _| filter.min_latency = Some(least), reads).len();
+    assert_eq!(count(Duration::from_nanos(1)), 11);
+    assert_eq!(count(Duration::from_secs(3600)), 0);
 }
 
 #[test]

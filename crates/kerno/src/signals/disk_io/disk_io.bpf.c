@@ -45,7 +45,7 @@
 struct disk_event {
 	__u64 timestamp_ns; /* CLOCK_MONOTONIC at completion */
 	__u64 latency_ns; /* last issue to completion */
-	__u64 queue_ns; /* first insert (or requeue) to last issue, 0 when it never waited */
+	__u64 queue_ns; /* first insert (or first issue, when there are more) to last issue, 0 when it never waited */
 	__u64 sector;
 	__u64 cgroup_id;
 	__u32 nr_bytes;
@@ -494,10 +494,11 @@ static __always_inline int requeue(struct request *rq)
 
 	if (!pending)
 		return 0;
-	pending->requeued = 1;
-	pending->issued_ns = 0;
+	/* An attempt that came to nothing, or to a part only, counts as waiting: the sum of both times leaves nothing out. */
 	if (!pending->inserted_ns)
-		pending->inserted_ns = bpf_ktime_get_ns();
+		pending->inserted_ns = pending->issued_ns;
+	pending->issued_ns = 0;
+	pending->requeued = 1;
 	return 0;
 }
 

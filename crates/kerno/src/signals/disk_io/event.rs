@@ -102,8 +102,8 @@ pub struct DiskEvent {
     pub timestamp_ns: u64,
     /// From its (last) issue to the driver until completion, in nanoseconds; 0 when it failed before it got there.
     pub latency_ns: u64,
-    /// From its first insert into the I/O scheduler (or first return by a busy device) until its last issue, in nanoseconds; 0 when it
-    /// did not wait there.
+    /// From its insert into the I/O scheduler, or from its first issue when the device gave it back, until its last issue, in
+    /// nanoseconds; 0 when it went straight to the device.
     pub queue_ns: u64,
     /// First sector on the whole disk, in units of 512 bytes; 0 for flushes and commands passed through.
     pub sector: u64,

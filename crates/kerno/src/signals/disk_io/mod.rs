@@ -11,7 +11,7 @@
 //!
 //! [`latency_ns`](DiskEvent::latency_ns) is the time the device had the request: from its last issue to the driver until its last
 //! part was completed. [`queue_ns`](DiskEvent::queue_ns) is the time it waited in the I/O scheduler before that, and 0 when it went
-//! straight to the driver. A request that a busy device gives back goes on waiting. The minimum-latency filter looks at the
+//! straight to the driver. A request that a busy device gives back, or completes in part only, goes on waiting. The minimum-latency filter looks at the
 //! sum of both, so nothing that was slow for its submitter is hidden.
 //!
 //! One event is one request. The block layer merges neighbouring bios into one request and splits large ones into several, so
