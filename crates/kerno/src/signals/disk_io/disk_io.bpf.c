@@ -317,6 +317,7 @@ static __noinline struct pending *remember(const struct request *rq, const struc
 {
 	const struct gendisk *disk = disk_of(rq);
 	struct pending pending = {};
+	const struct bio *bio;
 	__u64 key = (__u64)rq;
 	__u32 cmd_flags;
 
@@ -336,6 +337,11 @@ static __noinline struct pending *remember(const struct request *rq, const struc
 	pending.op_code = cmd_flags & REQ_OP_MASK;
 	/* Now rather than later: the flush machinery takes PREFLUSH and FUA off the request once it has seen to them. */
 	pending.flags = record_flags(cmd_flags);
+	if (!cfg_has_io_start) {
+		bio = rq->biotail;
+		if (bio)
+			pending.flags |= record_flags(BPF_CORE_READ(bio, bi_opf));
+	}
 	/* An entry that is there already is stale: its request went away without a completion. */
 	if (bpf_map_update_elem(&requests, &key, &pending, BPF_ANY)) {
 		count_untracked();
