@@ -33,6 +33,6 @@ pub mod signals;
 pub use event::{Comm, DecodeError, Event, EventType, MAX_FILENAME_LEN, RawEvent, RawEventBuf, TASK_COMM_LEN};
 pub use probe::{
     Availability, Batch, CancelToken, Counters, Events, Filter, FilterKind, Handle, Host, LoadError, Loader, LoaderSet,
-    Options, StreamError, Unavailable,
+    Options, Prepared, StreamError, Unavailable,
 };
 pub use signals::*;

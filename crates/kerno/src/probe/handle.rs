@@ -61,6 +61,28 @@ impl Drop for Handle {
     }
 }
 
+/// A signal whose programs and maps are in the kernel, attached to nothing yet. Dropping it unloads them.
+#[derive(Debug)]
+pub struct Prepared {
+    handle: Handle,
+    programs: Vec<(&'static str, Hook)>,
+}
+
+impl Prepared {
+    pub(super) fn new(shared: std::sync::Arc<Shared>, plan: Plan) -> Self {
+        Self { handle: Handle { shared }, programs: plan.programs }
+    }
+
+    /// Attaches the programs: events come from here on.
+    ///
+    /// # Errors
+    /// [`LoadError::Refused`]; then nothing of it is left in the kernel.
+    pub fn attach(self) -> Result<Handle, LoadError> {
+        self.handle.shared.attach(&self.programs)?;
+        Ok(self.handle)
+    }
+}
+
 /// What a handle, its loader and its readers share. The ring has a lock of its own, so that a reader's callback, which runs
 /// under it, may ask for the counters or close the handle.
 pub(super) struct Shared {
@@ -121,8 +143,7 @@ impl Shared {
         let ring = Ring::map(events.fd().as_fd(), ring_bytes as usize)
             .map_err(|error| LoadError::Io("cannot map the ring buffer", error))?;
         for (name, hook) in &plan.programs {
-            attach(&mut programs, name, *hook, btf)
-                .map_err(|e| refused(format!("program {name} on {}", hook.display()))(e.as_ref()))?;
+            load(&mut programs, name, *hook, btf).map_err(|error| refused_program(name, *hook, error.as_ref()))?;
         }
         Ok(Self {
             event_type: S::TYPE,
@@ -138,6 +159,17 @@ impl Shared {
             ring: Mutex::new(Some(ring)),
             reader: Mutex::new(None),
         })
+    }
+
+    fn attach(&self, programs: &[(&'static str, Hook)]) -> Result<(), LoadError> {
+        let mut kernel = lock(&self.kernel);
+        // None when it was closed; then there is nothing to attach.
+        for ebpf in kernel.programs.iter_mut() {
+            for (name, hook) in programs {
+                attach(ebpf, name, *hook).map_err(|error| refused_program(name, *hook, error.as_ref()))?;
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn seen(&self) -> u64 {
@@ -240,17 +272,29 @@ impl KernelSide {
     }
 }
 
-fn attach(ebpf: &mut Ebpf, name: &str, hook: Hook, btf: &aya::Btf) -> Result<(), Box<dyn std::error::Error>> {
-    let program: &mut Program = ebpf.program_mut(name).ok_or("not in the object; the build is broken")?;
+fn refused_program(name: &str, hook: Hook, error: &dyn std::error::Error) -> LoadError {
+    LoadError::Refused { what: format!("program {name} on {}", hook.display()), detail: chain(error) }
+}
+
+const NO_PROGRAM: &str = "not in the object; the build is broken";
+
+fn load(ebpf: &mut Ebpf, name: &str, hook: Hook, btf: &aya::Btf) -> Result<(), Box<dyn std::error::Error>> {
+    let program: &mut Program = ebpf.program_mut(name).ok_or(NO_PROGRAM)?;
     match hook {
-        Hook::Tracepoint(tracepoint) => {
-            let program: &mut BtfTracePoint = program.try_into()?;
-            program.load(tracepoint, btf)?;
-            program.attach()?;
+        Hook::Tracepoint(tracepoint) => <&mut BtfTracePoint>::try_from(program)?.load(tracepoint, btf)?,
+        Hook::Seed(iterator) => <&mut Iter>::try_from(program)?.load(iterator, btf)?,
+    }
+    Ok(())
+}
+
+fn attach(ebpf: &mut Ebpf, name: &str, hook: Hook) -> Result<(), Box<dyn std::error::Error>> {
+    let program: &mut Program = ebpf.program_mut(name).ok_or(NO_PROGRAM)?;
+    match hook {
+        Hook::Tracepoint(_) => {
+            <&mut BtfTracePoint>::try_from(program)?.attach()?;
         }
-        Hook::Seed(iterator) => {
+        Hook::Seed(_) => {
             let program: &mut Iter = program.try_into()?;
-            program.load(iterator, btf)?;
             let link = program.attach()?;
             let mut file = program.take_link(link)?.into_file()?;
             std::io::copy(&mut file, &mut std::io::sink())?;

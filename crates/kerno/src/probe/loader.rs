@@ -2,7 +2,7 @@ use std::fmt::{self, Write as _};
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use super::handle::{Handle, Shared};
+use super::handle::{Handle, Prepared, Shared};
 use super::options::{FilterKind, Options};
 use super::plan::{Hook, Plan};
 use super::stream::{Events, StreamError};
@@ -29,11 +29,20 @@ pub trait Loader: Send {
     /// Whether it could be loaded here, and with which hooks. Loads nothing.
     fn check(&self, host: &Host) -> Availability;
 
+    /// Does the part of [`load`](Self::load) that takes time, and attaches nothing. Signals that are all prepared before the first is
+    /// attached start together, and no ring fills while others load.
+    ///
+    /// # Errors
+    /// [`LoadError`]; then nothing of it is left in the kernel.
+    fn prepare(&mut self) -> Result<Prepared, LoadError>;
+
     /// Loads the programs and attaches them. They stay until the handle is closed or dropped.
     ///
     /// # Errors
     /// [`LoadError`]; then nothing of it is left in the kernel.
-    fn load(&mut self) -> Result<Handle, LoadError>;
+    fn load(&mut self) -> Result<Handle, LoadError> {
+        self.prepare()?.attach()
+    }
 
     /// The events, from the oldest not yet read; ends when the handle is closed or `cancel` fires.
     ///
@@ -243,7 +252,7 @@ impl<S: Signal> Loader for SignalLoader<S> {
         }
     }
 
-    fn load(&mut self) -> Result<Handle, LoadError> {
+    fn prepare(&mut self) -> Result<Prepared, LoadError> {
         if self.shared.as_ref().is_some_and(|shared| !shared.is_closed()) {
             return Err(LoadError::AlreadyLoaded);
         }
@@ -256,7 +265,7 @@ impl<S: Signal> Loader for SignalLoader<S> {
         super::host::lift_memlock(host.version);
         let shared = Arc::new(Shared::load::<S>(&plan, &btf.relocations, self.options.ring_bytes)?);
         self.shared = Some(Arc::clone(&shared));
-        Ok(Handle { shared })
+        Ok(Prepared::new(shared, plan))
     }
 
     fn events(&self, cancel: &CancelToken) -> Result<Events, StreamError> {

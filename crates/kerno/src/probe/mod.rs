@@ -18,7 +18,7 @@ mod sys;
 pub(crate) use btf::Btf;
 pub use cancel::CancelToken;
 pub use counters::Counters;
-pub use handle::Handle;
+pub use handle::{Handle, Prepared};
 pub use host::{Capability, Host, KernelVersion};
 pub(crate) use loader::Signal;
 pub use loader::{Availability, LoadError, Loader, SignalLoader, Unavailable};

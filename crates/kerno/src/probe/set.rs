@@ -1,8 +1,19 @@
-use super::handle::Handle;
+use super::handle::{Handle, Prepared};
 use super::loader::{LoadError, Loader, Unavailable};
 use super::stream::{Events, StreamError};
 use super::{CancelToken, Counters, Host};
+use std::collections::VecDeque;
 use std::sync::Arc;
+
+/// Signals that wait to be attached. Unloaded last first.
+#[derive(Default)]
+struct Waiting(VecDeque<(&'static str, Prepared)>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        while self.0.pop_back().is_some() {}
+    }
+}
 
 /// Several signals, loaded and closed together.
 #[derive(Default)]
@@ -24,17 +35,29 @@ impl LoaderSet {
         Self { loaders, handles: Vec::new() }
     }
 
-    /// Loads all, in order, or none.
+    /// Loads all, in order, or none. All are prepared before the first is attached: they start together.
     ///
     /// # Errors
     /// [`LoadError::Loader`] names the loader that failed; those loaded before it have been unloaded, last first.
     pub fn load_all(&mut self) -> Result<(), LoadError> {
         let _parsed_once = Host::detect();
+        let mut waiting = Waiting::default();
         for loader in &mut self.loaders {
-            match loader.load() {
-                Ok(handle) => self.handles.push(handle),
+            match loader.prepare() {
+                Ok(signal) => waiting.0.push_back((loader.name(), signal)),
                 Err(source) => {
                     let loader = loader.name();
+                    drop(waiting);
+                    self.close();
+                    return Err(LoadError::Loader { loader, source: Box::new(source) });
+                }
+            }
+        }
+        while let Some((loader, signal)) = waiting.0.pop_front() {
+            match signal.attach() {
+                Ok(handle) => self.handles.push(handle),
+                Err(source) => {
+                    drop(waiting);
                     self.close();
                     return Err(LoadError::Loader { loader, source: Box::new(source) });
                 }
@@ -43,14 +66,21 @@ impl LoaderSet {
         Ok(())
     }
 
-    /// Loads what can be loaded and returns the rest with the reasons.
+    /// Loads what can be loaded, as [`load_all`](Self::load_all), and returns the rest with the reasons.
     pub fn load_available(&mut self) -> Vec<Unavailable> {
         let _parsed_once = Host::detect();
         let mut unavailable = Vec::new();
+        let mut waiting = Waiting::default();
         for loader in &mut self.loaders {
-            match loader.load() {
-                Ok(handle) => self.handles.push(handle),
+            match loader.prepare() {
+                Ok(signal) => waiting.0.push_back((loader.name(), signal)),
                 Err(error) => unavailable.push(Unavailable { signal: loader.name(), reason: error.reason() }),
+            }
+        }
+        while let Some((signal, programs)) = waiting.0.pop_front() {
+            match programs.attach() {
+                Ok(handle) => self.handles.push(handle),
+                Err(error) => unavailable.push(Unavailable { signal, reason: error.reason() }),
             }
         }
         unavailable
