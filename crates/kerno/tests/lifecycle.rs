@@ -45,7 +45,7 @@ struct KernelObjects {
 /// What the kernel holds now of these programs and maps.
 fn in_kernel(programs: &[u32], maps: &[u32]) -> KernelObjects {
     let all_maps = aya::maps::loaded_maps().filter_map(|map| Some(map.ok()?.id()));
-    let links = loaded_links().filter_map(|link| Some(link.ok()?)).filter(|link| programs.contains(&link.program_id()));
+    let links = loaded_links().filter_map(Result::ok).filter(|link| programs.contains(&link.program_id()));
     KernelObjects {
         programs: loaded_programs().filter_map(|p| Some(p.ok()?.id())).filter(|id| programs.contains(id)).collect(),
         maps: all_maps.filter(|id| maps.contains(id)).collect(),
@@ -266,7 +266,7 @@ fn held() -> (usize, usize) {
 #[test]
 fn a_hundred_cycles_leak_nothing() {
     let _alone = alone();
-    let mut cycle = || {
+    let cycle = || {
         let mut set = LoaderSet::new(all_loaders());
         set.load_all().unwrap();
         let mut events = set.events(&CancelToken::new().unwrap()).unwrap();

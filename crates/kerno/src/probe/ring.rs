@@ -56,12 +56,6 @@ impl Ring {
         unsafe { &*self.producer.as_ptr().add(offset).cast::<AtomicU32>() }
     }
 
-    /// Bytes that wait to be read, those still being written included.
-    #[cfg(test)]
-    pub(crate) fn waiting(&self) -> usize {
-        self.producer_position().load(Ordering::Acquire) - self.position
-    }
-
     /// Hands up to `limit` records to `f`, oldest first, and gives their room back. Stops early at a record that is still
     /// being written, or when `f` breaks (that record counts as read).
     pub(crate) fn drain(
