@@ -47,7 +47,7 @@ fn direct_reads_and_writes_are_all_seen_with_every_field_right() {
     const REQUESTS: usize = 499;
     let device = LoopDevice::new(16 * MIB);
     // Scattered, of four sizes, none across the end.
-    let plan = |i: usize| (i % 3 == 0, (i * 7919 % 3001) * 4 * KIB, [512, 4 * KIB, 12 * KIB, 64 * KIB][i % 4]);
+    let plan = |i: usize| (i.is_multiple_of(3), (i * 7919 % 3001) * 4 * KIB, [512, 4 * KIB, 12 * KIB, 64 * KIB][i % 4]);
     let mut child = Child::new(|link| {
         rustix::thread::set_name(c"disk worker").unwrap();
         let file = device.open_direct();

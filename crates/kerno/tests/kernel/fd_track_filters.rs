@@ -13,7 +13,7 @@ fn filters_work_in_the_kernel() {
         link.close_inherited();
         link.tell(0);
         link.wait();
-        let name = CStr::from_bytes_with_nul(b"kerno-fd-test\0").unwrap();
+        let name = c"kerno-fd-test";
         assert_eq!(call(libc::SYS_prctl, &[libc::PR_SET_NAME.into(), address(name)]), 0);
         for _ in 0..TIMES {
             let fd = call(libc::SYS_dup, &[0]);
