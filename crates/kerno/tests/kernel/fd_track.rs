@@ -217,7 +217,7 @@ fn sockets() {
             }
             let mut pair = [0 as c_int; 2];
             assert_eq!(call(libc::SYS_socketpair, &[unix, stream, 0, pair.as_mut_ptr().addr() as c_long]), 0);
-            pair.into_iter().for_each(|fd| log.opened("socketpair", fd));
+            pair.into_iter().for_each(|fd| _ = log.opened("socketpair", fd));
             assert_eq!(call(libc::SYS_socket, &[unix, 77, 0]), -1);
         }
     });
@@ -230,14 +230,14 @@ fn things_behind_descriptors() {
             let mut pair = [0 as c_int; 2];
             let at = pair.as_mut_ptr().addr() as c_long;
             assert_eq!(call(libc::SYS_pipe2, &[at, libc::O_CLOEXEC.into()]), 0);
-            pair.into_iter().for_each(|fd| log.opened("pipe2", fd));
+            pair.into_iter().for_each(|fd| _ = log.opened("pipe2", fd));
             assert_eq!(call(libc::SYS_pipe2, &[at, -1]), -1);
             let mask = [0u64; 1];
             #[cfg(target_arch = "x86_64")]
             {
                 assert_eq!(call(libc::SYS_pipe, &[at]), 0);
                 // SAFETY: pair was written behind the compiler's back.
-                unsafe { std::ptr::read_volatile(&raw const pair) }.into_iter().for_each(|fd| log.opened("pipe", fd));
+                unsafe { std::ptr::read_volatile(&raw const pair) }.into_iter().for_each(|fd| _ = log.opened("pipe", fd));
                 log.opened("eventfd", call(libc::SYS_eventfd, &[0]));
                 log.opened("epoll_create", call(libc::SYS_epoll_create, &[1]));
                 log.opened("inotify_init", call(libc::SYS_inotify_init, &[]));
@@ -466,7 +466,7 @@ fn descriptors_sent_through_sockets() {
         let mut pair = [0 as c_int; 2];
         let seqpacket = [libc::AF_UNIX.into(), libc::SOCK_SEQPACKET.into(), 0, pair.as_mut_ptr().addr() as c_long];
         assert_eq!(call(libc::SYS_socketpair, &seqpacket), 0);
-        pair.into_iter().for_each(|fd| log.opened("socketpair", fd));
+        pair.into_iter().for_each(|fd| _ = log.opened("socketpair", fd));
         for count in [1, 2, 3, 253] {
             send(pair[0], &vec![0; count]);
             let message = Received::new();

@@ -1,6 +1,5 @@
 //! The filters of `fd_track`, each against the kernel.
 
-use std::ffi::CStr;
 
 use kerno::{FdTrackLoader, Filter, Loader};
 
