@@ -15,6 +15,7 @@ mod fd_track_filters;
 mod fd_track_uring;
 mod file_audit;
 mod oom_track;
+mod sched_account;
 mod sched_delay;
 mod syscall_latency;
 mod tcp_monitor;

@@ -1,138 +1,12 @@
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kerno::sched_delay::WaitReason;
 use kerno::{Filter, Options, SchedDelayLoader, SchedEvent};
 
 use crate::cgroups::{Cgroup, v2_mount};
-use crate::support::{Child, Link, Run, monotonic_ns, observe, options, pid};
-
-/// What the kernel's own accounting says of the calling thread, at a moment.
-#[derive(Clone, Copy, Debug)]
-struct Account {
-    tid: u32,
-    at_ns: u64,
-    /// Switches away because it blocked.
-    voluntary: u64,
-    /// Switches away although it could have run on.
-    involuntary: u64,
-    /// Second figure of `/proc/PID/task/TID/schedstat`.
-    run_delay_ns: u64,
-    /// Switches of all threads of process 1. There are virtual machines whose kernel traces no switch away from these, for no
-    /// tracer; who gets the CPU from one of them is then not seen.
-    init_switches: u64,
-}
-
-/// The sum of both kinds of switches in `/proc/1/task/*/status`.
-fn init_switches() -> u64 {
-    let tasks = std::fs::read_dir("/proc/1/task").unwrap().flatten();
-    let text: String = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("status")).ok()).collect();
-    let counts = text.lines().filter_map(|line| line.split_once("voluntary_ctxt_switches:"));
-    counts.map(|(_, count)| count.trim().parse::<u64>().unwrap()).sum()
-}
-
-impl Account {
-    /// Of the calling thread. Switches and time belong together: taken again until no switch came between.
-    fn take() -> Self {
-        let switches = || {
-            // SAFETY: the struct is writable and may be zero.
-            let usage = unsafe {
-                let mut usage: libc::rusage = std::mem::zeroed();
-                assert_eq!(libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage), 0);
-                usage
-            };
-            (usage.ru_nvcsw.cast_unsigned(), usage.ru_nivcsw.cast_unsigned())
-        };
-        // SAFETY: no arguments.
-        let tid = unsafe { libc::gettid() }.cast_unsigned();
-        let init_switches = init_switches();
-        loop {
-            let before = switches();
-            let at_ns = monotonic_ns();
-            let text = std::fs::read_to_string(format!("/proc/self/task/{tid}/schedstat")).unwrap();
-            if switches() == before {
-                let run_delay_ns = text.split(' ').nth(1).unwrap().parse().unwrap();
-                return Self { tid, at_ns, voluntary: before.0, involuntary: before.1, run_delay_ns, init_switches };
-            }
-        }
-    }
-
-    fn tell(self, link: &mut Link) {
-        let Self { tid, at_ns, voluntary, involuntary, run_delay_ns, init_switches } = self;
-        for value in [tid.into(), at_ns, voluntary, involuntary, run_delay_ns, init_switches] {
-            link.tell(value);
-        }
-    }
-
-    fn hear(child: &mut Child) -> Self {
-        let mut next = || child.heard();
-        Self {
-            tid: u32::try_from(next()).unwrap(),
-            at_ns: next(),
-            voluntary: next(),
-            involuntary: next(),
-            run_delay_ns: next(),
-            init_switches: next(),
-        }
-    }
-}
-
-/// A thread's accounts before and after its work.
-#[derive(Clone, Copy, Debug)]
-struct Span {
-    from: Account,
-    to: Account,
-}
-
-impl Span {
-    fn of(work: impl FnOnce()) -> Self {
-        let from = Account::take();
-        work();
-        Self { from, to: Account::take() }
-    }
-
-    fn tell(self, link: &mut Link) {
-        self.from.tell(link);
-        self.to.tell(link);
-    }
-
-    fn hear(child: &mut Child) -> Self {
-        Self { from: Account::hear(child), to: Account::hear(child) }
-    }
-
-    fn switches(&self) -> u64 {
-        self.to.voluntary - self.from.voluntary + self.to.involuntary - self.from.involuntary
-    }
-
-    /// The thread's events of that time.
-    fn events<'a>(&self, events: &'a [SchedEvent]) -> Vec<&'a SchedEvent> {
-        let times = self.from.at_ns..=self.to.at_ns;
-        events.iter().filter(|event| event.tid == self.from.tid && times.contains(&event.timestamp_ns)).collect()
-    }
-
-    /// Exactly one wait for each switch away from the thread, of the right kind, and together as long as the kernel's own sum;
-    /// fewer only by what process 1 may have hidden.
-    fn assert_accounts_for(&self, events: &[SchedEvent]) {
-        let events = self.events(events);
-        let count = |reason| events.iter().filter(|event| event.reason == reason).count() as u64;
-        let hidden = self.to.init_switches + 1 - self.from.init_switches;
-        let expected = [
-            (WaitReason::Wakeup, self.to.voluntary - self.from.voluntary),
-            (WaitReason::Preempted, self.to.involuntary - self.from.involuntary),
-            (WaitReason::New, 0),
-        ];
-        for (reason, switches) in expected {
-            let found = count(reason);
-            assert!(found <= switches && switches - found <= hidden, "{found} of {switches} {reason}: {self:?}");
-        }
-        let sum: u64 = events.iter().map(|event| event.runq_delay_ns).sum();
-        let kernel = self.to.run_delay_ns - self.from.run_delay_ns;
-        // The kernel reads the run queue's clock a little before each hook, and not again for a switch that a wake-up asked for:
-        // that switch happens, for its sum, when the wake-up did.
-        let missing = self.switches() - events.len() as u64;
-        let slack = 1_000 * events.len() as u64 + kernel / 50 + 4_000_000 + missing * 20_000_000;
-        assert!(sum.abs_diff(kernel) <= slack, "{} waits sum up to {sum} ns, schedstat says {kernel}", events.len());
-    }
-}
+use crate::sched_account::{Account, Span, init_switches};
+use crate::support::{Child, Run, monotonic_ns, observe, options, pid};
 
 fn allowed_cpus() -> Vec<usize> {
     // SAFETY: the set is writable and of the size given; its bits are read within it.
@@ -156,6 +30,13 @@ fn pin(cpu: usize) {
         libc::CPU_SET(cpu, &mut set);
         assert_eq!(libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set), 0);
     }
+}
+
+/// Puts the calling thread above all ordinary ones.
+fn realtime(priority: i32) {
+    let param = libc::sched_param { sched_priority: priority };
+    // SAFETY: the parameters are initialised; 0 is the calling thread.
+    assert_eq!(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const param) }, 0, "needs CAP_SYS_NICE");
 }
 
 fn set_name(name: &str) {
@@ -237,15 +118,67 @@ fn every_switch_on_a_shared_cpu_is_one_wait_of_the_right_kind_and_length() {
     }
 }
 
-/// On several CPUs, wake-ups often reach a task that has not left its CPU yet: these must not become waits.
 #[test]
-fn wakeups_of_tasks_still_running_are_no_waits() {
+fn every_switch_on_several_cpus_is_one_wait_of_the_right_kind_and_length() {
     const ROUNDS: usize = 5003;
     let mut players = ping_pong(ROUNDS, || {});
     let filter = Filter { pids: players.iter().map(|child| child.pid).collect(), ..Filter::default() };
     let events: Vec<SchedEvent> = observe(SchedDelayLoader::new(options(filter)), || play(&mut players));
     for player in &mut players {
         Span::hear(player).assert_accounts_for(&events);
+    }
+}
+
+/// One thread goes to sleep at a pipe again and again; another, on another CPU, writes just then, a little later each time. Many
+/// of its wake-ups come after the sleeper gave up running and before it left its CPU: these must not become waits, or the
+/// time that it goes on running would count.
+#[test]
+fn wakeups_of_a_task_that_has_not_left_its_cpu_are_no_waits() {
+    const ROUNDS: u64 = 3001;
+    let mut child = Child::new(|link| {
+        let mut fds = [0; 2];
+        // SAFETY: room for two descriptors.
+        unsafe { assert_eq!(libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC), 0) };
+        let going = std::sync::Arc::new(AtomicU64::new(0));
+        let seen = std::sync::Arc::clone(&going);
+        let cpus = allowed_cpus();
+        let (first, last) = (cpus[0], cpus[cpus.len() - 1]);
+        let writer = std::thread::spawn(move || {
+            pin(last);
+            realtime(1);
+            for round in 1..=ROUNDS {
+                while seen.load(Ordering::Acquire) < round {
+                    std::thread::yield_now();
+                }
+                spin_until(monotonic_ns() + round % 64 * 25);
+                // SAFETY: one byte, and a descriptor that stays open.
+                unsafe { assert_eq!(libc::write(fds[1], [1u8].as_ptr().cast(), 1), 1) };
+            }
+        });
+        pin(first);
+        realtime(1);
+        let mut reads = Vec::new();
+        let span = Span::of(|| {
+            for round in 1..=ROUNDS {
+                spin_until(monotonic_ns() + 20_000);
+                going.store(round, Ordering::Release);
+                spin_until(monotonic_ns() + 1_500);
+                reads.push(monotonic_ns());
+                let mut byte = [0u8];
+                // SAFETY: as above.
+                unsafe { assert_eq!(libc::read(fds[0], byte.as_mut_ptr().cast(), 1), 1) };
+            }
+        });
+        writer.join().unwrap();
+        span.tell(link);
+        reads.into_iter().for_each(|read_ns| link.tell(read_ns));
+    });
+    let events: Vec<SchedEvent> = observe(SchedDelayLoader::new(options(pid(child.pid))), || child.run());
+    let span = Span::hear(&mut child);
+    let reads: Vec<u64> = (0..ROUNDS).map(|_| child.heard()).collect();
+    for event in span.events(&events).into_iter().filter(|event| event.reason == WaitReason::Wakeup) {
+        let read_ns = reads.iter().rfind(|read_ns| **read_ns <= event.timestamp_ns).unwrap_or(&span.from.at_ns);
+        assert!(event.timestamp_ns - event.runq_delay_ns >= *read_ns, "began before its own sleep: {event}");
     }
 }
 
@@ -298,11 +231,6 @@ fn busy_threads_and_a_sleeper_on_one_cpu_wait_as_long_as_schedstat_says() {
 #[test]
 fn the_task_that_held_the_cpu_is_named() {
     const SLEEPS: u64 = 53;
-    fn realtime(priority: i32) {
-        let param = libc::sched_param { sched_priority: priority };
-        // SAFETY: the parameters are initialised; 0 is the calling thread.
-        assert_eq!(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const param) }, 0, "needs CAP_SYS_NICE");
-    }
     let mut child = Child::new(|link| {
         pin(one_cpu());
         realtime(3);

@@ -20,6 +20,12 @@
 //! is chosen is an event too, though the kernel then sends no signal and logs nothing. Before Linux 6.9 the hook tells only a pid; the
 //! victim is then taken from the signal that is sent to it, and where there is none, [`OomEvent::known`] is false and filters other
 //! than the one by pid leave the event out.
+//!
+//! # Compared with
+//!
+//! The kernel's log (`dmesg`) has one line for each kill, with the same figures, but not the cgroup's id or the score, and who needed the
+//! memory only some lines above. `oomkill` (libbpf-tools) hooks the function `oom_kill_process`, so it needs kprobes, and shows one victim of a group
+//! kill.
 
 mod event;
 mod loader;

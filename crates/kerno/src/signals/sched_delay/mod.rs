@@ -17,6 +17,18 @@
 //! A CPU limit of a cgroup (throttling) does show: the throttled task is runnable and gets no CPU. Where two live threads share a
 //! start slot (ids that differ by a multiple of 262,144), the earlier wait is not reported and
 //! [`Counters::untracked`](crate::Counters::untracked) counts it.
+//!
+//! # Compared with
+//!
+//! `runqslower` and `runqlat` (libbpf-tools) find the same waits: on the same load with the same limit, 989 and 989; of one process
+//! that slept 1,009 times, the same number. Like
+//! `runqslower -P`, an event tells who held the CPU before; unlike there, also what made the task wait.
+//!
+//! `/proc/PID/schedstat` sums up the same waits by the run queue's clock. The kernel does not read that clock again for a switch that a
+//! wake-up asked for, so such a wait is shorter there, often 0; here it lasts until the switch.
+//!
+//! There are virtual machines whose kernel traces no switch away from the threads of process 1, for no tracer. Whoever gets the CPU
+//! right after one of these is not seen there.
 
 mod event;
 mod loader;
