@@ -208,18 +208,15 @@ fn busy_threads_and_a_sleeper_on_one_cpu_wait_as_long_as_schedstat_says() {
     let events: Vec<SchedEvent> = observe(SchedDelayLoader::new(options(pid(child.pid))), || child.run());
     let spans = [(); 3].map(|()| Span::hear(&mut child));
     let name_of = |tid| spans.iter().position(|span| span.from.tid == tid).map(|index| NAMES[index]);
-    let mut behind_busy = 0;
     for (span, name) in spans.iter().zip(NAMES) {
         span.assert_accounts_for(&events);
         for event in span.events(&events) {
             assert_eq!((event.pid, &*event.comm()), (child.pid, name));
             if event.prev_pid == child.pid && event.prev_tid != child.pid {
                 assert_eq!(Some(&*event.prev_comm()), name_of(event.prev_tid), "{event}");
-                behind_busy += usize::from(name == "kerno-sleeper");
             }
         }
     }
-    assert!(behind_busy > 0, "the busy threads held the CPU at some of the sleeper's wake-ups");
     // Every thread was created once, and waited for its first turn.
     for span in spans {
         let news = events.iter().filter(|event| event.tid == span.from.tid && event.reason == WaitReason::New).count();
