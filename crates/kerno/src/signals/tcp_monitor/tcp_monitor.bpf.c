@@ -410,7 +410,7 @@ int BPF_PROG(on_tcp_receive_reset, struct sock *sk)
 }
 
 /*
- * Without a packet a socket resets its own connection. With one it is an answer to that packet, and sk may be NULL (6.9),
+ * Without a packet a socket resets its own connection. With one it is an answer to that packet, and sk may be NULL (6.10),
  * a listener, a request or a time-wait socket, which have only sock_common: then the packet tells who is meant.
  */
 SEC("tp_btf/tcp_send_reset")

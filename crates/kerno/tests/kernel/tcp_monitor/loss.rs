@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use kerno::tcp_monitor::{TcpEventType, TcpState};
+use kerno::tcp_monitor::{TcpEventType, TcpFamily, TcpState};
 use kerno::{Filter, TcpEvent};
 
 use super::net::{
@@ -14,9 +14,9 @@ use super::start_connect;
 
 const SEGMENT: i32 = 1000;
 
-/// A listener and a target for it with small segments, so that one skb holds many.
-fn small_segments() -> TcpListener {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+/// A listener whose connections have small segments, so that one skb holds many.
+fn small_segments(address: &str) -> TcpListener {
+    let listener = TcpListener::bind((address, 0)).unwrap();
     set_option(&listener, libc::IPPROTO_TCP, libc::TCP_MAXSEG, &SEGMENT);
     listener
 }
@@ -24,11 +24,12 @@ fn small_segments() -> TcpListener {
 #[test]
 fn segments_sent_again_are_as_many_as_the_kernel_counts() {
     let mut child = child_in_namespace(|link| {
-        let listener = small_segments();
+        let listeners = ["127.0.0.1", "::1"].map(small_segments);
         let before = counter("snmp", "Tcp:", "RetransSegs");
-        for round in 0..3 {
-            let (mut client, mut server) = connected(&listener);
-            let bytes = 20_000 * (round + 1);
+        for round in 0..4 {
+            let (mut client, mut server) = connected(&listeners[round % 2]);
+            // Less than the send buffer holds.
+            let bytes = 10_000 * (round + 1);
             drop_packets(&server);
             send(&mut client, bytes);
             std::thread::sleep(Duration::from_millis(700));
@@ -49,10 +50,12 @@ fn segments_sent_again_are_as_many_as_the_kernel_counts() {
     let segments = |port: u64| -> u32 {
         again.iter().filter(|event| u64::from(event.src_port) == port).map(|event| event.retransmits).sum()
     };
-    for _ in 0..3 {
+    for round in 0..4 {
         let (port, total, bytes) = (child.heard(), child.heard(), child.heard());
         assert!(total > 0);
         assert_eq!(u64::from(segments(port)), total);
+        let family = [TcpFamily::Ipv4, TcpFamily::Ipv6][round % 2];
+        assert!(again.iter().all(|event| u64::from(event.src_port) != port || event.family == family));
         let closes = of_type(&events, TcpEventType::Close);
         let close = closes.iter().find(|event| u64::from(event.src_port) == port).unwrap();
         assert_eq!(u64::from(close.total_retransmits), total);

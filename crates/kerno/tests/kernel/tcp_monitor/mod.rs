@@ -203,6 +203,35 @@ fn the_wait_in_the_accept_queue_is_measured() {
     }
 }
 
+#[test]
+fn bytes_are_exact_when_one_side_closes_before_it_got_the_others_fin() {
+    let mut child = child_in_namespace(|link| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        link.tell(u64::from(listener.local_addr().unwrap().port()));
+        for _ in 0..3 {
+            let (mut client, mut server) = connected(&listener);
+            send(&mut client, 100);
+            client.shutdown(std::net::Shutdown::Write).unwrap();
+            receive(&mut server, 100);
+            expect_end(&mut server);
+            send(&mut server, 53);
+            receive(&mut client, 53);
+            drop(client);
+            drop(server);
+        }
+        settle();
+    });
+    let events = observe_in_namespace(Filter::default(), &mut child);
+    let port = child.heard();
+    let closes = of_type(&events, TcpEventType::Close);
+    assert_eq!(closes.len(), 6);
+    for close in closes {
+        let server = u64::from(close.src_port) == port;
+        let expected = if server { (53, 100, TcpState::LastAck) } else { (100, 53, TcpState::FinWait2) };
+        assert_eq!((close.bytes_sent, close.bytes_received, close.state), expected);
+    }
+}
+
 /// A port of the loopback that nobody listens on.
 fn closed_port(address: &str) -> SocketAddr {
     TcpListener::bind((address, 0)).unwrap().local_addr().unwrap()

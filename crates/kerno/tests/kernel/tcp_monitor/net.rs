@@ -81,7 +81,13 @@ pub(super) fn settle() {
 /// A pair of connected sockets: ours and the one accepted.
 pub(super) fn connected(listener: &TcpListener) -> (TcpStream, TcpStream) {
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    (client, listener.accept().unwrap().0)
+    let server = listener.accept().unwrap().0;
+    // A test that waits for ever should fail instead.
+    for stream in [&client, &server] {
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream.set_write_timeout(Some(Duration::from_secs(30))).unwrap();
+    }
+    (client, server)
 }
 
 pub(super) fn set_comm(name: &std::ffi::CStr) {
