@@ -201,7 +201,6 @@ macro_rules! wire_enum {
                 match self { $(Self::$variant => $text,)+ }
             }
 
-            #[allow(clippy::manual_range_patterns, reason = "the values are listed one by one")]
             pub(crate) const fn valid(byte: u8) -> bool {
                 $(byte == $value)||+
             }

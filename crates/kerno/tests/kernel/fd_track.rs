@@ -1,5 +1,6 @@
 //! Every family of calls that gives a process descriptors or takes them away.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::ffi::{c_int, c_long};
 
@@ -21,6 +22,13 @@ impl Log {
         assert!(fd >= 0, "{call}: {}", std::io::Error::last_os_error());
         self.0.push((FdOp::Open, fd, call));
         fd
+    }
+
+    /// Two that a call stored.
+    pub fn opened_all(&mut self, call: &'static str, fds: [c_int; 2]) {
+        for fd in fds {
+            self.opened(call, fd);
+        }
     }
 
     pub fn closed(&mut self, call: &'static str, fd: c_int) {
@@ -204,20 +212,20 @@ fn sockets() {
                 assert_eq!(call(libc::SYS_connect, &[client.into(), address(&name), 11]), 0);
                 let server = log.opened(accept.1, call(accept.0, &[listener, 0, 0, 0]));
                 // SO_PEERPIDFD puts a descriptor where the option's value goes.
-                let (peer, size) = (-1 as c_int, 4u32);
+                let (peer, size) = (Cell::new(-1 as c_int), 4u32);
                 let option = [server.into(), libc::SOL_SOCKET.into(), 77, address(&peer), address(&size)];
                 assert_eq!(call(libc::SYS_getsockopt, &option), 0);
-                // SAFETY: peer was written behind the compiler's back.
-                log.opened("getsockopt", unsafe { std::ptr::read_volatile(&raw const peer) });
+                log.opened("getsockopt", peer.get());
                 let option =
                     [server.into(), libc::SOL_SOCKET.into(), libc::SO_ERROR.into(), address(&peer), address(&size)];
                 assert_eq!(call(libc::SYS_getsockopt, &option), 0);
                 log.close(server);
                 log.close(client);
             }
-            let mut pair = [0 as c_int; 2];
-            assert_eq!(call(libc::SYS_socketpair, &[unix, stream, 0, pair.as_mut_ptr().addr() as c_long]), 0);
-            pair.into_iter().for_each(|fd| _ = log.opened("socketpair", fd));
+            let pair = Cell::new([0 as c_int; 2]);
+            assert_eq!(call(libc::SYS_socketpair, &[unix, stream, 0, address(&pair)]), 0);
+            let pair = pair.get();
+            log.opened_all("socketpair", pair);
             assert_eq!(call(libc::SYS_socket, &[unix, 77, 0]), -1);
         }
     });
@@ -227,17 +235,16 @@ fn sockets() {
 fn things_behind_descriptors() {
     expect_exactly(|log| {
         for _ in 0..TIMES {
-            let mut pair = [0 as c_int; 2];
-            let at = pair.as_mut_ptr().addr() as c_long;
+            let pair = Cell::new([0 as c_int; 2]);
+            let at = address(&pair);
             assert_eq!(call(libc::SYS_pipe2, &[at, libc::O_CLOEXEC.into()]), 0);
-            pair.into_iter().for_each(|fd| _ = log.opened("pipe2", fd));
+            log.opened_all("pipe2", pair.get());
             assert_eq!(call(libc::SYS_pipe2, &[at, -1]), -1);
             let mask = [0u64; 1];
             #[cfg(target_arch = "x86_64")]
             {
                 assert_eq!(call(libc::SYS_pipe, &[at]), 0);
-                // SAFETY: pair was written behind the compiler's back.
-                unsafe { std::ptr::read_volatile(&raw const pair) }.into_iter().for_each(|fd| _ = log.opened("pipe", fd));
+                log.opened_all("pipe", pair.get());
                 log.opened("eventfd", call(libc::SYS_eventfd, &[0]));
                 log.opened("epoll_create", call(libc::SYS_epoll_create, &[1]));
                 log.opened("inotify_init", call(libc::SYS_inotify_init, &[]));
@@ -300,7 +307,7 @@ fn processes() {
             let me = c_long::from(std::process::id());
             let own = log.opened("pidfd_open", call(libc::SYS_pidfd_open, &[me, 0]));
             log.opened("pidfd_getfd", call(libc::SYS_pidfd_getfd, &[own.into(), 0, 0]));
-            let pidfd = -1 as c_int;
+            let pidfd = Cell::new(-1 as c_int);
             let flags = c_long::from(libc::CLONE_PIDFD | libc::SIGCHLD);
             // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, ...
             let args = [
@@ -323,10 +330,7 @@ fn processes() {
                     // SAFETY: ends the copy at once.
                     unsafe { libc::_exit(0) };
                 }
-                // SAFETY: pidfd was written behind the compiler's back.
-                log.opened(if three { "clone3" } else { "clone" }, unsafe {
-                    std::ptr::read_volatile(&raw const pidfd)
-                });
+                log.opened(if three { "clone3" } else { "clone" }, pidfd.get());
                 // SAFETY: waits for our own child.
                 assert_eq!(unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) }, pid);
             }
@@ -463,10 +467,11 @@ impl Received {
 #[test]
 fn descriptors_sent_through_sockets() {
     expect_exactly(|log| {
-        let mut pair = [0 as c_int; 2];
-        let seqpacket = [libc::AF_UNIX.into(), libc::SOCK_SEQPACKET.into(), 0, pair.as_mut_ptr().addr() as c_long];
+        let pair = Cell::new([0 as c_int; 2]);
+        let seqpacket = [libc::AF_UNIX.into(), libc::SOCK_SEQPACKET.into(), 0, address(&pair)];
         assert_eq!(call(libc::SYS_socketpair, &seqpacket), 0);
-        pair.into_iter().for_each(|fd| _ = log.opened("socketpair", fd));
+        let pair = pair.get();
+        log.opened_all("socketpair", pair);
         for count in [1, 2, 3, 253] {
             send(pair[0], &vec![0; count]);
             let message = Received::new();

@@ -1,6 +1,5 @@
 //! The filters of `fd_track`, each against the kernel.
 
-
 use kerno::{FdTrackLoader, Filter, Loader};
 
 use crate::fd_track::{TIMES, address, call, decode};
@@ -12,8 +11,7 @@ fn filters_work_in_the_kernel() {
         link.close_inherited();
         link.tell(0);
         link.wait();
-        let name = c"kerno-fd-test";
-        assert_eq!(call(libc::SYS_prctl, &[libc::PR_SET_NAME.into(), address(name)]), 0);
+        assert_eq!(call(libc::SYS_prctl, &[libc::PR_SET_NAME.into(), address(c"kerno-fd-test")]), 0);
         for _ in 0..TIMES {
             let fd = call(libc::SYS_dup, &[0]);
             assert_eq!(call(libc::SYS_close, &[fd.into()]), 0);

@@ -1,5 +1,6 @@
 //! What `io_uring` opens, accepts, receives and closes for a process.
 
+use std::cell::Cell;
 use std::ffi::{c_int, c_long};
 
 use crate::fd_track::{Log, Received, TIMES, address, call, expect_exactly, send};
@@ -129,11 +130,10 @@ fn files() {
                 assert_eq!(ring.run(Request { opcode: CLOSE, flags, file_index: 1, ..Request::default() }), 0);
             }
         }
-        let pair = [-1 as c_int; 2];
+        let pair = Cell::new([-1 as c_int; 2]);
         // Linux 6.16
         if ring.run(Request { opcode: PIPE, addr: address(&pair) as u64, ..Request::default() }) == 0 {
-            // SAFETY: pair was written behind the compiler's back.
-            unsafe { std::ptr::read_volatile(&raw const pair) }.map(|fd| log.opened("io_uring", fd));
+            log.opened_all("io_uring", pair.get());
         }
     });
 }
@@ -174,10 +174,11 @@ fn connections() {
 fn descriptors_in_messages() {
     expect_exactly(|log| {
         let ring = Ring::new(log);
-        let mut pair = [0 as c_int; 2];
+        let pair = Cell::new([0 as c_int; 2]);
         let (unix, seqpacket) = (c_long::from(libc::AF_UNIX), c_long::from(libc::SOCK_SEQPACKET));
-        assert_eq!(call(libc::SYS_socketpair, &[unix, seqpacket, 0, pair.as_mut_ptr().addr() as c_long]), 0);
-        pair.map(|fd| log.opened("socketpair", fd));
+        assert_eq!(call(libc::SYS_socketpair, &[unix, seqpacket, 0, address(&pair)]), 0);
+        let pair = pair.get();
+        log.opened_all("socketpair", pair);
         for flags in [0, ASYNC] {
             for count in [1, 2, 3, 5, 7] {
                 send(pair[0], &vec![0; count]);

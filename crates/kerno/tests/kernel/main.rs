@@ -1,7 +1,7 @@
 //! Loads every probe into the running kernel and checks what it tells against an independent truth. Needs root (CAP_BPF,
 //! CAP_PERFMON and, for namespaces, cgroups and loop devices, CAP_SYS_ADMIN): without it these tests fail, they do not skip.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub, reason = "tests")]
 
 mod support;
 
