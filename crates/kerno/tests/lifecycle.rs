@@ -126,6 +126,33 @@ fn a_set_loads_all_or_nothing_and_names_the_loader() {
 }
 
 #[test]
+fn what_is_prepared_emits_nothing_until_it_is_attached() {
+    let _alone = alone();
+    let mut child = Child::new(|link| {
+        getppids(101);
+        link.tell(1);
+        link.wait();
+        getppids(103);
+        link.tell(1);
+        link.wait();
+    });
+    let mut loader = SyscallLatencyLoader::new(options(getppid_of(&child)));
+    let prepared = loader.prepare().unwrap();
+    assert!(matches!(loader.prepare(), Err(LoadError::AlreadyLoaded)));
+    child.go();
+    child.heard();
+    let run = Run { handle: prepared.attach().unwrap(), loader };
+    assert_eq!(run.handle.counters().emitted, 0);
+    child.go();
+    child.heard();
+    let mut loader = run.loader;
+    assert_eq!(run.handle.counters().emitted, 103);
+    drop(run.handle);
+    drop(loader.prepare().unwrap());
+    let _again = loader.prepare().expect("what is dropped is unloaded");
+}
+
+#[test]
 fn events_need_a_load_and_end_with_it() {
     let _alone = alone();
     let cancel = CancelToken::new().unwrap();
