@@ -1,3 +1,5 @@
+use std::io::{IsTerminal as _, Write as _};
+
 use anyhow::Context as _;
 use kerno::CancelToken;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -11,6 +13,10 @@ pub(super) fn on_signal(cancel: CancelToken) -> anyhow::Result<()> {
         for signal in signals.forever() {
             if cancel.is_cancelled() {
                 std::process::exit(128 + signal);
+            }
+            // After the ^C that the terminal shows.
+            if signal == SIGINT && std::io::stderr().is_terminal() {
+                let _ = std::io::stderr().write_all(b"\n");
             }
             cancel.cancel();
         }
