@@ -319,7 +319,7 @@ mod tests {
         event.flags = DiskFlags(9);
         event.error = 5;
         let shown = event.to_string();
-        assert!(shown.starts_with("other    1.3M"), "{shown}");
+        assert!(shown.starts_with("other     1.3M"), "{shown}");
         assert!(shown.ends_with("  op 9  sync,preflush  EIO (I/O error)"), "{shown}");
         assert_eq!(event.errno(), Some(5));
         assert!(event.failed());
