@@ -8,6 +8,7 @@ mod privileges;
 mod trace;
 mod values;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::FromArgMatches as _;
@@ -31,6 +32,12 @@ fn main() -> ExitCode {
 fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut args::command(), "kerno", &mut script);
+    if shell == clap_complete::Shell::Fish {
+        // Its generator leaves out the values of positional arguments.
+        let signals: Vec<_> = kerno::signals::ALL.iter().map(|signal| signal.alias).chain([args::ALL]).collect();
+        let names = signals.join(" ");
+        let _ = writeln!(script, "complete -c kerno -n \"__fish_kerno_using_subcommand trace\" -f -a \"{names}\"");
+    }
     output::print(&script)?;
     Ok(ExitCode::SUCCESS)
 }

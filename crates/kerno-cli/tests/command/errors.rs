@@ -161,7 +161,9 @@ fn completions_know_the_signals_and_parse() {
         let script = text(&output.stdout).to_owned();
         assert!(output.status.success() && script.contains("min-latency"), "{shell}");
         for signal in signals::ALL {
-            assert!(script.contains(signal.alias), "{shell}: {}", signal.alias);
+            // The others' generators do not know values of positional arguments.
+            let known = matches!(shell, "bash" | "zsh" | "fish");
+            assert!(!known || script.contains(signal.alias), "{shell}: {}", signal.alias);
         }
         if shell == "bash" {
             let directory = tempfile::tempdir().unwrap();
