@@ -5,7 +5,7 @@
 //! |---|---|
 //! | hooks | `tp_btf/inet_sock_set_state`, `sys_exit` (for `accept`), `tcp_retransmit_skb`, `tcp_retransmit_synack`, `tcp_probe`, `tcp_receive_reset`, `tcp_send_reset`, `tcp_rcv_space_adjust`, `tcp_destroy_sock`; `iter/task_file` once at load |
 //! | minimum kernel | 5.10 |
-//! | cost | a hash look-up for each segment received and for each receive call; about 100 ns for each system call of the machine, the kernel's own slow path for traced calls |
+//! | cost | a hash look-up for each segment received and for each receive call; 100 to 200 ns for each system call of the machine, mostly the kernel's own slow path for traced calls |
 //! | kernel memory | 65,536 connections, about 10 MB |
 //!
 //! # Whose a connection is

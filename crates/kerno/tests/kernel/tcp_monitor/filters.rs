@@ -8,7 +8,8 @@ use kerno::{Filter, TcpEvent, TcpMonitorLoader};
 
 use super::closed_port;
 use super::net::{
-    cgroup_mount, child_in_namespace, connected, events_of, expect_end, of_type, reset_on_close, set_comm, settle,
+    cgroup_mount, child_in_namespace, connected, enter, events_of, expect_end, of_type, reset_on_close, set_comm,
+    settle,
 };
 use crate::support::{Child, Link, Run, options, pid};
 
@@ -32,6 +33,9 @@ fn a_child(before: impl FnOnce()) -> Child {
 
 /// Runs the children under a filter. Everything that was emitted counts, whatever namespace it is of.
 fn emitted(filter: Filter, children: &mut [&mut Child]) -> Vec<TcpEvent> {
+    for child in children.iter_mut() {
+        enter(child);
+    }
     let run = Run::start(TcpMonitorLoader::new(options(filter)));
     for child in children {
         child.run();
@@ -101,6 +105,8 @@ fn cgroups_and_those_below_created_later() {
     let below = Cgroup::new(path.join("below"));
     let (mut wanted, mut other) = (a_child(|| {}), a_child(|| {}));
     below.take(wanted.pid);
+    enter(&mut wanted);
+    enter(&mut other);
     wanted.run();
     other.run();
     let events = events_of(run, |_| true);
@@ -110,8 +116,7 @@ fn cgroups_and_those_below_created_later() {
 
 #[test]
 fn ports_at_either_end() {
-    let mut child = child_in_namespace(|link| {
-        link.wait();
+    let mut child = child_in_namespace(|_| {
         for port in [20_011, 20_021] {
             let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
             for _ in 0..3 {
@@ -122,12 +127,11 @@ fn ports_at_either_end() {
         }
         settle();
     });
-    child.go();
-    let namespace = child.heard();
+    let namespace = enter(&mut child);
     let filter = Filter { ports: vec![20_021], ..Filter::default() };
     let run = Run::start(TcpMonitorLoader::new(options(filter)));
     child.run();
-    let events = events_of(run, |event| u64::from(event.netns) == namespace && event.event_type != TcpEventType::Rtt);
+    let events = events_of(run, |event| namespace.has(event) && event.event_type != TcpEventType::Rtt);
     expect_only(&events, child.pid);
     assert_eq!(events.iter().filter(|event| event.src_port == 20_021).count() * 2, events.len());
     assert_eq!(events.iter().filter(|event| event.dst_port == 20_021).count() * 2, events.len());

@@ -342,7 +342,7 @@ fn connects_that_nobody_answers_end_by_the_programs_or_the_kernels_patience() {
     assert_eq!(again.iter().map(|event| u64::from(event.retransmits)).sum::<u64>(), counted);
     assert!(again.iter().all(|event| (event.state, event.pid) == (TcpState::SynSent, child.pid)));
     assert_eq!(u64::from(failed[1].total_retransmits), counted);
-    assert_eq!(events.len(), 2 + again.len());
+    assert_eq!(events.len(), 2 + again.len(), "{events:#?}");
 }
 
 #[test]

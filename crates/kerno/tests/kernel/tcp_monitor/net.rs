@@ -10,15 +10,35 @@ use kerno::{Filter, TcpEvent, TcpMonitorLoader};
 
 use crate::support::{Child, Link, Run, options};
 
-/// A child in a network namespace of its own, with its loopback up. The first number it tells is the namespace's inode.
+/// A child in a network namespace of its own, with its loopback up. It goes there and waits: see [`enter`].
 pub(super) fn child_in_namespace(work: impl FnOnce(&mut Link)) -> Child {
     Child::new(move |link| {
         // SAFETY: no memory is involved.
         assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "unshare needs CAP_SYS_ADMIN");
         bring_loopback_up();
         link.tell(namespace());
+        link.wait();
         work(link);
     })
+}
+
+/// A child's namespace. Held open, because the kernel gives the inode number of one that ended to the next.
+pub(super) struct Namespace {
+    inode: u64,
+    _open: std::fs::File,
+}
+
+impl Namespace {
+    pub(super) fn has(&self, event: &TcpEvent) -> bool {
+        u64::from(event.netns) == self.inode
+    }
+}
+
+/// Lets a [`child_in_namespace`] go there. To be done before the probes are loaded.
+pub(super) fn enter(child: &mut Child) -> Namespace {
+    child.go();
+    let inode = child.heard();
+    Namespace { inode, _open: std::fs::File::open(format!("/proc/{}/ns/net", child.pid)).unwrap() }
 }
 
 /// Inode of this process's network namespace.
@@ -41,10 +61,10 @@ fn bring_loopback_up() {
 /// The events of the child's namespace while the child works, unknown owners included, in order of time; those of other
 /// namespaces are left out.
 pub(super) fn observe_in_namespace(filter: Filter, child: &mut Child) -> Vec<TcpEvent> {
+    let namespace = enter(child);
     let run = Run::start(TcpMonitorLoader::new(options(filter)));
     child.run();
-    let namespace = child.heard();
-    events_of(run, |event| u64::from(event.netns) == namespace)
+    events_of(run, |event| namespace.has(event))
 }
 
 /// The events gathered so far that `wanted` keeps, in order of time.

@@ -7,20 +7,20 @@ use kerno::tcp_monitor::{TcpDirection, TcpEventType};
 use kerno::{Filter, TcpEvent, TcpMonitorLoader};
 
 use super::net::{
-    child_in_namespace, connected, events_of, expect_end, observe_in_namespace, of_type, receive, reset_on_close, send,
-    set_comm, settle,
+    child_in_namespace, connected, enter, events_of, expect_end, observe_in_namespace, of_type, receive,
+    reset_on_close, send, set_comm, settle,
 };
 use super::uring;
 use crate::support::{Child, Run, options};
 
-/// Loads while the child waits (its namespace told, its sockets made), then lets it go on to its end.
+/// Loads while the child waits (its sockets made), then lets it go on to its end.
 fn observe_from_the_middle(mut child: Child) -> (Vec<TcpEvent>, Child) {
+    let namespace = enter(&mut child);
     child.go();
-    let namespace = child.heard();
     assert_eq!(child.heard(), 0, "ready");
     let run = Run::start(TcpMonitorLoader::new(options(Filter::default())));
     child.run();
-    let events = events_of(run, |event| u64::from(event.netns) == namespace);
+    let events = events_of(run, |event| namespace.has(event));
     (events, child)
 }
 
