@@ -30,9 +30,10 @@
 //!
 //! # Compared with other tools
 //!
-//! `tcplife` and `tcpstates` (libbpf-tools) see the same connections: of 211 opened and 13 refused, both sides, all were in both.
-//! They take the owner from whatever task runs when the state changes: of the 211 accepted connections, `tcplife` gave 31, which the
-//! client had reset, to the client. `tcplife` shows a refused connect as a life of no bytes; here it is `connect_failed` with its errno.
+//! `tcplife` (libbpf-tools) sees the same connections: of 211 opened and accepted and 13 refused, all were in both. It takes the owner
+//! from whatever task runs when the state changes: of the 211 accepted ends it gave 31, which the client had reset, to the client; here
+//! 30 of these are nobody's, for the reset came before the accept. `tcplife` shows a refused connect as a life of no bytes; here it is
+//! `connect_failed` with its errno.
 
 mod event;
 mod loader;
