@@ -8,7 +8,7 @@ use kerno::disk_io::DiskOp;
 use kerno::{DiskEvent, DiskIoLoader, Filter, Loader, Options};
 
 use crate::block::{Buffer, Cgroup, KIB, LoopDevice, MIB, file_without_room, read_at_once};
-use crate::disk_io::{counted, observe_device, on};
+use crate::disk_io::{alone, counted, observe_device, on};
 use crate::support::{Child, Run, monotonic_ns, observe, options};
 
 /// Reads as many blocks of 4 KiB as told, one by one.
@@ -22,6 +22,7 @@ fn read_blocks(device: &LoopDevice, count: u64) {
 
 #[test]
 fn heavy_parallel_traffic_counts_as_the_kernel_does() {
+    let _alone = alone();
     const THREADS: u64 = 4;
     const ROUNDS: u64 = 400;
     const FSYNC_EVERY: u64 = 16;
@@ -65,6 +66,7 @@ fn heavy_parallel_traffic_counts_as_the_kernel_does() {
 
 #[test]
 fn buffered_writes_are_merged_and_counted_as_the_kernel_does() {
+    let _alone = alone();
     let device = LoopDevice::new(32 * MIB);
     device.set_scheduler("mq-deadline");
     let mut child = Child::new(|_| {
@@ -84,6 +86,7 @@ fn buffered_writes_are_merged_and_counted_as_the_kernel_does() {
 
 #[test]
 fn waiting_in_the_scheduler_is_told_from_time_at_the_device() {
+    let _alone = alone();
     const READS: usize = 251;
     const BYTES: usize = 256 * KIB;
     let device = LoopDevice::new(READS * 2 * BYTES);
@@ -131,6 +134,7 @@ fn waiting_in_the_scheduler_is_told_from_time_at_the_device() {
 
 #[test]
 fn without_a_scheduler_nothing_waits() {
+    let _alone = alone();
     let device = LoopDevice::new(MIB);
     device.set_scheduler("none");
     let mut child = Child::new(|_| read_blocks(&device, 101));
@@ -141,6 +145,7 @@ fn without_a_scheduler_nothing_waits() {
 
 #[test]
 fn a_read_that_is_completed_in_parts_is_one_event() {
+    let _alone = alone();
     // A file that was cut in the middle of a request: the driver completes the part there is, requeues the rest and fails it.
     let device = LoopDevice::over(file_without_room(2 * MIB, 4 * MIB));
     device.set_direct_io();
@@ -177,6 +182,7 @@ fn filtered(device: &LoopDevice, change: impl FnOnce(&mut Filter, &Child), work:
 
 #[test]
 fn process_filters_look_at_the_submitter() {
+    let _alone = alone();
     const READS: u64 = 23;
     let device = LoopDevice::new(MIB);
     let count =
@@ -198,6 +204,7 @@ fn process_filters_look_at_the_submitter() {
 
 #[test]
 fn the_cgroup_filter_looks_at_the_submitter() {
+    let _alone = alone();
     const READS: u64 = 19;
     let device = LoopDevice::new(MIB);
     let (mine, other) = (Cgroup::new("kerno-disk-mine"), Cgroup::new("kerno-disk-other"));
@@ -213,6 +220,7 @@ fn the_cgroup_filter_looks_at_the_submitter() {
 
 #[test]
 fn a_flush_passes_for_a_submitter_that_passes() {
+    let _alone = alone();
     let device = LoopDevice::new(MIB);
     let fsync = || device.open_direct().sync_data().unwrap();
     assert_eq!(filtered(&device, |filter, child| filter.pids = vec![child.pid], fsync).len(), 1);
@@ -221,6 +229,7 @@ fn a_flush_passes_for_a_submitter_that_passes() {
 
 #[test]
 fn other_devices_are_filtered_out() {
+    let _alone = alone();
     let (device, other) = (LoopDevice::new(MIB), LoopDevice::new(MIB));
     let work = || {
         read_blocks(&device, 5);
@@ -235,6 +244,7 @@ fn other_devices_are_filtered_out() {
 
 #[test]
 fn errors_only_lets_only_errors_through() {
+    let _alone = alone();
     let device = LoopDevice::over(file_without_room(2 * MIB, 4 * MIB));
     device.set_direct_io();
     device.backing().set_len(MIB as u64).unwrap();
@@ -252,6 +262,7 @@ fn errors_only_lets_only_errors_through() {
 
 #[test]
 fn the_minimum_latency_counts_waiting_and_service() {
+    let _alone = alone();
     const READS: u64 = 251;
     let device = LoopDevice::new(512 * MIB);
     device.set_scheduler("mq-deadline");
@@ -301,6 +312,7 @@ fn the_minimum_latency_counts_waiting_and_service() {
 
 #[test]
 fn its_own_requests_are_left_out_unless_asked_for() {
+    let _alone = alone();
     const READS: u64 = 17;
     let device = LoopDevice::new(MIB);
     for exclude_self in [true, false] {

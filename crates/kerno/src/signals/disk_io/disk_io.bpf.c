@@ -27,6 +27,7 @@
 #define MAX_FILTER_DEVICES 16
 
 #define MINORBITS 20
+#define EEXIST 17
 
 /* op of the record */
 #define OP_READ 1
@@ -316,8 +317,9 @@ static __always_inline void current_submitter(struct submitter *submitter)
 static __noinline struct pending *remember(const struct request *rq, const struct submitter *submitter)
 {
 	const struct gendisk *disk = disk_of(rq);
-	struct pending pending = {};
+	struct pending pending = {}, *stale;
 	const struct bio *bio;
+	long error;
 	__u64 key = (__u64)rq;
 	__u32 cmd_flags;
 
@@ -342,8 +344,15 @@ static __noinline struct pending *remember(const struct request *rq, const struc
 		if (bio)
 			pending.flags |= record_flags(BPF_CORE_READ(bio, bi_opf));
 	}
-	/* An entry that is there already is stale: its request went away without a completion. */
-	if (bpf_map_update_elem(&requests, &key, &pending, BPF_ANY)) {
+	error = bpf_map_update_elem(&requests, &key, &pending, BPF_NOEXIST);
+	if (error == -EEXIST) {
+		stale = bpf_map_lookup_elem(&requests, &key);
+		/* Its completion was never seen: an event that was never made. */
+		if (stale && stale->issued_ns && !stale->reported)
+			count_untracked();
+		error = bpf_map_update_elem(&requests, &key, &pending, BPF_ANY);
+	}
+	if (error) {
 		count_untracked();
 		return NULL;
 	}
@@ -386,7 +395,7 @@ static __always_inline int insert(struct request *rq)
 {
 	struct pending *pending = pending_of(rq);
 
-	if (!pending && !cfg_has_io_start)
+	if (!cfg_has_io_start && (!pending || (pending->issued_ns && !pending->reported)))
 		pending = remember(rq, NULL);
 	/* Waiting since it was first inserted, whatever sends it back there. */
 	if (pending && !pending->inserted_ns)
@@ -468,7 +477,7 @@ static __always_inline int issue(struct request *rq)
 
 	if ((rq->cmd_flags & REQ_OP_MASK) == REQ_OP_FLUSH && !(pending && pending->requeued))
 		pending = remember_flush(rq);
-	else if (!pending && !cfg_has_io_start)
+	else if (!cfg_has_io_start && (!pending || (pending->issued_ns && !pending->reported)))
 		pending = remember(rq, NULL);
 	if (!pending)
 		return 0;
