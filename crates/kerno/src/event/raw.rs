@@ -201,6 +201,7 @@ macro_rules! wire_enum {
                 match self { $(Self::$variant => $text,)+ }
             }
 
+            #[allow(clippy::manual_range_patterns, reason = "the values are listed where the enum is declared")]
             pub(crate) const fn valid(byte: u8) -> bool {
                 $(byte == $value)||+
             }

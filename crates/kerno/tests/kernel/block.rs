@@ -14,8 +14,8 @@ const LOOP_SET_DIRECT_IO: libc::c_ulong = 0x4c08;
 const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4c82;
 const BLKDISCARD: libc::c_ulong = 0x1277;
 
-pub const KIB: usize = 1 << 10;
-pub const MIB: usize = 1 << 20;
+pub(crate) const KIB: usize = 1 << 10;
+pub(crate) const MIB: usize = 1 << 20;
 
 fn ioctl(file: &File, request: libc::c_ulong, arg: libc::c_ulong) -> io::Result<i32> {
     // SAFETY: the requests used here take a number, or a pointer that the caller vouches for.
@@ -24,7 +24,7 @@ fn ioctl(file: &File, request: libc::c_ulong, arg: libc::c_ulong) -> io::Result<
 }
 
 /// A file in memory, to be sealed where wanted.
-pub fn memory_file(bytes: usize) -> File {
+pub(crate) fn memory_file(bytes: usize) -> File {
     // SAFETY: a NUL-terminated name; the descriptor is new and ours.
     let file = unsafe {
         let fd = libc::memfd_create(c"kerno-test".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING);
@@ -36,7 +36,7 @@ pub fn memory_file(bytes: usize) -> File {
 }
 
 /// A file of `bytes` in a file system that has room for `room` only. The file system is mounted nowhere and goes with its files.
-pub fn file_without_room(bytes: usize, room: usize) -> File {
+pub(crate) fn file_without_room(bytes: usize, room: usize) -> File {
     let size = std::ffi::CString::new(room.to_string()).unwrap();
     // SAFETY: NUL-terminated strings; the descriptors are new and ours.
     unsafe {
@@ -59,21 +59,21 @@ pub fn file_without_room(bytes: usize, room: usize) -> File {
 }
 
 /// A loop device over a file, taken down when dropped.
-pub struct LoopDevice {
-    pub major: u32,
-    pub minor: u32,
-    pub path: PathBuf,
+pub(crate) struct LoopDevice {
+    pub(crate) major: u32,
+    pub(crate) minor: u32,
+    pub(crate) path: PathBuf,
     backing: File,
     device: File,
 }
 
 impl LoopDevice {
     /// Over a file in memory.
-    pub fn new(bytes: usize) -> Self {
+    pub(crate) fn new(bytes: usize) -> Self {
         Self::over(memory_file(bytes))
     }
 
-    pub fn over(backing: File) -> Self {
+    pub(crate) fn over(backing: File) -> Self {
         let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control").expect("loop devices");
         // Another process may take the free one first.
         for _ in 0..100 {
@@ -94,17 +94,17 @@ impl LoopDevice {
         panic!("every free loop device is taken at once by somebody else");
     }
 
-    pub fn dev(&self) -> (u32, u32) {
+    pub(crate) fn dev(&self) -> (u32, u32) {
         (self.major, self.minor)
     }
 
     /// The file below, to be cut or sealed.
-    pub fn backing(&self) -> &File {
+    pub(crate) fn backing(&self) -> &File {
         &self.backing
     }
 
     /// Goes around the page cache of the file below.
-    pub fn set_direct_io(&self) {
+    pub(crate) fn set_direct_io(&self) {
         ioctl(&self.device, LOOP_SET_DIRECT_IO, 1).expect("direct I/O on the file below");
     }
 
@@ -112,12 +112,12 @@ impl LoopDevice {
         format!("/sys/dev/block/{}:{}/{name}", self.major, self.minor).into()
     }
 
-    pub fn set_scheduler(&self, name: &str) {
+    pub(crate) fn set_scheduler(&self, name: &str) {
         let path = self.sysfs("queue/scheduler");
         std::fs::write(&path, name).unwrap_or_else(|error| panic!("{name} > {}: {error}", path.display()));
     }
 
-    pub fn attribute(&self, name: &str) -> u64 {
+    pub(crate) fn attribute(&self, name: &str) -> u64 {
         std::fs::read_to_string(self.sysfs(name)).unwrap().trim().parse().unwrap()
     }
 
@@ -127,23 +127,23 @@ impl LoopDevice {
     }
 
     /// What the kernel counted so far.
-    pub fn stat(&self) -> Stat {
+    pub(crate) fn stat(&self) -> Stat {
         let fields = self.stat_fields();
         let group = |at: usize| Group { ios: fields[at], sectors: fields[at + 2] };
         Stat { reads: group(0), writes: group(4), discards: group(11), flushes: fields[15] }
     }
 
     /// Milliseconds that reads took so far, all added up, by the kernel's own clock: from allocation to completion.
-    pub fn read_ms(&self) -> u64 {
+    pub(crate) fn read_ms(&self) -> u64 {
         self.stat_fields()[3]
     }
 
-    pub fn open(&self, flags: i32) -> File {
+    pub(crate) fn open(&self, flags: i32) -> File {
         OpenOptions::new().read(true).write(true).custom_flags(flags).open(&self.path).unwrap()
     }
 
     /// For direct I/O: every read and write is one request or several, at once.
-    pub fn open_direct(&self) -> File {
+    pub(crate) fn open_direct(&self) -> File {
         self.open(libc::O_DIRECT)
     }
 }
@@ -156,18 +156,18 @@ impl Drop for LoopDevice {
 
 /// Requests and sectors of one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Group {
-    pub ios: u64,
-    pub sectors: u64,
+pub(crate) struct Group {
+    pub(crate) ios: u64,
+    pub(crate) sectors: u64,
 }
 
 /// The part of `/sys/block/*/stat` that counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stat {
-    pub reads: Group,
-    pub writes: Group,
-    pub discards: Group,
-    pub flushes: u64,
+pub(crate) struct Stat {
+    pub(crate) reads: Group,
+    pub(crate) writes: Group,
+    pub(crate) discards: Group,
+    pub(crate) flushes: u64,
 }
 
 impl std::ops::Sub for Stat {
@@ -185,13 +185,13 @@ impl std::ops::Sub for Stat {
 }
 
 /// Memory that direct I/O accepts.
-pub struct Buffer {
+pub(crate) struct Buffer {
     at: *mut u8,
     layout: Layout,
 }
 
 impl Buffer {
-    pub fn new(bytes: usize) -> Self {
+    pub(crate) fn new(bytes: usize) -> Self {
         let layout = Layout::from_size_align(bytes, 4096).unwrap();
         // SAFETY: the size is not zero.
         let at = unsafe { alloc_zeroed(layout) };
@@ -199,7 +199,7 @@ impl Buffer {
         Self { at, layout }
     }
 
-    pub fn address(&self) -> u64 {
+    pub(crate) fn address(&self) -> u64 {
         self.at as u64
     }
 }
@@ -228,13 +228,13 @@ impl Drop for Buffer {
 }
 
 /// `BLKDISCARD` of a range of bytes.
-pub fn discard(device: &File, offset: u64, bytes: u64) {
+pub(crate) fn discard(device: &File, offset: u64, bytes: u64) {
     let range = [offset, bytes];
     ioctl(device, BLKDISCARD, range.as_ptr() as libc::c_ulong).expect("BLKDISCARD");
 }
 
 /// Submits direct reads of `bytes` at each of the offsets one upon the other, then waits for them all.
-pub fn read_at_once(device: &File, buffer: &Buffer, bytes: usize, offsets: &[u64]) {
+pub(crate) fn read_at_once(device: &File, buffer: &Buffer, bytes: usize, offsets: &[u64]) {
     /// struct iocb of linux/aio_abi.h, little-endian.
     #[repr(C)]
     #[derive(Default)]
@@ -285,7 +285,7 @@ pub fn read_at_once(device: &File, buffer: &Buffer, bytes: usize, offsets: &[u64
 }
 
 /// Id of a task's cgroup in the v2 hierarchy: the inode number of its folder.
-pub fn cgroup_id(pid: u32) -> u64 {
+pub(crate) fn cgroup_id(pid: u32) -> u64 {
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
     let mount = mounts
         .lines()
@@ -302,12 +302,12 @@ pub fn cgroup_id(pid: u32) -> u64 {
 }
 
 /// A cgroup of the v2 hierarchy that is removed when dropped.
-pub struct Cgroup {
-    pub path: PathBuf,
+pub(crate) struct Cgroup {
+    pub(crate) path: PathBuf,
 }
 
 impl Cgroup {
-    pub fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
         let mount = mounts.lines().find(|line| line.contains(" cgroup2 ")).and_then(|line| line.split(' ').nth(1));
         let path = PathBuf::from(format!("{}/{name}-{}", mount.expect("a cgroup v2 mount"), std::process::id()));
@@ -315,7 +315,7 @@ impl Cgroup {
         Self { path }
     }
 
-    pub fn add(&self, pid: u32) {
+    pub(crate) fn add(&self, pid: u32) {
         let mut procs = OpenOptions::new().write(true).open(self.path.join("cgroup.procs")).unwrap();
         write!(procs, "{pid}").unwrap();
     }

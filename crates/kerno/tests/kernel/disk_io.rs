@@ -10,17 +10,17 @@ use crate::support::{Child, Link, monotonic_ns, observe, options};
 
 /// One test of this signal at a time. Attaching to a block tracepoint or detaching from it makes Linux 6.18 now and then leave
 /// out the programs that are on it already for what completes at that moment; these tests count exactly.
-pub fn alone() -> MutexGuard<'static, ()> {
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub fn on(device: &LoopDevice) -> Filter {
+pub(crate) fn on(device: &LoopDevice) -> Filter {
     Filter { devices: vec![device.dev()], ..Filter::default() }
 }
 
 /// What the kernel's own counters should have gained. They count an empty flush as a write of no sectors, too.
-pub fn counted(events: &[DiskEvent], empty_flushes: u64) -> Stat {
+pub(crate) fn counted(events: &[DiskEvent], empty_flushes: u64) -> Stat {
     let group = |ops: &[u8]| {
         let of: Vec<_> = events.iter().filter(|event| ops.contains(&event.op_code)).collect();
         Group { ios: of.len() as u64, sectors: of.iter().map(|event| u64::from(event.nr_bytes) / 512).sum() }
@@ -36,7 +36,7 @@ pub fn counted(events: &[DiskEvent], empty_flushes: u64) -> Stat {
 }
 
 /// Events of the device while the child works, and what the kernel counted meanwhile.
-pub fn observe_device(device: &LoopDevice, child: &mut Child) -> (Vec<DiskEvent>, Stat) {
+pub(crate) fn observe_device(device: &LoopDevice, child: &mut Child) -> (Vec<DiskEvent>, Stat) {
     let before = device.stat();
     let events = observe(DiskIoLoader::new(options(on(device))), || child.run());
     (events, device.stat() - before)
