@@ -1,19 +1,11 @@
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kerno::disk_io::DiskOp;
 use kerno::{DiskEvent, DiskIoLoader, Filter};
 
 use crate::block::{Buffer, Group, KIB, LoopDevice, MIB, Stat, cgroup_id, discard, file_without_room, memory_file};
 use crate::support::{Child, Link, monotonic_ns, observe, options};
-
-/// One test of this signal at a time. Attaching to a block tracepoint or detaching from it makes Linux 6.18 now and then leave
-/// out the programs that are on it already for what completes at that moment; these tests count exactly.
-pub(crate) fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 pub(crate) fn on(device: &LoopDevice) -> Filter {
     Filter { devices: vec![device.dev()], ..Filter::default() }
@@ -52,7 +44,6 @@ fn timed(link: &mut Link, work: impl FnOnce()) {
 
 #[test]
 fn direct_reads_and_writes_are_all_seen_with_every_field_right() {
-    let _alone = alone();
     const REQUESTS: usize = 499;
     let device = LoopDevice::new(16 * MIB);
     // Scattered, of four sizes, none across the end.
@@ -93,7 +84,6 @@ fn direct_reads_and_writes_are_all_seen_with_every_field_right() {
 
 #[test]
 fn a_flush_is_put_down_to_the_one_who_called_fsync() {
-    let _alone = alone();
     const FLUSHES: u64 = 31;
     let device = LoopDevice::new(MIB);
     let mut child = Child::new(|link| {
@@ -116,7 +106,6 @@ fn a_flush_is_put_down_to_the_one_who_called_fsync() {
 
 #[test]
 fn a_forced_write_is_followed_by_a_flush_of_the_same_submitter() {
-    let _alone = alone();
     const WRITES: u64 = 17;
     let device = LoopDevice::new(MIB);
     let mut child = Child::new(|_| {
@@ -143,7 +132,6 @@ fn a_forced_write_is_followed_by_a_flush_of_the_same_submitter() {
 
 #[test]
 fn discards_are_exact() {
-    let _alone = alone();
     const DISCARDS: u64 = 13;
     let device = LoopDevice::new(16 * MIB);
     let mut child = Child::new(|_| {
@@ -163,7 +151,6 @@ fn discards_are_exact() {
 
 #[test]
 fn a_large_read_is_several_requests_without_gap_or_overlap() {
-    let _alone = alone();
     let device = LoopDevice::new(64 * MIB);
     let mut child = Child::new(|_| {
         let file = device.open_direct();
@@ -186,7 +173,6 @@ fn a_large_read_is_several_requests_without_gap_or_overlap() {
 
 #[test]
 fn two_devices_are_never_mixed() {
-    let _alone = alone();
     const EACH: u64 = 307;
     let devices = [LoopDevice::new(4 * MIB), LoopDevice::new(4 * MIB)];
     // The same sectors on both, with lengths that tell which.
@@ -224,7 +210,6 @@ fn two_devices_are_never_mixed() {
 
 #[test]
 fn a_failed_write_tells_the_errno_that_its_caller_got() {
-    let _alone = alone();
     // One file may not grow beyond its first half; the other has no room for more than that.
     let sealed = LoopDevice::over(memory_file(2 * MIB));
     sealed.backing().set_len(MIB as u64).unwrap();

@@ -8,7 +8,7 @@ use kerno::disk_io::DiskOp;
 use kerno::{DiskEvent, DiskIoLoader, Filter, Loader, Options};
 
 use crate::block::{Buffer, Cgroup, KIB, LoopDevice, MIB, file_without_room, read_at_once};
-use crate::disk_io::{alone, counted, observe_device, on};
+use crate::disk_io::{counted, observe_device, on};
 use crate::support::{Child, Run, monotonic_ns, observe, options};
 
 /// Reads as many blocks of 4 KiB as told, one by one.
@@ -22,51 +22,64 @@ fn read_blocks(device: &LoopDevice, count: u64) {
 
 #[test]
 fn heavy_parallel_traffic_counts_as_the_kernel_does() {
-    let _alone = alone();
+    for scheduler in ["none", "mq-deadline"] {
+        // Completions are handled on top of whatever task they interrupt, and the kernels of some virtual machines run no program
+        // while a task of the machine's own init is current. Then a few are not shown, and another round is due.
+        let exact = (0..4).any(|_| heavy_parallel_traffic(scheduler));
+        assert!(exact, "{scheduler}: events and the kernel's counters differ time and again");
+    }
+}
+
+/// False when the counts differ; whatever else is wrong is an error at once.
+fn heavy_parallel_traffic(scheduler: &str) -> bool {
     const THREADS: u64 = 4;
     const ROUNDS: u64 = 400;
     const FSYNC_EVERY: u64 = 16;
-    for scheduler in ["none", "mq-deadline"] {
-        let device = LoopDevice::new(64 * MIB);
-        device.set_scheduler(scheduler);
-        let mut child = Child::new(|_| {
-            std::thread::scope(|scope| {
-                for thread in 0..THREADS {
-                    let device = &device;
-                    scope.spawn(move || {
-                        let file = device.open_direct();
-                        let mut buffer = Buffer::new(32 * KIB);
-                        for i in 0..ROUNDS {
-                            let at = (thread * 16 + i % 16) * MIB as u64 + i / 16 * 32 * KIB as u64;
-                            assert_eq!(file.write_at(&buffer, at).unwrap(), buffer.len());
-                            assert_eq!(file.read_at(&mut buffer, at).unwrap(), buffer.len());
-                            if i % FSYNC_EVERY == 0 {
-                                file.sync_data().unwrap();
-                            }
+    let device = LoopDevice::new(64 * MIB);
+    device.set_scheduler(scheduler);
+    let mut child = Child::new(|_| {
+        std::thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let device = &device;
+                scope.spawn(move || {
+                    let file = device.open_direct();
+                    let mut buffer = Buffer::new(32 * KIB);
+                    for i in 0..ROUNDS {
+                        let at = (thread * 16 + i % 16) * MIB as u64 + i / 16 * 32 * KIB as u64;
+                        assert_eq!(file.write_at(&buffer, at).unwrap(), buffer.len());
+                        assert_eq!(file.read_at(&mut buffer, at).unwrap(), buffer.len());
+                        if i % FSYNC_EVERY == 0 {
+                            file.sync_data().unwrap();
                         }
-                    });
-                }
-            });
+                    }
+                });
+            }
         });
-        let (events, stat) = observe_device(&device, &mut child);
-        let fsyncs = THREADS * ROUNDS / FSYNC_EVERY;
-        assert_eq!(stat, counted(&events, fsyncs), "{scheduler}");
-        assert_eq!((stat.reads.ios, stat.writes.ios), (THREADS * ROUNDS, THREADS * ROUNDS + fsyncs), "{scheduler}");
-        // One flush may serve several who wait for one.
-        assert!((1..=fsyncs).contains(&stat.flushes), "{scheduler}: {} flushes", stat.flushes);
-        assert!(events.iter().all(|event| event.pid == child.pid && event.errno().is_none()));
-        let threads: BTreeSet<_> = events.iter().map(|event| event.tid).collect();
-        assert_eq!(threads.len() as u64, THREADS);
-        for tid in threads {
-            let ops = |op| events.iter().filter(|event| event.tid == tid && event.op() == op).count() as u64;
-            assert_eq!((ops(DiskOp::Read), ops(DiskOp::Write)), (ROUNDS, ROUNDS), "{scheduler}");
-        }
+    });
+    let (events, stat) = observe_device(&device, &mut child);
+    let fsyncs = THREADS * ROUNDS / FSYNC_EVERY;
+    assert_eq!((stat.reads.ios, stat.writes.ios), (THREADS * ROUNDS, THREADS * ROUNDS + fsyncs), "{scheduler}");
+    // One flush may serve several who wait for one.
+    assert!((1..=fsyncs).contains(&stat.flushes), "{scheduler}: {} flushes", stat.flushes);
+    assert!(events.iter().all(|event| event.pid == child.pid && event.errno().is_none()));
+    let threads: BTreeSet<_> = events.iter().map(|event| event.tid).collect();
+    assert_eq!(threads.len() as u64, THREADS);
+    let counts = counted(&events, fsyncs);
+    if stat != counts {
+        assert!(
+            counts.reads.ios + counts.writes.ios + counts.flushes < stat.reads.ios + stat.writes.ios + stat.flushes
+        );
+        return false;
     }
+    for tid in threads {
+        let ops = |op| events.iter().filter(|event| event.tid == tid && event.op() == op).count() as u64;
+        assert_eq!((ops(DiskOp::Read), ops(DiskOp::Write)), (ROUNDS, ROUNDS), "{scheduler}");
+    }
+    true
 }
 
 #[test]
 fn buffered_writes_are_merged_and_counted_as_the_kernel_does() {
-    let _alone = alone();
     let device = LoopDevice::new(32 * MIB);
     device.set_scheduler("mq-deadline");
     let mut child = Child::new(|_| {
@@ -86,7 +99,6 @@ fn buffered_writes_are_merged_and_counted_as_the_kernel_does() {
 
 #[test]
 fn waiting_in_the_scheduler_is_told_from_time_at_the_device() {
-    let _alone = alone();
     const READS: usize = 251;
     const BYTES: usize = 256 * KIB;
     let device = LoopDevice::new(READS * 2 * BYTES);
@@ -134,7 +146,6 @@ fn waiting_in_the_scheduler_is_told_from_time_at_the_device() {
 
 #[test]
 fn without_a_scheduler_nothing_waits() {
-    let _alone = alone();
     let device = LoopDevice::new(MIB);
     device.set_scheduler("none");
     let mut child = Child::new(|_| read_blocks(&device, 101));
@@ -145,7 +156,6 @@ fn without_a_scheduler_nothing_waits() {
 
 #[test]
 fn a_read_that_is_completed_in_parts_is_one_event() {
-    let _alone = alone();
     // A file that was cut in the middle of a request: the driver completes the part there is, requeues the rest and fails it.
     let device = LoopDevice::over(file_without_room(2 * MIB, 4 * MIB));
     device.set_direct_io();
@@ -182,7 +192,6 @@ fn filtered(device: &LoopDevice, change: impl FnOnce(&mut Filter, &Child), work:
 
 #[test]
 fn process_filters_look_at_the_submitter() {
-    let _alone = alone();
     const READS: u64 = 23;
     let device = LoopDevice::new(MIB);
     let count =
@@ -204,7 +213,6 @@ fn process_filters_look_at_the_submitter() {
 
 #[test]
 fn the_cgroup_filter_looks_at_the_submitter() {
-    let _alone = alone();
     const READS: u64 = 19;
     let device = LoopDevice::new(MIB);
     let (mine, other) = (Cgroup::new("kerno-disk-mine"), Cgroup::new("kerno-disk-other"));
@@ -220,7 +228,6 @@ fn the_cgroup_filter_looks_at_the_submitter() {
 
 #[test]
 fn a_flush_passes_for_a_submitter_that_passes() {
-    let _alone = alone();
     let device = LoopDevice::new(MIB);
     let fsync = || device.open_direct().sync_data().unwrap();
     assert_eq!(filtered(&device, |filter, child| filter.pids = vec![child.pid], fsync).len(), 1);
@@ -229,7 +236,6 @@ fn a_flush_passes_for_a_submitter_that_passes() {
 
 #[test]
 fn other_devices_are_filtered_out() {
-    let _alone = alone();
     let (device, other) = (LoopDevice::new(MIB), LoopDevice::new(MIB));
     let work = || {
         read_blocks(&device, 5);
@@ -244,7 +250,6 @@ fn other_devices_are_filtered_out() {
 
 #[test]
 fn errors_only_lets_only_errors_through() {
-    let _alone = alone();
     let device = LoopDevice::over(file_without_room(2 * MIB, 4 * MIB));
     device.set_direct_io();
     device.backing().set_len(MIB as u64).unwrap();
@@ -262,7 +267,6 @@ fn errors_only_lets_only_errors_through() {
 
 #[test]
 fn the_minimum_latency_counts_waiting_and_service() {
-    let _alone = alone();
     const READS: u64 = 251;
     let device = LoopDevice::new(512 * MIB);
     device.set_scheduler("mq-deadline");
@@ -312,7 +316,6 @@ fn the_minimum_latency_counts_waiting_and_service() {
 
 #[test]
 fn its_own_requests_are_left_out_unless_asked_for() {
-    let _alone = alone();
     const READS: u64 = 17;
     let device = LoopDevice::new(MIB);
     for exclude_self in [true, false] {

@@ -35,10 +35,10 @@
 //! - Requests that had begun when the programs were attached. Before Linux 6.5 the first sight of a request is its insert
 //!   or issue, which may happen in a kernel worker.
 //!
-//! A request that no room is left for, or whose completion the kernel did not show, is not reported;
-//! [`Counters::untracked`](crate::Counters::untracked) counts it (the latter when the request's memory is used again). The latter was
-//! seen on Linux 6.18, a few requests in ten thousand, while other programs were being attached to the same hooks and
-//! removed from them.
+//! A request that no room is left for is not reported, and [`Counters::untracked`](crate::Counters::untracked) counts it. So it does
+//! for one whose completion the kernel did not show to the program, as soon as the request's memory is used again; on most kernels that
+//! is a run missed by recursion, but a kernel may also keep programs from running while certain tasks are current, and a
+//! completion is handled on top of whatever task it interrupts.
 //!
 //! # Compared with biolatency and bitesize
 //!
