@@ -364,6 +364,8 @@ fn a_thread_with_a_table_of_its_own_closes_that() {
 fn a_table_of_many_words_closes_whole() {
     const MANY: usize = 5003;
     let (mut child, before) = ready(|link| {
+        let limit = rustix::process::Rlimit { current: Some(8192), maximum: Some(8192) };
+        rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
         for _ in 0..MANY {
             assert!(call(libc::SYS_dup, &[0]) > 0);
         }
