@@ -21,6 +21,10 @@
 //! # }
 //! ```
 //!
+//! A stream is also an [`Iterator`] of copies, for those who keep events. [`LoaderSet`] loads several signals, all or nothing, and
+//! prepares all before it attaches the first, so that they start together. [`signals::ALL`] and [`signals::by_name`] find
+//! signals by name.
+//!
 //! # What it needs
 //!
 //! Linux 5.10 or newer with BTF (`/sys/kernel/btf/vmlinux`), and `CAP_BPF` with `CAP_PERFMON` (root has both).
@@ -35,4 +39,9 @@ pub use probe::{
     Availability, Batch, CancelToken, Counters, Events, Filter, FilterKind, Handle, Host, LoadError, Loader, LoaderSet,
     Options, Prepared, StreamError, Unavailable,
 };
-pub use signals::*;
+pub use signals::{
+    DiskEvent, DiskFlags, DiskIoLoader, DiskOp, FdEvent, FdOp, FdSource, FdTrackLoader, FileAuditLoader, FileEvent,
+    OomEvent, OomScope, OomTrackLoader, OpenFlags, OpenVia, PathKind, SchedDelayLoader, SchedEvent, SyscallEvent,
+    SyscallLatencyLoader, TcpDirection, TcpEvent, TcpEventType, TcpFamily, TcpMonitorLoader, TcpResetBy, TcpState,
+    TypedEvent, WaitReason,
+};

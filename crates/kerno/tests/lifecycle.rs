@@ -121,6 +121,9 @@ fn a_set_loads_all_or_nothing_and_names_the_loader() {
     }
     let unavailable = set.load_available();
     assert_eq!((unavailable.len(), set.handles().len()), (1, 2));
+    // What runs is left alone by a second call.
+    assert!(matches!(set.load_all(), Err(LoadError::AlreadyLoaded)));
+    assert_eq!((set.load_available().len(), set.handles().len()), (1, 2));
     assert_eq!(unavailable[0].signal, "syscall_latency");
     assert!(unavailable[0].reason.contains("port"), "{}", unavailable[0]);
 }
@@ -139,6 +142,7 @@ fn what_is_prepared_emits_nothing_until_it_is_attached() {
     let mut loader = SyscallLatencyLoader::new(options(getppid_of(&child)));
     let prepared = loader.prepare().unwrap();
     assert!(matches!(loader.prepare(), Err(LoadError::AlreadyLoaded)));
+    assert!(matches!(loader.events(&CancelToken::new().unwrap()), Err(StreamError::NotLoaded(_))));
     child.go();
     child.heard();
     let run = Run { handle: prepared.attach().unwrap(), loader };
@@ -206,6 +210,58 @@ fn a_callback_may_ask_and_close() {
 }
 
 #[test]
+fn readers_that_close_each_others_handles_do_not_wait_for_each_other() {
+    let _alone = alone();
+    let load = || {
+        let mut loader = SyscallLatencyLoader::new(Options { exclude_self: false, ..Options::default() });
+        let handle = loader.load().unwrap();
+        (loader, handle)
+    };
+    let ((a, a_handle), (b, b_handle)) = (load(), load());
+    let programs = [a_handle.program_ids(), b_handle.program_ids()].concat();
+    let maps = maps_of(&programs);
+    let both_inside = std::sync::Barrier::new(2);
+    std::thread::scope(|scope| {
+        for loader in [&a, &b] {
+            scope.spawn(|| {
+                let mut first = true;
+                let read = |_: kerno::RawEvent<'_>| {
+                    if std::mem::take(&mut first) {
+                        both_inside.wait();
+                        a_handle.close();
+                        b_handle.close();
+                    }
+                    ControlFlow::Continue(())
+                };
+                loader.events(&CancelToken::new().unwrap()).unwrap().for_each_raw(read).unwrap();
+            });
+        }
+    });
+    assert_gone(&programs, &maps);
+}
+
+#[test]
+fn a_callback_that_panics_loses_nothing() {
+    let _alone = alone();
+    let mut child = Child::new(|_| getppids(101));
+    let run = Run::start(SyscallLatencyLoader::new(options(getppid_of(&child))));
+    child.run();
+    let mut stream = run.loader.events(&CancelToken::new().unwrap()).unwrap();
+    let mut read = 0;
+    let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _ = stream.next_batch(Duration::from_secs(1), |_| {
+            read += 1;
+            assert!(read < 50, "on purpose");
+            ControlFlow::Continue(())
+        });
+    }));
+    assert!(unwound.is_err());
+    assert_eq!(run.handle.seen(), 49);
+    // The record that it failed on is read again.
+    assert_eq!(run.finish().len(), 101 - 49);
+}
+
+#[test]
 fn an_iterator_owns_what_it_yields() {
     let _alone = alone();
     let mut child = Child::new(|_| getppids(101));
@@ -213,7 +269,7 @@ fn an_iterator_owns_what_it_yields() {
     let events = run.loader.events(&CancelToken::new().unwrap()).unwrap();
     child.run();
     run.handle.stop();
-    assert_eq!(events.map(|raw| raw.decode().unwrap().pid()).filter(|pid| *pid == child.pid).count(), 101);
+    assert_eq!(events.map(|raw| raw.unwrap().decode().unwrap().pid()).filter(|pid| *pid == child.pid).count(), 101);
 }
 
 #[test]

@@ -7,7 +7,7 @@ mod text;
 use std::io::{self, BufWriter, StdoutLock, Write};
 use std::os::fd::AsFd as _;
 
-use kerno::RawEvent;
+use kerno::{EventType, RawEvent, signals};
 use rustix::event::{PollFd, PollFlags};
 
 use crate::args::Output;
@@ -16,6 +16,11 @@ use text::Text;
 
 /// Large enough that a burst of events is few writes.
 const BUFFER_BYTES: usize = 256 << 10;
+
+/// The short name of the signal that an event belongs to.
+pub(crate) fn alias(event_type: EventType) -> &'static str {
+    signals::by_event_type(event_type).map_or(event_type.name(), |signal| signal.alias)
+}
 
 /// Prints a finished text. A closed pipe is not an error.
 pub(crate) fn print(text: &[u8]) -> anyhow::Result<()> {

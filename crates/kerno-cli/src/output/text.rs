@@ -30,7 +30,7 @@ impl Text {
         let reset = style.reset();
         out.write_all(style.dim().as_bytes())?;
         self.clock.write(out, event.timestamp_ns())?;
-        write!(out, "{reset} {}{:<width$}{reset} ", style.cyan(), alias(event))?;
+        write!(out, "{reset} {}{:<width$}{reset} ", style.cyan(), super::alias(event.event_type()))?;
         match event.pid() {
             0 => write!(out, "{:>7} ", "-")?,
             pid => write!(out, "{pid:>7} ")?,
@@ -43,9 +43,4 @@ impl Text {
         }
         if event.failed() { writeln!(out, "{}{event}{reset}", style.red()) } else { writeln!(out, "{event}") }
     }
-}
-
-fn alias(event: &TypedEvent<'_>) -> &'static str {
-    let event_type = event.event_type();
-    signals::ALL.iter().find(|signal| signal.event_type == event_type).map_or(event_type.name(), |signal| signal.alias)
 }

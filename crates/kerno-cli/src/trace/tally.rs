@@ -1,7 +1,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use kerno::signals::{self, SignalInfo};
+use crate::output::alias;
 use kerno::{Counters, EventType, Handle};
 
 /// What was written.
@@ -64,11 +64,6 @@ fn rare(line: &mut String, count: u64, what: &str) {
     if count > 0 {
         let _ = write!(line, ", {count} {what}");
     }
-}
-
-fn alias(event_type: EventType) -> &'static str {
-    let named = |signal: &&SignalInfo| signal.event_type == event_type;
-    signals::ALL.iter().find(named).map_or(event_type.name(), |signal| signal.alias)
 }
 
 #[cfg(test)]

@@ -8,6 +8,27 @@
 #define X86_TS_COMPAT 0x0002 /* arch/x86/include/asm/thread_info.h; cleared only after the exit tracepoint */
 #define ARM64_TIF_32BIT 22 /* arch/arm64/include/asm/thread_info.h */
 
+/* Numbers of either table are below; what a newer kernel adds up there is passed over until this grows. */
+#define MAX_SYSCALLS 512
+
+/* Set in the number of a call through the x32 table, whose numbers are otherwise the native ones. */
+#define X32_SYSCALL_BIT 0x40000000u
+
+#define MAX_ERRNO 4095
+
+/*
+ * ERESTARTSYS to ERESTART_RESTARTBLOCK, linux/errno.h: a signal cut the call short, and after the exit hook the kernel restarts
+ * it or turns this into EINTR.
+ */
+#define ERESTART_FIRST 512
+#define ERESTART_LAST 516
+
+/* An error, and not a result or an interruption. */
+static __always_inline bool call_failed(long ret)
+{
+	return ret < 0 && ret >= -MAX_ERRNO && (ret > -ERESTART_FIRST || ret < -ERESTART_LAST);
+}
+
 struct pt_regs___x86 {
 	unsigned long di, si, dx, r10, r8, r9;
 	unsigned long bx, cx, bp;

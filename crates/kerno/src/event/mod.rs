@@ -18,3 +18,8 @@ pub const TASK_COMM_LEN: usize = 16;
 
 /// Bytes of a file name in a [`FileEvent`](crate::FileEvent) with its NUL.
 pub const MAX_FILENAME_LEN: usize = 256;
+
+/// `ERESTARTSYS` to `ERESTART_RESTARTBLOCK` (linux/errno.h): a signal cut the call short. No caller ever sees these.
+pub(crate) const fn is_restart(ret: i64) -> bool {
+    matches!(ret, -516..=-512)
+}

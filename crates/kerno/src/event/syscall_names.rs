@@ -6,11 +6,16 @@ use syscalls::x86::Sysno as I386;
 #[cfg(target_arch = "x86_64")]
 use syscalls::x86_64::Sysno as Native;
 
+use crate::LoadError;
+
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 compile_error!("kerno knows the system calls of x86_64 and aarch64 only");
 
 /// Set in a number when an x86_64 process calls through the x32 table.
 const X32_SYSCALL_BIT: u32 = 0x4000_0000;
+
+/// How many numbers of each table the kernel side looks at (`MAX_SYSCALLS` in syscall.h).
+pub(crate) const MAX_SYSCALLS: usize = 512;
 
 /// The name of call number `nr`; `None` when this table has none (a newer kernel's call). The 32-bit table is i386's; on aarch64,
 /// whose 32-bit table is another, compat calls have no name here.
@@ -27,6 +32,17 @@ pub(crate) fn numbers(name: &str) -> (Option<u32>, Option<u32>) {
     let native = name.parse::<Native>().ok().map(|call| call as u32);
     let compat = cfg!(target_arch = "x86_64").then(|| name.parse::<I386>().ok().map(|call| call as u32)).flatten();
     (native, compat)
+}
+
+/// As [`numbers`], for a name that a user gave.
+///
+/// # Errors
+/// When no table knows it.
+pub(crate) fn numbers_asked_for(name: &str) -> Result<(Option<u32>, Option<u32>), LoadError> {
+    match numbers(name) {
+        (None, None) => Err(LoadError::Filter(format!("syscall {name:?}: no such system call, see syscalls(2)"))),
+        known => Ok(known),
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread::ThreadId;
 
 use aya::maps::{Map, MapData, PerCpuArray};
 use aya::programs::{BtfTracePoint, Iter, Program};
@@ -48,8 +47,8 @@ impl Handle {
         self.shared.stop();
     }
 
-    /// Detaches and unloads everything; events not yet read are gone. Idempotent. May be called from a reader's own callback: then
-    /// the ring goes when that callback returns.
+    /// Detaches and unloads everything; events not yet read are gone. Idempotent. Never waits for a reader, so it may be called
+    /// from anywhere, also from a reader's callback: where one is running, the ring goes when it returns.
     pub fn close(&self) {
         self.shared.close();
     }
@@ -83,18 +82,18 @@ impl Prepared {
     }
 }
 
-/// What a handle, its loader and its readers share. The ring has a lock of its own, so that a reader's callback, which runs
-/// under it, may ask for the counters or close the handle.
+/// What a handle, its loader and its readers share. No lock is held while a reader's callback runs: it may ask for the counters
+/// and close any handle.
 pub(super) struct Shared {
     pub(super) event_type: EventType,
     /// Set by stop and close: wakes sleeping readers.
     pub(super) ended: Flag,
+    attached: AtomicBool,
     closed: AtomicBool,
     seen: AtomicU64,
     kernel: Mutex<KernelSide>,
+    /// Not here while a reader drains it, and once closed.
     ring: Mutex<Option<Ring>>,
-    /// The thread that is inside a drain.
-    reader: Mutex<Option<ThreadId>>,
 }
 
 /// What is ours in the kernel, besides the ring's mapping.
@@ -113,7 +112,7 @@ impl fmt::Debug for Shared {
     }
 }
 
-/// A panic in a user's callback poisons nothing that matters here: positions and counters are consistent between statements.
+/// No user code runs under these locks, and ours does not panic.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -148,6 +147,7 @@ impl Shared {
         Ok(Self {
             event_type: S::TYPE,
             ended: Flag::new().map_err(|error| LoadError::Io("cannot create an eventfd", error))?,
+            attached: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             seen: AtomicU64::new(0),
             kernel: Mutex::new(KernelSide {
@@ -157,7 +157,6 @@ impl Shared {
                 last: Counters::default(),
             }),
             ring: Mutex::new(Some(ring)),
-            reader: Mutex::new(None),
         })
     }
 
@@ -169,7 +168,13 @@ impl Shared {
                 attach(ebpf, name, *hook).map_err(|error| refused_program(name, *hook, error.as_ref()))?;
             }
         }
+        self.attached.store(true, Ordering::SeqCst);
         Ok(())
+    }
+
+    /// Attached, and not closed since.
+    pub(super) fn is_loaded(&self) -> bool {
+        self.attached.load(Ordering::SeqCst) && !self.is_closed()
     }
 
     pub(super) fn seen(&self) -> u64 {
@@ -213,10 +218,8 @@ impl Shared {
             kernel.events = None;
             kernel.counters = None;
         }
-        // In the reader's own callback the ring is locked by this very thread; drain() lets go of it.
-        if *lock(&self.reader) != Some(std::thread::current().id()) {
-            *lock(&self.ring) = None;
-        }
+        // A reader that has it lets go of it, since `closed` is set.
+        *lock(&self.ring) = None;
     }
 
     /// Runs `f` with the ring's descriptor, for registering it with epoll; `None` once closed.
@@ -224,33 +227,39 @@ impl Shared {
         lock(&self.kernel).events.as_ref().map(|events| f(events.fd().as_fd()))
     }
 
-    /// Hands up to `limit` waiting records to `f`.
+    /// Hands up to `limit` waiting records to `f`; none while another reader does so.
     pub(super) fn drain(&self, limit: usize, mut f: impl FnMut(&[u8]) -> ControlFlow<()>) -> (usize, ControlFlow<()>) {
-        /// Forgets the reader also when the callback panics.
-        struct Reading<'a>(&'a Mutex<Option<ThreadId>>);
-        impl Drop for Reading<'_> {
-            fn drop(&mut self) {
-                *lock(self.0) = None;
-            }
-        }
-
-        let mut guard = lock(&self.ring);
-        let Some(ring) = guard.as_mut() else {
+        let Some(ring) = lock(&self.ring).take() else {
             return (0, ControlFlow::Continue(()));
         };
-        *lock(&self.reader) = Some(std::thread::current().id());
-        let reading = Reading(&self.reader);
-        let result = ring.drain(limit, |data| {
-            f(data)?;
-            // Whoever closes waits for this drain.
-            if self.is_closed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        let mut reading = Reading { shared: self, ring: Some(ring), seen: 0 };
+        let Reading { ring: Some(ring), seen, .. } = &mut reading else {
+            return (0, ControlFlow::Continue(()));
+        };
+        let flow = ring.drain(limit, |data| {
+            let flow = f(data);
+            *seen += 1;
+            if self.is_closed() { ControlFlow::Break(()) } else { flow }
         });
-        drop(reading);
-        self.seen.fetch_add(result.0 as u64, Ordering::Relaxed);
-        if self.is_closed() {
-            *guard = None;
+        (reading.seen, flow)
+    }
+}
+
+/// Puts the ring back and counts what was read from it, also when the callback panics; its record is then read again.
+struct Reading<'a> {
+    shared: &'a Shared,
+    ring: Option<Ring>,
+    seen: usize,
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.shared.seen.fetch_add(self.seen as u64, Ordering::Relaxed);
+        let mut ring = lock(&self.shared.ring);
+        // Under the lock: close() sets the flag before it looks for the ring.
+        if !self.shared.is_closed() {
+            *ring = self.ring.take();
         }
-        result
     }
 }
 

@@ -13,6 +13,9 @@ const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 /// Inode of the initial pid namespace (`PROC_PID_INIT_INO`, linux/proc_ns.h).
 const INITIAL_PID_NS: &str = "pid:[4026531836]";
 
+/// Inode of the initial user namespace (`PROC_USER_INIT_INO`), where bpf(2) wants its capabilities held.
+const INITIAL_USER_NS: &str = "user:[4026531837]";
+
 /// A kernel release's first two or three numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 pub struct KernelVersion {
@@ -84,6 +87,8 @@ pub struct Host {
     pub lockdown: Option<String>,
     /// Whether process ids here are those the kernel side sees.
     pub initial_pid_namespace: bool,
+    /// Whether capabilities here count for bpf(2). Root of another user namespace (a rootless container) has none that do.
+    pub initial_user_namespace: bool,
     /// Where the cgroup v2 hierarchy is mounted, which filters by cgroup need.
     pub cgroup2_mount: Option<PathBuf>,
     btf: Result<Arc<KernelBtf>, String>,
@@ -144,12 +149,15 @@ impl Host {
         let uname = rustix::system::uname();
         let release = uname.release().to_string_lossy().into_owned();
         let version = KernelVersion::parse(&release);
+        let in_namespace = |link: &str, initial: &str| fs::read_link(link).is_ok_and(|ns| ns == Path::new(initial));
+        let initial_user_namespace = in_namespace("/proc/self/ns/user", INITIAL_USER_NS);
         Self {
             version,
             machine: uname.machine().to_string_lossy().into_owned(),
-            missing_capabilities: missing_capabilities(version),
+            missing_capabilities: missing_capabilities(version, initial_user_namespace),
             lockdown: lockdown(),
-            initial_pid_namespace: fs::read_link("/proc/self/ns/pid").is_ok_and(|ns| ns == Path::new(INITIAL_PID_NS)),
+            initial_pid_namespace: in_namespace("/proc/self/ns/pid", INITIAL_PID_NS),
+            initial_user_namespace,
             cgroup2_mount: super::cgroup::v2_mount(),
             btf: KernelBtf::shared(),
             release,
@@ -165,16 +173,14 @@ impl Host {
         self.btf.as_deref().map_err(String::as_str)
     }
 
-    /// The error text for a lack of privileges; `None` when there is none.
+    /// What privileges this process lacks, in words; `None` when it lacks none.
     pub fn missing_privileges(&self) -> Option<String> {
         if self.missing_capabilities.is_empty() {
             return None;
         }
         let names: Vec<_> = self.missing_capabilities.iter().map(Capability::to_string).collect();
-        Some(format!(
-            "missing {}; run as root, or grant them: setcap cap_bpf,cap_perfmon+ep $(command -v kerno)",
-            names.join(" and ")
-        ))
+        let place = if self.initial_user_namespace { "" } else { " in the initial user namespace, which this is not" };
+        Some(format!("needs {}{place}", names.join(" and ")))
     }
 
     pub(crate) fn tracepoint_arity(&self, name: &str) -> Option<usize> {
@@ -186,11 +192,11 @@ impl Host {
     }
 }
 
-fn missing_capabilities(version: KernelVersion) -> Vec<Capability> {
-    let effective = rustix::thread::capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
-    if effective.contains(CapabilitySet::SYS_ADMIN) && version < KernelVersion::new(5, 11) {
-        return Vec::new();
-    }
+fn missing_capabilities(version: KernelVersion, initial_user_namespace: bool) -> Vec<Capability> {
+    let effective = match rustix::thread::capabilities(None) {
+        Ok(sets) if initial_user_namespace => sets.effective,
+        _ => CapabilitySet::empty(),
+    };
     let has = |set| effective.contains(set) || effective.contains(CapabilitySet::SYS_ADMIN);
     let mut missing = Vec::new();
     if !has(CapabilitySet::BPF) {

@@ -9,8 +9,13 @@ use super::stream::{Events, StreamError};
 use super::{CancelToken, Host};
 use crate::EventType;
 
-/// Puts one signal's programs into the kernel and hands out its events.
-pub trait Loader: Send {
+mod sealed {
+    /// Loading needs the crate's own parts, so loaders are the crate's own.
+    pub trait Sealed {}
+}
+
+/// Puts one signal's programs into the kernel and hands out its events. Implemented by the signals of this crate only.
+pub trait Loader: sealed::Sealed + Send + Sync + fmt::Debug {
     /// The signal's name, such as `syscall_latency`.
     fn name(&self) -> &'static str;
 
@@ -224,6 +229,8 @@ fn plan_hooks<S: Signal>(host: &Host, plan: &mut Plan) -> Result<(), LoadError> 
     Ok(())
 }
 
+impl<S> sealed::Sealed for SignalLoader<S> {}
+
 #[allow(private_bounds, reason = "as above")]
 impl<S: Signal> Loader for SignalLoader<S> {
     fn name(&self) -> &'static str {
@@ -269,8 +276,7 @@ impl<S: Signal> Loader for SignalLoader<S> {
     }
 
     fn events(&self, cancel: &CancelToken) -> Result<Events, StreamError> {
-        let shared =
-            self.shared.as_ref().filter(|shared| !shared.is_closed()).ok_or(StreamError::NotLoaded(S::NAME))?;
+        let shared = self.shared.as_ref().filter(|shared| shared.is_loaded()).ok_or(StreamError::NotLoaded(S::NAME))?;
         Events::new(vec![Arc::clone(shared)], cancel)
     }
 }

@@ -38,7 +38,7 @@ pub struct Filter {
     /// Real user ids, 16 at most.
     pub uids: Vec<u32>,
     /// Cgroups of the v2 hierarchy with all below them, also those created later; a path in `/sys/fs/cgroup` or relative to the
-    /// v2 mount. 16 at most.
+    /// v2 mount. 16 at most. A task 32 levels below one or deeper is not found.
     pub cgroups: Vec<PathBuf>,
     /// Only what took at least this long.
     pub min_latency: Option<Duration>,

@@ -21,7 +21,8 @@ impl Hook {
     }
 }
 
-/// What one load will do: knobs to set, maps to size, programs to attach, in this order. The rest of the object is not loaded.
+/// What one load will do: knobs to set, maps to size, programs to load and, later, to attach in this order. The rest of the object
+/// is not loaded.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Plan {
     pub(crate) globals: Vec<(&'static str, Vec<u8>)>,

@@ -57,12 +57,8 @@ impl Ring {
     }
 
     /// Hands up to `limit` records to `f`, oldest first, and gives their room back. Stops early at a record that is still
-    /// being written, or when `f` breaks (that record counts as read).
-    pub(crate) fn drain(
-        &mut self,
-        limit: usize,
-        mut f: impl FnMut(&[u8]) -> ControlFlow<()>,
-    ) -> (usize, ControlFlow<()>) {
+    /// being written, or when `f` breaks (that record counts as read). A record during which `f` panics is handed out again.
+    pub(crate) fn drain(&mut self, limit: usize, mut f: impl FnMut(&[u8]) -> ControlFlow<()>) -> ControlFlow<()> {
         let mut seen = 0;
         let mut flow = ControlFlow::Continue(());
         let mut released = self.position;
@@ -97,6 +93,6 @@ impl Ring {
             }
         }
         self.consumer_position().store(self.position, Ordering::Release);
-        (seen, flow)
+        flow
     }
 }

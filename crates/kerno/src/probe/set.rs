@@ -16,17 +16,10 @@ impl Drop for Waiting {
 }
 
 /// Several signals, loaded and closed together.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct LoaderSet {
     loaders: Vec<Box<dyn Loader>>,
     handles: Vec<Handle>,
-}
-
-impl std::fmt::Debug for LoaderSet {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let names: Vec<_> = self.loaders.iter().map(|loader| loader.name()).collect();
-        f.debug_struct("LoaderSet").field("loaders", &names).field("handles", &self.handles).finish()
-    }
 }
 
 impl LoaderSet {
@@ -39,7 +32,11 @@ impl LoaderSet {
     ///
     /// # Errors
     /// [`LoadError::Loader`] names the loader that failed; those loaded before it have been unloaded, last first.
+    /// [`LoadError::AlreadyLoaded`] when the set is loaded; it stays so.
     pub fn load_all(&mut self) -> Result<(), LoadError> {
+        if !self.handles.is_empty() {
+            return Err(LoadError::AlreadyLoaded);
+        }
         let _parsed_once = Host::detect();
         let mut waiting = Waiting::default();
         for loader in &mut self.loaders {
@@ -66,7 +63,7 @@ impl LoaderSet {
         Ok(())
     }
 
-    /// Loads what can be loaded, as [`load_all`](Self::load_all), and returns the rest with the reasons.
+    /// Loads what can be loaded, as [`load_all`](Self::load_all), and returns the rest with the reasons. What is loaded already stays so.
     pub fn load_available(&mut self) -> Vec<Unavailable> {
         let _parsed_once = Host::detect();
         let mut unavailable = Vec::new();
@@ -74,6 +71,7 @@ impl LoaderSet {
         for loader in &mut self.loaders {
             match loader.prepare() {
                 Ok(signal) => waiting.0.push_back((loader.name(), signal)),
+                Err(LoadError::AlreadyLoaded) => {}
                 Err(error) => unavailable.push(Unavailable { signal: loader.name(), reason: error.reason() }),
             }
         }
@@ -137,5 +135,21 @@ impl LoaderSet {
 impl Drop for LoaderSet {
     fn drop(&mut self) {
         self.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_may_share_everything() {
+        fn shareable<T: Send + Sync + std::fmt::Debug>() {}
+        shareable::<LoaderSet>();
+        shareable::<Handle>();
+        shareable::<Prepared>();
+        shareable::<Events>();
+        shareable::<CancelToken>();
+        shareable::<Host>();
     }
 }

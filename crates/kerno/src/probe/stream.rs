@@ -16,7 +16,7 @@ use crate::{RawEvent, RawEventBuf};
 /// How long a reader sleeps at most before it looks by itself: rings below their wake-up mark wake nobody.
 const TICK: Duration = Duration::from_millis(100);
 
-/// How long, after the programs were detached, to wait for those still running on other CPUs.
+/// How long, after the programs were detached, to wait for the records that are still being written.
 const SETTLE: Duration = Duration::from_millis(500);
 
 /// Why a stream cannot be had or continued.
@@ -24,7 +24,7 @@ const SETTLE: Duration = Duration::from_millis(500);
 #[non_exhaustive]
 pub enum StreamError {
     /// The signal is not loaded, or no longer.
-    #[error("{0} is not loaded; call load() first and keep its handle")]
+    #[error("{0} is not loaded; load it first and keep it loaded")]
     NotLoaded(&'static str),
     /// Waiting for events failed.
     #[error("cannot wait for events")]
@@ -141,7 +141,14 @@ impl Events {
     }
 
     fn settled(&mut self) -> bool {
-        let since = *self.ending_since.get_or_insert_with(Instant::now);
+        let since = *self.ending_since.get_or_insert_with(|| {
+            // Detaching does not wait for programs that run on other CPUs at that moment; this does, by an RCU grace period
+            // (membarrier(2)). Where it is refused (nohz_full CPUs), waiting will have to do.
+            if rustix::thread::membarrier(rustix::thread::MembarrierCommand::Global).is_err() {
+                std::thread::sleep(TICK / 10);
+            }
+            Instant::now()
+        });
         since.elapsed() > SETTLE || self.sources.iter().all(|source| source.is_closed() || source.is_drained())
     }
 
@@ -155,10 +162,11 @@ impl Events {
     }
 }
 
+/// Copies, one by one. Ends with the stream, or after an error.
 impl Iterator for Events {
-    type Item = RawEventBuf;
+    type Item = Result<RawEventBuf, StreamError>;
 
-    fn next(&mut self) -> Option<RawEventBuf> {
+    fn next(&mut self) -> Option<Self::Item> {
         while self.buffered.is_empty() {
             let mut buffered = std::mem::take(&mut self.buffered);
             let batch = self.next_batch(Duration::MAX, |raw| {
@@ -166,10 +174,12 @@ impl Iterator for Events {
                 ControlFlow::Continue(())
             });
             self.buffered = buffered;
-            if !matches!(batch, Ok(Batch::Events(_))) {
-                break;
+            match batch {
+                Ok(Batch::Events(_)) => {}
+                Ok(Batch::Idle | Batch::Ended) => return None,
+                Err(error) => return Some(Err(error)),
             }
         }
-        self.buffered.pop_front()
+        self.buffered.pop_front().map(Ok)
     }
 }

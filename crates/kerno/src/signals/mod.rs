@@ -24,6 +24,11 @@ impl fmt::Debug for SignalInfo {
     }
 }
 
+/// Finds the signal of an event type.
+pub fn by_event_type(event_type: EventType) -> Option<&'static SignalInfo> {
+    ALL.iter().find(|signal| signal.event_type == event_type)
+}
+
 /// Finds a signal by its name, its alias or the name of its event type.
 pub fn by_name(name: &str) -> Option<&'static SignalInfo> {
     ALL.iter().find(|signal| signal.name == name || signal.alias == name || signal.event_type.name() == name)
@@ -33,7 +38,7 @@ pub fn by_name(name: &str) -> Option<&'static SignalInfo> {
 macro_rules! signals {
     ($($module:ident: $variant:ident = $name:literal, $event:ident, $loader:ident, $alias:literal;)+) => {
         $(pub mod $module;
-        pub use $module::{$event, $loader};)+
+        pub use $module::*;)+
 
         /// Every signal, in the order of the event types' numbers.
         pub const ALL: &[SignalInfo] = &[$(SignalInfo {

@@ -1,7 +1,7 @@
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
-use kerno::disk_io::DiskOp;
+use kerno::DiskOp;
 use kerno::{DiskEvent, DiskIoLoader, Filter};
 
 use crate::block::{Buffer, Group, KIB, LoopDevice, MIB, Stat, cgroup_id, discard, file_without_room, memory_file};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-use kerno::disk_io::DiskOp;
+use kerno::DiskOp;
 use kerno::{DiskEvent, DiskIoLoader, Filter, Loader, Options};
 
 use crate::block::{Buffer, Cgroup, KIB, LoopDevice, MIB, file_without_room, read_at_once};

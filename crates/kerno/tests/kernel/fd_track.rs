@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::ffi::{c_int, c_long};
 
-use kerno::fd_track::{FdOp, FdSource};
 use kerno::{FdEvent, FdTrackLoader, Loader};
+use kerno::{FdOp, FdSource};
 
 use crate::support::{Child, Link, Run, monotonic_ns, options, pid};
 

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{c_int, c_long};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use kerno::fd_track::{FdOp, FdSource};
 use kerno::{FdEvent, FdTrackLoader, Filter};
+use kerno::{FdOp, FdSource};
 
 use crate::fd_track::{TIMES, address, call, decode, open_fds};
 use crate::support::{Child, Link, Run, options, pid};

@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
-use kerno::oom_track::OomScope;
+use kerno::OomScope;
 use kerno::{Filter, OomEvent, OomTrackLoader, Options};
 
 use crate::cgroups::{Cgroup, v2_mount};

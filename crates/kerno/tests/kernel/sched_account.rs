@@ -1,7 +1,7 @@
 //! What the kernel itself keeps about a thread's waits, and the events held against it.
 
 use kerno::SchedEvent;
-use kerno::sched_delay::WaitReason;
+use kerno::WaitReason;
 
 use crate::support::{Child, Link, monotonic_ns};
 

@@ -1,7 +1,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use kerno::sched_delay::WaitReason;
+use kerno::WaitReason;
 use kerno::{Filter, Options, SchedDelayLoader, SchedEvent};
 
 use crate::cgroups::{Cgroup, v2_mount};

@@ -28,9 +28,6 @@
 #define CALL_EXEC 19
 #define CALL_SOCKETCALL 20
 
-#define MAX_SYSCALLS 512
-#define X32_SYSCALL_BIT 0x40000000
-
 const volatile __u8 cfg_calls[MAX_SYSCALLS] = {};
 const volatile __u8 cfg_compat_calls[MAX_SYSCALLS] = {};
 

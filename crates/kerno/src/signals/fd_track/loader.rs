@@ -9,9 +9,6 @@ pub type FdTrackLoader = SignalLoader<FdTrack>;
 #[derive(Debug)]
 pub struct FdTrack;
 
-/// `MAX_SYSCALLS` in the C source.
-const MAX_SYSCALLS: usize = 512;
-
 /// The calls that change descriptors, by how each tells which: the values of `CALL_*` in the C source.
 const CALLS: &[(u8, &[&str])] = &[
     (
@@ -111,12 +108,14 @@ impl Signal for FdTrack {
     fn knobs(options: &Options, plan: &mut Plan) -> Result<(), LoadError> {
         let asked = &options.filter.syscalls;
         for name in asked {
-            if syscall_names::numbers(name) == (None, None) {
-                return Err(LoadError::Filter(format!("syscall {name:?}: no such system call, see syscalls(2)")));
-            }
+            syscall_names::numbers_asked_for(name)?;
+        }
+        let known = || CALLS.iter().map(|(_, names)| *names).chain(SOURCES.map(|(_, names)| names)).flatten();
+        if !asked.is_empty() && !known().any(|known| asked.iter().any(|asked| asked == known)) {
+            return Err(LoadError::Filter(format!("syscall {}: opens and closes no descriptor", asked.join(", "))));
         }
         let is_asked = |name: &str| asked.is_empty() || asked.iter().any(|asked| asked == name);
-        let (mut native, mut compat) = ([0u8; MAX_SYSCALLS], [0u8; MAX_SYSCALLS]);
+        let (mut native, mut compat) = ([0u8; syscall_names::MAX_SYSCALLS], [0u8; syscall_names::MAX_SYSCALLS]);
         for (kind, names) in CALLS {
             for name in names.iter().filter(|name| is_asked(name)) {
                 let (native_nr, compat_nr) = syscall_names::numbers(name);

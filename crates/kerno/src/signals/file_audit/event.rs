@@ -9,7 +9,7 @@ use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
 use super::OpenFlags;
 use crate::event::text::{self, Escaped};
-use crate::event::{Comm, EnumField, Event, EventType, MAX_FILENAME_LEN, syscall_names, wire_enum};
+use crate::event::{Comm, EnumField, Event, EventType, MAX_FILENAME_LEN, is_restart, syscall_names, wire_enum};
 
 wire_enum! {
     /// What the path of a [`FileEvent`] is.
@@ -99,10 +99,15 @@ impl FileEvent {
         (self.ret >= 0 && self.via != OpenVia::IoUringDirect).then_some(self.ret)
     }
 
-    /// The positive error number when it failed. One above 511 is the kernel's own: a signal interrupted the call, and the caller
-    /// sees `EINTR`, or nothing because the kernel makes the call again.
+    /// True when a signal cut the call short, as when the open of a FIFO waits for its other end. The kernel then makes the call
+    /// again or lets it fail with `EINTR`, which it decides only after the hook.
+    pub const fn interrupted(&self) -> bool {
+        is_restart(self.ret as i64)
+    }
+
+    /// The positive error number when it failed, `None` also when it was [`interrupted`](Self::interrupted).
     pub fn errno(&self) -> Option<i32> {
-        (self.ret < 0).then(|| self.ret.saturating_neg())
+        (self.ret < 0 && !self.interrupted()).then(|| self.ret.saturating_neg())
     }
 
     /// Name of the call; `None` when the table has none for its number.
@@ -158,7 +163,7 @@ impl Event for FileEvent {
     }
 
     fn failed(&self) -> bool {
-        self.ret < 0
+        self.errno().is_some()
     }
 }
 
@@ -166,6 +171,7 @@ impl fmt::Display for FileEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let result = match self.errno() {
             Some(errno) => syscalls::Errno::new(errno).name().map_or_else(|| format!("errno {errno}"), str::to_owned),
+            None if self.interrupted() => "interrupted".to_owned(),
             None if self.fd().is_none() => format!("slot {}", self.ret),
             None => format!("fd {}", self.ret),
         };
@@ -179,7 +185,7 @@ impl fmt::Display for FileEvent {
             (_, false) => path.fmt(f)?,
         }
         // A failed open has nothing better than the request; a successful one says so when it has not.
-        if self.path_kind == PathKind::Requested && !self.failed() {
+        if self.path_kind == PathKind::Requested && self.ret >= 0 {
             f.write_str("  (as requested)")?;
         }
         if self.via != OpenVia::Syscall {
@@ -265,7 +271,7 @@ mod tests {
         assert_eq!(failed.to_string(), "O_RDONLY              ENOENT   /no/such");
         assert!(failed.failed());
         assert_eq!((failed.fd(), failed.errno()), (None, Some(2)));
-        assert_eq!(FileEvent { ret: -512, ..failed }.to_string(), "O_RDONLY              ERESTARTSYS  /no/such");
+        assert_eq!(FileEvent { ret: -512, ..failed }.to_string(), "O_RDONLY              interrupted  /no/such");
         assert_eq!(FileEvent { ret: i32::MIN, ..failed }.errno(), Some(i32::MAX));
         let shown = |event: FileEvent| event.to_string().split_off(31);
         assert_eq!(shown(FileEvent { truncated: true, ..opened }), "/etc/passwd...");

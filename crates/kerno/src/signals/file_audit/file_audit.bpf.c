@@ -48,7 +48,6 @@ KEEP_LAYOUT(struct file_event);
 #define PATH_RELATIVE 3
 
 /* Low four bits for the native table, high four for the 32-bit one: CLASS_* below, 0 for a call that opens nothing. */
-#define MAX_SYSCALLS 512
 const volatile __u8 cfg_classes[MAX_SYSCALLS] = {};
 /* What io_uring's operations would be as calls. */
 const volatile __u32 cfg_openat_nr = 0;
@@ -62,8 +61,6 @@ const volatile __u32 cfg_openat2_nr = 0;
 
 const volatile __u32 cfg_path_prefix_len = 0;
 const volatile __u64 cfg_path_prefix[MAX_FILENAME_LEN / 8] = {};
-
-#define X32_SYSCALL_BIT 0x40000000u
 
 /* uapi/asm-generic/fcntl.h; the same on x86 and arm64 */
 #define O_ACCMODE 3
@@ -348,7 +345,7 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 	class = cfg_classes[nr];
 	if (!class)
 		return 0;
-	if (cfg_errors_only && ret >= 0)
+	if (cfg_errors_only && !call_failed(ret))
 		return 0;
 	compat = in_compat_syscall();
 	class = compat ? class >> 4 : class & 15;
@@ -422,7 +419,7 @@ int BPF_PROG(on_io_uring_complete, void *ring, const struct io_kiocb *io)
 	if (opcode != IORING_OP_OPENAT && opcode != IORING_OP_OPENAT2)
 		return 0;
 	req.ret = BPF_CORE_READ(io, cqe.res);
-	if (cfg_errors_only && req.ret >= 0)
+	if (cfg_errors_only && !call_failed(req.ret))
 		return 0;
 	/* The task that asked, not the worker that may have done it. */
 	if (bpf_core_field_exists(io->task))

@@ -14,9 +14,6 @@ pub type FileAuditLoader = SignalLoader<FileAudit>;
 #[derive(Debug)]
 pub struct FileAudit;
 
-/// `MAX_SYSCALLS` in the C source.
-const MAX_SYSCALLS: usize = 512;
-
 /// The calls, with the C source's `CLASS_*`.
 const CLASSES: [(&str, u8); 5] = [("open", 1), ("creat", 2), ("openat", 3), ("openat2", 4), ("open_by_handle_at", 5)];
 
@@ -45,7 +42,7 @@ impl Signal for FileAudit {
     }
 
     fn knobs(options: &Options, plan: &mut Plan) -> Result<(), LoadError> {
-        let mut classes = [0u8; MAX_SYSCALLS];
+        let mut classes = [0u8; syscall_names::MAX_SYSCALLS];
         for (name, class) in CLASSES {
             let (native, compat) = syscall_names::numbers(name);
             for (nr, bits) in [(native, class), (compat, class << 4)] {

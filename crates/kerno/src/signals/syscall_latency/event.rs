@@ -6,7 +6,7 @@ use serde::ser::{Serialize, SerializeStruct, Serializer};
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
 use crate::event::text::{Errno, Latency};
-use crate::event::{Comm, EnumField, Event, EventType, syscall_names};
+use crate::event::{Comm, EnumField, Event, EventType, is_restart, syscall_names};
 
 /// A system call that returned. Mirror of `struct syscall_event`, 64 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -53,7 +53,7 @@ impl SyscallEvent {
     /// True when a signal cut the call short. The kernel then restarts it or makes it fail with `EINTR`, which it decides only after
     /// the exit hook (`ERESTARTSYS` and its kin, linux/errno.h).
     pub const fn interrupted(&self) -> bool {
-        matches!(self.ret, -516..=-512)
+        is_restart(self.ret)
     }
 
     /// The positive error number when the call failed, `None` also when it was [`interrupted`](Self::interrupted). A return from a signal handler (`rt_sigreturn`) has none: its return value is

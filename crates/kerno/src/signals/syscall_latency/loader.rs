@@ -9,9 +9,6 @@ pub type SyscallLatencyLoader = SignalLoader<SyscallLatency>;
 #[derive(Debug)]
 pub struct SyscallLatency;
 
-/// `MAX_SYSCALLS` in the C source.
-const MAX_SYSCALLS: usize = 512;
-
 impl Signal for SyscallLatency {
     const NAME: &'static str = "syscall_latency";
     const TYPE: EventType = EventType::SyscallLatency;
@@ -45,12 +42,9 @@ impl Signal for SyscallLatency {
         if options.filter.syscalls.is_empty() {
             return Ok(());
         }
-        let (mut native, mut compat) = ([0u64; MAX_SYSCALLS / 64], [0u64; MAX_SYSCALLS / 64]);
+        let (mut native, mut compat) = ([0u64; syscall_names::MAX_SYSCALLS / 64], [0u64; syscall_names::MAX_SYSCALLS / 64]);
         for name in &options.filter.syscalls {
-            let (native_nr, compat_nr) = syscall_names::numbers(name);
-            if native_nr.is_none() && compat_nr.is_none() {
-                return Err(LoadError::Filter(format!("syscall {name:?}: no such system call, see syscalls(2)")));
-            }
+            let (native_nr, compat_nr) = syscall_names::numbers_asked_for(name)?;
             insert(&mut native, native_nr);
             insert(&mut compat, compat_nr);
         }
@@ -61,7 +55,7 @@ impl Signal for SyscallLatency {
     }
 }
 
-fn insert(set: &mut [u64; MAX_SYSCALLS / 64], nr: Option<u32>) {
+fn insert(set: &mut [u64; syscall_names::MAX_SYSCALLS / 64], nr: Option<u32>) {
     if let Some(word) = nr.and_then(|nr| set.get_mut(nr as usize / 64)) {
         *word |= 1 << (nr.unwrap_or(0) % 64);
     }

@@ -15,8 +15,6 @@
 #include "start.h"
 #include "syscall.h"
 
-#define MAX_SYSCALLS 512
-
 struct syscall_event {
 	__u64 timestamp_ns; /* CLOCK_MONOTONIC at exit */
 	__u64 latency_ns;
@@ -41,14 +39,9 @@ const volatile __u64 cfg_compat_syscalls[MAX_SYSCALLS / 64] = {};
 const volatile __u32 cfg_sigreturn_nr = ~0u;
 const volatile __u32 cfg_compat_sigreturn_nrs[2] = { ~0u, ~0u };
 
-#define MAX_ERRNO 4095
-
-/* linux/errno.h: a signal cut the call short; after this hook the kernel restarts it or turns this into EINTR. */
-#define ERESTART_FIRST 512
-#define ERESTART_LAST 516
-
 static __always_inline bool in_set(const volatile __u64 *set, __u32 nr)
 {
+	nr &= ~X32_SYSCALL_BIT;
 	return nr < MAX_SYSCALLS && (set[nr / 64] >> (nr % 64) & 1);
 }
 
@@ -74,7 +67,7 @@ int BPF_PROG(on_sys_enter, struct pt_regs *regs, long id)
 
 static __always_inline bool failed(long ret, __u32 nr, bool compat)
 {
-	if (ret >= 0 || ret < -MAX_ERRNO || (ret <= -ERESTART_FIRST && ret >= -ERESTART_LAST))
+	if (!call_failed(ret))
 		return false;
 	if (compat)
 		return nr != cfg_compat_sigreturn_nrs[0] && nr != cfg_compat_sigreturn_nrs[1];

@@ -239,7 +239,7 @@ static __always_inline const struct sock *tcp_sock_of_file(const struct file *fi
 
 static __always_inline bool is_accept(const struct pt_regs *regs)
 {
-	__u32 nr = (__u32)syscall_nr(regs) & ~0x40000000u; /* the bit of the x32 table, whose numbers are the same here */
+	__u32 nr = (__u32)syscall_nr(regs) & ~X32_SYSCALL_BIT;
 	__u32 call;
 
 	if (nr != cfg_accept_nrs[0] && nr != cfg_accept_nrs[1] && nr != cfg_compat_accept_nrs[0] &&

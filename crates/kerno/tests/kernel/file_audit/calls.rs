@@ -1,8 +1,8 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use kerno::file_audit::{OpenVia, PathKind};
 use kerno::{FileAuditLoader, FileEvent};
+use kerno::{OpenVia, PathKind};
 
 use super::{assert_all_resolved, audit, c, close, creat, fd, folder, open, openat, openat2, raw};
 use crate::support::{Child, monotonic_ns, observe, options, pid};

@@ -1,7 +1,7 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use kerno::file_audit::PathKind;
+use kerno::PathKind;
 
 use super::{audit, close, fd, folder, open, openat, openat2, raw};
 

@@ -88,8 +88,7 @@ fn audit_with(filter: Filter, work: impl FnOnce(&Log, &mut Link)) -> (Vec<FileEv
 /// As many events as opens, each with its return value, and for those that succeeded the very path that /proc showed.
 fn assert_all_resolved(events: &[FileEvent], seen: &[Seen]) {
     let said: Vec<_> = events.iter().map(|event| (event.ret, event.path(), event.path_kind)).collect();
-    let truth: Vec<_> =
-        seen.iter().map(|seen| (seen.ret, &*seen.link, kerno::file_audit::PathKind::Resolved)).collect();
+    let truth: Vec<_> = seen.iter().map(|seen| (seen.ret, &*seen.link, kerno::PathKind::Resolved)).collect();
     assert_eq!(said, truth);
     assert!(seen.iter().all(|seen| seen.ret >= 0), "an open failed");
     assert!(events.iter().all(|event| !event.truncated));

@@ -3,7 +3,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use kerno::file_audit::PathKind;
+use kerno::PathKind;
 
 use super::{assert_all_resolved, audit, c, fd, folder, open, openat, openat2};
 

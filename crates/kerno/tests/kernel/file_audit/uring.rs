@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use kerno::FileEvent;
 use kerno::Filter;
-use kerno::file_audit::{OpenVia, PathKind};
+use kerno::{OpenVia, PathKind};
 
 use super::{OpenHow, assert_all_resolved, audit, audit_with, c, folder};
 

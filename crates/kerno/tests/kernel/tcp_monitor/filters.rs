@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::path::PathBuf;
 
-use kerno::tcp_monitor::TcpEventType;
+use kerno::TcpEventType;
 use kerno::{Filter, TcpEvent, TcpMonitorLoader};
 
 use super::closed_port;

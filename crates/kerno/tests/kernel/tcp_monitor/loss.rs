@@ -3,8 +3,8 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use kerno::tcp_monitor::{TcpEventType, TcpFamily, TcpState};
 use kerno::{Filter, TcpEvent};
+use kerno::{TcpEventType, TcpFamily, TcpState};
 
 use super::net::{
     child_in_namespace, connected, counter, drop_packets, expect_end, observe_in_namespace, of_type, pass_packets,

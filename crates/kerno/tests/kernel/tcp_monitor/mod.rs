@@ -11,8 +11,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::time::Duration;
 
-use kerno::tcp_monitor::{TcpDirection, TcpEventType, TcpFamily, TcpResetBy, TcpState};
 use kerno::{Filter, TcpEvent, TcpMonitorLoader};
+use kerno::{TcpDirection, TcpEventType, TcpFamily, TcpResetBy, TcpState};
 
 use crate::support::{Child, Run, monotonic_ns, options, pid};
 use net::{

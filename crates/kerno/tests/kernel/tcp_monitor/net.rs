@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use kerno::tcp_monitor::TcpEventType;
+use kerno::TcpEventType;
 use kerno::{Filter, TcpEvent, TcpMonitorLoader};
 
 use crate::support::{Child, Link, Run, options};

@@ -3,8 +3,8 @@
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-use kerno::tcp_monitor::{TcpDirection, TcpEventType};
 use kerno::{Filter, TcpEvent, TcpMonitorLoader};
+use kerno::{TcpDirection, TcpEventType};
 
 use super::net::{
     child_in_namespace, connected, enter, events_of, expect_end, observe_in_namespace, of_type, receive,
