@@ -130,7 +130,8 @@ static __always_inline const struct task_struct *current_task(void)
  */
 static __always_inline bool current_passes(__u64 pid_tgid)
 {
-	char comm[TASK_COMM_LEN] __attribute__((aligned(8)));
+	/* Cleared: from 5.18 to 6.3 the helper leaves alone what follows the name's word. */
+	char comm[TASK_COMM_LEN] __attribute__((aligned(8))) = {};
 
 	if (!pid_passes(pid_tgid >> 32))
 		return false;

@@ -7,7 +7,7 @@ use super::options::{Filter, Options};
 pub(crate) enum Hook {
     /// A tracepoint with typed arguments (`tp_btf`, Linux 5.5).
     Tracepoint(&'static str),
-    /// An iterator that is read to its end once, before the tracepoints, to learn what is there already (Linux 5.8).
+    /// An iterator that is read to its end once, in its place in the plan, to learn what is there already (Linux 5.8).
     Seed(&'static str),
 }
 

@@ -204,6 +204,52 @@ fn exec_from_a_second_thread_is_one_call_of_the_process() {
     assert_eq!(events[1].comm(), "true");
 }
 
+/// A 32-bit program that exits at once: an ELF header, one segment, three instructions.
+#[cfg(target_arch = "x86_64")]
+fn i386_program() -> Vec<u8> {
+    const BASE: u32 = 0x0804_8000;
+    const HEADERS: u32 = 52 + 32;
+    // mov eax, 1 (exit); xor ebx, ebx; int 0x80
+    let code = [0xb8, 1, 0, 0, 0, 0x31, 0xdb, 0xcd, 0x80];
+    let size = HEADERS + code.len() as u32;
+    let mut file = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x03\0".to_vec();
+    file.extend([1, BASE + HEADERS, 52, 0, 0].iter().flat_map(|word: &u32| word.to_le_bytes()));
+    file.extend([52, 32, 1, 0, 0, 0].iter().flat_map(|half: &u16| half.to_le_bytes()));
+    file.extend([1, 0, BASE, BASE, size, size, 5, 0x1000].iter().flat_map(|word: &u32| word.to_le_bytes()));
+    assert_eq!(file.len(), HEADERS as usize);
+    file.extend(code);
+    file
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn an_exec_into_the_other_table_is_still_an_exec() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("i386");
+    std::fs::write(&program, i386_program()).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = std::ffi::CString::new(program.to_str().unwrap()).unwrap();
+    for (name, nr) in [("execve", libc::SYS_execve), ("execveat", libc::SYS_execveat)] {
+        let mut child = Child::new(|_| {
+            let args = [path.as_ptr(), std::ptr::null()];
+            // SAFETY: a path that ends with NUL and a list that ends with null; only success does not return.
+            unsafe {
+                if nr == libc::SYS_execve {
+                    libc::syscall(nr, path.as_ptr(), args.as_ptr(), 0usize);
+                } else {
+                    libc::syscall(nr, libc::AT_FDCWD, path.as_ptr(), args.as_ptr(), 0usize, 0);
+                }
+            }
+            panic!("the 32-bit program did not run");
+        });
+        let events: Vec<SyscallEvent> = observe(load(calls(child.pid, &["execve", "execveat"])), || child.run());
+        let told: Vec<_> = events.iter().map(|event| (event.syscall_name(), event.ret, event.compat)).collect();
+        // The kernel leaves through the 32-bit table, as execve whichever of the two it was.
+        assert_eq!(told, [(Some("execve"), 0, true)], "{name}");
+    }
+}
+
 #[test]
 fn filters_let_through_just_what_they_say() {
     let work = |link: &mut crate::support::Link| {
@@ -237,6 +283,20 @@ fn filters_let_through_just_what_they_say() {
     assert_eq!(count(&|f| f.uids = vec![1, 2, 3]), 0);
     assert_eq!(count(&|f| f.pids = vec![1]), 0);
     assert_eq!(count(&|f| f.pids.extend((1..=63).map(|n| n + 5_000_000))), 33);
+}
+
+#[test]
+fn a_short_name_is_a_name() {
+    let mut child = Child::new(|link| {
+        set_comm("kn");
+        link.tell(0);
+        link.wait();
+        (0..11).for_each(|_| getppid());
+    });
+    child.go();
+    child.heard();
+    let filter = Filter { comms: vec!["kn".into()], ..calls(child.pid, &["getppid"]) };
+    assert_eq!(observe::<SyscallEvent>(load(filter), || child.run()).len(), 11);
 }
 
 #[test]

@@ -252,8 +252,13 @@ static __always_inline int getrq(const struct bio *bio)
 	__u64 key = (__u64)bio;
 	__u32 flags = record_flags(bio->bi_opf);
 
-	if (!(flags & (FLAG_PREFLUSH | FLAG_FUA)) || !current_passes(bpf_get_current_pid_tgid()))
+	if (!(flags & (FLAG_PREFLUSH | FLAG_FUA)))
 		return 0;
+	if (!current_passes(bpf_get_current_pid_tgid())) {
+		/* Another's, who had a bio at this address before. */
+		bpf_map_delete_elem(&asking_bios, &key);
+		return 0;
+	}
 	current_submitter(&submitter);
 	bpf_map_update_elem(&asking_bios, &key, &submitter, BPF_ANY);
 	return 0;

@@ -195,7 +195,10 @@ static __always_inline bool last_user(const struct task_struct *task, const stru
 	if (BPF_CORE_READ(task, signal, live.counter) > 0)
 		/* Other threads live; a table that nobody shares is this thread's own (unshare). */
 		return table_users(table) == 1;
-	/* More shares than threads: another process goes on using it (clone with CLONE_FILES). */
+	/*
+	 * More shares than threads: another process goes on using it (clone with CLONE_FILES), or, until 5.10, someone is reading
+	 * /proc/PID/fd at this moment; then the last closes are not told.
+	 */
 	if (table_users(table) > BPF_CORE_READ(task, signal, nr_threads))
 		return false;
 	key.files = (__u64)table->files;

@@ -1,6 +1,6 @@
 use crate::EventType;
 use crate::event::syscall_names;
-use crate::probe::{FilterKind, Hook, Host, KernelVersion, LoadError, Options, Plan, Signal, SignalLoader};
+use crate::probe::{FilterKind, Hook, Host, LoadError, Options, Plan, Signal, SignalLoader};
 
 /// Loads `fd_track`: [`FdEvent`](crate::FdEvent)s.
 pub type FdTrackLoader = SignalLoader<FdTrack>;
@@ -91,8 +91,9 @@ impl Signal for FdTrack {
         } else {
             plan.set("cfg_exec_at_entry", &1u8);
         }
-        // Requests have the layout that the kernel side reads since 6.0; 5.10 has another tracepoint with three arguments.
-        if host.version >= KernelVersion::new(6, 0) {
+        // Requests have the layout that the kernel side reads where there is this struct (6.0); 5.10 has another tracepoint with
+        // three arguments.
+        if host.has_struct("io_cmd_data") {
             match host.tracepoint_arity("io_uring_complete") {
                 Some(3) => plan.attach("on_io_uring_complete", Hook::Tracepoint("io_uring_complete")),
                 Some(7) => plan.attach("on_io_uring_complete_in_pieces", Hook::Tracepoint("io_uring_complete")),

@@ -27,10 +27,14 @@ struct io_uring_cqe {
 	__s32 res;
 } CORE;
 
+struct io_ring_ctx {
+	unsigned int compat : 1;
+} CORE;
+
 struct io_kiocb {
 	__u8 opcode;
-	struct task_struct *task; /* until 6.12 */
-	struct io_uring_task *tctx; /* since 6.12 */
+	struct task_struct *task; /* before 6.13 */
+	struct io_uring_task *tctx; /* since 6.13, with the task in it */
 	struct io_ring_ctx *ctx;
 	struct io_uring_cqe cqe; /* since 5.19 */
 } CORE;
@@ -94,6 +98,13 @@ static __always_inline void accepted_last(const struct io_kiocb *request)
 	bpf_map_delete_elem(&accepting, &key);
 }
 
+static __always_inline bool of_compat_ring(const struct io_kiocb *request)
+{
+	const struct io_ring_ctx *ctx = BPF_CORE_READ(request, ctx);
+
+	return bpf_core_field_exists(ctx->compat) && BPF_CORE_READ_BITFIELD_PROBED(ctx, compat);
+}
+
 static __always_inline void request_completed(const struct io_kiocb *request, int result)
 {
 	const struct task_struct *task;
@@ -148,7 +159,8 @@ static __always_inline void request_completed(const struct io_kiocb *request, in
 	}
 	/* These store the descriptors in the submitter's memory, which must be ours now. */
 	same_memory = BPF_CORE_READ(task, tgid) == (int)(bpf_get_current_pid_tgid() >> 32);
-	if (!same_memory)
+	/* And a 32-bit program's message has another layout. */
+	if (!same_memory || (opcode == IORING_OP_RECVMSG && of_compat_ring(request)))
 		count_untracked();
 	else if (opcode == IORING_OP_RECVMSG)
 		emit_message((__u64)BPF_CORE_READ((const struct io_sr_msg *)request, umsg), how, -1, other);
@@ -181,7 +193,7 @@ int BPF_PROG(on_io_uring_complete, void *ring, struct io_kiocb *request, struct 
 	return 0;
 }
 
-/* Before 6.10 the completion came in pieces. */
+/* Older kernels hand over the completion in pieces (told by the number of arguments). */
 SEC("tp_btf/io_uring_complete")
 int BPF_PROG(on_io_uring_complete_in_pieces, void *ring, struct io_kiocb *request, __u64 user_data, int result)
 {

@@ -246,8 +246,11 @@ static __always_inline __u8 make_path(struct path_scratch *s, const struct open_
 		OPAQUE(len);
 		/* More than there is room for, to tell an exact fit from a cut. */
 		copied = bpf_probe_read_user_str(s->head + (len & 511), MAX_FILENAME_LEN + 8, (const void *)req->user_path);
-		if (copied > 0)
-			len += copied - 1;
+		if (copied < 0) { /* the rest of the name lies on a page that is not there */
+			s->head[0] = 0;
+			return PATH_UNKNOWN;
+		}
+		len += copied - 1;
 	}
 	if (len >= MAX_FILENAME_LEN)
 		*truncated = 1;

@@ -36,7 +36,7 @@
 //! - If another thread closes or replaces the descriptor before the call has returned, the path is the one of the file found there.
 //! - A name string that is not in memory when a failed call returns: [`PathKind::Unknown`]. It was read a moment before, so this is rare.
 //!   The flags that `openat2` takes from memory are read then as well, except the access mode, which comes from the opened file.
-//! - A call that a signal interrupts has error 512 (`ERESTARTSYS`); when the kernel then makes it again, there are two events.
+//! - A call that a signal cuts short is told as interrupted, not as failed; when the kernel then makes it again, there are two events.
 //!
 //! # Compared with `opensnoop`
 //!

@@ -39,6 +39,9 @@ impl Signal for SyscallLatency {
         }
         let compat = ["rt_sigreturn", "sigreturn"].map(|name| syscall_names::numbers(name).1.unwrap_or(u32::MAX));
         plan.set("cfg_compat_sigreturn_nrs", &compat);
+        let exec = ["execve", "execveat"].map(syscall_names::numbers);
+        plan.set("cfg_exec_nrs", &exec.map(|(native, _)| native.unwrap_or(u32::MAX)));
+        plan.set("cfg_compat_exec_nrs", &exec.map(|(_, compat)| compat.unwrap_or(u32::MAX)));
         if options.filter.syscalls.is_empty() {
             return Ok(());
         }

@@ -39,6 +39,10 @@ const volatile __u64 cfg_compat_syscalls[MAX_SYSCALLS / 64] = {};
 const volatile __u32 cfg_sigreturn_nr = ~0u;
 const volatile __u32 cfg_compat_sigreturn_nrs[2] = { ~0u, ~0u };
 
+/* execve and execveat, native table and 32-bit table. */
+const volatile __u32 cfg_exec_nrs[2] = { ~0u, ~0u };
+const volatile __u32 cfg_compat_exec_nrs[2] = { ~0u, ~0u };
+
 static __always_inline bool in_set(const volatile __u64 *set, __u32 nr)
 {
 	nr &= ~X32_SYSCALL_BIT;
@@ -65,6 +69,18 @@ int BPF_PROG(on_sys_enter, struct pt_regs *regs, long id)
 	return 0;
 }
 
+/*
+ * The number as the table of the exit has it. An exec that leads from 64 bit to 32 or back enters through one table and leaves
+ * through the other, and x86 rewrites the saved number to execve's there.
+ */
+static __always_inline __u32 number_at_exit(const struct pt_regs *regs, __u32 nr, bool compat)
+{
+	__u32 execve = compat ? cfg_compat_exec_nrs[0] : cfg_exec_nrs[0];
+	__u32 execveat = compat ? cfg_compat_exec_nrs[1] : cfg_exec_nrs[1];
+
+	return syscall_nr(regs) == execve && nr != execveat ? execve : nr;
+}
+
 static __always_inline bool failed(long ret, __u32 nr, bool compat)
 {
 	if (!call_failed(ret))
@@ -89,10 +105,13 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 	start = slot->ns;
 	nr = slot->data;
 	slot->ns = 0;
+	if (cfg_errors_only && !call_failed(ret))
+		return 0;
 	now = bpf_ktime_get_ns();
 	if (now - start < cfg_min_latency_ns)
 		return 0;
 	compat = in_compat_syscall();
+	nr = number_at_exit(regs, nr, compat);
 	if (cfg_syscalls_set && !in_set(compat ? cfg_compat_syscalls : cfg_syscalls, nr))
 		return 0;
 	if (cfg_errors_only && !failed(ret, nr, compat))
@@ -128,6 +147,7 @@ int BPF_PROG(on_sched_process_exec, struct task_struct *task, int old_pid)
 {
 	struct start_slot *from, *to;
 	__u32 tid = task->pid;
+	__u64 ns;
 
 	if ((__u32)old_pid == tid)
 		return 0;
@@ -135,10 +155,9 @@ int BPF_PROG(on_sched_process_exec, struct task_struct *task, int old_pid)
 	to = start_slot(tid);
 	if (!from || !to || !from->ns || from->tid != (__u32)old_pid)
 		return 0;
-	to->tid = tid;
-	to->data = from->data;
-	to->ns = from->ns;
+	ns = from->ns;
 	from->ns = 0;
+	start_set_at(to, tid, from->data, ns);
 	return 0;
 }
 

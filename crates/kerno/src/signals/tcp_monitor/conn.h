@@ -71,7 +71,7 @@ static __always_inline struct conn *conn_new(const struct sock *sk, __u64 start_
 	return bpf_map_lookup_elem(&conns, &key);
 }
 
-/* Not inlined: five callers, and the cgroup walk is long. */
+/* Not inlined: several callers, and the cgroup walk is long. */
 static __noinline void conn_learn_owner(struct conn *conn, const struct task_struct *task)
 {
 	bool passes;

@@ -127,7 +127,8 @@ pub struct TcpEvent {
     pub retransmits: u32,
     /// Segments sent again since the connection began.
     pub total_retransmits: u32,
-    /// `Close` and `ConnectFailed`: why, as a positive errno; 0 when closed in order, or when the program gave up itself.
+    /// `Close` and `ConnectFailed`: why, as a positive errno; 0 when closed in order, when the program gave up itself, or when no
+    /// SYN could be sent (with no free port, `src_port` is 0 too).
     pub error: i32,
     /// Port of the local end.
     pub src_port: u16,

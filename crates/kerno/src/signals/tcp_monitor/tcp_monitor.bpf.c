@@ -183,6 +183,8 @@ int BPF_PROG(on_inet_sock_set_state, struct sock *sk, int old, int new)
 	} else {
 		return 0;
 	}
+	if (!(conn->flags & CONN_PASSES))
+		return 0;
 	flow_of_sock(&flow, sk);
 	event = event_begin(type, now, conn, &flow, error);
 	if (!event)
@@ -280,6 +282,8 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 		conn_learn_owner(conn, task);
 	conn->flags |= CONN_ACCEPTED;
 	conn->direction = DIRECTION_INCOMING;
+	if (!(conn->flags & CONN_PASSES))
+		return 0;
 	now = bpf_ktime_get_ns();
 	flow_of_sock(&flow, sk);
 	event = event_begin(EVENT_ACCEPT, now, conn, &flow, 0);
@@ -323,6 +327,8 @@ int on_tcp_retransmit_skb(unsigned long long *args)
 		conn_init(&other);
 		conn = &other;
 	}
+	if (!(conn->flags & CONN_PASSES))
+		return 0;
 	cb = (const struct tcp_skb_cb *)__builtin_preserve_access_index(&skb->cb);
 	flow_of_sock(&flow, sk);
 	emit_retransmit(conn, &flow, sk, BPF_CORE_READ(cb, tcp_gso_segs));
@@ -404,6 +410,8 @@ int BPF_PROG(on_tcp_receive_reset, struct sock *sk)
 		conn_init(&other);
 		conn = &other;
 	}
+	if (!(conn->flags & CONN_PASSES))
+		return 0;
 	flow_of_sock(&flow, sk);
 	emit_reset(conn, &flow, sk, state, RESET_BY_PEER);
 	return 0;
@@ -412,15 +420,21 @@ int BPF_PROG(on_tcp_receive_reset, struct sock *sk)
 /*
  * Without a packet a socket resets its own connection. With one it is an answer to that packet, and sk may be NULL (6.10),
  * a listener, a request or a time-wait socket, which have only sock_common: then the packet tells who is meant.
+ * The arguments are read as plain numbers: from 6.5 until 6.13 said that these may be NULL, the verifier took pointer arguments
+ * for never NULL and removed the checks.
  */
 SEC("tp_btf/tcp_send_reset")
-int BPF_PROG(on_tcp_send_reset, const struct sock *sk, const struct sk_buff *skb)
+int on_tcp_send_reset(unsigned long long *args)
 {
+	const struct sk_buff *skb = NULL;
+	const struct sock *sk = NULL;
 	struct conn *conn = NULL, other;
 	const struct sock *full = NULL;
 	__u8 state = TCP_CLOSE;
 	struct flow flow;
 
+	bpf_probe_read_kernel(&sk, sizeof(sk), &args[0]);
+	bpf_probe_read_kernel(&skb, sizeof(skb), &args[1]);
 	if (sk) {
 		conn = conn_of(sk);
 		state = BPF_CORE_READ(sk, __sk_common.skc_state);
@@ -433,10 +447,14 @@ int BPF_PROG(on_tcp_send_reset, const struct sock *sk, const struct sk_buff *skb
 		conn_init(&other);
 		conn = &other;
 	}
+	if (!(conn->flags & CONN_PASSES))
+		return 0;
 	if (full)
 		flow_of_sock(&flow, full);
 	else if (!skb || !flow_of_packet(&flow, skb))
 		return 0;
+	if (!flow.netns && sk) /* a listener's packet has let go of its device */
+		flow.netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
 	emit_reset(conn, &flow, full, state, RESET_BY_US);
 	return 0;
 }
