@@ -11,6 +11,7 @@ use super::net::{
     receive, send, set_option, settle, tcp_info,
 };
 use super::start_connect;
+use crate::support::unless_init_ran;
 
 const SEGMENT: i32 = 1000;
 
@@ -23,86 +24,90 @@ fn small_segments(address: &str) -> TcpListener {
 
 #[test]
 fn segments_sent_again_are_as_many_as_the_kernel_counts() {
-    let mut child = child_in_namespace(|link| {
-        let listeners = ["127.0.0.1", "::1"].map(small_segments);
-        let before = counter("snmp", "Tcp:", "RetransSegs");
+    unless_init_ran(|| {
+        let mut child = child_in_namespace(|link| {
+            let listeners = ["127.0.0.1", "::1"].map(small_segments);
+            let before = counter("snmp", "Tcp:", "RetransSegs");
+            for round in 0..4 {
+                let (mut client, mut server) = connected(&listeners[round % 2]);
+                // Less than the send buffer holds.
+                let bytes = 10_000 * (round + 1);
+                drop_packets(&server);
+                send(&mut client, bytes);
+                std::thread::sleep(Duration::from_millis(700));
+                pass_packets(&server);
+                receive(&mut server, bytes);
+                link.tell(u64::from(client.local_addr().unwrap().port()));
+                link.tell(u64::from(tcp_info(&client).tcpi_total_retrans));
+                link.tell(bytes as u64);
+                drop(client);
+                expect_end(&mut server);
+            }
+            settle();
+            link.tell(counter("snmp", "Tcp:", "RetransSegs") - before);
+            link.tell(counter("netstat", "TcpExt:", "TCPRetransFail"));
+        });
+        let events = observe_in_namespace(Filter::default(), &mut child);
+        let again = of_type(&events, TcpEventType::Retransmit);
+        let segments = |port: u64| -> u32 {
+            again.iter().filter(|event| u64::from(event.src_port) == port).map(|event| event.retransmits).sum()
+        };
         for round in 0..4 {
-            let (mut client, mut server) = connected(&listeners[round % 2]);
-            // Less than the send buffer holds.
-            let bytes = 10_000 * (round + 1);
-            drop_packets(&server);
-            send(&mut client, bytes);
-            std::thread::sleep(Duration::from_millis(700));
-            pass_packets(&server);
-            receive(&mut server, bytes);
-            link.tell(u64::from(client.local_addr().unwrap().port()));
-            link.tell(u64::from(tcp_info(&client).tcpi_total_retrans));
-            link.tell(bytes as u64);
-            drop(client);
-            expect_end(&mut server);
+            let (port, total, bytes) = (child.heard(), child.heard(), child.heard());
+            assert!(total > 0);
+            // The last ones may be sent while the program already looks.
+            assert!(u64::from(segments(port)) >= total, "{} seen, TCP_INFO had {total}", segments(port));
+            let family = [TcpFamily::Ipv4, TcpFamily::Ipv6][round % 2];
+            assert!(again.iter().all(|event| u64::from(event.src_port) != port || event.family == family));
+            let closes = of_type(&events, TcpEventType::Close);
+            let close = closes.iter().find(|event| u64::from(event.src_port) == port).unwrap();
+            assert_eq!(close.total_retransmits, segments(port));
+            // What was sent again is not counted twice, nor is what the receiver got twice.
+            let peer = closes.iter().find(|event| u64::from(event.dst_port) == port).unwrap();
+            assert_eq!((close.bytes_sent, peer.bytes_received), (bytes, bytes));
         }
-        settle();
-        link.tell(counter("snmp", "Tcp:", "RetransSegs") - before);
-        link.tell(counter("netstat", "TcpExt:", "TCPRetransFail"));
+        let (counted, failed) = (child.heard(), child.heard());
+        let seen: u32 = again.iter().map(|event| event.retransmits).sum();
+        assert_eq!(u64::from(seen) + failed, counted);
+        assert!(again.iter().any(|event| event.retransmits > 1), "no event has several segments: {again:#?}");
+        assert!(again.iter().all(|event| event.pid == child.pid && event.state == TcpState::Established));
     });
-    let events = observe_in_namespace(Filter::default(), &mut child);
-    let again = of_type(&events, TcpEventType::Retransmit);
-    let segments = |port: u64| -> u32 {
-        again.iter().filter(|event| u64::from(event.src_port) == port).map(|event| event.retransmits).sum()
-    };
-    for round in 0..4 {
-        let (port, total, bytes) = (child.heard(), child.heard(), child.heard());
-        assert!(total > 0);
-        // The last ones may be sent while the program already looks.
-        assert!(u64::from(segments(port)) >= total, "{} seen, TCP_INFO had {total}", segments(port));
-        let family = [TcpFamily::Ipv4, TcpFamily::Ipv6][round % 2];
-        assert!(again.iter().all(|event| u64::from(event.src_port) != port || event.family == family));
-        let closes = of_type(&events, TcpEventType::Close);
-        let close = closes.iter().find(|event| u64::from(event.src_port) == port).unwrap();
-        assert_eq!(close.total_retransmits, segments(port));
-        // What was sent again is not counted twice, nor is what the receiver got twice.
-        let peer = closes.iter().find(|event| u64::from(event.dst_port) == port).unwrap();
-        assert_eq!((close.bytes_sent, peer.bytes_received), (bytes, bytes));
-    }
-    let (counted, failed) = (child.heard(), child.heard());
-    let seen: u32 = again.iter().map(|event| event.retransmits).sum();
-    assert_eq!(u64::from(seen) + failed, counted);
-    assert!(again.iter().any(|event| event.retransmits > 1), "no event has several segments: {again:#?}");
-    assert!(again.iter().all(|event| event.pid == child.pid && event.state == TcpState::Established));
 }
 
 #[test]
 fn syns_and_their_answers_sent_again_are_counted_too() {
-    let mut child = child_in_namespace(|link| {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let target = listener.local_addr().unwrap();
-        // The first SYN is lost, then the answers to the next: both sides try again.
-        drop_packets(&listener);
-        let mut client = start_connect(target, 6);
-        drop_packets(&client);
-        pass_packets(&listener);
-        std::thread::sleep(Duration::from_millis(2300));
-        pass_packets(&client);
-        client.set_nonblocking(false).unwrap();
-        let (mut server, _) = listener.accept().unwrap();
-        send(&mut server, 5);
-        receive(&mut client, 5);
-        drop(server);
-        expect_end(&mut client);
-        drop(client);
-        settle();
-        link.tell(counter("snmp", "Tcp:", "RetransSegs"));
-        link.tell(u64::from(target.port()));
+    unless_init_ran(|| {
+        let mut child = child_in_namespace(|link| {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let target = listener.local_addr().unwrap();
+            // The first SYN is lost, then the answers to the next: both sides try again.
+            drop_packets(&listener);
+            let mut client = start_connect(target, 6);
+            drop_packets(&client);
+            pass_packets(&listener);
+            std::thread::sleep(Duration::from_millis(2300));
+            pass_packets(&client);
+            client.set_nonblocking(false).unwrap();
+            let (mut server, _) = listener.accept().unwrap();
+            send(&mut server, 5);
+            receive(&mut client, 5);
+            drop(server);
+            expect_end(&mut client);
+            drop(client);
+            settle();
+            link.tell(counter("snmp", "Tcp:", "RetransSegs"));
+            link.tell(u64::from(target.port()));
+        });
+        let events = observe_in_namespace(Filter::default(), &mut child);
+        let (counted, port) = (child.heard(), child.heard());
+        let again = of_type(&events, TcpEventType::Retransmit);
+        let seen: u32 = again.iter().map(|event| event.retransmits).sum();
+        assert_eq!(u64::from(seen), counted, "{again:#?}");
+        let (answers, questions): (Vec<TcpEvent>, Vec<TcpEvent>) =
+            again.into_iter().partition(|event| u64::from(event.src_port) == port);
+        assert!(!questions.is_empty() && questions.iter().all(|e| e.state == TcpState::SynSent && e.pid == child.pid));
+        assert!(!answers.is_empty() && answers.iter().all(|e| e.state == TcpState::SynRecv && e.pid == 0));
     });
-    let events = observe_in_namespace(Filter::default(), &mut child);
-    let (counted, port) = (child.heard(), child.heard());
-    let again = of_type(&events, TcpEventType::Retransmit);
-    let seen: u32 = again.iter().map(|event| event.retransmits).sum();
-    assert_eq!(u64::from(seen), counted, "{again:#?}");
-    let (answers, questions): (Vec<TcpEvent>, Vec<TcpEvent>) =
-        again.into_iter().partition(|event| u64::from(event.src_port) == port);
-    assert!(!questions.is_empty() && questions.iter().all(|e| e.state == TcpState::SynSent && e.pid == child.pid));
-    assert!(!answers.is_empty() && answers.iter().all(|e| e.state == TcpState::SynRecv && e.pid == 0));
 }
 
 #[test]
