@@ -257,6 +257,9 @@ mod tests {
         }
     }
 
+    /// Miri is some thousand times slower.
+    const ROUNDS: u32 = if cfg!(miri) { 100 } else { 20_000 };
+
     #[test]
     fn any_bytes_decode_or_are_refused_and_never_panic() {
         let mut random = Random(0x9e37_79b9_7f4a_7c15);
@@ -265,7 +268,7 @@ mod tests {
             let len = record_bytes(event_type);
             assert_eq!(len % 8, 0);
             let mut decoded = 0;
-            for round in 0..20_000u32 {
+            for round in 0..ROUNDS {
                 // Mostly small values in mostly valid lengths, so that the valid paths are reached too.
                 let mask =
                     [0x0101_0101_0101_0101, 0x0f0f_0f0f_0f0f_0f0f, 0x0303_0303_0303_0303, u64::MAX][round as usize % 4];
@@ -286,7 +289,7 @@ mod tests {
                     Err(other) => panic!("{other}"),
                 }
             }
-            assert!(decoded > 0, "{event_type}: no random record was valid");
+            assert!(decoded > 0 || cfg!(miri), "{event_type}: no random record was valid");
         }
     }
 
