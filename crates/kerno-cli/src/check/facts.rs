@@ -24,6 +24,7 @@ pub(super) struct Facts {
     /// Those that tracing needs.
     pub(super) capabilities: Vec<CapabilityFact>,
     pub(super) initial_pid_namespace: bool,
+    pub(super) initial_user_namespace: bool,
     pub(super) cgroup2_mount: Option<PathBuf>,
     /// Whether programs are compiled; null when only root may know.
     pub(super) bpf_jit: Option<bool>,
@@ -73,6 +74,7 @@ impl Facts {
             machine: host.machine,
             lockdown: host.lockdown,
             initial_pid_namespace: host.initial_pid_namespace,
+            initial_user_namespace: host.initial_user_namespace,
             cgroup2_mount: host.cgroup2_mount,
             bpf_jit: bpf_jit(),
             kernel_memory_bytes: signals.iter().filter_map(|signal| signal.kernel_memory_bytes).reduce(|a, b| a + b),

@@ -30,6 +30,9 @@ pub(super) fn text(facts: &Facts, style: Style) -> String {
         true => row("pid namespace", Some(&good), "the host's"),
         false => row("pid namespace", Some(&bad), "not the host's: process ids are the host's, --pid too"),
     }
+    if !facts.initial_user_namespace {
+        row("user namespace", Some(&bad), "not the host's: capabilities do not count for bpf(2)");
+    }
     match &facts.cgroup2_mount {
         Some(path) => row("cgroup v2", Some(&good), &path.display().to_string()),
         None => row("cgroup v2", Some(&bad), "not mounted: --cgroup cannot be used"),

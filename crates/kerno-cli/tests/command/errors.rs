@@ -142,6 +142,25 @@ fn lack_of_privileges_names_them_and_what_to_type() {
 }
 
 #[test]
+fn root_of_another_user_namespace_hears_that_it_is_none_here() {
+    use std::os::unix::process::CommandExt;
+    let in_user_namespace = |args: &[&str]| {
+        let mut command = kerno(args);
+        // SAFETY: one system call, in the child before exec.
+        unsafe {
+            command.pre_exec(|| Ok(rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWUSER)?));
+        }
+        command
+    };
+    let stderr = refused(&mut in_user_namespace(&["trace", "syscall"]));
+    for part in ["CAP_BPF and CAP_PERFMON in the initial user namespace", "run it on the host"] {
+        assert!(stderr.contains(part), "{stderr}");
+    }
+    let output = run(&mut in_user_namespace(&["check"]));
+    assert!(text(&output.stdout).contains("user namespace"), "{}", text(&output.stdout));
+}
+
+#[test]
 fn a_full_disk_is_an_error() {
     let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
     for args in [&["check"][..], &["completions", "zsh"]] {
