@@ -10,8 +10,8 @@ use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 
 use super::cancel::Flag;
 use super::counters::{Counters, WireCounters};
-use super::loader::{LoadError, Signal, chain};
-use super::plan::{Hook, Plan};
+use super::error::{LoadError, chain};
+use super::plan::{Hook, Plan, Signal};
 use super::ring::Ring;
 use crate::EventType;
 

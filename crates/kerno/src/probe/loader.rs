@@ -1,10 +1,11 @@
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use super::error::LoadError;
 use super::handle::{Handle, Prepared, Shared};
 use super::options::{FilterKind, Options};
-use super::plan::{Hook, Plan};
+use super::plan::{Hook, Plan, Signal};
 use super::stream::{Events, StreamError};
 use super::{CancelToken, Host};
 use crate::EventType;
@@ -72,112 +73,6 @@ pub enum Availability {
         /// The hooks it would use.
         hooks: Vec<String>,
     },
-}
-
-/// A signal that cannot run, and why. A value, not a failure: the other signals do run.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Unavailable {
-    /// The signal's name.
-    pub signal: &'static str,
-    /// What is missing.
-    pub reason: String,
-}
-
-impl fmt::Display for Unavailable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.signal, self.reason)
-    }
-}
-
-/// Why a signal could not be loaded.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum LoadError {
-    /// One of several loaders failed; those loaded before it have been unloaded.
-    #[error("{loader} cannot be loaded")]
-    Loader {
-        /// The name of the one that failed.
-        loader: &'static str,
-        /// Why.
-        #[source]
-        source: Box<LoadError>,
-    },
-    /// It is loaded already.
-    #[error("already loaded; close its handle first")]
-    AlreadyLoaded,
-    /// This process lacks capabilities.
-    #[error("{0}")]
-    Privileges(String),
-    /// This kernel lacks something.
-    #[error("{0}")]
-    Kernel(String),
-    /// A filter or option has an impossible value.
-    #[error("{0}")]
-    Filter(String),
-    /// A filter is set that this signal does not have.
-    #[error("filter {filter} does not fit {signal}; it has: {has}")]
-    FilterMisfit {
-        /// The filter that is set.
-        filter: FilterKind,
-        /// The signal's name.
-        signal: &'static str,
-        /// The filters it has.
-        has: String,
-    },
-    /// The kernel refused an object, a map or a program.
-    #[error("{what}: {detail}")]
-    Refused {
-        /// Which.
-        what: String,
-        /// The kernel's words.
-        detail: String,
-    },
-    /// A file descriptor or mapping could not be had.
-    #[error("{0}")]
-    Io(&'static str, #[source] std::io::Error),
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            let _ = write!(text, ": {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
-}
-
-impl LoadError {
-    /// The error with its causes, in one line.
-    pub fn reason(&self) -> String {
-        chain(self)
-    }
-}
-
-/// What tells one signal from another; everything else about loading is shared.
-pub(crate) trait Signal: Send + 'static {
-    /// Its name, as its folder's.
-    const NAME: &'static str;
-    /// The type of its events.
-    const TYPE: EventType;
-    /// The compiled programs.
-    const OBJECT: &'static [u8];
-    /// The filters that fit.
-    const FILTERS: &'static [FilterKind];
-    /// Rare events wake the reader at once.
-    const RARE: bool = false;
-
-    /// Which programs go where on this kernel.
-    fn hooks(host: &Host, plan: &mut Plan) -> Result<(), LoadError>;
-
-    /// The knobs and map sizes of its own.
-    fn knobs(_options: &Options, _plan: &mut Plan) -> Result<(), LoadError> {
-        Ok(())
-    }
 }
 
 /// The loader of one signal. Use it by the signal's own name, such as [`SyscallLatencyLoader`](crate::SyscallLatencyLoader).

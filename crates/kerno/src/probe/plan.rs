@@ -1,6 +1,29 @@
-use super::cgroup;
-use super::loader::LoadError;
-use super::options::{Filter, Options};
+use super::error::{LoadError, chain};
+use super::options::{Filter, FilterKind, Options};
+use super::{Host, cgroup};
+use crate::EventType;
+
+/// What tells one signal from another; everything else about loading is shared.
+pub(crate) trait Signal: Send + 'static {
+    /// Its name, as its folder's.
+    const NAME: &'static str;
+    /// The type of its events.
+    const TYPE: EventType;
+    /// The compiled programs.
+    const OBJECT: &'static [u8];
+    /// The filters that fit.
+    const FILTERS: &'static [FilterKind];
+    /// Rare events wake the reader at once.
+    const RARE: bool = false;
+
+    /// Which programs go where on this kernel.
+    fn hooks(host: &Host, plan: &mut Plan) -> Result<(), LoadError>;
+
+    /// The knobs and map sizes of its own.
+    fn knobs(_options: &Options, _plan: &mut Plan) -> Result<(), LoadError> {
+        Ok(())
+    }
+}
 
 /// Where a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,11 +178,7 @@ fn comm_words(comm: &str) -> Result<[u64; 2], LoadError> {
 }
 
 fn cgroup_ids(filter: &Filter) -> Result<Vec<u64>, LoadError> {
-    filter
-        .cgroups
-        .iter()
-        .map(|path| cgroup::id(path).map_err(|error| LoadError::Filter(crate::probe::loader::chain(&error))))
-        .collect()
+    filter.cgroups.iter().map(|path| cgroup::id(path).map_err(|error| LoadError::Filter(chain(&error)))).collect()
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
+use super::error::{LoadError, Unavailable};
 use super::handle::{Handle, Prepared};
-use super::loader::{LoadError, Loader, Unavailable};
+use super::loader::Loader;
 use super::stream::{Events, StreamError};
 use super::{CancelToken, Counters, Host};
 use std::collections::VecDeque;
