@@ -2,7 +2,7 @@
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
@@ -281,54 +281,5 @@ pub(crate) fn read_at_once(device: &File, buffer: &Buffer, bytes: usize, offsets
     }
     for [_, _, result, _] in results {
         assert_eq!(usize::try_from(result), Ok(bytes));
-    }
-}
-
-/// Id of a task's cgroup in the v2 hierarchy: the inode number of its folder.
-pub(crate) fn cgroup_id(pid: u32) -> u64 {
-    let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
-    let mount = mounts
-        .lines()
-        .find_map(|line| {
-            let mut fields = line.split(' ');
-            let (_, at, kind) = (fields.next()?, fields.next()?, fields.next()?);
-            (kind == "cgroup2").then(|| at.to_owned())
-        })
-        .expect("a cgroup v2 mount");
-    let mut text = String::new();
-    File::open(format!("/proc/{pid}/cgroup")).unwrap().read_to_string(&mut text).unwrap();
-    let path = text.lines().find_map(|line| line.strip_prefix("0::")).expect("a cgroup v2 membership");
-    std::fs::metadata(format!("{mount}{path}")).unwrap().ino()
-}
-
-/// A cgroup of the v2 hierarchy that is removed when dropped.
-pub(crate) struct Cgroup {
-    pub(crate) path: PathBuf,
-}
-
-impl Cgroup {
-    pub(crate) fn new(name: &str) -> Self {
-        let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
-        let mount = mounts.lines().find(|line| line.contains(" cgroup2 ")).and_then(|line| line.split(' ').nth(1));
-        let path = PathBuf::from(format!("{}/{name}-{}", mount.expect("a cgroup v2 mount"), std::process::id()));
-        std::fs::create_dir(&path).unwrap();
-        Self { path }
-    }
-
-    pub(crate) fn add(&self, pid: u32) {
-        let mut procs = OpenOptions::new().write(true).open(self.path.join("cgroup.procs")).unwrap();
-        write!(procs, "{pid}").unwrap();
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        // Killed children leave the group when they are reaped, which comes first; retried because it may take a moment.
-        for _ in 0..50 {
-            if std::fs::remove_dir(&self.path).is_ok() {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
     }
 }

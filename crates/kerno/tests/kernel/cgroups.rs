@@ -25,6 +25,13 @@ pub fn v2_mount() -> PathBuf {
     mount("cgroup2", None).expect("needs a cgroup v2 hierarchy")
 }
 
+/// The id of the v2 cgroup that a process is in.
+pub fn id_of(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/")).expect("a cgroup v2 membership");
+    fs::metadata(v2_mount().join(path)).unwrap().ino()
+}
+
 impl Cgroup {
     /// A new cgroup in `parent`, with a name that no other test has.
     pub fn new(parent: &Path, name: &str) -> Self {
@@ -77,12 +84,16 @@ impl Drop for Cgroup {
     fn drop(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(5);
         // Its last process may still be on its way out.
-        while fs::remove_dir(&self.path).is_err() && Instant::now() < deadline {
-            for pid in fs::read_to_string(self.path.join("cgroup.procs")).unwrap_or_default().lines() {
-                if let Ok(pid) = pid.parse() {
-                    // SAFETY: a process of our own cgroup.
-                    unsafe { libc::kill(pid, libc::SIGKILL) };
-                }
+        while let Err(error) = fs::remove_dir(&self.path) {
+            if Instant::now() > deadline {
+                eprintln!("cannot remove {}: {error}", self.path.display());
+                return;
+            }
+            let procs = fs::read_to_string(self.path.join("cgroup.procs")).unwrap_or_default();
+            // A process that this namespace has no number for is shown as 0, which to kill() is our own group.
+            for pid in procs.lines().filter_map(|pid| pid.parse().ok()).filter(|pid| *pid > 0) {
+                // SAFETY: a process of our own cgroup.
+                unsafe { libc::kill(pid, libc::SIGKILL) };
             }
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -4,7 +4,8 @@ use std::os::unix::fs::FileExt;
 use kerno::DiskOp;
 use kerno::{DiskEvent, DiskIoLoader, Filter};
 
-use crate::block::{Buffer, Group, KIB, LoopDevice, MIB, Stat, cgroup_id, discard, file_without_room, memory_file};
+use crate::block::{Buffer, Group, KIB, LoopDevice, MIB, Stat, discard, file_without_room, memory_file};
+use crate::cgroups::id_of;
 use crate::support::{Child, Link, monotonic_ns, observe, options, unless_init_ran};
 
 pub(crate) fn on(device: &LoopDevice) -> Filter {
@@ -64,7 +65,7 @@ fn direct_reads_and_writes_are_all_seen_with_every_field_right() {
                 });
             }
         });
-        let cgroup = cgroup_id(child.pid);
+        let cgroup = id_of(child.pid);
         let (events, stat) = observe_device(&device, &mut child);
         assert_eq!(events.len(), REQUESTS);
         assert_eq!(stat, counted(&events, 0));

@@ -7,7 +7,8 @@ use std::time::Duration;
 use kerno::DiskOp;
 use kerno::{DiskEvent, DiskIoLoader, Filter, Loader, Options};
 
-use crate::block::{Buffer, Cgroup, KIB, LoopDevice, MIB, file_without_room, read_at_once};
+use crate::block::{Buffer, KIB, LoopDevice, MIB, file_without_room, read_at_once};
+use crate::cgroups::{Cgroup, v2_mount};
 use crate::disk_io::{counted, observe_device, on};
 use crate::support::{Child, Run, monotonic_ns, observe, options, unless_init_ran};
 
@@ -217,7 +218,7 @@ fn the_cgroup_filter_looks_at_the_submitter() {
     unless_init_ran(|| {
         const READS: u64 = 19;
         let device = LoopDevice::new(MIB);
-        let (mine, other) = (Cgroup::new("kerno-disk-mine"), Cgroup::new("kerno-disk-other"));
+        let (mine, other) = (Cgroup::new(&v2_mount(), "disk-mine"), Cgroup::new(&v2_mount(), "disk-other"));
         for (cgroup, expected) in [(&mine, READS), (&other, 0)] {
             let change = |filter: &mut Filter, child: &Child| {
                 mine.add(child.pid);

@@ -2,6 +2,7 @@
 
 use kerno::{FdTrackLoader, Filter, Loader};
 
+use crate::cgroups::{Cgroup, v2_mount};
 use crate::fd_track::{TIMES, address, call, decode};
 use crate::support::{Child, Link, Run, options, pid};
 
@@ -52,29 +53,10 @@ fn filters_work_in_the_kernel() {
     assert!(error.reason().contains("no such system call"), "{error}");
 }
 
-/// A cgroup that is removed again.
-struct Cgroup(std::path::PathBuf);
-
-impl Cgroup {
-    fn new(path: std::path::PathBuf) -> Self {
-        std::fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir(&self.0);
-    }
-}
-
 #[test]
 fn a_cgroup_filter_takes_in_what_is_created_below_it_later() {
-    let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
-    let mount = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2")).expect("cgroup v2 is mounted");
-    let root = std::path::Path::new(mount.split(' ').nth(1).unwrap());
-    let above = Cgroup::new(root.join(format!("kerno-fd-{}", std::process::id())));
-    let filter = Filter { cgroups: vec![above.0.clone()], ..Filter::default() };
+    let above = Cgroup::new(&v2_mount(), "fd");
+    let filter = Filter { cgroups: vec![above.path.clone()], ..Filter::default() };
     let work = |_: &mut Link| {
         for _ in 0..TIMES {
             assert!(call(libc::SYS_dup, &[0]) > 0);
@@ -82,15 +64,13 @@ fn a_cgroup_filter_takes_in_what_is_created_below_it_later() {
     };
     let (mut inside, mut outside) = (Child::new(work), Child::new(work));
     let run = Run::start(FdTrackLoader::new(options(filter)));
-    let below = Cgroup::new(above.0.join("later"));
-    std::fs::write(below.0.join("cgroup.procs"), inside.pid.to_string()).unwrap();
+    let below = Cgroup::new(&above.path, "later");
+    below.add(inside.pid);
     inside.run();
     outside.run();
     let events = decode(run);
-    let id = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&below.0).unwrap());
-    assert!(events.iter().all(|event| event.pid == inside.pid && event.cgroup_id == id));
+    assert!(events.iter().all(|event| event.pid == inside.pid && event.cgroup_id == below.id()));
     assert_eq!(events.iter().filter(|event| event.call() == Some("dup")).count(), TIMES);
-    drop((below, above));
 }
 
 #[test]

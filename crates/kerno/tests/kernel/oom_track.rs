@@ -9,8 +9,8 @@ use std::time::Duration;
 use kerno::OomScope;
 use kerno::{Filter, OomEvent, OomTrackLoader, Options};
 
-use crate::cgroups::{Cgroup, v2_mount};
-use crate::support::{Child, Link, Run, monotonic_ns, observe, options, pid};
+use crate::cgroups::{Cgroup, id_of, v2_mount};
+use crate::support::{Child, Link, Run, monotonic_ns, observe, options, pid, set_comm};
 
 const MIB: usize = 1 << 20;
 const LIMIT: u64 = 24 << 20;
@@ -129,23 +129,9 @@ fn set_adj(adj: i16) {
     std::fs::write("/proc/self/oom_score_adj", adj.to_string()).unwrap();
 }
 
-fn set_name(name: &str) {
-    let name = std::ffi::CString::new(name).unwrap();
-    // SAFETY: a string with its NUL.
-    assert_eq!(unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) }, 0);
-}
-
 fn set_uid(uid: u32) {
     // SAFETY: the plain system call; the child has one thread.
     assert_eq!(unsafe { libc::syscall(libc::SYS_setuid, uid) }, 0);
-}
-
-/// The id of a process's cgroup in the v2 hierarchy.
-fn v2_cgroup_id(pid: u32) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
-    let path = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap();
-    std::fs::metadata(v2_mount().join(path)).unwrap().ino()
 }
 
 /// A child in a cgroup with little memory.
@@ -176,7 +162,7 @@ fn kills_are_told_as_the_kernel_log_tells_them() {
     let mut doomed: Vec<_> = (0..KILLS)
         .map(|number| {
             Doomed::new(move |_| {
-                set_name(&format!("kerno-oom {number})"));
+                set_comm(&format!("kerno-oom {number})"));
                 set_adj(i16::try_from(number).unwrap() * 50);
                 set_uid(61_700 + u32::try_from(number).unwrap());
                 use_memory((number + 1) * MIB, libc::MAP_SHARED);
@@ -185,7 +171,7 @@ fn kills_are_told_as_the_kernel_log_tells_them() {
         })
         .collect();
     let pids: Vec<_> = doomed.iter().map(|doomed| doomed.child.pid).collect();
-    let cgroups: Vec<_> = pids.iter().map(|pid| v2_cgroup_id(*pid)).collect();
+    let cgroups: Vec<_> = pids.iter().map(|pid| id_of(*pid)).collect();
     let filter = Filter { pids: pids.clone(), ..Filter::default() };
     let before = monotonic_ns();
     let events: Vec<OomEvent> =
@@ -216,7 +202,7 @@ fn the_victim_and_who_needed_the_memory_are_told_apart() {
     const ADJ: i16 = 500;
     let group = Cgroup::with_memory(32 << 20, "oom");
     let mut large = Child::new(|link| {
-        set_name("kerno-large");
+        set_comm("kerno-large");
         set_adj(ADJ);
         use_memory(20 * MIB, libc::MAP_PRIVATE);
         link.tell(0);
@@ -225,7 +211,7 @@ fn the_victim_and_who_needed_the_memory_are_told_apart() {
         }
     });
     let mut small = Child::new(|_| {
-        set_name("kerno-small");
+        set_comm("kerno-small");
         // Together too much, alone not.
         use_memory(20 * MIB, libc::MAP_PRIVATE);
     });
@@ -318,7 +304,7 @@ fn assert_filters(filter: Filter, prepare: impl Fn() + Copy, place: impl FnOnce(
 #[test]
 fn filters_by_name_and_by_user() {
     let filter = Filter { comms: vec!["kerno-oom-in".into()], ..Filter::default() };
-    assert_filters(filter, || set_name("kerno-oom-in"), |_| {});
+    assert_filters(filter, || set_comm("kerno-oom-in"), |_| {});
     let filter = Filter { uids: vec![61_801], ..Filter::default() };
     assert_filters(filter, || set_uid(61_801), |_| {});
 }

@@ -3,7 +3,7 @@
 use kerno::SchedEvent;
 use kerno::WaitReason;
 
-use crate::support::{Child, Link, monotonic_ns};
+use crate::support::{Child, Link, init_switches, monotonic_ns};
 
 /// What the kernel's own accounting says of the calling thread, at a moment.
 #[derive(Clone, Copy, Debug)]
@@ -19,14 +19,6 @@ pub struct Account {
     /// Switches of all threads of process 1. There are virtual machines whose kernel traces no switch away from these, for no
     /// tracer; who gets the CPU from one of them is then not seen.
     init_switches: u64,
-}
-
-/// The sum of both kinds of switches in `/proc/1/task/*/status`.
-pub fn init_switches() -> u64 {
-    let tasks = std::fs::read_dir("/proc/1/task").unwrap().flatten();
-    let text: String = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("status")).ok()).collect();
-    let counts = text.lines().filter_map(|line| line.split_once("voluntary_ctxt_switches:"));
-    counts.map(|(_, count)| count.trim().parse::<u64>().unwrap()).sum()
 }
 
 impl Account {

@@ -5,8 +5,8 @@ use kerno::WaitReason;
 use kerno::{Filter, Options, SchedDelayLoader, SchedEvent};
 
 use crate::cgroups::{Cgroup, v2_mount};
-use crate::sched_account::{Account, Span, init_switches};
-use crate::support::{Child, Run, monotonic_ns, observe, options, pid};
+use crate::sched_account::{Account, Span};
+use crate::support::{Child, Run, init_switches, monotonic_ns, observe, options, pid, set_comm};
 
 fn allowed_cpus() -> Vec<usize> {
     // SAFETY: the set is writable and of the size given; its bits are read within it.
@@ -37,12 +37,6 @@ fn realtime(priority: i32) {
     let param = libc::sched_param { sched_priority: priority };
     // SAFETY: the parameters are initialised; 0 is the calling thread.
     assert_eq!(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const param) }, 0, "needs CAP_SYS_NICE");
-}
-
-fn set_name(name: &str) {
-    let name = std::ffi::CString::new(name).unwrap();
-    // SAFETY: a string with its NUL.
-    assert_eq!(unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) }, 0);
 }
 
 fn spin_until(end_ns: u64) {
@@ -190,7 +184,7 @@ fn busy_threads_and_a_sleeper_on_one_cpu_wait_as_long_as_schedstat_says() {
         let end = monotonic_ns() + 400_000_000;
         let threads = NAMES.map(|name| {
             std::thread::spawn(move || {
-                set_name(name);
+                set_comm(name);
                 Span::of(|| match name {
                     "kerno-sleeper" => {
                         while monotonic_ns() < end {
@@ -235,7 +229,7 @@ fn the_task_that_held_the_cpu_is_named() {
         let done = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
         let busy_done = std::sync::Arc::clone(&done);
         let busy = std::thread::spawn(move || {
-            set_name("kerno-hog");
+            set_comm("kerno-hog");
             realtime(1);
             let from = Account::take();
             while !busy_done.load(std::sync::atomic::Ordering::Relaxed) && monotonic_ns() < end {
@@ -367,7 +361,7 @@ fn assert_filters(filter: Filter, prepare: impl Fn() + Copy, place: impl FnOnce(
 #[test]
 fn filters_by_name() {
     let filter = Filter { comms: vec!["kerno-nap-in".into()], ..Filter::default() };
-    let events = assert_filters(filter, || set_name("kerno-nap-in"), |_| {});
+    let events = assert_filters(filter, || set_comm("kerno-nap-in"), |_| {});
     assert!(events.iter().all(|event| event.comm() == "kerno-nap-in"));
 }
 

@@ -4,8 +4,6 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use kerno::{Batch, CancelToken, Counters, Event, Filter, Handle, Loader, Options, RawEventBuf};
@@ -180,14 +178,11 @@ pub fn observe<E: Event + Copy>(loader: impl Loader, work: impl FnOnce()) -> Vec
 }
 
 /// Context switches of process 1 so far.
-fn init_switches() -> u64 {
-    let tasks = std::fs::read_dir("/proc/1/task").unwrap();
-    let status = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("status")).ok());
-    let counts = status.map(|text| {
-        let lines = text.lines().filter_map(|line| line.split_once("ctxt_switches:"));
-        lines.map(|(_, count)| count.trim().parse::<u64>().unwrap()).sum::<u64>()
-    });
-    counts.sum()
+pub fn init_switches() -> u64 {
+    let tasks = std::fs::read_dir("/proc/1/task").unwrap().flatten();
+    let text: String = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("status")).ok()).collect();
+    let counts = text.lines().filter_map(|line| line.split_once("voluntary_ctxt_switches:"));
+    counts.map(|(_, count)| count.trim().parse::<u64>().unwrap()).sum()
 }
 
 /// Runs a test of what is handled in interrupts, again if need be. The kernels of some virtual machines run no tracing program
@@ -214,71 +209,5 @@ pub fn monotonic_ns() -> u64 {
 pub fn set_comm(name: &str) {
     let name = std::ffi::CString::new(name).unwrap();
     // SAFETY: a string that ends with NUL.
-    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
-}
-
-/// A cgroup of the v2 hierarchy, removed (with those below it) when dropped; its processes must have ended.
-pub struct Cgroup {
-    pub path: PathBuf,
-}
-
-impl Cgroup {
-    fn mount() -> PathBuf {
-        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
-        let mount =
-            mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|fields| fields[2] == "cgroup2");
-        PathBuf::from(mount.expect("a cgroup v2 hierarchy is mounted")[1])
-    }
-
-    /// Makes one with a name that no other test or process uses.
-    pub fn new(name: &str) -> Self {
-        let path = Self::mount().join(format!("kerno-test-{name}-{}", std::process::id()));
-        std::fs::create_dir(&path).unwrap();
-        Self { path }
-    }
-
-    /// Makes one below; the parent removes it.
-    pub fn child(&self, name: &str) -> std::mem::ManuallyDrop<Self> {
-        let path = self.path.join(name);
-        std::fs::create_dir(&path).unwrap();
-        std::mem::ManuallyDrop::new(Self { path })
-    }
-
-    /// Moves a process here.
-    pub fn add(&self, pid: u32) {
-        std::fs::write(self.path.join("cgroup.procs"), pid.to_string()).unwrap();
-    }
-
-    /// Its id, as the kernel tells it to programs.
-    pub fn id(&self) -> u64 {
-        std::fs::metadata(&self.path).unwrap().ino()
-    }
-
-    /// The id of the group that this process is in.
-    pub fn id_of_self() -> u64 {
-        let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
-        let path = own.lines().find_map(|line| line.strip_prefix("0::/")).expect("a v2 membership");
-        std::fs::metadata(Self::mount().join(path)).unwrap().ino()
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        fn remove(path: &Path) {
-            for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
-                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    remove(&entry.path());
-                }
-            }
-            // A process that has just ended may hold it for a moment.
-            for _ in 0..200 {
-                if std::fs::remove_dir(path).is_ok() {
-                    return;
-                }
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            eprintln!("cannot remove {}", path.display());
-        }
-        remove(&self.path);
-    }
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) }, 0);
 }

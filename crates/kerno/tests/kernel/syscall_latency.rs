@@ -2,7 +2,8 @@ use std::time::Duration;
 
 use kerno::{Filter, SyscallEvent, SyscallLatencyLoader};
 
-use crate::support::{Cgroup, Child, Run, monotonic_ns, observe, options, pid, set_comm};
+use crate::cgroups::{Cgroup, id_of, v2_mount};
+use crate::support::{Child, Run, monotonic_ns, observe, options, pid, set_comm};
 
 const CALLS: usize = 1009;
 
@@ -28,7 +29,7 @@ fn known_calls_with_known_results_are_all_seen_with_every_field_right() {
     let after = monotonic_ns();
     assert_eq!(events.len(), CALLS);
     let comm = std::fs::read_to_string("/proc/thread-self/comm").unwrap();
-    let cgroup_id = Cgroup::id_of_self();
+    let cgroup_id = id_of(std::process::id());
     let mut last = before;
     for event in events {
         assert_eq!((event.pid, event.tid), (child.pid, child.pid));
@@ -301,8 +302,8 @@ fn a_short_name_is_a_name() {
 
 #[test]
 fn a_cgroup_filter_includes_groups_made_below_it_later() {
-    let (parent, other) = (Cgroup::new("syscall-parent"), Cgroup::new("syscall-other"));
-    for (group, expected) in [("inside", 11), ("outside", 0)] {
+    let (parent, other) = (Cgroup::new(&v2_mount(), "syscall-parent"), Cgroup::new(&v2_mount(), "syscall-other"));
+    for (group, expected) in [(&parent, 11), (&other, 0)] {
         let mut child = Child::new(|link| {
             link.wait();
             (0..11).for_each(|_| getppid());
@@ -311,11 +312,12 @@ fn a_cgroup_filter_includes_groups_made_below_it_later() {
         let filter =
             Filter { cgroups: vec![parent.path.clone()], syscalls: vec!["getppid".into()], ..Filter::default() };
         let run = Run::start(load(filter));
-        let below = if group == "inside" { parent.child("a").child("b") } else { other.child("a") };
+        let middle = Cgroup::new(&group.path, "a");
+        let below = Cgroup::new(&middle.path, "b");
         below.add(child.pid);
         child.run();
         let events = run.finish();
-        assert_eq!(events.len(), expected, "{group}");
+        assert_eq!(events.len(), expected, "{}", group.path.display());
         for raw in events {
             assert_eq!(raw.as_raw().decode_as::<SyscallEvent>().unwrap().cgroup_id, below.id());
         }

@@ -1,10 +1,10 @@
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use kerno::{FileAuditLoader, FileEvent, Filter, LoadError, Loader, Options};
 
 use super::{audit_with, close, folder, open};
-use crate::support::{Child, observe, options};
+use crate::cgroups::{Cgroup, v2_mount};
+use crate::support::{Child, observe, options, set_comm};
 
 fn paths(events: &[FileEvent]) -> Vec<&Path> {
     events.iter().map(FileEvent::path).collect()
@@ -124,10 +124,7 @@ fn only_the_first(filter: Filter, change: impl Fn()) {
 #[test]
 fn names_and_users_are_told_apart() {
     let comms = Filter { comms: vec!["nobody-else".into(), "audit-comm".into()], ..Filter::default() };
-    only_the_first(comms, || {
-        // SAFETY: a C string of fewer than 16 bytes.
-        unsafe { libc::prctl(libc::PR_SET_NAME, c"audit-comm".as_ptr()) };
-    });
+    only_the_first(comms, || set_comm("audit-comm"));
     // A user id that nobody has; the effective one stays, so that the file can still be reached.
     let uids = Filter { uids: vec![3_999_999_979], ..Filter::default() };
     only_the_first(uids, || {
@@ -136,63 +133,27 @@ fn names_and_users_are_told_apart() {
     });
 }
 
-/// A cgroup of the v2 hierarchy with one below it, removed at the end.
-struct Cgroups {
-    outer: PathBuf,
-    inner: PathBuf,
-}
-
-impl Cgroups {
-    fn new() -> Self {
-        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
-        let mount =
-            mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2")).expect("a cgroup v2 hierarchy");
-        let outer =
-            Path::new(mount.split(' ').nth(1).unwrap()).join(format!("kerno-file-audit-{}", std::process::id()));
-        let inner = outer.join("inner");
-        std::fs::create_dir(&outer).unwrap();
-        Self { outer, inner }
-    }
-
-    fn enter(path: &Path) {
-        std::fs::write(path.join("cgroup.procs"), "0").unwrap();
-    }
-}
-
-impl Drop for Cgroups {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir(&self.inner);
-        let _ = std::fs::remove_dir(&self.outer);
-    }
-}
-
 #[test]
 fn a_cgroup_counts_with_those_made_below_it_later() {
     let (_guard, dir) = folder();
     let file = dir.join("file");
     std::fs::write(&file, "").unwrap();
-    let cgroups = Cgroups::new();
-    let work = |enter: Option<&Path>| {
-        let (file, enter) = (file.clone(), enter.map(Path::to_owned));
-        Child::new(move |_| {
-            if let Some(cgroup) = enter {
-                Cgroups::enter(&cgroup);
-            }
-            (0..53).for_each(|_| close(open(&file, 0)));
-        })
-    };
-    let (mut outside, mut outer, mut inner) = (work(None), work(Some(&cgroups.outer)), work(Some(&cgroups.inner)));
-    let filter = Filter { cgroups: vec![cgroups.outer.clone()], path_prefix: Some(file.clone()), ..Filter::default() };
+    let outer = Cgroup::new(&v2_mount(), "file-audit");
+    let mut inner = None;
+    let work = || Child::new(|_| (0..53).for_each(|_| close(open(&file, 0))));
+    let (mut outside, mut above, mut below) = (work(), work(), work());
+    let filter = Filter { cgroups: vec![outer.path.clone()], path_prefix: Some(file.clone()), ..Filter::default() };
     let events: Vec<FileEvent> = observe(FileAuditLoader::new(options(filter)), || {
         outside.run();
-        outer.run();
-        std::fs::create_dir(&cgroups.inner).unwrap();
-        inner.run();
+        outer.add(above.pid);
+        above.run();
+        inner.insert(Cgroup::new(&outer.path, "inner")).add(below.pid);
+        below.run();
     });
+    let inner_id = inner.unwrap().id();
     assert_eq!(events.len(), 106);
-    let id = |path: &Path| std::fs::metadata(path).unwrap().ino();
-    assert!(events[..53].iter().all(|event| (event.pid, event.cgroup_id) == (outer.pid, id(&cgroups.outer))));
-    assert!(events[53..].iter().all(|event| (event.pid, event.cgroup_id) == (inner.pid, id(&cgroups.inner))));
+    assert!(events[..53].iter().all(|event| (event.pid, event.cgroup_id) == (above.pid, outer.id())));
+    assert!(events[53..].iter().all(|event| (event.pid, event.cgroup_id) == (below.pid, inner_id)));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use kerno::Filter;
 use kerno::{OpenVia, PathKind};
 
 use super::{OpenHow, assert_all_resolved, audit, audit_with, c, folder};
+use crate::support::set_comm;
 
 const OPENAT: u8 = 18;
 const OPENAT2: u8 = 28;
@@ -227,8 +228,7 @@ fn failures_of_io_uring_are_reported_without_a_path() {
     for (name, expected) in [("uring-comm", 4), ("iou-wrk", 0)] {
         let filter = Filter { comms: vec![name.into()], ..Filter::default() };
         let (events, _) = audit_with(filter, |_, _| {
-            // SAFETY: a C string of fewer than 16 bytes.
-            unsafe { libc::prctl(libc::PR_SET_NAME, c"uring-comm".as_ptr()) };
+            set_comm("uring-comm");
             work(&Uring::new(0));
         });
         assert_eq!(events.len(), expected, "{name}");

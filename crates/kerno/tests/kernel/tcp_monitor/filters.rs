@@ -1,17 +1,14 @@
 //! Each filter, applied in the kernel: what it refuses is never emitted.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
 
 use kerno::TcpEventType;
 use kerno::{Filter, TcpEvent, TcpMonitorLoader};
 
 use super::closed_port;
-use super::net::{
-    cgroup_mount, child_in_namespace, connected, enter, events_of, expect_end, of_type, reset_on_close, set_comm,
-    settle,
-};
-use crate::support::{Child, Link, Run, options, pid};
+use super::net::{child_in_namespace, connected, enter, events_of, expect_end, of_type, reset_on_close, settle};
+use crate::cgroups::{Cgroup, v2_mount};
+use crate::support::{Child, Link, Run, options, pid, set_comm};
 
 /// Three connections, both ends in one process: three connects, three accepts, six closes.
 fn three_connections() {
@@ -59,8 +56,8 @@ fn pids() {
 
 #[test]
 fn comms() {
-    let mut wanted = a_child(|| set_comm(c"kerno tcp yes"));
-    let mut other = a_child(|| set_comm(c"kerno tcp no"));
+    let mut wanted = a_child(|| set_comm("kerno tcp yes"));
+    let mut other = a_child(|| set_comm("kerno tcp no"));
     let filter = Filter { comms: vec!["kerno tcp yes".into()], ..Filter::default() };
     expect_only(&emitted(filter, &mut [&mut wanted, &mut other]), wanted.pid);
 }
@@ -76,41 +73,19 @@ fn uids() {
     assert!(events.iter().all(|event| event.uid() == Some(UID)));
 }
 
-/// A cgroup that is removed at the end; whoever is in it must have ended.
-struct Cgroup(PathBuf);
-
-impl Cgroup {
-    fn new(path: PathBuf) -> Self {
-        std::fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    fn take(&self, pid: u32) {
-        std::fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir(&self.0);
-    }
-}
-
 #[test]
 fn cgroups_and_those_below_created_later() {
-    let path = PathBuf::from(cgroup_mount()).join(format!("kerno-tcp-{}", std::process::id()));
-    let above = Cgroup::new(path.clone());
-    let filter = Filter { cgroups: vec![path.clone()], ..Filter::default() };
+    let above = Cgroup::new(&v2_mount(), "tcp");
+    let filter = Filter { cgroups: vec![above.path.clone()], ..Filter::default() };
     let run = Run::start(TcpMonitorLoader::new(options(filter)));
-    let below = Cgroup::new(path.join("below"));
+    let below = Cgroup::new(&above.path, "below");
     let (mut wanted, mut other) = (a_child(|| {}), a_child(|| {}));
-    below.take(wanted.pid);
+    below.add(wanted.pid);
     enter(&mut wanted);
     enter(&mut other);
     wanted.run();
     other.run();
     let events = events_of(run, |_| true);
-    drop((below, above));
     expect_only(&events, wanted.pid);
 }
 

@@ -14,10 +14,11 @@ use std::time::Duration;
 use kerno::{Filter, TcpEvent, TcpMonitorLoader};
 use kerno::{TcpDirection, TcpEventType, TcpFamily, TcpResetBy, TcpState};
 
-use crate::support::{Child, Run, monotonic_ns, options, pid};
+use crate::cgroups::id_of;
+use crate::support::{Child, Run, monotonic_ns, options, pid, set_comm};
 use net::{
-    cgroup_id, child_in_namespace, connected, counter, drop_packets, events_of, expect_end, observe_in_namespace,
-    of_type, receive, reset_on_close, send, set_comm, set_option, settle,
+    child_in_namespace, connected, counter, drop_packets, events_of, expect_end, observe_in_namespace, of_type,
+    receive, reset_on_close, send, set_option, settle,
 };
 
 const CONNECTIONS: usize = 43;
@@ -37,11 +38,11 @@ struct Known {
 /// Makes the connections to a worker process that accepts; every second one is closed by the worker first. Tells the worker's
 /// pid, the server's port, and of each connection the client's port, when it called connect() and how long that took.
 fn make_connections(link: &mut crate::support::Link, listen: &str, connect: IpAddr) {
-    set_comm(c"kerno client");
+    set_comm("kerno client");
     let listener = TcpListener::bind(listen).unwrap();
     let port = listener.local_addr().unwrap().port();
     let mut worker = Child::new(|_| {
-        set_comm(c"kerno worker");
+        set_comm("kerno worker");
         for i in 0..CONNECTIONS {
             let (mut stream, _) = listener.accept().unwrap();
             receive(&mut stream, payload(i).0);
@@ -137,7 +138,7 @@ fn every_connection_in_a_namespace(listen: &'static str, connect: IpAddr, shown:
         make_connections(link, listen, connect);
         settle();
     });
-    let cgroup = cgroup_id(child.pid);
+    let cgroup = id_of(child.pid);
     let events = observe_in_namespace(Filter::default(), &mut child);
     check_connections(&events, &mut child, shown);
     assert!(events.iter().all(|event| event.cgroup_id == cgroup));

@@ -110,11 +110,6 @@ pub(super) fn connected(listener: &TcpListener) -> (TcpStream, TcpStream) {
     (client, server)
 }
 
-pub(super) fn set_comm(name: &std::ffi::CStr) {
-    // SAFETY: the name is a C string.
-    assert_eq!(unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) }, 0);
-}
-
 pub(super) fn set_option<T>(socket: &impl AsRawFd, level: i32, name: i32, value: &T) {
     let size = libc::socklen_t::try_from(size_of::<T>()).unwrap();
     // SAFETY: value is readable for size bytes; the kernel checks that it is what the option takes.
@@ -174,19 +169,4 @@ pub(super) fn receive(stream: &mut TcpStream, bytes: usize) {
 /// The peer has closed and sent nothing more.
 pub(super) fn expect_end(stream: &mut TcpStream) {
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
-}
-
-/// The cgroup of a process in the v2 hierarchy, by its id.
-pub(super) fn cgroup_id(pid: u32) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
-    let path = text.lines().find_map(|line| line.strip_prefix("0::")).unwrap();
-    std::fs::metadata(format!("{}{path}", cgroup_mount())).unwrap().ino()
-}
-
-/// Where the v2 hierarchy is mounted.
-pub(super) fn cgroup_mount() -> String {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
-    let mut fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    fields.find(|fields| fields[2] == "cgroup2").expect("cgroup v2 is mounted")[1].to_owned()
 }

@@ -8,10 +8,10 @@ use kerno::{TcpDirection, TcpEventType};
 
 use super::net::{
     child_in_namespace, connected, enter, events_of, expect_end, observe_in_namespace, of_type, receive,
-    reset_on_close, send, set_comm, settle,
+    reset_on_close, send, settle,
 };
 use super::uring;
-use crate::support::{Child, Run, options};
+use crate::support::{Child, Run, options, set_comm};
 
 /// Loads while the child waits (its sockets made), then lets it go on to its end.
 fn observe_from_the_middle(mut child: Child) -> (Vec<TcpEvent>, Child) {
@@ -27,11 +27,11 @@ fn observe_from_the_middle(mut child: Child) -> (Vec<TcpEvent>, Child) {
 #[test]
 fn sockets_from_before_have_their_owner() {
     let child = child_in_namespace(|link| {
-        set_comm(c"before client");
+        set_comm("before client");
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let mut worker = Child::new(|worker| {
-            set_comm(c"before worker");
+            set_comm("before worker");
             let (mut server, _) = listener.accept().unwrap();
             worker.tell(0);
             worker.wait();
