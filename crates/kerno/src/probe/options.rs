@@ -44,7 +44,7 @@ pub struct Filter {
     pub min_latency: Option<Duration>,
     /// Only what failed.
     pub errors_only: bool,
-    /// System calls by name.
+    /// System calls by name. For `fd_track`, those that open or close descriptors; others match nothing there.
     pub syscalls: Vec<String>,
     /// TCP ports, at either end; 16 at most.
     pub ports: Vec<u16>,

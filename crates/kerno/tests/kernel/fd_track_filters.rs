@@ -47,12 +47,10 @@ fn filters_work_in_the_kernel() {
     assert_eq!(count(&|filter| filter.syscalls = vec!["dup".into()]), TIMES);
     assert_eq!(count(&|filter| filter.syscalls = vec!["dup".into(), "close".into()]), 3 * TIMES);
     assert_eq!(count(&|filter| filter.syscalls = vec!["exit_group".into()]), at_exit);
-    assert_eq!(count(&|filter| filter.syscalls = vec!["dup".into(), "read".into()]), TIMES);
-    for (name, reason) in [("read", "opens and closes no descriptor"), ("nonsense", "no such system call")] {
-        let filter = Filter { syscalls: vec![name.into()], ..Filter::default() };
-        let error = FdTrackLoader::new(options(filter)).load().unwrap_err();
-        assert!(error.reason().contains(reason), "{error}");
-    }
+    assert_eq!(count(&|filter| filter.syscalls = vec!["read".into()]), 0);
+    let nonsense = Filter { syscalls: vec!["nonsense".into()], ..Filter::default() };
+    let error = FdTrackLoader::new(options(nonsense)).load().unwrap_err();
+    assert!(error.reason().contains("no such system call"), "{error}");
 }
 
 #[test]
