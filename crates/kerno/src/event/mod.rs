@@ -11,7 +11,7 @@ pub mod text;
 pub use comm::Comm;
 pub use event_type::{EventType, UnknownEventType};
 pub use raw::{DecodeError, Event, RawEvent, RawEventBuf};
-pub(crate) use raw::{EnumField, wire_enum};
+pub(crate) use raw::{EnumField, shared_fields, wire_enum};
 
 /// Bytes of a task's name with its NUL, as in the kernel (`TASK_COMM_LEN`).
 pub const TASK_COMM_LEN: usize = 16;

@@ -222,6 +222,24 @@ macro_rules! wire_enum {
 }
 pub(crate) use wire_enum;
 
+/// The part of an [`Event`] implementation that is the same for every record.
+macro_rules! shared_fields {
+    () => {
+        fn timestamp_ns(&self) -> u64 {
+            self.timestamp_ns
+        }
+
+        fn pid(&self) -> u32 {
+            self.pid
+        }
+
+        fn task_comm(&self) -> &$crate::Comm {
+            &self.comm
+        }
+    };
+}
+pub(crate) use shared_fields;
+
 impl EnumField {
     /// For a `bool` field: only 0 and 1 are valid.
     pub(crate) const fn bool(name: &'static str, offset: usize) -> Self {

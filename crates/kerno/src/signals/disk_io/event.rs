@@ -6,7 +6,7 @@ use serde::ser::{Serialize, SerializeStruct, Serializer};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
 use crate::event::text::{Errno, Latency};
-use crate::event::{Comm, EnumField, Event, EventType, wire_enum};
+use crate::event::{Comm, EnumField, Event, EventType, shared_fields, wire_enum};
 
 /// Bits of the minor number in the kernel's device numbers.
 const MINOR_BITS: u32 = 20;
@@ -192,17 +192,7 @@ impl Event for DiskEvent {
     const ENUM_FIELDS: &'static [EnumField] =
         &[EnumField { name: "op", offset: std::mem::offset_of!(DiskEvent, op), valid: DiskOp::valid }];
 
-    fn timestamp_ns(&self) -> u64 {
-        self.timestamp_ns
-    }
-
-    fn pid(&self) -> u32 {
-        self.pid
-    }
-
-    fn task_comm(&self) -> &Comm {
-        &self.comm
-    }
+    shared_fields!();
 
     fn failed(&self) -> bool {
         self.error != 0

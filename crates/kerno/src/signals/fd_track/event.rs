@@ -4,7 +4,7 @@ use std::fmt;
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
-use crate::event::{Comm, EnumField, Event, EventType, syscall_names, wire_enum};
+use crate::event::{Comm, EnumField, Event, EventType, shared_fields, syscall_names, wire_enum};
 
 wire_enum! {
     /// What happened to the descriptor.
@@ -106,17 +106,7 @@ impl Event for FdEvent {
         EnumField::bool("compat", std::mem::offset_of!(FdEvent, compat)),
     ];
 
-    fn timestamp_ns(&self) -> u64 {
-        self.timestamp_ns
-    }
-
-    fn pid(&self) -> u32 {
-        self.pid
-    }
-
-    fn task_comm(&self) -> &Comm {
-        &self.comm
-    }
+    shared_fields!();
 }
 
 impl fmt::Display for FdEvent {

@@ -9,7 +9,7 @@ use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
 use super::OpenFlags;
 use crate::event::text::{self, Escaped};
-use crate::event::{Comm, EnumField, Event, EventType, MAX_FILENAME_LEN, is_restart, syscall_names, wire_enum};
+use crate::event::{Comm, EnumField, Event, EventType, MAX_FILENAME_LEN, is_restart, shared_fields, syscall_names, wire_enum};
 
 wire_enum! {
     /// What the path of a [`FileEvent`] is.
@@ -150,17 +150,7 @@ impl Event for FileEvent {
         EnumField::bool("truncated", std::mem::offset_of!(FileEvent, truncated)),
     ];
 
-    fn timestamp_ns(&self) -> u64 {
-        self.timestamp_ns
-    }
-
-    fn pid(&self) -> u32 {
-        self.pid
-    }
-
-    fn task_comm(&self) -> &Comm {
-        &self.comm
-    }
+    shared_fields!();
 
     fn failed(&self) -> bool {
         self.errno().is_some()

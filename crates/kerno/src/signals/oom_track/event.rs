@@ -4,7 +4,7 @@ use std::fmt;
 use serde::Serialize;
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
-use crate::event::{Comm, EnumField, Event, EventType, wire_enum};
+use crate::event::{Comm, EnumField, Event, EventType, shared_fields, wire_enum};
 
 wire_enum! {
     /// Whose memory ran out.
@@ -98,17 +98,7 @@ impl Event for OomEvent {
         EnumField::bool("known", std::mem::offset_of!(OomEvent, known)),
     ];
 
-    fn timestamp_ns(&self) -> u64 {
-        self.timestamp_ns
-    }
-
-    fn pid(&self) -> u32 {
-        self.pid
-    }
-
-    fn task_comm(&self) -> &Comm {
-        &self.comm
-    }
+    shared_fields!();
 
     fn failed(&self) -> bool {
         true

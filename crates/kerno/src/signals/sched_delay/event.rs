@@ -6,7 +6,7 @@ use serde::Serialize;
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
 use crate::event::text::Latency;
-use crate::event::{Comm, EnumField, Event, EventType, wire_enum};
+use crate::event::{Comm, EnumField, Event, EventType, shared_fields, wire_enum};
 
 wire_enum! {
     /// What made a task wait for a CPU.
@@ -81,17 +81,7 @@ impl Event for SchedEvent {
         valid: WaitReason::valid,
     }];
 
-    fn timestamp_ns(&self) -> u64 {
-        self.timestamp_ns
-    }
-
-    fn pid(&self) -> u32 {
-        self.pid
-    }
-
-    fn task_comm(&self) -> &Comm {
-        &self.comm
-    }
+    shared_fields!();
 }
 
 impl fmt::Display for SchedEvent {

@@ -6,7 +6,7 @@ use serde::ser::{Serialize, SerializeStruct, Serializer};
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
 use crate::event::text::{Errno, Latency};
-use crate::event::{Comm, EnumField, Event, EventType, is_restart, syscall_names};
+use crate::event::{Comm, EnumField, Event, EventType, is_restart, shared_fields, syscall_names};
 
 /// A system call that returned. Mirror of `struct syscall_event`, 64 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -89,17 +89,7 @@ impl Event for SyscallEvent {
     const TYPE: EventType = EventType::SyscallLatency;
     const ENUM_FIELDS: &'static [EnumField] = &[EnumField::bool("compat", std::mem::offset_of!(SyscallEvent, compat))];
 
-    fn timestamp_ns(&self) -> u64 {
-        self.timestamp_ns
-    }
-
-    fn pid(&self) -> u32 {
-        self.pid
-    }
-
-    fn task_comm(&self) -> &Comm {
-        &self.comm
-    }
+    shared_fields!();
 
     fn failed(&self) -> bool {
         self.errno().is_some()

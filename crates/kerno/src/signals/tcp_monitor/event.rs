@@ -7,7 +7,7 @@ use serde::ser::{Serialize, SerializeStruct, Serializer};
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
 use crate::event::text::{Errno, Latency};
-use crate::event::{Comm, EnumField, Event, EventType, wire_enum};
+use crate::event::{Comm, EnumField, Event, EventType, shared_fields, wire_enum};
 
 wire_enum! {
     /// What happened to a connection.
@@ -249,17 +249,7 @@ impl Event for TcpEvent {
         EnumField { name: "reset_by", offset: std::mem::offset_of!(TcpEvent, reset_by), valid: TcpResetBy::valid },
     ];
 
-    fn timestamp_ns(&self) -> u64 {
-        self.timestamp_ns
-    }
-
-    fn pid(&self) -> u32 {
-        self.pid
-    }
-
-    fn task_comm(&self) -> &Comm {
-        &self.comm
-    }
+    shared_fields!();
 
     fn failed(&self) -> bool {
         use TcpEventType::{ConnectFailed, Reset, Retransmit};
