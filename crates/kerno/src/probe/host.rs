@@ -187,8 +187,11 @@ impl Host {
         self.btf().ok()?.index.tracepoint_arity(name)
     }
 
-    pub(crate) fn has_struct(&self, name: &str) -> bool {
-        self.btf().is_ok_and(|btf| btf.index.struct_count(name) > 0)
+    /// How many arguments `io_uring_complete` has, where requests are laid out as uring.h knows them: since 6.0, when this struct
+    /// came. 5.10 has a tracepoint of that name too, with other arguments.
+    pub(crate) fn uring_completion_arity(&self) -> Option<usize> {
+        let known = self.btf().ok()?.index.struct_count("io_cmd_data") > 0;
+        known.then(|| self.tracepoint_arity("io_uring_complete")).flatten()
     }
 }
 

@@ -13,7 +13,7 @@
 #include "kernel.h"
 #include "record.h"
 #include "calls.h"
-#include "uring.h"
+#include "requests.h"
 
 /* Off when only named calls are asked for and these are not among them. */
 const volatile __u8 cfg_exec = 1;

@@ -91,17 +91,14 @@ impl Signal for FdTrack {
         } else {
             plan.set("cfg_exec_at_entry", &1u8);
         }
-        // Requests have the layout that the kernel side reads where there is this struct (6.0); 5.10 has another tracepoint with
-        // three arguments.
-        if host.has_struct("io_cmd_data") {
-            match host.tracepoint_arity("io_uring_complete") {
-                Some(3) => plan.attach("on_io_uring_complete", Hook::Tracepoint("io_uring_complete")),
-                Some(7) => plan.attach("on_io_uring_complete_in_pieces", Hook::Tracepoint("io_uring_complete")),
-                _ => {}
-            }
-            if host.tracepoint_arity("io_uring_submit_req") == Some(1) {
-                plan.attach("on_io_uring_submit_req", Hook::Tracepoint("io_uring_submit_req"));
-            }
+        let completion = host.uring_completion_arity();
+        match completion {
+            Some(3) => plan.attach("on_io_uring_complete", Hook::Tracepoint("io_uring_complete")),
+            Some(7) => plan.attach("on_io_uring_complete_in_pieces", Hook::Tracepoint("io_uring_complete")),
+            _ => {}
+        }
+        if completion.is_some() && host.tracepoint_arity("io_uring_submit_req") == Some(1) {
+            plan.attach("on_io_uring_submit_req", Hook::Tracepoint("io_uring_submit_req"));
         }
         Ok(())
     }

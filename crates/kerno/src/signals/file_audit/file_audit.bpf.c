@@ -15,6 +15,7 @@
 #include "filter.h"
 #include "emit.h"
 #include "syscall.h"
+#include "uring.h"
 #include "path.h"
 
 struct file_event {
@@ -75,34 +76,11 @@ const volatile __u64 cfg_path_prefix[MAX_FILENAME_LEN / 8] = {};
 #define FMODE_WRITE 2
 
 /* uapi/linux/io_uring.h */
-#define IORING_OP_OPENAT 18
-#define IORING_OP_OPENAT2 28
 #define IORING_FILE_INDEX_ALLOC (~0u)
 
 struct fs_struct {
 	struct path root;
 	struct path pwd;
-} CORE;
-
-struct io_uring_task {
-	struct task_struct *task;
-} CORE;
-
-struct io_cqe {
-	__s32 res;
-} CORE;
-
-struct io_cmd_data {
-	struct file *file;
-} CORE;
-
-struct io_kiocb {
-	struct io_cmd_data cmd; /* 6.0: each operation lays its own struct over it, io_open for ours */
-	__u8 opcode;
-	struct io_cqe cqe; /* 5.19 */
-	struct io_ring_ctx *ctx;
-	struct io_uring_task *tctx; /* 6.13, with the task in it */
-	struct task_struct *task; /* before */
 } CORE;
 
 struct io_rsrc_node {
@@ -409,7 +387,6 @@ static __always_inline const struct file *direct_file(const struct io_ring_ctx *
 SEC("tp_btf/io_uring_complete")
 int BPF_PROG(on_io_uring_complete, void *ring, const struct io_kiocb *io)
 {
-	char comm[TASK_COMM_LEN] __attribute__((aligned(8)));
 	struct open_request req = { .dirfd = AT_FDCWD, .via = VIA_IO_URING };
 	const struct task_struct *task;
 	const struct io_open *open;
@@ -425,18 +402,8 @@ int BPF_PROG(on_io_uring_complete, void *ring, const struct io_kiocb *io)
 	if (cfg_errors_only && !call_failed(req.ret))
 		return 0;
 	/* The task that asked, not the worker that may have done it. */
-	if (bpf_core_field_exists(io->task))
-		task = BPF_CORE_READ(io, task);
-	else
-		task = BPF_CORE_READ(io, tctx, task);
-	if (!task || !pid_passes(BPF_CORE_READ(task, tgid)) || !uid_passes(BPF_CORE_READ(task, cred, uid.val)))
-		return 0;
-	if (cfg_comm_count) {
-		task_comm(comm, task);
-		if (!comm_passes(comm))
-			return 0;
-	}
-	if (!cgroup_passes(task))
+	task = uring_submitter(io);
+	if (!task || !task_passes(task, BPF_CORE_READ(task, tgid)))
 		return 0;
 
 	req.task = task;

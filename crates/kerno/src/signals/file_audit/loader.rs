@@ -31,10 +31,8 @@ impl Signal for FileAudit {
     ];
 
     fn hooks(host: &Host, plan: &mut Plan) -> Result<(), LoadError> {
-        // The request is its second argument, and lays out its operation's data as the programs know it, since 6.0. The
-        // arguments after it changed in 6.14; those of 5.10 are three too, but then there is no io_cmd_data.
-        let arity = host.tracepoint_arity("io_uring_complete");
-        if matches!(arity, Some(3 | 7)) && host.has_struct("io_cmd_data") {
+        // The request is the second argument of both forms.
+        if matches!(host.uring_completion_arity(), Some(3 | 7)) {
             plan.attach("on_io_uring_complete", Hook::Tracepoint("io_uring_complete"));
         }
         plan.attach("on_sys_exit", Hook::Tracepoint("sys_exit"));

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* What requests of io_uring did to the table of the process that submitted them. */
-#ifndef KERNO_FD_URING_H
-#define KERNO_FD_URING_H
+#ifndef KERNO_FD_REQUESTS_H
+#define KERNO_FD_REQUESTS_H
 
+#include "uring.h"
 #include "messages.h"
 
 const volatile __u8 cfg_io_uring = 1;
@@ -10,17 +11,11 @@ const volatile __u8 cfg_io_uring = 1;
 /* linux/io_uring.h */
 #define IORING_OP_RECVMSG 10
 #define IORING_OP_ACCEPT 13
-#define IORING_OP_OPENAT 18
 #define IORING_OP_CLOSE 19
-#define IORING_OP_OPENAT2 28
 #define IORING_OP_SOCKET 45
 #define IORING_OP_FIXED_FD_INSTALL 54
 #define IORING_OP_PIPE 62
 #define IORING_ACCEPT_MULTISHOT 1
-
-struct io_uring_task {
-	struct task_struct *task;
-} CORE;
 
 struct io_uring_cqe {
 	__u64 user_data;
@@ -29,14 +24,6 @@ struct io_uring_cqe {
 
 struct io_ring_ctx {
 	unsigned int compat : 1;
-} CORE;
-
-struct io_kiocb {
-	__u8 opcode;
-	struct task_struct *task; /* before 6.13 */
-	struct io_uring_task *tctx; /* since 6.13, with the task in it */
-	struct io_ring_ctx *ctx;
-	struct io_uring_cqe cqe; /* since 5.19 */
 } CORE;
 
 /* What a request is about lies at its beginning (since 6.0); a file_slot is a place in the ring's own table. */
@@ -79,14 +66,6 @@ struct {
 	__type(key, struct accepting);
 	__type(value, __u8);
 } accepting SEC(".maps");
-
-/* The task that submitted the request: a worker or the ring's poller may complete it. */
-static __always_inline const struct task_struct *submitter(const struct io_kiocb *request)
-{
-	if (bpf_core_field_exists(request->task))
-		return BPF_CORE_READ(request, task);
-	return BPF_CORE_READ(request, tctx, task);
-}
 
 /* A request that accepted again and again ends. */
 static __always_inline void accepted_last(const struct io_kiocb *request)
@@ -148,7 +127,7 @@ static __always_inline void request_completed(const struct io_kiocb *request, in
 	}
 	if (slot)
 		return;
-	task = submitter(request);
+	task = uring_submitter(request);
 	if (!task || !task_passes(task, BPF_CORE_READ(task, tgid)))
 		return;
 	other = (__u64)task;
