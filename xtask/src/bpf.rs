@@ -1,4 +1,4 @@
-//! Compiles each signal's `.bpf.c` into a committed object, so that users need no clang.
+//! Compiles each `.bpf.c` into a committed object, so that users need no clang.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -39,16 +39,21 @@ fn compile_all(library: &Path, out: &Path) -> anyhow::Result<()> {
     for header in sorted(&library.join("src/bpf"))? {
         sums.insert(relative(library, &header)?, sha256(&header)?);
     }
-    for folder in sorted(&library.join("src/signals"))?.into_iter().filter(|path| path.is_dir()) {
-        let name = folder.file_name().context("a folder has a name")?.to_string_lossy().into_owned();
+    let mut folders = vec![library.join("src/summary")];
+    folders.extend(sorted(&library.join("src/signals"))?.into_iter().filter(|path| path.is_dir()));
+    for folder in folders {
         for part in sorted(&folder)?.into_iter().filter(|path| path.extension().is_some_and(|e| e == "h" || e == "c")) {
-            sums.insert(relative(library, &part)?, sha256(&part)?);
+            let source = relative(library, &part)?;
+            if let Some(name) =
+                part.file_name().and_then(|name| name.to_str()?.strip_suffix(".bpf.c").map(str::to_owned))
+            {
+                let object = out.join(format!("{name}.bpf.o"));
+                compile(library, &source, &object)?;
+                sums.insert(format!("objects/{name}.bpf.o"), sha256(&object)?);
+                println!("{name}.bpf.o {} bytes", fs::metadata(&object)?.len());
+            }
+            sums.insert(source, sha256(&part)?);
         }
-        let source = folder.join(format!("{name}.bpf.c"));
-        let object = out.join(format!("{name}.bpf.o"));
-        compile(library, &relative(library, &source)?, &object)?;
-        sums.insert(format!("objects/{name}.bpf.o"), sha256(&object)?);
-        println!("{name}.bpf.o {} bytes", fs::metadata(&object)?.len());
     }
     let mut text = String::new();
     for (path, sum) in sums {

@@ -30,9 +30,11 @@
 //! Linux 5.10 or newer with BTF (`/sys/kernel/btf/vmlinux`), and `CAP_BPF` with `CAP_PERFMON` (root has both).
 //! Process, thread and cgroup ids are the initial namespaces' ones: run it in the host's pid namespace.
 
+pub mod doctor;
 pub mod event;
 pub mod probe;
 pub mod signals;
+pub mod summary;
 
 pub use event::{Comm, DecodeError, Event, EventType, MAX_FILENAME_LEN, RawEvent, RawEventBuf, TASK_COMM_LEN};
 pub use probe::{

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The event plane: one ring and one set of counters an object. Every attempt to emit is counted, and every one the
+ * The event plane: one ring an object. Every attempt to emit is counted, and every one the
  * ring had no room for, so that (records read) + lost == emitted holds exactly.
  */
 #ifndef KERNO_EMIT_H
 #define KERNO_EMIT_H
 
+#include "counters.h"
 #include "kernel.h"
 
 struct {
@@ -13,41 +14,8 @@ struct {
 	__uint(max_entries, 1 << 20); /* the loader overrides it */
 } events SEC(".maps");
 
-struct event_counters {
-	__u64 emitted; /* attempts */
-	__u64 lost; /* of these, no room in the ring */
-	__u64 untracked; /* starts that could not be remembered (map full, slot taken): events never made */
-	__u64 reserved;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct event_counters);
-} counters SEC(".maps");
-
 /* The reader sleeps until this many bytes wait (or its own timer fires); 0 wakes it for every event. */
 const volatile __u32 cfg_wakeup_bytes = 0;
-
-static __always_inline struct event_counters *event_counters(void)
-{
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(&counters, &zero);
-}
-
-/*
- * Atomic although the map is per CPU: a program can be interrupted by another program of the same object (a softirq in
- * the middle of a system call), and a lost increment would break the accounting.
- */
-static __always_inline void count_untracked(void)
-{
-	struct event_counters *c = event_counters();
-
-	if (c)
-		__sync_fetch_and_add(&c->untracked, 1);
-}
 
 static __always_inline void *event_reserve_bytes(__u64 bytes)
 {

@@ -7,7 +7,7 @@
 #ifndef KERNO_START_H
 #define KERNO_START_H
 
-#include "emit.h"
+#include "counters.h"
 
 #define MAX_START_SLOTS (1 << 18) /* 4 MiB */
 

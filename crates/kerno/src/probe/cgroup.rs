@@ -25,12 +25,12 @@ pub(crate) fn v2_mount() -> Option<PathBuf> {
     mounts.lines().find_map(|line| {
         let mut fields = line.split(' ').skip(1);
         let (target, kind) = (fields.next()?, fields.next()?);
-        (kind == "cgroup2").then(|| PathBuf::from(unescape(target)))
+        (kind == "cgroup2").then(|| PathBuf::from(unescape_mount(target)))
     })
 }
 
 /// Undoes the octal escapes of spaces and the like (fstab(5)).
-fn unescape(field: &str) -> String {
+pub(crate) fn unescape_mount(field: &str) -> String {
     [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
         .into_iter()
         .fold(field.to_owned(), |text, (escape, plain)| text.replace(escape, plain))

@@ -46,7 +46,7 @@ pub(crate) struct WireCounters {
     pub(crate) emitted: u64,
     pub(crate) lost: u64,
     pub(crate) untracked: u64,
-    pub(crate) reserved: u64,
+    pub(crate) overflow: u64,
 }
 
 // SAFETY: four u64 without padding; every bit pattern is valid.

@@ -4,13 +4,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use aya::Ebpf;
 use aya::maps::{Map, MapData, PerCpuArray};
-use aya::programs::{BtfTracePoint, Iter, Program};
-use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 
 use super::cancel::Flag;
 use super::counters::{Counters, WireCounters};
 use super::error::{LoadError, chain};
+use super::object::{self, Object};
 use super::plan::{Hook, Plan, Signal};
 use super::ring::Ring;
 use crate::EventType;
@@ -119,17 +119,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Shared {
     pub(super) fn load<S: Signal>(plan: &Plan, btf: &aya::Btf, ring_bytes: u32) -> Result<Self, LoadError> {
-        let refused =
-            |what: String| move |error: &dyn std::error::Error| LoadError::Refused { what, detail: chain(error) };
-        let mut loader = EbpfLoader::new();
-        loader.btf(Some(btf)).verifier_log_level(VerifierLogLevel::DEBUG);
-        for (name, bytes) in &plan.globals {
-            loader.override_global(name, bytes.as_slice(), true);
-        }
-        for (name, entries) in &plan.map_entries {
-            loader.map_max_entries(name, *entries);
-        }
-        let mut programs = loader.load(S::OBJECT).map_err(|e| refused(format!("the {} object", S::NAME))(&e))?;
+        let mut programs = Object { name: S::NAME, data: S::OBJECT }.load(plan, btf)?;
         let missing = |name: &str| LoadError::Refused {
             what: format!("the {} object", S::NAME),
             detail: format!("has no map {name}; the build is broken"),
@@ -138,12 +128,10 @@ impl Shared {
             return Err(missing("events"));
         };
         let counters = programs.take_map("counters").ok_or_else(|| missing("counters"))?;
-        let counters = PerCpuArray::try_from(counters).map_err(|e| refused("map counters".into())(&e))?;
+        let counters = PerCpuArray::try_from(counters)
+            .map_err(|error| LoadError::Refused { what: "map counters".into(), detail: chain(&error) })?;
         let ring = Ring::map(events.fd().as_fd(), ring_bytes as usize)
             .map_err(|error| LoadError::Io("cannot map the ring buffer", error))?;
-        for (name, hook) in &plan.programs {
-            load(&mut programs, name, *hook, btf).map_err(|error| refused_program(name, *hook, error.as_ref()))?;
-        }
         Ok(Self {
             event_type: S::TYPE,
             ended: Flag::new().map_err(|error| LoadError::Io("cannot create an eventfd", error))?,
@@ -164,9 +152,7 @@ impl Shared {
         let mut kernel = lock(&self.kernel);
         // None when it was closed; then there is nothing to attach.
         for ebpf in kernel.programs.iter_mut() {
-            for (name, hook) in programs {
-                attach(ebpf, name, *hook).map_err(|error| refused_program(name, *hook, error.as_ref()))?;
-            }
+            object::attach(ebpf, programs)?;
         }
         self.attached.store(true, Ordering::SeqCst);
         Ok(())
@@ -271,44 +257,8 @@ impl KernelSide {
             self.last.untracked = wire.iter().map(|cpu| cpu.untracked).sum();
         }
         if let Some(programs) = &self.programs {
-            self.last.missed_runs = programs
-                .programs()
-                .filter_map(|(_, program)| program.fd().ok())
-                .map(|fd| super::sys::missed_runs(fd.as_fd()))
-                .sum();
+            self.last.missed_runs = object::missed_runs(programs);
         }
         self.last
     }
-}
-
-fn refused_program(name: &str, hook: Hook, error: &dyn std::error::Error) -> LoadError {
-    LoadError::Refused { what: format!("program {name} on {}", hook.display()), detail: chain(error) }
-}
-
-const NO_PROGRAM: &str = "not in the object; the build is broken";
-
-fn load(ebpf: &mut Ebpf, name: &str, hook: Hook, btf: &aya::Btf) -> Result<(), Box<dyn std::error::Error>> {
-    let program: &mut Program = ebpf.program_mut(name).ok_or(NO_PROGRAM)?;
-    match hook {
-        Hook::Tracepoint(tracepoint) => <&mut BtfTracePoint>::try_from(program)?.load(tracepoint, btf)?,
-        Hook::Seed(iterator) => <&mut Iter>::try_from(program)?.load(iterator, btf)?,
-    }
-    Ok(())
-}
-
-fn attach(ebpf: &mut Ebpf, name: &str, hook: Hook) -> Result<(), Box<dyn std::error::Error>> {
-    let program: &mut Program = ebpf.program_mut(name).ok_or(NO_PROGRAM)?;
-    match hook {
-        Hook::Tracepoint(_) => {
-            <&mut BtfTracePoint>::try_from(program)?.attach()?;
-        }
-        Hook::Seed(_) => {
-            let program: &mut Iter = program.try_into()?;
-            let link = program.attach()?;
-            let mut file = program.take_link(link)?.into_file()?;
-            std::io::copy(&mut file, &mut std::io::sink())?;
-            program.unload()?;
-        }
-    }
-    Ok(())
 }

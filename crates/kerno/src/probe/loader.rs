@@ -110,12 +110,18 @@ impl<S: Signal> SignalLoader<S> {
 }
 
 fn plan_hooks<S: Signal>(host: &Host, plan: &mut Plan) -> Result<(), LoadError> {
-    let btf = host.btf().map_err(|reason| LoadError::Kernel(reason.to_owned()))?;
+    host.btf().map_err(|reason| LoadError::Kernel(reason.to_owned()))?;
     S::hooks(host, plan)?;
+    hooks_exist(host, plan)
+}
+
+/// Fails with the first hook of the plan that this kernel does not have.
+pub(super) fn hooks_exist(host: &Host, plan: &Plan) -> Result<(), LoadError> {
+    let btf = host.btf().map_err(|reason| LoadError::Kernel(reason.to_owned()))?;
     for (_, hook) in &plan.programs {
         let there = match hook {
             Hook::Tracepoint(name) => btf.index.tracepoint_arity(name).is_some(),
-            Hook::Seed(name) => btf.index.has_iterator(name),
+            Hook::Seed(name) | Hook::Iterator(name) => btf.index.has_iterator(name),
         };
         if !there {
             return Err(LoadError::Kernel(format!("this kernel ({}) has no {}", host.release, hook.display())));

@@ -8,22 +8,28 @@ mod error;
 mod handle;
 mod host;
 mod loader;
+mod object;
 mod options;
 mod plan;
 mod ring;
 mod set;
 mod stream;
+mod summary_plane;
 mod sys;
 
 #[cfg(test)]
 pub(crate) use btf::Btf;
 pub use cancel::CancelToken;
+pub(crate) use cgroup::{unescape_mount, v2_mount};
 pub use counters::Counters;
 pub use error::{LoadError, Unavailable};
 pub use handle::{Handle, Prepared};
 pub use host::{Capability, Host, KernelVersion};
 pub use loader::{Availability, Loader, SignalLoader};
+pub(crate) use object::Object;
 pub use options::{Filter, FilterKind, Options};
 pub(crate) use plan::{Hook, Plan, Signal};
 pub use set::LoaderSet;
 pub use stream::{Batch, Events, StreamError};
+pub use summary_plane::SummaryLoss;
+pub(crate) use summary_plane::{KernelHash, PerCpuBlock, SummaryPrograms, VolatileBlock, possible_cpus};

@@ -32,6 +32,8 @@ pub(crate) enum Hook {
     Tracepoint(&'static str),
     /// An iterator that is read to its end once, in its place in the plan, to learn what is there already (Linux 5.8).
     Seed(&'static str),
+    /// An iterator that is run whenever its reader asks (Linux 5.8).
+    Iterator(&'static str),
 }
 
 impl Hook {
@@ -39,7 +41,7 @@ impl Hook {
     pub(crate) fn display(self) -> String {
         match self {
             Self::Tracepoint(name) => format!("tp_btf/{name}"),
-            Self::Seed(name) => format!("iter/{name}"),
+            Self::Seed(name) | Self::Iterator(name) => format!("iter/{name}"),
         }
     }
 }
@@ -48,7 +50,8 @@ impl Hook {
 /// is not loaded.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Plan {
-    pub(crate) globals: Vec<(&'static str, Vec<u8>)>,
+    /// Name, value, and whether the object must have it.
+    pub(crate) globals: Vec<(&'static str, Vec<u8>, bool)>,
     pub(crate) map_entries: Vec<(&'static str, u32)>,
     pub(crate) programs: Vec<(&'static str, Hook)>,
 }
@@ -87,7 +90,17 @@ const MAX_START_SLOTS: u32 = 1 << 18;
 impl Plan {
     /// Sets a `const volatile` variable of the object.
     pub(crate) fn set(&mut self, name: &'static str, value: &impl Knob) {
-        self.globals.push((name, value.to_bytes()));
+        self.globals.push((name, value.to_bytes(), true));
+    }
+
+    /// Sets a variable that not every object has.
+    pub(crate) fn set_if_there(&mut self, name: &'static str, value: &impl Knob) {
+        self.globals.push((name, value.to_bytes(), false));
+    }
+
+    /// Gives a `PER_CPU_BLOCK` (block.h) an element for each CPU.
+    pub(crate) fn size_per_cpu(&mut self, map: &'static str) {
+        self.map_entries.push((map, super::summary_plane::possible_cpus()));
     }
 
     /// Attaches a program of the object.

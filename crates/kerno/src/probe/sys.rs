@@ -1,5 +1,6 @@
 //! bpf(2) calls that aya has no interface for.
 
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_prog_info};
@@ -15,14 +16,43 @@ pub(super) fn missed_runs(program: BorrowedFd<'_>) -> u64 {
         attr.info.info_len = size_of::<bpf_prog_info>() as u32;
     }
     attr.info.info = std::ptr::from_mut(&mut info) as u64;
-    // SAFETY: attr is as BPF_OBJ_GET_INFO_BY_FD wants it, and info is writable for info_len bytes during the call.
+    if call(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr).is_ok() { info.recursion_misses } else { 0 }
+}
+
+/// All elements of a hash map in one call, into tables with room for `room` keys and values; how many there were (Linux 5.6).
+pub(super) fn lookup_batch(map: BorrowedFd<'_>, keys: &mut [u8], values: &mut [u8], room: usize) -> io::Result<usize> {
+    let mut position = 0u32;
+    // SAFETY: a plain C struct for which all zeroes is a valid value.
+    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    attr.batch.map_fd = map.as_raw_fd().cast_unsigned();
+    attr.batch.out_batch = std::ptr::from_mut(&mut position) as u64;
+    attr.batch.keys = keys.as_mut_ptr() as u64;
+    attr.batch.values = values.as_mut_ptr() as u64;
+    attr.batch.count = u32::try_from(room).unwrap_or(u32::MAX);
+    let result = call(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr);
+    // SAFETY: the kernel has written how many it copied, also when it tells by ENOENT that these were all.
+    let found = unsafe { attr.batch.count } as usize;
+    match result {
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
+        _ => Ok(found.min(room)),
+    }
+}
+
+/// Removes an element if it is there.
+pub(super) fn delete(map: BorrowedFd<'_>, key: &[u8]) {
+    // SAFETY: as above.
+    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    // SAFETY: the variant that BPF_MAP_DELETE_ELEM reads; plain integers.
+    let element = unsafe { &mut attr.__bindgen_anon_2 };
+    element.map_fd = map.as_raw_fd().cast_unsigned();
+    element.key = key.as_ptr() as u64;
+    let _ = call(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut attr);
+}
+
+fn call(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<()> {
+    // SAFETY: attr is a whole bpf_attr as the command wants it; the memory it points to outlives the call.
     let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            bpf_cmd::BPF_OBJ_GET_INFO_BY_FD as libc::c_long,
-            std::ptr::from_mut(&mut attr),
-            size_of::<bpf_attr>(),
-        )
+        libc::syscall(libc::SYS_bpf, command as libc::c_long, std::ptr::from_mut(attr), size_of::<bpf_attr>())
     };
-    if result == 0 { info.recursion_misses } else { 0 }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

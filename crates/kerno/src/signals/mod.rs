@@ -2,8 +2,10 @@
 
 use std::fmt;
 
+use crate::doctor::Rule;
 use crate::event::{Comm, DecodeError, Event, EventType, RawEvent};
-use crate::probe::{Loader, Options};
+use crate::probe::{Host, LoadError, Loader, Options};
+use crate::summary::Sampler;
 
 /// A signal as the registry knows it.
 #[derive(Clone, Copy)]
@@ -16,6 +18,9 @@ pub struct SignalInfo {
     pub event_type: EventType,
     /// Makes its loader.
     pub loader: fn(Options) -> Box<dyn Loader>,
+    /// Its rules.
+    pub rules: &'static [Rule],
+    pub(crate) sampler: fn(&Host) -> Result<Box<dyn Sampler>, LoadError>,
 }
 
 impl fmt::Debug for SignalInfo {
@@ -46,6 +51,8 @@ macro_rules! signals {
             alias: $alias,
             event_type: EventType::$variant,
             loader: |options| Box::new($loader::new(options)),
+            rules: $module::RULES,
+            sampler: $module::sampler,
         },)+];
 
         /// A typed event of any signal, borrowed from where it was read.

@@ -47,6 +47,12 @@
 
 mod event;
 mod loader;
+mod rules;
+mod sampler;
+mod summary;
 
 pub use event::{DiskEvent, DiskFlags, DiskOp};
 pub use loader::DiskIoLoader;
+pub(crate) use rules::RULES;
+pub(crate) use sampler::sampler;
+pub use summary::{CgroupIo, DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter, DiskSummary, Filesystem};

@@ -48,6 +48,12 @@
 
 mod event;
 mod loader;
+mod rules;
+mod sampler;
+mod summary;
 
 pub use event::{FdEvent, FdOp, FdSource};
 pub use loader::FdTrackLoader;
+pub(crate) use rules::RULES;
+pub(crate) use sampler::sampler;
+pub use summary::{FdKind, FdProcess, FdSummary};

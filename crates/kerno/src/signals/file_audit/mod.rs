@@ -47,7 +47,13 @@
 mod event;
 mod loader;
 mod open_flags;
+mod rules;
+mod sampler;
+mod summary;
 
 pub use event::{FileEvent, OpenVia, PathKind};
 pub use loader::FileAuditLoader;
 pub use open_flags::OpenFlags;
+pub(crate) use rules::RULES;
+pub(crate) use sampler::sampler;
+pub use summary::{FileProcess, FileSummary};

@@ -29,6 +29,12 @@
 
 mod event;
 mod loader;
+mod rules;
+mod sampler;
+mod summary;
 
 pub use event::{OomEvent, OomScope};
 pub use loader::OomTrackLoader;
+pub(crate) use rules::RULES;
+pub(crate) use sampler::sampler;
+pub use summary::{CgroupMemory, OomKill, OomSummary};

@@ -32,6 +32,12 @@
 
 mod event;
 mod loader;
+mod rules;
+mod sampler;
+mod summary;
 
 pub use event::{SchedEvent, WaitReason};
 pub use loader::SchedDelayLoader;
+pub(crate) use rules::RULES;
+pub(crate) use sampler::sampler;
+pub use summary::{BlockedTask, CgroupThrottle, CpuStat, SchedSummary, SchedWaiter};

@@ -19,6 +19,12 @@
 
 mod event;
 mod loader;
+mod rules;
+mod sampler;
+mod summary;
 
 pub use event::SyscallEvent;
 pub use loader::SyscallLatencyLoader;
+pub(crate) use rules::RULES;
+pub(crate) use sampler::sampler;
+pub use summary::{SyscallExemplar, SyscallOffender, SyscallStat, SyscallSummary, SyncStat};

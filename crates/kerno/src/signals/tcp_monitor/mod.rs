@@ -37,6 +37,12 @@
 
 mod event;
 mod loader;
+mod rules;
+mod sampler;
+mod summary;
 
 pub use event::{TcpDirection, TcpEvent, TcpEventType, TcpFamily, TcpResetBy, TcpState};
 pub use loader::TcpMonitorLoader;
+pub(crate) use rules::RULES;
+pub(crate) use sampler::sampler;
+pub use summary::{TcpFailure, TcpFailureReason, TcpListener, TcpNamespace, TcpPeer, TcpProcess, TcpSummary};

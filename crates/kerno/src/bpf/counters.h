@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What did not go as asked, counted so that nothing is lost in silence. One set an object, both planes. */
+#ifndef KERNO_COUNTERS_H
+#define KERNO_COUNTERS_H
+
+#include "kernel.h"
+
+struct event_counters {
+	__u64 emitted; /* attempts */
+	__u64 lost; /* of these, no room in the ring */
+	__u64 untracked; /* starts that could not be remembered (map full, slot taken): events never made */
+	__u64 overflow; /* summaries that found no room in a bounded map: what they would have told apart is missing */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct event_counters);
+} counters SEC(".maps");
+
+static __always_inline struct event_counters *event_counters(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&counters, &zero);
+}
+
+/*
+ * Atomic although the map is per CPU: a program can be interrupted by another program of the same object (a softirq in
+ * the middle of a system call), and a lost increment would break the accounting.
+ */
+static __always_inline void count_untracked(void)
+{
+	struct event_counters *c = event_counters();
+
+	if (c)
+		__sync_fetch_and_add(&c->untracked, 1);
+}
+
+static __always_inline void count_overflow(void)
+{
+	struct event_counters *c = event_counters();
+
+	if (c)
+		__sync_fetch_and_add(&c->overflow, 1);
+}
+
+#endif

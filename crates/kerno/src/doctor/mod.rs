@@ -1,0 +1,47 @@
+//! From [`Signals`](crate::summary::Signals) to ranked [`Finding`]s. Pure: the same signals and thresholds give the same findings, on
+//! any machine.
+//!
+//! Each signal's `rules.rs` has its rules; this module has what they share: the shape of a finding, thresholds, what is normal
+//! life and no symptom ([`normal`]), how findings are joined into root causes and consequences, and the ranking.
+
+mod correlate;
+mod finding;
+pub mod normal;
+mod rule;
+
+pub use finding::{Culprit, Effect, Eta, Evidence, Exemplar, Finding, Fix, Severity, Step, Unit};
+pub(crate) use rule::rule;
+pub use rule::{Rule, ThresholdError, ThresholdInfo, Thresholds};
+
+use crate::signals;
+use crate::summary::Signals;
+
+/// Every rule, in the order of the signals.
+pub fn rules() -> impl Iterator<Item = &'static Rule> {
+    signals::ALL.iter().flat_map(|signal| signal.rules.iter())
+}
+
+/// Judges what was observed: root causes with their consequences under them, the worst first. Empty when nothing is wrong.
+pub fn judge(signals: &Signals, thresholds: &Thresholds) -> Vec<Finding> {
+    let findings = rules().flat_map(|rule| (rule.judge)(signals, thresholds)).collect();
+    let mut findings = correlate::join(findings, signals);
+    rank(&mut findings);
+    findings
+}
+
+/// By severity, then by how soon it will happen, then by how far past the threshold it is; then by name, so that the order is
+/// always the same.
+fn rank(findings: &mut [Finding]) {
+    for finding in findings.iter_mut() {
+        rank(&mut finding.consequences);
+    }
+    findings.sort_by(|a, b| {
+        let eta = |finding: &Finding| finding.eta.as_ref().map_or(f64::INFINITY, |eta| eta.seconds);
+        b.severity
+            .cmp(&a.severity)
+            .then(eta(a).total_cmp(&eta(b)))
+            .then(b.excess.total_cmp(&a.excess))
+            .then_with(|| a.id.cmp(&b.id))
+            .then_with(|| a.title.cmp(&b.title))
+    });
+}

@@ -1,0 +1,114 @@
+//! A compiled object: into the kernel, and onto its hooks.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::AsFd as _;
+
+use aya::programs::{BtfTracePoint, Iter, Program};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+
+use super::error::{LoadError, chain};
+use super::plan::{Hook, Plan};
+
+/// A compiled object and what to call it in errors.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Object {
+    pub(crate) name: &'static str,
+    pub(crate) data: &'static [u8],
+}
+
+impl Object {
+    /// Makes its maps and has the plan's programs verified; attaches nothing.
+    pub(super) fn load(self, plan: &Plan, btf: &aya::Btf) -> Result<Ebpf, LoadError> {
+        let mut loader = EbpfLoader::new();
+        loader.btf(Some(btf)).verifier_log_level(VerifierLogLevel::DEBUG);
+        for (name, bytes, must_exist) in &plan.globals {
+            loader.override_global(name, bytes.as_slice(), *must_exist);
+        }
+        for (name, entries) in &plan.map_entries {
+            loader.map_max_entries(name, *entries);
+        }
+        let mut ebpf = loader
+            .load(self.data)
+            .map_err(|error| LoadError::Refused { what: format!("the {} object", self.name), detail: chain(&error) })?;
+        for (name, hook) in &plan.programs {
+            load(&mut ebpf, name, *hook, btf).map_err(|error| refused(name, *hook, error.as_ref()))?;
+        }
+        Ok(ebpf)
+    }
+
+    pub(super) fn missing_map(self, map: &str) -> LoadError {
+        LoadError::Refused {
+            what: format!("the {} object", self.name),
+            detail: format!("has no map {map} of the kind expected; the build is broken"),
+        }
+    }
+}
+
+/// Attaches loaded programs in the plan's order; iterators that only seed are read once.
+pub(super) fn attach(ebpf: &mut Ebpf, programs: &[(&'static str, Hook)]) -> Result<(), LoadError> {
+    for (name, hook) in programs {
+        attach_one(ebpf, name, *hook).map_err(|error| refused(name, *hook, error.as_ref()))?;
+    }
+    Ok(())
+}
+
+/// How often the kernel skipped a program of these because it interrupted itself.
+pub(super) fn missed_runs(ebpf: &Ebpf) -> u64 {
+    ebpf.programs().filter_map(|(_, program)| program.fd().ok()).map(|fd| super::sys::missed_runs(fd.as_fd())).sum()
+}
+
+/// Runs a loaded iterator over what there is now, in the caller's network namespace, and appends what it writes.
+pub(super) fn run_iterator(ebpf: &mut Ebpf, name: &str, out: &mut Vec<u8>) -> io::Result<()> {
+    let file = open_iterator(ebpf, name).map_err(|error| io::Error::other(chain(error.as_ref())))?;
+    read_iterator(file, out)
+}
+
+/// The kernel hands out at most what fits its page-sized (or, when asked, larger) buffer a call.
+fn read_iterator(mut file: File, out: &mut Vec<u8>) -> io::Result<()> {
+    out.reserve(1 << 16);
+    loop {
+        match file.read_to_end(out) {
+            Ok(_) => return Ok(()),
+            // It stops so that a signal or another task gets its turn; the position is kept.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn open_iterator(ebpf: &mut Ebpf, name: &str) -> Result<File, Box<dyn std::error::Error>> {
+    let program: &mut Iter = ebpf.program_mut(name).ok_or(NO_PROGRAM)?.try_into()?;
+    let link = program.attach()?;
+    Ok(program.take_link(link)?.into_file()?)
+}
+
+fn refused(name: &str, hook: Hook, error: &dyn std::error::Error) -> LoadError {
+    LoadError::Refused { what: format!("program {name} on {}", hook.display()), detail: chain(error) }
+}
+
+const NO_PROGRAM: &str = "not in the object; the build is broken";
+
+fn load(ebpf: &mut Ebpf, name: &str, hook: Hook, btf: &aya::Btf) -> Result<(), Box<dyn std::error::Error>> {
+    let program: &mut Program = ebpf.program_mut(name).ok_or(NO_PROGRAM)?;
+    match hook {
+        Hook::Tracepoint(tracepoint) => <&mut BtfTracePoint>::try_from(program)?.load(tracepoint, btf)?,
+        Hook::Seed(iterator) | Hook::Iterator(iterator) => <&mut Iter>::try_from(program)?.load(iterator, btf)?,
+    }
+    Ok(())
+}
+
+fn attach_one(ebpf: &mut Ebpf, name: &str, hook: Hook) -> Result<(), Box<dyn std::error::Error>> {
+    match hook {
+        Hook::Tracepoint(_) => {
+            let program: &mut Program = ebpf.program_mut(name).ok_or(NO_PROGRAM)?;
+            <&mut BtfTracePoint>::try_from(program)?.attach()?;
+        }
+        Hook::Seed(_) => {
+            io::copy(&mut open_iterator(ebpf, name)?, &mut io::sink())?;
+            <&mut Iter>::try_from(ebpf.program_mut(name).ok_or(NO_PROGRAM)?)?.unload()?;
+        }
+        Hook::Iterator(_) => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,97 @@
+use serde::{Deserialize, Serialize};
+
+use crate::summary::Series;
+
+/// Memory in a window.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct OomSummary {
+    /// Processes that the kernel killed for want of memory, oldest first. Bounded: `kills_total` has all.
+    pub kills: Vec<OomKill>,
+    /// How many there were.
+    pub kills_total: u64,
+    /// Memory of the machine, in bytes.
+    pub total_bytes: u64,
+    /// What could still be used without swapping (MemAvailable), in bytes.
+    pub available_bytes: Series,
+    /// Swap of the machine, in bytes.
+    pub swap_total_bytes: u64,
+    /// Swap not used, in bytes.
+    pub swap_free_bytes: Series,
+    /// Share of the window in which some task waited for memory (PSI), 0 to 1; `None` where the kernel does not tell.
+    pub some_stalled: Option<f64>,
+    /// Share in which all that had work waited for it.
+    pub all_stalled: Option<f64>,
+    /// Times that a task had to reclaim memory itself (allocstall).
+    pub direct_reclaims: u64,
+    /// Pages that tasks looked at in doing so.
+    pub direct_scanned_pages: u64,
+    /// Page faults that needed storage.
+    pub major_faults: u64,
+    /// Pages read again soon after they had been dropped: the sign of thrashing.
+    pub refaulted_pages: u64,
+    /// Pages written to swap.
+    pub swapped_out_pages: u64,
+    /// Cgroups with a limit, those nearest to it first. Bounded.
+    pub cgroups: Vec<CgroupMemory>,
+}
+
+/// A process that was killed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct OomKill {
+    /// When: `CLOCK_MONOTONIC`, in nanoseconds.
+    pub timestamp_ns: u64,
+    /// The process.
+    pub pid: u32,
+    /// Its name.
+    pub comm: String,
+    /// Real user id.
+    pub uid: u32,
+    /// Path of its cgroup, as far as known.
+    pub cgroup: Option<String>,
+    /// "global", "cgroup" or "unknown".
+    pub scope: String,
+    /// The process that needed memory and got none.
+    pub triggered_pid: u32,
+    /// Its name.
+    pub triggered_comm: String,
+    /// Memory that it had in use, in bytes.
+    pub rss_bytes: u64,
+    /// Of these, anonymous.
+    pub anon_bytes: u64,
+    /// Of these, shared memory and tmpfs.
+    pub shmem_bytes: u64,
+    /// Its score, 0 to 2000.
+    pub oom_score: i32,
+    /// Its adjustment, -1000 to 1000.
+    pub oom_score_adj: i16,
+}
+
+/// A cgroup's memory.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CgroupMemory {
+    /// Its path in the hierarchy that limits memory.
+    pub path: String,
+    /// v1 or v2.
+    pub v2: bool,
+    /// What it uses, in bytes, without the page cache that could be dropped at once (inactive file pages).
+    pub used_bytes: Series,
+    /// Its limit, in bytes.
+    pub limit_bytes: u64,
+    /// Where the kernel begins to slow it down (memory.high), in bytes.
+    pub high_bytes: Option<u64>,
+    /// Times it reached the limit.
+    pub limit_hits: u64,
+    /// Kills in it.
+    pub oom_kills: u64,
+    /// Share of the window in which some of its tasks waited for memory.
+    pub some_stalled: Option<f64>,
+    /// Its processes with most memory: (process, bytes). Bounded.
+    pub largest: Vec<(u32, u64)>,
+}
+
+impl OomSummary {
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        let kills = self.kills.iter().flat_map(|kill| [kill.pid, kill.triggered_pid]);
+        kills.chain(self.cgroups.iter().flat_map(|cgroup| cgroup.largest.iter().map(|process| process.0))).collect()
+    }
+}

@@ -1,0 +1,140 @@
+//! Where each controller's cgroups are, on v1, v2 and hybrid hosts, and what their files say.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::unix::fs::DirEntryExt as _;
+use std::path::{Path, PathBuf};
+
+/// The most cgroups that are looked at in one walk; a host with more is told of by [`Walk::cut`].
+const MAX_CGROUPS: usize = 8192;
+
+/// The hierarchy that a controller is in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Hierarchy {
+    /// Where it is mounted.
+    pub(crate) mount: PathBuf,
+    /// Its file names are those of v2.
+    pub(crate) v2: bool,
+}
+
+/// One cgroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CgroupDir {
+    /// From the hierarchy's root, beginning with `/`.
+    pub(crate) path: String,
+    /// Its directory.
+    pub(crate) dir: PathBuf,
+    /// Its id in the kernel: the directory's inode number.
+    pub(crate) id: u64,
+}
+
+/// All cgroups of a hierarchy.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Walk {
+    pub(crate) cgroups: Vec<CgroupDir>,
+    /// There were more than could be looked at.
+    pub(crate) cut: bool,
+}
+
+impl Hierarchy {
+    /// The hierarchy that a controller (`memory`, `cpu`, `io`; v1's name for `io` is `blkio`) is in; v2 only where it is enabled
+    /// there.
+    pub(crate) fn of_controller(controller: &str) -> Option<Self> {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").ok()?;
+        let v1_name = if controller == "io" { "blkio" } else { controller };
+        let mut v2 = None;
+        for line in mounts.lines() {
+            let fields: Vec<_> = line.split(' ').collect();
+            let [_, target, kind, options, ..] = fields[..] else { continue };
+            let mount = PathBuf::from(crate::probe::unescape_mount(target));
+            match kind {
+                "cgroup" if options.split(',').any(|option| option == v1_name) => {
+                    return Some(Self { mount, v2: false });
+                }
+                "cgroup2" => {
+                    let enabled = std::fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default();
+                    if enabled.split_whitespace().any(|name| name == controller) {
+                        v2.get_or_insert(Self { mount, v2: true });
+                    }
+                }
+                _ => {}
+            }
+        }
+        v2
+    }
+
+    /// The v2 hierarchy, whatever controllers it has: the one whose ids the kernel side sees.
+    pub(crate) fn v2() -> Option<Self> {
+        crate::probe::v2_mount().map(|mount| Self { mount, v2: true })
+    }
+
+    /// Every cgroup below the root, parents before children.
+    pub(crate) fn walk(&self) -> Walk {
+        let mut walk = Walk::default();
+        let mut queue = std::collections::VecDeque::from([(String::new(), self.mount.clone())]);
+        while let Some((path, dir)) = queue.pop_front() {
+            // One that goes away meanwhile is left out.
+            for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+                if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    continue;
+                }
+                if walk.cgroups.len() >= MAX_CGROUPS {
+                    walk.cut = true;
+                    return walk;
+                }
+                let path = format!("{path}/{}", entry.file_name().to_string_lossy());
+                queue.push_back((path.clone(), entry.path()));
+                walk.cgroups.push(CgroupDir { path, dir: entry.path(), id: entry.ino() });
+            }
+        }
+        walk
+    }
+}
+
+impl CgroupDir {
+    /// A file with one number; `None` for `max` and for what cannot be read.
+    pub(crate) fn number(&self, file: &str) -> Option<u64> {
+        std::fs::read_to_string(self.dir.join(file)).ok()?.trim().parse().ok()
+    }
+
+    /// A file of lines `name number`.
+    pub(crate) fn numbers(&self, file: &str) -> HashMap<String, u64> {
+        read_numbers(&self.dir.join(file)).unwrap_or_default()
+    }
+
+    /// A file as it is.
+    pub(crate) fn text(&self, file: &str) -> Option<String> {
+        std::fs::read_to_string(self.dir.join(file)).ok()
+    }
+
+    /// The processes directly in it.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        let text = self.text("cgroup.procs").unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid != 0).collect()
+    }
+}
+
+/// A file of lines `name number`, such as `cpu.stat` or `/proc/vmstat`.
+pub(crate) fn read_numbers(path: &Path) -> io::Result<HashMap<String, u64>> {
+    let text = std::fs::read_to_string(path)?;
+    let pair = |line: &str| {
+        let (name, value) = line.split_once(' ')?;
+        Some((name.to_owned(), value.trim().parse().ok()?))
+    };
+    Ok(text.lines().filter_map(pair).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machines_hierarchies_are_found() {
+        let memory = Hierarchy::of_controller("memory").unwrap();
+        assert!(memory.mount.join("cgroup.procs").exists());
+        let walk = memory.walk();
+        assert!(!walk.cut);
+        assert!(walk.cgroups.iter().all(|cgroup| cgroup.path.starts_with('/') && cgroup.id != 0));
+        assert!(Hierarchy::of_controller("no-such-controller").is_none());
+    }
+}

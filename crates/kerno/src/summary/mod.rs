@@ -1,0 +1,28 @@
+//! The summary plane: what the kernel side adds up by itself, read once per sample, and judged later.
+//!
+//! An [`Observer`] loads every signal's summary programs, samples what only shows by looking twice (sizes, pressure, states),
+//! and at the end of a window gives a [`Signals`]: one value with everything that rules, reports and other consumers need. No event
+//! crosses to user space for it.
+
+mod cgroups;
+mod histogram;
+mod host_facts;
+mod observer;
+mod pressure;
+mod process;
+mod series;
+mod signals;
+mod tasks;
+
+pub use histogram::{Histogram, Percentiles};
+pub use observer::{Observer, ObserverOptions};
+pub use process::{Container, Process};
+pub use series::{Series, Trend};
+pub use signals::{CostOfObserving, ErrnoCount, HostFacts, Missing, SCHEMA_VERSION, Signals, Window};
+pub use tasks::TaskUse;
+
+pub(crate) use cgroups::{CgroupDir, Hierarchy, read_numbers};
+use host_facts::host_facts;
+pub(crate) use observer::{Sampler, Tick};
+pub(crate) use pressure::PressureMeter;
+pub(crate) use tasks::{ProcessAccount, TaskRow, Tasks};

@@ -1,0 +1,299 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::time::{ClockId, clock_gettime};
+
+use super::process::Identities;
+use super::signals::{CostOfObserving, HostFacts, Missing, SCHEMA_VERSION, Signals, Window};
+use super::tasks::{ProcessAccount, Tasks};
+use crate::probe::{Host, LoadError, SummaryLoss};
+use crate::signals::{self, SignalInfo};
+
+/// What to observe.
+#[derive(Clone, Debug, Default)]
+pub struct ObserverOptions {
+    /// The signals by name; empty for all.
+    pub signals: Vec<String>,
+    /// Leave out command lines, which may hold secrets.
+    pub redact: bool,
+}
+
+/// One signal's part: programs in the kernel and what is looked at beside them.
+pub(crate) trait Sampler: Send {
+    /// Attaches what was loaded: from here on the kernel adds up.
+    fn attach(&mut self) -> Result<(), LoadError>;
+
+    /// Begins the first window: takes what has been added up so far as its zero.
+    fn begin(&mut self, tick: &Tick<'_>);
+
+    /// Looks at what only shows by looking. The last one of a window comes just before `finish`.
+    fn sample(&mut self, tick: &Tick<'_>);
+
+    /// Ends the window: puts its part into `signals`, and begins the next one.
+    fn finish(&mut self, tick: &Tick<'_>, signals: &mut Signals);
+
+    /// A few words on what happens now, such as `12 k calls/s`, for a person who watches; from the latest sample.
+    fn pulse(&self) -> Option<String> {
+        None
+    }
+
+    /// What the kernel side could not hold since it was loaded.
+    fn loss(&self) -> SummaryLoss;
+}
+
+/// The moment of a sample.
+#[derive(Debug)]
+pub(crate) struct Tick<'a> {
+    /// Seconds since the window began.
+    pub(crate) seconds: f64,
+    /// `CLOCK_MONOTONIC` now.
+    pub(crate) now_ns: u64,
+    /// `CLOCK_MONOTONIC` when the window began.
+    pub(crate) started_ns: u64,
+    /// Every task, sampled just now.
+    pub(crate) tasks: &'a Tasks,
+}
+
+/// Watches the machine through every signal's summary. Dropping it removes everything from the kernel.
+pub struct Observer {
+    options: ObserverOptions,
+    host: HostFacts,
+    tasks: Tasks,
+    samplers: Vec<(&'static SignalInfo, Box<dyn Sampler>)>,
+    missing: Vec<Missing>,
+    identities: Identities,
+    started_ns: u64,
+    started_unix: f64,
+    samples: u32,
+    cpu_before: f64,
+    loss_before: BTreeMap<&'static str, SummaryLoss>,
+}
+
+impl std::fmt::Debug for Observer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<_> = self.samplers.iter().map(|(info, _)| info.name).collect();
+        f.debug_struct("Observer").field("signals", &names).finish_non_exhaustive()
+    }
+}
+
+impl Observer {
+    /// Loads and attaches all that can run here and begins the first window. A signal that cannot run is told of in
+    /// [`Signals::missing`].
+    ///
+    /// # Errors
+    /// [`LoadError`] when nothing can run: no privileges, no BTF, or not one of the signals.
+    pub fn start(options: ObserverOptions) -> Result<Self, LoadError> {
+        let host = Host::detect();
+        let mut tasks = Tasks::load(&host)?;
+        let mut missing = Vec::new();
+        let mut samplers: Vec<(&'static SignalInfo, Box<dyn Sampler>)> = Vec::new();
+        let wanted = |info: &&SignalInfo| {
+            options.signals.is_empty()
+                || options
+                    .signals
+                    .iter()
+                    .any(|name| signals::by_name(name).is_some_and(|found| found.name == info.name))
+        };
+        let mut first_error = None;
+        for info in signals::ALL.iter().filter(wanted) {
+            match (info.sampler)(&host) {
+                Ok(sampler) => samplers.push((info, sampler)),
+                Err(error) => {
+                    missing.push(Missing { signal: info.name.into(), what: "all".into(), reason: error.reason() });
+                    first_error.get_or_insert(error);
+                }
+            }
+        }
+        samplers.retain_mut(|(info, sampler)| match sampler.attach() {
+            Ok(()) => true,
+            Err(error) => {
+                missing.push(Missing { signal: info.name.into(), what: "all".into(), reason: error.reason() });
+                first_error.get_or_insert(error);
+                false
+            }
+        });
+        if let (true, Some(error)) = (samplers.is_empty(), first_error) {
+            return Err(error);
+        }
+        let facts = super::host_facts(&host);
+        drop(host);
+        tasks.begin(monotonic_ns()).map_err(|error| LoadError::Io("cannot read the tasks", error))?;
+        let mut observer = Self {
+            options,
+            host: facts,
+            tasks,
+            samplers,
+            missing,
+            identities: Identities::default(),
+            started_ns: 0,
+            started_unix: 0.0,
+            samples: 0,
+            cpu_before: 0.0,
+            loss_before: BTreeMap::new(),
+        };
+        observer.begin();
+        Ok(observer)
+    }
+
+    /// What cannot be observed here.
+    pub fn missing(&self) -> &[Missing] {
+        &self.missing
+    }
+
+    /// How often to [`sample`](Self::sample) in a window of this length: often enough for a trend, seldom enough to cost little.
+    pub fn sampling_interval(window: Duration) -> Duration {
+        (window / 24).clamp(Duration::from_millis(200), Duration::from_secs(2))
+    }
+
+    fn begin(&mut self) {
+        self.started_ns = monotonic_ns();
+        self.started_unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+        self.samples = 1;
+        self.cpu_before = cpu_seconds();
+        self.loss_before = self.samplers.iter().map(|(info, sampler)| (info.name, sampler.loss())).collect();
+        let tick = Tick { seconds: 0.0, now_ns: self.started_ns, started_ns: self.started_ns, tasks: &self.tasks };
+        for (_, sampler) in &mut self.samplers {
+            sampler.begin(&tick);
+        }
+    }
+
+    /// Looks at what only shows by looking twice. Call it every [`sampling_interval`](Self::sampling_interval).
+    ///
+    /// # Errors
+    /// When the kernel's tasks cannot be walked.
+    pub fn sample(&mut self) -> Result<(), LoadError> {
+        let now_ns = monotonic_ns();
+        let seconds = seconds_between(self.started_ns, now_ns);
+        self.tasks.sample(seconds, now_ns).map_err(|error| LoadError::Io("cannot read the tasks", error))?;
+        self.samples += 1;
+        let tick = Tick { seconds, now_ns, started_ns: self.started_ns, tasks: &self.tasks };
+        for (_, sampler) in &mut self.samplers {
+            sampler.sample(&tick);
+        }
+        Ok(())
+    }
+
+    /// A few words from each signal on what happens now: (signal's short name, words).
+    pub fn pulse(&self) -> Vec<(&'static str, String)> {
+        let words = |(info, sampler): &(&'static SignalInfo, Box<dyn Sampler>)| Some((info.alias, sampler.pulse()?));
+        self.samplers.iter().filter_map(words).collect()
+    }
+
+    /// Ends the window, gives all that was observed in it, and begins the next one.
+    ///
+    /// # Errors
+    /// As [`sample`](Self::sample).
+    pub fn finish(&mut self) -> Result<Signals, LoadError> {
+        self.sample()?;
+        let now_ns = monotonic_ns();
+        let seconds = seconds_between(self.started_ns, now_ns);
+        let mut signals = Signals {
+            schema_version: SCHEMA_VERSION,
+            host: self.host.clone(),
+            window: Window {
+                started_unix: self.started_unix,
+                started_ns: self.started_ns,
+                seconds,
+                samples: self.samples,
+            },
+            missing: self.missing.clone(),
+            ..Signals::default()
+        };
+        let tick = Tick { seconds, now_ns, started_ns: self.started_ns, tasks: &self.tasks };
+        for (_, sampler) in &mut self.samplers {
+            sampler.finish(&tick, &mut signals);
+        }
+        self.name_processes(&mut signals);
+        signals.cost = self.cost();
+        self.tasks.begin(now_ns).map_err(|error| LoadError::Io("cannot read the tasks", error))?;
+        self.begin();
+        Ok(signals)
+    }
+
+    fn cost(&self) -> CostOfObserving {
+        let mut loss = BTreeMap::new();
+        for (info, sampler) in &self.samplers {
+            let lost = sampler.loss() - self.loss_before.get(info.name).copied().unwrap_or_default();
+            if lost != SummaryLoss::default() {
+                loss.insert(info.name.to_owned(), lost);
+            }
+        }
+        CostOfObserving { cpu_seconds: cpu_seconds() - self.cpu_before, resident_bytes: resident_bytes(), loss }
+    }
+
+    /// Adds whom the signals name, and whoever used most of anything.
+    fn name_processes(&mut self, signals: &mut Signals) {
+        /// How many of the heaviest users of each thing.
+        const TOP: usize = 10;
+        let mut pids: BTreeSet<u32> = named_pids(signals);
+        let uses: [fn(&ProcessAccount) -> u64; 9] = [
+            |p| p.used.run_ns,
+            |p| p.used.wait_ns,
+            |p| p.used.read_bytes,
+            |p| p.used.write_bytes,
+            |p| p.used.io_delay_ns,
+            |p| p.used.reclaim_delay_ns,
+            |p| p.used.major_faults,
+            |p| p.row.anon_pages,
+            |p| p.used.involuntary,
+        ];
+        let mut all: Vec<_> = self.tasks.processes().collect();
+        for used in uses {
+            all.sort_unstable_by_key(|process| std::cmp::Reverse(used(process)));
+            pids.extend(all.iter().take(TOP).filter(|process| used(process) > 0).map(|process| process.row.pid));
+        }
+        // Their parents, for who started them.
+        let parents: Vec<_> = pids.iter().filter_map(|pid| Some(self.tasks.process(*pid)?.row.parent_pid)).collect();
+        pids.extend(parents);
+        for pid in pids {
+            if let Some(account) = self.tasks.process(pid) {
+                signals.processes.insert(pid, self.identities.describe(account, self.options.redact));
+            }
+        }
+    }
+}
+
+fn named_pids(signals: &Signals) -> BTreeSet<u32> {
+    let mut pids = BTreeSet::new();
+    let mut add = |pid: u32| {
+        if pid != 0 {
+            pids.insert(pid);
+        }
+    };
+    let parts = [
+        signals.syscall_latency.as_ref().map(|part| part.pids()),
+        signals.tcp_monitor.as_ref().map(|part| part.pids()),
+        signals.oom_track.as_ref().map(|part| part.pids()),
+        signals.disk_io.as_ref().map(|part| part.pids()),
+        signals.sched_delay.as_ref().map(|part| part.pids()),
+        signals.fd_track.as_ref().map(|part| part.pids()),
+        signals.file_audit.as_ref().map(|part| part.pids()),
+    ];
+    parts.into_iter().flatten().flatten().for_each(&mut add);
+    pids
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds, as the kernel side has it.
+pub(crate) fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a window's length")]
+fn seconds_between(from_ns: u64, to_ns: u64) -> f64 {
+    to_ns.saturating_sub(from_ns) as f64 / 1e9
+}
+
+#[allow(clippy::cast_precision_loss, reason = "seconds")]
+fn cpu_seconds() -> f64 {
+    let used = clock_gettime(ClockId::ProcessCPUTime);
+    used.tv_sec as f64 + used.tv_nsec as f64 / 1e9
+}
+
+fn resident_bytes() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok())
+        .unwrap_or(0);
+    pages * rustix::param::page_size() as u64
+}

@@ -1,0 +1,139 @@
+use serde::{Deserialize, Serialize};
+
+/// How many points a [`Series`] keeps: with more, every second one is dropped.
+const MAX_POINTS: usize = 128;
+
+/// A quantity as it was read over the window: seconds since the window began, and the value then. Bounded: longer windows are
+/// thinned out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Series {
+    points: Vec<(f64, f64)>,
+}
+
+/// A straight line through a [`Series`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Trend {
+    /// Change a second.
+    pub per_second: f64,
+    /// Share of the variation that the line explains (R squared), 0 to 1.
+    pub fit: f64,
+    /// Points it was fitted to.
+    pub points: usize,
+}
+
+impl Series {
+    /// Adds a point; times must not decrease.
+    pub fn push(&mut self, seconds: f64, value: f64) {
+        if self.points.len() >= MAX_POINTS {
+            let mut keep = false;
+            self.points.retain(|_| {
+                keep = !keep;
+                keep
+            });
+        }
+        self.points.push((seconds, value));
+    }
+
+    /// Seconds since the window began, and values.
+    pub fn points(&self) -> &[(f64, f64)] {
+        &self.points
+    }
+
+    /// The first value.
+    pub fn first(&self) -> Option<f64> {
+        self.points.first().map(|point| point.1)
+    }
+
+    /// The latest value.
+    pub fn last(&self) -> Option<f64> {
+        self.points.last().map(|point| point.1)
+    }
+
+    /// Latest less first value; 0 with fewer than two points.
+    pub fn change(&self) -> f64 {
+        self.last().zip(self.first()).map_or(0.0, |(last, first)| last - first)
+    }
+
+    /// The highest value.
+    pub fn max(&self) -> Option<f64> {
+        self.points.iter().map(|point| point.1).reduce(f64::max)
+    }
+
+    /// The lowest value.
+    pub fn min(&self) -> Option<f64> {
+        self.points.iter().map(|point| point.1).reduce(f64::min)
+    }
+
+    /// The mean of the values.
+    #[allow(clippy::cast_precision_loss, reason = "at most 128")]
+    pub fn mean(&self) -> Option<f64> {
+        (!self.points.is_empty())
+            .then(|| self.points.iter().map(|point| point.1).sum::<f64>() / self.points.len() as f64)
+    }
+
+    /// The straight line of least squares; `None` with fewer than three points.
+    #[allow(clippy::cast_precision_loss, reason = "at most 128")]
+    pub fn trend(&self) -> Option<Trend> {
+        let n = self.points.len();
+        if n < 3 {
+            return None;
+        }
+        let mean = |pick: fn(&(f64, f64)) -> f64| self.points.iter().map(pick).sum::<f64>() / n as f64;
+        let (mean_t, mean_v) = (mean(|p| p.0), mean(|p| p.1));
+        let sum = |f: &dyn Fn(f64, f64) -> f64| self.points.iter().map(|(t, v)| f(t - mean_t, v - mean_v)).sum::<f64>();
+        let (tt, tv, vv) = (sum(&|t, _| t * t), sum(&|t, v| t * v), sum(&|_, v| v * v));
+        if tt <= 0.0 {
+            return None;
+        }
+        let fit = if vv > 0.0 { (tv * tv / (tt * vv)).clamp(0.0, 1.0) } else { 1.0 };
+        Some(Trend { per_second: tv / tt, fit, points: n })
+    }
+
+    /// Seconds from the latest point until the line reaches `limit`; `None` when it leads away, is flat, or is noise (explains
+    /// less than `min_fit` of the variation).
+    pub fn seconds_until(&self, limit: f64, min_fit: f64) -> Option<f64> {
+        let trend = self.trend()?;
+        let distance = limit - self.last()?;
+        (trend.fit >= min_fit && trend.per_second * distance > 0.0).then(|| distance / trend.per_second)
+    }
+
+    /// When it first was at or above `threshold`, in seconds since the window began.
+    pub fn since_at_least(&self, threshold: f64) -> Option<f64> {
+        self.points.iter().find(|point| point.1 >= threshold).map(|point| point.0)
+    }
+}
+
+impl FromIterator<(f64, f64)> for Series {
+    fn from_iter<I: IntoIterator<Item = (f64, f64)>>(points: I) -> Self {
+        let mut series = Self::default();
+        points.into_iter().for_each(|(seconds, value)| series.push(seconds, value));
+        series
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_found_and_noise_is_not() {
+        let line: Series = (0..10).map(|t| (f64::from(t), 100.0 + 5.0 * f64::from(t))).collect();
+        let trend = line.trend().unwrap();
+        assert!((trend.per_second - 5.0).abs() < 1e-9 && trend.fit > 0.999);
+        assert!((line.seconds_until(195.0, 0.8).unwrap() - 10.0).abs() < 1e-6);
+        assert_eq!(line.seconds_until(0.0, 0.8), None, "it leads away");
+        let noise: Series = (0..10).map(|t| (f64::from(t), f64::from(t * 7919 % 13))).collect();
+        assert_eq!(noise.seconds_until(1000.0, 0.8), None);
+        let flat: Series = (0..10).map(|t| (f64::from(t), 1.0)).collect();
+        assert_eq!(flat.seconds_until(2.0, 0.8), None);
+    }
+
+    #[test]
+    fn long_series_stay_bounded() {
+        let long: Series = (0..100_000).map(|t| (f64::from(t), f64::from(t))).collect();
+        assert!(long.points().len() <= MAX_POINTS);
+        assert_eq!((long.first(), long.last()), (Some(0.0), Some(99_999.0)));
+        assert!(long.trend().unwrap().fit > 0.999);
+    }
+}

@@ -1,0 +1,136 @@
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::process::Process;
+use crate::probe::SummaryLoss;
+use crate::signals::{DiskSummary, FdSummary, FileSummary, OomSummary, SchedSummary, SyscallSummary, TcpSummary};
+
+/// Version of the serialised form of [`Signals`] and of reports; grows when a field changes its meaning or goes.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// Everything that was observed in one window: the only thing that rules judge, and what is saved. Counts are of the window.
+///
+/// A part is `None` when its signal was not asked for or could not run; [`missing`](Self::missing) then says why.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Signals {
+    /// [`SCHEMA_VERSION`]
+    pub schema_version: u32,
+    /// The machine.
+    pub host: HostFacts,
+    /// When, and for how long.
+    pub window: Window,
+    /// What could not be observed, and why.
+    pub missing: Vec<Missing>,
+    /// What observing cost.
+    pub cost: CostOfObserving,
+    /// System calls.
+    pub syscall_latency: Option<SyscallSummary>,
+    /// TCP.
+    pub tcp_monitor: Option<TcpSummary>,
+    /// Memory.
+    pub oom_track: Option<OomSummary>,
+    /// Disks and file systems.
+    pub disk_io: Option<DiskSummary>,
+    /// CPUs and those that wait for them.
+    pub sched_delay: Option<SchedSummary>,
+    /// Descriptors.
+    pub fd_track: Option<FdSummary>,
+    /// Opens.
+    pub file_audit: Option<FileSummary>,
+    /// Who is who: each process that another part names, and those that used most.
+    pub processes: BTreeMap<u32, Process>,
+}
+
+impl Signals {
+    /// A process by its id, if it is known.
+    pub fn process(&self, pid: u32) -> Option<&Process> {
+        self.processes.get(&pid)
+    }
+
+    /// The length of the window in seconds, never 0.
+    pub fn seconds(&self) -> f64 {
+        self.window.seconds.max(1e-3)
+    }
+}
+
+/// When a window began and how long it was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Window {
+    /// Its begin: seconds since 1970.
+    pub started_unix: f64,
+    /// Its begin: `CLOCK_MONOTONIC`, in nanoseconds, as events have it.
+    pub started_ns: u64,
+    /// Its length in seconds.
+    pub seconds: f64,
+    /// Samples taken of what only shows by looking.
+    pub samples: u32,
+}
+
+/// Something that was to be observed and was not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missing {
+    /// The signal.
+    pub signal: String,
+    /// What of it: "all", or a part such as "direct reclaim per process".
+    pub what: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// What observing cost this machine.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CostOfObserving {
+    /// CPU time of this process, in seconds.
+    pub cpu_seconds: f64,
+    /// Resident memory of this process at the window's end.
+    pub resident_bytes: u64,
+    /// What the kernel side could not hold, by signal. Totals are right all the same; who was behind is then partly unknown.
+    pub loss: BTreeMap<String, SummaryLoss>,
+}
+
+/// The machine.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HostFacts {
+    /// `uname -n`
+    pub hostname: String,
+    /// `uname -r`
+    pub kernel: String,
+    /// `uname -m`
+    pub machine: String,
+    /// `PRETTY_NAME` of os-release(5).
+    pub os: String,
+    /// CPUs online.
+    pub cpus: u32,
+    /// Memory.
+    pub memory_bytes: u64,
+    /// A hypervisor's name, where it shows: kvm, vmware, xen, microsoft, ...
+    pub virtualization: Option<String>,
+    /// A cloud provider's, where the firmware tells.
+    pub cloud: Option<String>,
+    /// The container that this was run in, if any: docker, kubernetes, lxc, ...
+    pub container: Option<String>,
+    /// Whether containers of Kubernetes run here.
+    pub kubernetes: bool,
+    /// Since the machine started, in seconds.
+    pub uptime_seconds: f64,
+}
+
+/// How often an error occurred.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrnoCount {
+    /// Its number, positive.
+    pub errno: i32,
+    /// Its name, such as `ENOSPC`.
+    pub name: String,
+    /// How often.
+    pub count: u64,
+}
+
+impl ErrnoCount {
+    /// Names the number.
+    pub fn new(errno: i32, count: u64) -> Self {
+        let name = syscalls::Errno::new(errno).name().map_or_else(|| format!("errno {errno}"), str::to_owned);
+        Self { errno, name, count }
+    }
+}

@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * tasks: what the kernel keeps for every thread anyway, read by walking them. No hook, no cost between two readings.
+ *
+ * cost    about a microsecond a thread and reading; a process's descriptors are counted from the bitmap, 64 at a time
+ * not     what a thread did that was born and ended between two readings; bytes that a process's ended threads read and
+ *         wrote are in its own account (signal->ioac), their run-queue delay is not kept by the kernel
+ */
+#include "kernel.h"
+#include "files.h"
+
+struct task_row {
+	__u64 start_ns; /* CLOCK_MONOTONIC; with tid it names the thread for good */
+	__u64 run_ns; /* time on a CPU */
+	__u64 wait_ns; /* time in a run queue, waiting for a CPU (sched_info.run_delay, as in /proc/PID/schedstat) */
+	__u64 waits; /* times it got a CPU */
+	__u64 arrived_ns; /* when it last got one, by the CPU's own clock */
+	__u64 voluntary; /* switches away from it because it slept */
+	__u64 involuntary; /* because another was to run */
+	__u64 major_faults;
+	__u64 read_bytes; /* from storage; of a leader with what ended threads had read */
+	__u64 write_bytes; /* dirtied pages, counted when they are made dirty */
+	__u64 io_delay_ns; /* waiting for block I/O (delay accounting, where it is on) */
+	__u64 reclaim_delay_ns; /* in direct memory reclaim (likewise) */
+	__u64 cgroup_id; /* v2 */
+	__u64 fd_soft_limit;
+	__u64 fd_hard_limit;
+	__u64 anon_pages; /* of a leader; 0 for kernel threads */
+	__u32 pid;
+	__u32 tid;
+	__u32 parent_pid;
+	__u32 uid;
+	__u32 state; /* TASK_* bits, linux/sched.h */
+	__u32 flags; /* PF_*; PF_KTHREAD 0x00200000 */
+	__u32 fds; /* open descriptors; of a leader, 0 for other threads */
+	__u32 net_namespace; /* inode number, as in /proc/PID/ns/net */
+	char comm[16];
+};
+_Static_assert(sizeof(struct task_row) == 176, "struct task_row changed size");
+const volatile struct task_row *const volatile layout_of_row SEC(".rodata") = NULL;
+
+struct rlimit {
+	unsigned long rlim_cur;
+	unsigned long rlim_max;
+} CORE;
+
+struct task_io_accounting {
+	__u64 read_bytes;
+	__u64 write_bytes;
+} CORE;
+
+struct signal_struct {
+	struct rlimit rlim[16];
+	struct task_io_accounting ioac;
+} CORE;
+
+struct sched_info {
+	unsigned long pcount;
+	unsigned long long run_delay;
+	unsigned long long last_arrival;
+} CORE;
+
+struct sched_entity {
+	__u64 sum_exec_runtime;
+} CORE;
+
+struct task_delay_info {
+	__u64 blkio_delay;
+	__u64 freepages_delay;
+} CORE;
+
+struct ns_common {
+	unsigned int inum;
+} CORE;
+
+struct net {
+	struct ns_common ns;
+} CORE;
+
+struct nsproxy {
+	struct net *net_ns;
+} CORE;
+
+typedef struct {
+	long counter;
+} CORE atomic64_t;
+
+struct percpu_counter {
+	long count;
+} CORE;
+
+/* Until 6.2 rss_stat was one struct with an array of atomics; since then an array of per-CPU counters, whose common part is
+ * exact to a few dozen pages a CPU. */
+struct mm_rss_stat {
+	atomic64_t count[4];
+} CORE;
+
+struct mm_struct___pre_6_2 {
+	struct mm_rss_stat rss_stat;
+} CORE;
+
+struct mm_struct {
+	struct percpu_counter rss_stat[4];
+} CORE;
+
+/* Fields that only this reads; the flavour's name is cut at the underscores. */
+struct task_struct___row {
+	struct sched_entity se;
+	struct sched_info sched_info;
+	struct task_io_accounting ioac;
+	struct task_delay_info *delays;
+	struct nsproxy *nsproxy;
+	struct task_struct *real_parent;
+	unsigned long nvcsw;
+	unsigned long nivcsw;
+	unsigned long maj_flt;
+} CORE;
+
+struct task_struct___pre_5_14 {
+	long state;
+} CORE;
+
+#define RLIMIT_NOFILE 7
+#define MM_ANONPAGES 1
+
+struct bpf_iter_meta {
+	struct seq_file *seq;
+} CORE;
+
+struct bpf_iter__task {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+} CORE;
+
+/* 1,048,576 descriptors; a process that may have more (fs.nr_open raised) counts as having these. */
+#define MAX_FD_WORDS (1 << 14)
+
+static __always_inline __u32 ones(__u64 v)
+{
+	v -= (v >> 1) & 0x5555555555555555ull;
+	v = (v & 0x3333333333333333ull) + ((v >> 2) & 0x3333333333333333ull);
+	v = (v + (v >> 4)) & 0x0f0f0f0f0f0f0f0full;
+	return (v * 0x0101010101010101ull) >> 56;
+}
+
+/* Words of the bitmap read at a time; and how often, so that the loop is bounded on kernels without bpf_loop. */
+#define CHUNK 16
+
+/* A function of its own: its chunk and the row do not fit one stack frame together with what the compiler keeps there. */
+static __attribute__((noinline)) __u32 open_descriptors(const struct fdtable *fdt)
+{
+	const unsigned long *bitmap = BPF_CORE_READ(fdt, open_fds);
+	__u32 words = BPF_CORE_READ(fdt, max_fds) / 64, fds = 0;
+	__u64 chunk[CHUNK];
+
+	if (!bitmap)
+		return 0;
+#pragma clang loop unroll(disable)
+	for (__u32 at = 0; at < MAX_FD_WORDS && at < words; at += CHUNK) {
+		__u32 left = words - at;
+
+		if (left >= CHUNK) {
+			if (bpf_probe_read_kernel(chunk, sizeof(chunk), bitmap + at))
+				break;
+#pragma clang loop unroll(disable)
+			for (__u32 i = 0; i < CHUNK; i++)
+				fds += ones(chunk[i]);
+			continue;
+		}
+#pragma clang loop unroll(disable)
+		for (__u32 i = 0; i < CHUNK; i++) {
+			if (i >= left || bpf_probe_read_kernel(&chunk[0], 8, bitmap + at + i))
+				break;
+			fds += ones(chunk[0]);
+		}
+	}
+	return fds;
+}
+
+static __always_inline __u64 anon_pages(struct task_struct *task)
+{
+	struct mm_struct *mm = task->mm;
+	const struct mm_struct___pre_6_2 *old = (const void *)mm;
+	long pages;
+
+	if (!mm)
+		return 0;
+	if (bpf_core_field_exists(old->rss_stat.count))
+		pages = BPF_CORE_READ(old, rss_stat.count[1].counter);
+	else
+		pages = BPF_CORE_READ(mm, rss_stat[1].count);
+	return pages > 0 ? pages : 0;
+}
+
+SEC("iter/task")
+int on_task(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct task_struct___row *more = (void *)task;
+	struct task_row row;
+	bool leader;
+
+	if (!task)
+		return 0;
+	__builtin_memset(&row, 0, sizeof(row));
+	leader = task->pid == task->tgid;
+	row.start_ns = task->start_time;
+	row.run_ns = BPF_CORE_READ(more, se.sum_exec_runtime);
+	row.wait_ns = BPF_CORE_READ(more, sched_info.run_delay);
+	row.waits = BPF_CORE_READ(more, sched_info.pcount);
+	row.arrived_ns = BPF_CORE_READ(more, sched_info.last_arrival);
+	row.voluntary = BPF_CORE_READ(more, nvcsw);
+	row.involuntary = BPF_CORE_READ(more, nivcsw);
+	row.major_faults = BPF_CORE_READ(more, maj_flt);
+	row.read_bytes = BPF_CORE_READ(more, ioac.read_bytes);
+	row.write_bytes = BPF_CORE_READ(more, ioac.write_bytes);
+	if (bpf_core_field_exists(more->delays)) {
+		row.io_delay_ns = BPF_CORE_READ(more, delays, blkio_delay);
+		row.reclaim_delay_ns = BPF_CORE_READ(more, delays, freepages_delay);
+	}
+	row.cgroup_id = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
+	row.pid = task->tgid;
+	row.tid = task->pid;
+	row.parent_pid = BPF_CORE_READ(more, real_parent, tgid);
+	row.uid = BPF_CORE_READ(task, cred, uid.val);
+	row.flags = task->flags;
+	row.state = bpf_core_field_exists(task->__state)
+			    ? BPF_CORE_READ(task, __state)
+			    : (__u32)BPF_CORE_READ((struct task_struct___pre_5_14 *)task, state);
+	row.net_namespace = BPF_CORE_READ(more, nsproxy, net_ns, ns.inum);
+	if (leader) {
+		row.fds = open_descriptors(BPF_CORE_READ(task, files, fdt));
+		row.fd_soft_limit = BPF_CORE_READ(task, signal, rlim[7].rlim_cur);
+		row.fd_hard_limit = BPF_CORE_READ(task, signal, rlim[7].rlim_max);
+		row.read_bytes += BPF_CORE_READ(task, signal, ioac.read_bytes);
+		row.write_bytes += BPF_CORE_READ(task, signal, ioac.write_bytes);
+		row.anon_pages = anon_pages(task);
+	}
+	bpf_core_read_str(row.comm, sizeof(row.comm), &task->comm);
+	bpf_seq_write(ctx->meta->seq, &row, sizeof(row));
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,296 @@
+//! What the kernel keeps for every task anyway: CPU time and waits, descriptors, storage bytes, state. Walked by an iterator, so
+//! that nothing is added to any hot path.
+
+use std::collections::HashMap;
+use std::io;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::event::Comm;
+use crate::probe::{Hook, Host, LoadError, Object, Plan, SummaryPrograms};
+
+use super::Series;
+
+/// Flag of a kernel thread (`PF_KTHREAD`, linux/sched.h).
+const PF_KTHREAD: u32 = 0x0020_0000;
+
+/// `TASK_UNINTERRUPTIBLE`
+const UNINTERRUPTIBLE: u32 = 2;
+/// `TASK_WAKEKILL`: with the above, an uninterruptible sleep that a fatal signal may end.
+/// `TASK_NOLOAD`, `TASK_FREEZABLE` and the like: a sleep that is uninterruptible only in name (idle kernel threads).
+const IDLE: u32 = 0x400;
+
+/// Mirror of `struct task_row` in tasks.bpf.c, where the fields are explained.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct TaskRow {
+    pub(crate) start_ns: u64,
+    pub(crate) run_ns: u64,
+    pub(crate) wait_ns: u64,
+    pub(crate) waits: u64,
+    pub(crate) arrived_ns: u64,
+    pub(crate) voluntary: u64,
+    pub(crate) involuntary: u64,
+    pub(crate) major_faults: u64,
+    pub(crate) read_bytes: u64,
+    pub(crate) write_bytes: u64,
+    pub(crate) io_delay_ns: u64,
+    pub(crate) reclaim_delay_ns: u64,
+    pub(crate) cgroup_id: u64,
+    pub(crate) fd_soft_limit: u64,
+    pub(crate) fd_hard_limit: u64,
+    pub(crate) anon_pages: u64,
+    pub(crate) pid: u32,
+    pub(crate) tid: u32,
+    pub(crate) parent_pid: u32,
+    pub(crate) uid: u32,
+    pub(crate) state: u32,
+    pub(crate) flags: u32,
+    pub(crate) fds: u32,
+    pub(crate) net_namespace: u32,
+    pub(crate) comm: Comm,
+}
+
+impl TaskRow {
+    pub(crate) const fn is_leader(&self) -> bool {
+        self.pid == self.tid
+    }
+
+    pub(crate) const fn is_kernel_thread(&self) -> bool {
+        self.flags & PF_KTHREAD != 0
+    }
+
+    /// In a sleep that no signal ends and that counts as load: waiting for I/O, a lock, a page.
+    pub(crate) const fn is_uninterruptible(&self) -> bool {
+        self.state & UNINTERRUPTIBLE != 0 && self.state & IDLE == 0
+    }
+
+    const fn used(&self) -> TaskUse {
+        TaskUse {
+            run_ns: self.run_ns,
+            wait_ns: self.wait_ns,
+            waits: self.waits,
+            voluntary: self.voluntary,
+            involuntary: self.involuntary,
+            major_faults: self.major_faults,
+            read_bytes: self.read_bytes,
+            write_bytes: self.write_bytes,
+            io_delay_ns: self.io_delay_ns,
+            reclaim_delay_ns: self.reclaim_delay_ns,
+        }
+    }
+}
+
+/// What a process used and waited for during the window, its threads taken together. Threads that began and ended between two
+/// samples are missing; of those that ended, what came after the last sample.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct TaskUse {
+    /// Time on CPUs.
+    pub run_ns: u64,
+    /// Time in run queues, waiting for a CPU.
+    pub wait_ns: u64,
+    /// Times that it got a CPU.
+    pub waits: u64,
+    /// Times that it left a CPU to sleep.
+    pub voluntary: u64,
+    /// Times that it was made to leave a CPU.
+    pub involuntary: u64,
+    /// Page faults that needed storage.
+    pub major_faults: u64,
+    /// Bytes that it had read from storage.
+    pub read_bytes: u64,
+    /// Bytes that it will have written to storage: counted when it makes pages dirty, so buffered writes have their author here.
+    pub write_bytes: u64,
+    /// Time asleep for block I/O; 0 where delay accounting is off (`kernel.task_delayacct`).
+    pub io_delay_ns: u64,
+    /// Time in direct memory reclaim; 0 where delay accounting is off.
+    pub reclaim_delay_ns: u64,
+}
+
+impl TaskUse {
+    fn since(self, earlier: Self) -> Self {
+        Self {
+            run_ns: self.run_ns.saturating_sub(earlier.run_ns),
+            wait_ns: self.wait_ns.saturating_sub(earlier.wait_ns),
+            waits: self.waits.saturating_sub(earlier.waits),
+            voluntary: self.voluntary.saturating_sub(earlier.voluntary),
+            involuntary: self.involuntary.saturating_sub(earlier.involuntary),
+            major_faults: self.major_faults.saturating_sub(earlier.major_faults),
+            read_bytes: self.read_bytes.saturating_sub(earlier.read_bytes),
+            write_bytes: self.write_bytes.saturating_sub(earlier.write_bytes),
+            io_delay_ns: self.io_delay_ns.saturating_sub(earlier.io_delay_ns),
+            reclaim_delay_ns: self.reclaim_delay_ns.saturating_sub(earlier.reclaim_delay_ns),
+        }
+    }
+}
+
+impl std::ops::AddAssign for TaskUse {
+    fn add_assign(&mut self, other: Self) {
+        self.run_ns += other.run_ns;
+        self.wait_ns += other.wait_ns;
+        self.waits += other.waits;
+        self.voluntary += other.voluntary;
+        self.involuntary += other.involuntary;
+        self.major_faults += other.major_faults;
+        self.read_bytes += other.read_bytes;
+        self.write_bytes += other.write_bytes;
+        self.io_delay_ns += other.io_delay_ns;
+        self.reclaim_delay_ns += other.reclaim_delay_ns;
+    }
+}
+
+/// One process over the window.
+#[derive(Clone, Debug)]
+pub(crate) struct ProcessAccount {
+    /// Its leader (or, where that has not been seen, some thread) as last read.
+    pub(crate) row: TaskRow,
+    pub(crate) used: TaskUse,
+    pub(crate) threads: u32,
+    /// Open descriptors at each sample. Kept only for processes with some (`Tasks::FD_SERIES_MIN`).
+    pub(crate) fds: Series,
+    /// Anonymous memory at each sample, in bytes.
+    pub(crate) anon_bytes: Series,
+    /// Still there at the last sample.
+    pub(crate) alive: bool,
+}
+
+/// A thread that has been asleep uninterruptibly.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Blocked {
+    pub(crate) row: TaskRow,
+    /// The sample of this window (or an earlier one) since when it has not run: `CLOCK_MONOTONIC`.
+    pub(crate) since_ns: u64,
+}
+
+/// All tasks, followed over the window.
+#[derive(Debug)]
+pub(crate) struct Tasks {
+    programs: SummaryPrograms,
+    buffer: Vec<u8>,
+    rows: Vec<TaskRow>,
+    before: HashMap<(u32, u64), TaskRow>,
+    accounts: HashMap<u32, ProcessAccount>,
+    blocked: HashMap<(u32, u64), Blocked>,
+    window_start_ns: u64,
+    page_bytes: f64,
+}
+
+impl Tasks {
+    pub(crate) fn load(host: &Host) -> Result<Self, LoadError> {
+        let object = Object { name: "tasks", data: aya::include_bytes_aligned!("../../objects/tasks.bpf.o") };
+        let mut plan = Plan::default();
+        plan.attach("on_task", Hook::Iterator("task"));
+        Ok(Self {
+            programs: SummaryPrograms::load(object, plan, host)?,
+            buffer: Vec::new(),
+            rows: Vec::new(),
+            before: HashMap::new(),
+            accounts: HashMap::new(),
+            blocked: HashMap::new(),
+            window_start_ns: 0,
+            page_bytes: rustix::param::page_size() as f64,
+        })
+    }
+
+    /// Begins a window: reads all tasks as they are now.
+    pub(crate) fn begin(&mut self, now_ns: u64) -> io::Result<()> {
+        self.accounts.clear();
+        self.window_start_ns = now_ns;
+        self.sample(0.0, now_ns)
+    }
+
+    /// Reads all tasks and adds what they used since the last sample.
+    pub(crate) fn sample(&mut self, seconds: f64, now_ns: u64) -> io::Result<()> {
+        self.rows.clear();
+        let rows = self.programs.iterate::<TaskRow>("on_task", &mut self.buffer)?;
+        let own_pid = std::process::id();
+        self.rows.extend(rows.filter(|row| row.pid != own_pid));
+        let mut before = std::mem::take(&mut self.before);
+        for account in self.accounts.values_mut() {
+            account.alive = false;
+            account.threads = 0;
+        }
+        let mut blocked = HashMap::new();
+        for row in &self.rows {
+            let key = (row.tid, row.start_ns);
+            let earlier = before.remove(&key);
+            let used = match &earlier {
+                Some(earlier) => row.used().since(earlier.used()),
+                None if row.start_ns >= self.window_start_ns && self.window_start_ns > 0 => row.used(),
+                // The first reading of all: what came before is not this window's.
+                None => TaskUse::default(),
+            };
+            let account = self.accounts.entry(row.pid).or_insert_with(|| ProcessAccount {
+                row: *row,
+                used: TaskUse::default(),
+                threads: 0,
+                fds: Series::default(),
+                anon_bytes: Series::default(),
+                alive: true,
+            });
+            account.used += used;
+            account.alive = true;
+            account.threads += 1;
+            if row.is_leader() {
+                if account.row.start_ns != row.start_ns {
+                    // The id is another process's now.
+                    account.fds = Series::default();
+                    account.anon_bytes = Series::default();
+                }
+                account.row = *row;
+                account.fds.push(seconds, f64::from(row.fds));
+                #[allow(clippy::cast_precision_loss, reason = "a size")]
+                account.anon_bytes.push(seconds, row.anon_pages as f64 * self.page_bytes);
+            }
+            if row.is_uninterruptible() {
+                // Asleep since some moment after it last got a CPU; known for sure since the first sample that found it so.
+                let same = earlier.filter(|e| e.is_uninterruptible() && e.waits == row.waits);
+                let since_ns = same.and_then(|_| self.blocked.get(&key)).map_or(now_ns, |blocked| blocked.since_ns);
+                blocked.insert(key, Blocked { row: *row, since_ns });
+            }
+        }
+        self.blocked = blocked;
+        self.before = self.rows.iter().map(|row| ((row.tid, row.start_ns), *row)).collect();
+        Ok(())
+    }
+
+    /// Every thread as last read.
+    pub(crate) fn rows(&self) -> &[TaskRow] {
+        &self.rows
+    }
+
+    /// The processes of the window, those that ended in it too.
+    pub(crate) fn processes(&self) -> impl Iterator<Item = &ProcessAccount> {
+        self.accounts.values()
+    }
+
+    pub(crate) fn process(&self, pid: u32) -> Option<&ProcessAccount> {
+        self.accounts.get(&pid)
+    }
+
+    /// The threads that sleep uninterruptibly now, and since when at least.
+    pub(crate) fn blocked(&self) -> impl Iterator<Item = &Blocked> {
+        self.blocked.values()
+    }
+
+    /// Network namespaces in use, each with a process in it: (inode number, process).
+    pub(crate) fn net_namespaces(&self) -> HashMap<u32, u32> {
+        let rows = self.rows.iter().filter(|row| row.net_namespace != 0 && row.is_leader());
+        rows.map(|row| (row.net_namespace, row.pid)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::layout::{assert_matches, fields};
+
+    #[test]
+    fn rows_are_as_the_kernel_side_writes_them() {
+        let fields = fields!(TaskRow: start_ns run_ns wait_ns waits arrived_ns voluntary involuntary major_faults read_bytes
+            write_bytes io_delay_ns reclaim_delay_ns cgroup_id fd_soft_limit fd_hard_limit anon_pages pid tid parent_pid uid state
+            flags fds net_namespace comm);
+        let object = aya::include_bytes_aligned!("../../objects/tasks.bpf.o");
+        assert_matches(object, "task_row", size_of::<TaskRow>(), fields);
+    }
+}
