@@ -3,6 +3,7 @@
 #[cfg(feature = "bench")]
 mod bench;
 mod bpf;
+mod lab;
 
 use std::process::ExitCode;
 
@@ -23,6 +24,8 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Make faults for real, as root, run `kerno doctor` beside each, and say how good it was
+    Lab(lab::Args),
     /// Measure, as root, and print ratios
     #[cfg(feature = "bench")]
     #[command(subcommand)]
@@ -39,6 +42,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Bpf { check } => bpf::run(check),
+        Command::Lab(args) => lab::run(&args),
         #[cfg(feature = "bench")]
         Command::Bench(bench) => bench::run(&bench),
         #[cfg(not(feature = "bench"))]

@@ -1,0 +1,125 @@
+//! Loads that keep a machine busy and that nothing is wrong with: the doctor must leave them in peace.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::case::{Case, Staged};
+use super::scene::{Run, Scene, run};
+
+const CASES: &[Case] = &[
+    Case { name: "idle", about: "nothing", needs: &[], stage: |_| Ok(Staged::healthy()) },
+    Case { name: "cargo_build", about: "a compiler on every CPU", needs: &[], stage: cargo_build },
+    Case {
+        name: "redis_benchmark",
+        about: "Redis under its own benchmark",
+        needs: &["redis-server", "redis-benchmark"],
+        stage: redis,
+    },
+    Case {
+        name: "nginx_wrk",
+        about: "nginx under wrk at a rate that it can serve",
+        needs: &["nginx", "wrk"],
+        stage: |scene| nginx(scene, ""),
+    },
+    Case {
+        name: "short_connections",
+        about: "a web server with a new connection for each request",
+        needs: &["nginx", "wrk"],
+        stage: |scene| nginx(scene, "-H 'Connection: close'"),
+    },
+    Case {
+        name: "sqlite_commits",
+        about: "a database that syncs each of its commits to the disk",
+        needs: &["sqlite3"],
+        stage: sqlite,
+    },
+    Case {
+        name: "backup",
+        about: "a sequential read of many files, packed and compressed",
+        needs: &["gzip"],
+        stage: backup,
+    },
+    Case { name: "git_gc", about: "git clones and packs a repository, again and again", needs: &["git"], stage: git },
+    Case { name: "python_imports", about: "interpreters start and look for their modules", needs: &[], stage: python },
+];
+
+pub(super) fn all() -> impl Iterator<Item = &'static Case> {
+    CASES.iter()
+}
+
+/// The load has settled after this.
+const SETTLE: Duration = Duration::from_millis(700);
+
+fn settled(scene: &Scene) -> Result<Staged> {
+    scene.sleep(SETTLE)?;
+    Ok(Staged::healthy())
+}
+
+fn cargo_build(scene: &mut Scene) -> Result<Staged> {
+    let target = scene.dir().join("target");
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
+    let build = format!(
+        "while :; do '{}' build --quiet --offline --package kerno --manifest-path '{manifest}' --target-dir '{1}'; rm -rf '{1}'; done",
+        env!("CARGO"),
+        target.display()
+    );
+    scene.spawn(&Run::shell(build))?;
+    settled(scene)
+}
+
+fn redis(scene: &mut Scene) -> Result<Staged> {
+    let socket = scene.dir().join("redis.sock");
+    scene.spawn(&Run::words("redis-server --port 0 --save --appendonly no --unixsocket").arg(socket.display()))?;
+    scene.until("redis", || socket.exists())?;
+    let load =
+        format!("while :; do redis-benchmark -s '{}' -q -c 50 -n 100000 -t set,get,lpush,hset; done", socket.display());
+    scene.spawn(&Run::shell(load))?;
+    settled(scene)
+}
+
+fn nginx(scene: &mut Scene, options: &str) -> Result<Staged> {
+    let dir = scene.dir().to_owned();
+    run(&format!("chmod 755 {0} && dd if=/dev/urandom of={0}/file bs=1K count=4 status=none", dir.display()))?;
+    let port = 20_000 + std::process::id() % 10_000;
+    let config = format!(
+        "daemon off; worker_processes 1; pid {0}/pid; error_log {0}/error.log; events {{}}\n\
+         http {{ access_log off; client_body_temp_path {0}/a; proxy_temp_path {0}/b; fastcgi_temp_path {0}/c;\n\
+         uwsgi_temp_path {0}/d; scgi_temp_path {0}/e; server {{ listen 127.0.0.1:{port} backlog=1024; root {0}; }} }}",
+        dir.display()
+    );
+    std::fs::write(dir.join("conf"), config)?;
+    scene.spawn(&Run::words("nginx -e stderr -c").arg(dir.join("conf").display()))?;
+    let pid = dir.join("pid");
+    scene.until("nginx", || pid.exists())?;
+    scene.spawn(&Run::shell(format!("exec wrk -t1 -c16 -d600s {options} http://127.0.0.1:{port}/file")))?;
+    settled(scene)
+}
+
+fn sqlite(scene: &mut Scene) -> Result<Staged> {
+    let load = "echo 'PRAGMA journal_mode=WAL; CREATE TABLE t(id INTEGER PRIMARY KEY, x TEXT);' | sqlite3 db; \
+        (echo 'PRAGMA synchronous=FULL;'; while :; do echo 'INSERT INTO t(x) VALUES(hex(randomblob(100)));'; done) | sqlite3 db";
+    scene.spawn(&Run::shell(load))?;
+    settled(scene)
+}
+
+fn backup(scene: &mut Scene) -> Result<Staged> {
+    scene.spawn(&Run::shell("while :; do tar -C /usr -cf - lib share bin | gzip -1 > backup.tar.gz; done"))?;
+    settled(scene)
+}
+
+fn git(scene: &mut Scene) -> Result<Staged> {
+    let repository = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let load = format!(
+        "while :; do git clone --quiet --no-hardlinks '{repository}' clone && git -C clone gc --quiet --aggressive --prune=now && \
+         git -C clone status >/dev/null && rm -rf clone || sleep 1; done"
+    );
+    scene.spawn(&Run::shell(load))?;
+    settled(scene)
+}
+
+fn python(scene: &mut Scene) -> Result<Staged> {
+    let load = "while :; do /usr/bin/python3 -c 'import json,ssl,asyncio,http.client,sqlite3,decimal,unittest,email,xml.dom'; done";
+    scene.spawn(&Run::shell(load))?;
+    settled(scene)
+}

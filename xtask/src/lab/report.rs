@@ -1,0 +1,126 @@
+//! Running the doctor and reading its report.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use super::scene::{Scene, members};
+
+/// What of a report matters here.
+#[derive(Deserialize)]
+pub(super) struct Report {
+    pub(super) findings: Vec<Finding>,
+}
+
+#[derive(Clone, Deserialize)]
+pub(super) struct Finding {
+    pub(super) id: String,
+    pub(super) severity: String,
+    pub(super) title: String,
+    #[serde(default)]
+    pub(super) cause: String,
+    #[serde(default)]
+    pub(super) culprit: Culprit,
+    #[serde(default)]
+    pub(super) victims: Vec<Culprit>,
+    #[serde(default)]
+    pub(super) eta: Option<Eta>,
+    #[serde(default)]
+    pub(super) consequences: Vec<Finding>,
+}
+
+impl Finding {
+    /// Whether it is more than something worth knowing.
+    pub(super) fn alarms(&self) -> bool {
+        self.severity != "info"
+    }
+}
+
+#[derive(Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Culprit {
+    pub(super) pid: Option<u32>,
+    pub(super) process: Option<String>,
+    pub(super) cgroup: Option<String>,
+    pub(super) device: Option<String>,
+    pub(super) mount: Option<String>,
+    pub(super) remote: Option<String>,
+    pub(super) local: Option<String>,
+}
+
+impl std::fmt::Display for Culprit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut parts = Vec::new();
+        if let Some(pid) = self.pid {
+            parts.push(format!("{} ({pid})", self.process.as_deref().unwrap_or("?")));
+        }
+        let named = [
+            ("cgroup", &self.cgroup),
+            ("device", &self.device),
+            ("mount", &self.mount),
+            ("remote", &self.remote),
+            ("local", &self.local),
+        ];
+        parts.extend(named.iter().filter_map(|(name, value)| Some(format!("{name} {}", value.as_ref()?))));
+        f.write_str(if parts.is_empty() { "nobody" } else { "" })?;
+        f.write_str(&parts.join(", "))
+    }
+}
+
+#[derive(Clone, Deserialize)]
+pub(super) struct Eta {
+    pub(super) seconds: f64,
+}
+
+/// The doctor while it watches; killed when dropped.
+pub(super) struct Doctor {
+    child: Child,
+}
+
+impl Drop for Doctor {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Who was seen of each process that was started.
+pub(super) type Families = BTreeMap<u32, BTreeSet<u32>>;
+
+/// Runs the doctor for the scene's window. Meanwhile it notes the processes of `families`.
+pub(super) fn diagnose(kerno: &Path, scene: &Scene, families: &mut Families) -> Result<(Report, serde_json::Value)> {
+    let (path, errors) = (scene.dir().join("report.json"), scene.dir().join("doctor.log"));
+    let seconds = format!("{}ms", scene.window.as_millis());
+    let child = Command::new(kerno)
+        .args(["doctor", "--output", "json", "--duration", &seconds])
+        .stdin(Stdio::null())
+        .stdout(File::create(&path)?)
+        .stderr(File::create(&errors)?)
+        .spawn()
+        .with_context(|| format!("cannot run {}", kerno.display()))?;
+    let mut doctor = Doctor { child };
+    let deadline = Instant::now() + scene.window + Duration::from_secs(30);
+    let status = loop {
+        for (session, seen) in families.iter_mut() {
+            seen.extend(members(*session));
+        }
+        if let Some(status) = doctor.child.try_wait()? {
+            break status;
+        }
+        ensure!(Instant::now() < deadline, "kerno doctor does not end");
+        scene.sleep(Duration::from_millis(100))?;
+    };
+    let said = || std::fs::read_to_string(&errors).unwrap_or_default();
+    ensure!(status.success(), "kerno doctor: {status}: {}", said().trim());
+    let text = std::fs::read_to_string(&path)?;
+    let value: serde_json::Value =
+        serde_json::from_str(&text).with_context(|| format!("no report; it said: {}", said()))?;
+    Ok((Report::deserialize(&value)?, value))
+}

@@ -1,0 +1,219 @@
+//! Comparing what was found with what was to be found.
+
+use serde::Serialize;
+
+use super::case::{Expected, Staged};
+use super::report::{Families, Finding, Report};
+
+/// What became of one fault or load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Verdict {
+    /// Found, with the right culprit, as the first; or a healthy load that was left in peace.
+    Right,
+    /// Found, as the first, and something else beside that is not there.
+    FalseAlarm,
+    /// Found, but not before others.
+    NotFirst,
+    /// Found, and somebody else blamed.
+    WrongCulprit,
+    /// Not found.
+    Missed,
+    /// It did not take place: nothing can be said of the doctor.
+    NotInjected,
+    /// The doctor failed, or the lab did.
+    Failed,
+}
+
+impl Verdict {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Right => "ok",
+            Self::FalseAlarm => "FALSE ALARM",
+            Self::NotFirst => "NOT FIRST",
+            Self::WrongCulprit => "WRONG CULPRIT",
+            Self::Missed => "MISSED",
+            Self::NotInjected => "NOT INJECTED",
+            Self::Failed => "FAILED",
+        }
+    }
+}
+
+/// A line of the scorecard.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Score {
+    pub(super) name: String,
+    pub(super) healthy: bool,
+    pub(super) verdict: Verdict,
+    /// Ids that were to be found.
+    pub(super) expected: Vec<String>,
+    /// The ids that were found of them, anywhere in the report.
+    pub(super) found: Vec<String>,
+    /// How many of those to be found were, as root causes and with the right culprit.
+    pub(super) right: usize,
+    /// The place of the last of them among the root causes, from 1.
+    pub(super) rank: Option<usize>,
+    /// Root causes of warning or more that are not there.
+    pub(super) false_positives: Vec<String>,
+    pub(super) seconds: f64,
+    /// What else is to be said: what proved it, whom it blamed.
+    pub(super) notes: Vec<String>,
+}
+
+impl Score {
+    /// One that did not get as far as a report.
+    pub(super) fn without_report(name: &str, healthy: bool, verdict: Verdict, note: String, seconds: f64) -> Self {
+        let (expected, found, false_positives) = (Vec::new(), Vec::new(), Vec::new());
+        Self {
+            name: name.to_owned(),
+            healthy,
+            verdict,
+            expected,
+            found,
+            right: 0,
+            rank: None,
+            false_positives,
+            seconds,
+            notes: vec![note],
+        }
+    }
+}
+
+/// A root cause and those under it.
+fn whole(finding: &Finding) -> Vec<&Finding> {
+    std::iter::once(finding).chain(finding.consequences.iter().flat_map(whole)).collect()
+}
+
+/// Where an expected root cause is among `roots`, and whether its culprit is right.
+fn look_for(
+    expected: &Expected,
+    roots: &[Finding],
+    families: &Families,
+    notes: &mut Vec<String>,
+) -> Option<(usize, bool)> {
+    let is_of =
+        |session: u32, pid: u32| session == pid || families.get(&session).is_some_and(|seen| seen.contains(&pid));
+    let fits = |finding: &Finding| expected.marks.iter().all(|mark| mark.fits(finding, &is_of));
+    let mut of_this_kind = roots.iter().enumerate().filter(|(_, finding)| expected.ids.contains(&finding.id.as_str()));
+    if let Some((at, _)) = of_this_kind.clone().find(|(_, finding)| fits(finding)) {
+        return Some((at, true));
+    }
+    if let Some((at, finding)) = of_this_kind.next() {
+        notes.push(format!("{} blames {}: {}", finding.id, finding.culprit, finding.title));
+        return Some((at, false));
+    }
+    let below =
+        roots.iter().find(|root| whole(root).iter().any(|finding| expected.ids.contains(&finding.id.as_str())))?;
+    notes.push(format!("{} is shown only under {}: {}", expected.ids.join("/"), below.id, below.title));
+    None
+}
+
+/// Judges the judge.
+pub(super) fn score(name: &str, staged: &Staged, report: &Report, families: &Families, seconds: f64) -> Score {
+    let roots = &report.findings;
+    let mut notes = Vec::new();
+    let looked: Vec<_> =
+        staged.expected.iter().map(|expected| look_for(expected, roots, families, &mut notes)).collect();
+    let right = looked.iter().filter(|found| matches!(found, Some((_, true)))).count();
+    let places: Vec<usize> = looked.iter().flatten().map(|(at, _)| *at).collect();
+    let rank = places.iter().max().map(|at| at + 1);
+    let all_ids: Vec<_> = staged.expected.iter().flat_map(|expected| expected.ids).copied().collect();
+    let is_false = |(at, finding): &(usize, &Finding)| {
+        finding.alarms() && !places.contains(at) && !staged.true_as_well.contains(&finding.id.as_str())
+    };
+    let false_roots: Vec<_> = roots.iter().enumerate().filter(is_false).collect();
+    // Of two faults, either may be the first.
+    let is_first = rank
+        .is_some_and(|rank| rank <= staged.expected.len() + roots.iter().take(rank).filter(|f| !f.alarms()).count());
+    let verdict = if looked.iter().any(Option::is_none) {
+        Verdict::Missed
+    } else if right < looked.len() {
+        Verdict::WrongCulprit
+    } else if !looked.is_empty() && !is_first {
+        Verdict::NotFirst
+    } else if false_roots.is_empty() {
+        Verdict::Right
+    } else {
+        Verdict::FalseAlarm
+    };
+    notes.extend(
+        false_roots.iter().map(|(_, finding)| format!("also {} {}: {}", finding.severity, finding.id, finding.title)),
+    );
+    let everything: Vec<_> = roots.iter().flat_map(whole).collect();
+    let found = all_ids.iter().filter(|id| everything.iter().any(|finding| finding.id == **id));
+    Score {
+        name: name.to_owned(),
+        healthy: staged.expected.is_empty(),
+        verdict,
+        expected: staged.expected.iter().map(|expected| expected.ids.join("/")).collect(),
+        found: found.map(|id| (*id).to_owned()).collect(),
+        right,
+        rank,
+        false_positives: false_roots.iter().map(|(_, finding)| finding.id.clone()).collect(),
+        seconds,
+        notes,
+    }
+}
+
+/// One line of the table.
+pub(super) fn line(score: &Score) -> String {
+    let rank = score.rank.map_or("-".to_owned(), |rank| rank.to_string());
+    let or_dash = |list: &[String]| if list.is_empty() { "-".to_owned() } else { list.join(",") };
+    let expected = if score.healthy { "nothing".to_owned() } else { or_dash(&score.expected) };
+    let right = if score.healthy { "-".to_owned() } else { format!("{}/{}", score.right, score.expected.len()) };
+    format!(
+        "{:<24} {:<44} {:<28} {right:>5} {rank:>4} {:>6.1}s  {:<24} {}",
+        score.name,
+        expected,
+        or_dash(&score.found),
+        score.seconds,
+        or_dash(&score.false_positives),
+        score.verdict.name(),
+    )
+}
+
+/// The table's head.
+pub(super) fn head() -> String {
+    format!(
+        "{:<24} {:<44} {:<28} {:>5} {:>4} {:>7}  {:<24} verdict",
+        "fault", "expected", "found", "right", "rank", "took", "false positives"
+    )
+}
+
+/// The sum of it all.
+#[derive(Serialize)]
+pub(super) struct Total {
+    /// Of the root causes reported, the share that was there.
+    pub(super) precision: f64,
+    /// Of the root causes that were there, the share that was reported with the right culprit.
+    pub(super) recall: f64,
+    pub(super) faults: usize,
+    pub(super) faults_right: usize,
+    pub(super) healthy: usize,
+    pub(super) healthy_right: usize,
+    pub(super) not_injected: usize,
+}
+
+/// Adds up.
+pub(super) fn total(scores: &[Score]) -> Total {
+    let counts = |healthy: bool| {
+        let of_kind: Vec<_> = scores.iter().filter(|score| score.healthy == healthy).collect();
+        (of_kind.len(), of_kind.iter().filter(|score| score.verdict == Verdict::Right).count())
+    };
+    let judged = || scores.iter().filter(|score| !matches!(score.verdict, Verdict::NotInjected | Verdict::Failed));
+    let right: usize = judged().map(|score| score.right).sum();
+    let false_positives: usize = judged().map(|score| score.false_positives.len()).sum();
+    let wrong = judged().filter(|score| score.verdict == Verdict::WrongCulprit).count();
+    let there: usize = judged().map(|score| score.expected.len()).sum();
+    let share = |part: usize, whole: usize| if whole == 0 { 1.0 } else { part as f64 / whole as f64 };
+    let ((faults, faults_right), (healthy, healthy_right)) = (counts(false), counts(true));
+    Total {
+        precision: share(right, right + false_positives + wrong),
+        recall: share(right, there),
+        faults,
+        faults_right,
+        healthy,
+        healthy_right,
+        not_injected: scores.len() - judged().count(),
+    }
+}
