@@ -14,6 +14,9 @@ use rustix::process::{Pid, Signal, kill_process};
 /// Everything that the lab makes has this in its name, and the lab's process id after it.
 pub(super) const PREFIX: &str = "kerno-lab";
 
+/// The environment of everything that is started has this, with the lab's process id.
+const MARK: &str = "KERNO_LAB";
+
 type Undo = Box<dyn FnOnce()>;
 
 /// What was made for one fault. Dropping it ends the processes and undoes the rest, the last first.
@@ -90,7 +93,8 @@ impl Scene {
     pub(super) fn log(&self) -> String {
         let text = fs::read(self.dir.join("log")).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
-        let last: Vec<_> = text.lines().rev().take(5).collect();
+        let last: Vec<_> =
+            text.split(['\n', '\r']).map(str::trim).filter(|line| !line.is_empty()).rev().take(5).collect();
         last.into_iter().rev().collect::<Vec<_>>().join(" | ")
     }
 
@@ -121,7 +125,7 @@ impl Scene {
         Ok(())
     }
 
-    /// Ends at its end a process that is not its child.
+    /// Whether every load still runs.
     pub(super) fn is_running(&mut self) -> bool {
         self.loads.iter_mut().all(|child| matches!(child.try_wait(), Ok(None)))
     }
@@ -171,9 +175,27 @@ pub(super) fn kill(pid: u32, signal: Signal) {
 
 /// The living processes of a session: who we started as `session`, and its descendants.
 pub(super) fn members(session: u32) -> BTreeSet<u32> {
-    let Ok(entries) = fs::read_dir("/proc") else { return BTreeSet::new() };
-    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| session_of(*pid) == Some(session)).collect()
+    pids().filter(|pid| session_of(*pid) == Some(session)).collect()
+}
+
+fn pids() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten();
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+/// Kills what labs that were killed have left running.
+pub(super) fn kill_orphans() {
+    for pid in pids() {
+        let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { continue };
+        let mark = |variable: &[u8]| {
+            let value = variable.strip_prefix(MARK.as_bytes())?.strip_prefix(b"=")?;
+            std::str::from_utf8(value).ok()?.parse::<u32>().ok()
+        };
+        let lab = environment.split(|byte| *byte == 0).find_map(mark);
+        if lab.is_some_and(|lab| !Path::new(&format!("/proc/{lab}")).exists()) {
+            kill(pid, Signal::KILL);
+        }
+    }
 }
 
 fn session_of(pid: u32) -> Option<u32> {
@@ -246,7 +268,7 @@ impl Run {
         }
         script.push_str("\"$@\"");
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", &script, "sh"]).args(&self.argv);
+        command.args(["-c", &script, "sh"]).args(&self.argv).env(MARK, std::process::id().to_string());
         command
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::scene::{PREFIX, Run, Scene, run, undo, undo_patiently};
+use super::scene::{PREFIX, Run, Scene, kill_orphans, run, undo, undo_patiently};
 
 /// Where the v1 hierarchy with this controller is mounted, or the v2 hierarchy where it has it.
 enum Hierarchy {
@@ -61,6 +61,13 @@ impl Scene {
                 Ok(path)
             }
         }
+    }
+
+    /// A cgroup without a limit. Sessions in the root one may be scheduled as groups of their own (autogroup), and would not get
+    /// into each other's way.
+    pub(super) fn cpu_group(&mut self) -> Result<PathBuf> {
+        let (Hierarchy::V1(root) | Hierarchy::V2(root)) = hierarchy("cpu")?;
+        self.cgroup(&root, "cpu")
     }
 
     /// A cgroup that may use this much memory and no swap.
@@ -255,6 +262,40 @@ impl Scene {
     }
 }
 
+impl Scene {
+    /// The same, and the second way has a router on it whose link to the client takes 20 Mbit/s and queues as much as there is.
+    pub(super) fn network_with_narrow_way(&mut self) -> Result<Network> {
+        let net = self.network()?;
+        let (client, server, router) = (net.client.clone(), net.server.clone(), self.namespace("router")?);
+        for step in [
+            // In front of the sender's own link nothing would queue: the kernel holds back what that cannot take.
+            format!("ip -n {server} link delete way1"),
+            format!("ip -n {client} link add way1 type veth peer name near netns {router}"),
+            format!("ip -n {server} link add way1 type veth peer name far netns {router}"),
+            format!("ip -n {client} address add {}/25 dev way1", client_address(1)),
+            format!("ip -n {router} address add 10.213.1.126/25 dev near"),
+            format!("ip -n {router} address add 10.213.1.254/25 dev far"),
+            format!("ip -n {server} address add {}/25 dev way1", far_server_address()),
+            format!("ip -n {client} link set way1 up"),
+            format!("ip -n {router} link set near up"),
+            format!("ip -n {router} link set far up"),
+            format!("ip -n {server} link set way1 up"),
+            format!("ip -n {client} route add 10.213.1.128/25 via 10.213.1.126"),
+            format!("ip -n {server} route add 10.213.1.0/25 via 10.213.1.254"),
+            format!("nsenter --net=/run/netns/{router} -- sysctl -qw net.ipv4.ip_forward=1"),
+            format!("tc -n {router} qdisc add dev near root tbf rate 20mbit burst 32kb limit 16mb"),
+        ] {
+            run(&step)?;
+        }
+        Ok(net)
+    }
+}
+
+/// The server's behind the router.
+pub(super) fn far_server_address() -> String {
+    "10.213.1.129".to_owned()
+}
+
 /// Counters of a network namespace, as nstat calls them. Those that are 0 are not listed.
 pub(super) fn counter(net: &str, name: &str) -> Result<f64> {
     // A process looks at its own namespace; a history file would be shared with others.
@@ -265,6 +306,7 @@ pub(super) fn counter(net: &str, name: &str) -> Result<f64> {
 
 /// Removes what a lab that was killed left behind.
 pub(super) fn sweep() {
+    kill_orphans();
     let is_stale = |name: &str| {
         let pid =
             name.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix('-')?.split('-').next()?.parse::<u32>().ok());
@@ -286,7 +328,7 @@ pub(super) fn sweep() {
             let _ = run(&format!("fsfreeze --unfreeze {path}"));
             undo(&format!("umount --lazy {path}"));
             if source.starts_with("/dev/loop") {
-                let _ = run(&format!("losetup --detach {source}"));
+                undo_patiently(&format!("losetup --detach {source}"));
             }
         }
         let _ = fs::remove_dir_all(&dir);

@@ -44,20 +44,23 @@ fn cpu_throttling(scene: &mut Scene) -> Result<Staged> {
 
 fn cpu_oversubscribed(scene: &mut Scene) -> Result<Staged> {
     let cpus = std::thread::available_parallelism()?.get();
+    let cgroup = scene.cpu_group()?;
     let socket = scene.dir().join("redis.sock");
     let server = Run::words("redis-server --port 0 --save --appendonly no").arg("--unixsocket").arg(socket.display());
-    let server = scene.spawn(&server)?;
+    let server = scene.spawn(&server.in_cgroup(&cgroup))?;
     let answering = socket.clone();
     scene.until("redis", || answering.exists())?;
-    scene.spawn(&Run::words("redis-cli -r -1 -i 0.01 -s").arg(socket.display()).arg("ping"))?;
-    let hogs = scene.spawn(&Run::words("stress-ng --timeout 600 --cpu").arg(cpus * 8))?;
+    // A server that has work for half a CPU and more; with so many others it gets far less.
+    let load = format!("while :; do redis-benchmark -s '{}' -q -c 20 -n 1000000 -t get; done", socket.display());
+    scene.spawn(&Run::shell(load).in_cgroup(&cgroup))?;
+    let hogs = scene.spawn(&Run::words("stress-ng --timeout 600 --cpu").arg(cpus * 8).in_cgroup(&cgroup))?;
     scene.sleep(std::time::Duration::from_millis(500))?;
     let waited = move || {
         let text = std::fs::read_to_string(format!("/proc/{server}/schedstat"))?;
         Ok(text.split_whitespace().nth(1).unwrap_or("0").parse::<f64>()? / 1e6)
     };
     Ok(Staged::fault(&["scheduler_contention"], [Mark::Process(hogs)])
-        .grows("milliseconds that redis waited for a CPU", scene.window_seconds() * 5.0, waited)
+        .grows("milliseconds that redis waited for a CPU", scene.window_seconds() * 200.0, waited)
         .reaches("load", cpus as f64, || {
             Ok(std::fs::read_to_string("/proc/loadavg")?
                 .split('/')

@@ -1,6 +1,7 @@
 //! Memory: killed for it, about to be, and waiting for it.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -76,17 +77,19 @@ fn oom_imminent(scene: &mut Scene) -> Result<Staged> {
 }
 
 fn memory_pressure(scene: &mut Scene) -> Result<Staged> {
-    let device = scene.fast_device(256)?;
+    let device = scene.fast_device(128)?;
     let mount = scene.ext4(&device, "-O ^has_journal")?;
-    run(&format!(
-        "dd if=/dev/zero of={0}/data bs=1M count=192 status=none; sync {0}/data; echo 1 > /proc/sys/vm/drop_caches",
-        mount.display()
-    ))?;
-    let cgroup = scene.memory_limit(64 << 20)?;
-    let reader = Run::words("fio --name=data --rw=randread --bs=4k --ioengine=mmap --size=192M --time_based --runtime=600 --thread --numjobs=2 --invalidate=0 --overwrite=1")
-        .arg(format!("--filename={}/data", mount.display()))
-        .in_cgroup(&cgroup);
+    run(&format!("dd if=/dev/zero of={}/data bs=1M count=40 oflag=direct status=none", mount.display()))?;
+    let cgroup = scene.memory_limit(32 << 20)?;
+    // Some of it is read far more often than the rest, as in a database; so it is worth keeping, and does not fit.
+    let reader = Run::words(
+        "fio --name=data --rw=randread --norandommap --random_distribution=zipf:1.1 --bs=64k --ioengine=psync --size=40M \
+         --time_based --runtime=600 --thread --numjobs=8",
+    )
+    .arg(format!("--filename={}/data", mount.display()))
+    .in_cgroup(&cgroup);
     let reader = scene.spawn(&reader)?;
+    scene.sleep(Duration::from_millis(500))?;
     let marks = [Mark::Any(vec![Mark::Process(reader), Mark::Cgroup(cgroup)])];
     Ok(Staged::fault(&["memory_pressure"], marks).grows(
         "milliseconds stalled for memory",

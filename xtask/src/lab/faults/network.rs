@@ -7,7 +7,7 @@ use rustix::process::Signal;
 
 use crate::lab::case::{Case, Mark, Staged};
 use crate::lab::scene::{Run, Scene, kill, run};
-use crate::lab::stage::{Network, client_address, counter, server_address};
+use crate::lab::stage::{Network, client_address, counter, far_server_address, server_address};
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -67,16 +67,16 @@ fn web_server(scene: &mut Scene, net: &Network, kib: u32, rate: &str) -> Result<
     Ok(server)
 }
 
-fn clients(scene: &mut Scene, net: &Network, way: u8, connections: u32) -> Result<u32> {
+fn clients(scene: &mut Scene, net: &Network, address: &str, connections: u32) -> Result<u32> {
     let run = Run::words("wrk -t1 -d600s --timeout 30s -c").arg(connections);
-    scene.spawn(&run.arg(format!("http://{}/file", server_address(way))).in_net(&net.client))
+    scene.spawn(&run.arg(format!("http://{address}/file")).in_net(&net.client))
 }
 
 fn packet_loss(scene: &mut Scene, percent: u32) -> Result<Staged> {
     let net = scene.network()?;
     web_server(scene, &net, 256, "1m")?;
-    clients(scene, &net, 0, 8)?;
-    clients(scene, &net, 1, 8)?;
+    clients(scene, &net, &server_address(0), 8)?;
+    clients(scene, &net, &server_address(1), 8)?;
     scene.sleep(Duration::from_millis(500))?;
     let rules = format!(
         "add table netdev loss; add chain netdev loss in {{ type filter hook ingress device way1 priority 0; }}; \
@@ -162,12 +162,11 @@ fn accept_queue_overflow(scene: &mut Scene) -> Result<Staged> {
 }
 
 fn rtt_inflation(scene: &mut Scene) -> Result<Staged> {
-    let net = scene.network()?;
+    let net = scene.network_with_narrow_way()?;
     // Each connection has at most 256 KiB under way; all of it waits in front of 20 Mbit/s.
     run(&format!("nsenter --net=/run/netns/{} -- sysctl -qw net.ipv4.tcp_wmem='4096 16384 262144'", net.server))?;
     web_server(scene, &net, 16 << 10, "0")?;
-    run(&format!("tc -n {} qdisc add dev way1 root tbf rate 20mbit burst 32kb limit 16mb", net.server))?;
-    clients(scene, &net, 1, 4)?;
+    clients(scene, &net, &far_server_address(), 4)?;
     // The first packets found the queue empty.
     scene.sleep(Duration::from_millis(1500))?;
     let server = net.server.clone();
