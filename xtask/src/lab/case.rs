@@ -25,8 +25,6 @@ pub(super) struct Staged {
     pub(super) expected: Vec<Expected>,
     /// What shows that it took place, not asking the doctor.
     pub(super) proofs: Vec<Proof>,
-    /// Findings that are true as well, and not false positives: their ids.
-    pub(super) true_as_well: &'static [&'static str],
 }
 
 /// A root cause to be found.
@@ -134,11 +132,6 @@ impl Staged {
     pub(super) fn reaches(mut self, what: &str, level: f64, read: impl Fn() -> Result<f64> + 'static) -> Self {
         let (read, what) = (Box::new(read), what.to_owned());
         self.proofs.push(Proof { what, at_least: level, grows: false, read, before: 0.0 });
-        self
-    }
-
-    pub(super) fn also_true(mut self, ids: &'static [&'static str]) -> Self {
-        self.true_as_well = ids;
         self
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::case::{Case, Staged};
-use super::scene::{Run, Scene, run};
+use super::scene::{Run, Scene, cpu_seconds, run};
 
 const CASES: &[Case] = &[
     Case { name: "idle", about: "nothing", needs: &[], stage: |_| Ok(Staged::healthy()) },
@@ -35,6 +35,12 @@ const CASES: &[Case] = &[
         stage: sqlite,
     },
     Case {
+        name: "pgbench",
+        about: "PostgreSQL under its own benchmark: four clients, each transaction reaches the disk",
+        needs: &["pg_ctlcluster"],
+        stage: pgbench,
+    },
+    Case {
         name: "backup",
         about: "a sequential read of many files, packed and compressed",
         needs: &["gzip"],
@@ -51,9 +57,11 @@ pub(super) fn all() -> impl Iterator<Item = &'static Case> {
 /// The load has settled after this.
 const SETTLE: Duration = Duration::from_millis(700);
 
-fn settled(scene: &Scene) -> Result<Staged> {
+/// A load that keeps at least a fiftieth of a CPU busy.
+fn settled(scene: &Scene, load: u32) -> Result<Staged> {
     scene.sleep(SETTLE)?;
-    Ok(Staged::healthy())
+    let hundredths = scene.window_seconds() * 2.0;
+    Ok(Staged::healthy().grows("hundredths of a CPU second", hundredths, move || Ok(cpu_seconds(load) * 100.0)))
 }
 
 fn cargo_build(scene: &mut Scene) -> Result<Staged> {
@@ -64,8 +72,8 @@ fn cargo_build(scene: &mut Scene) -> Result<Staged> {
         env!("CARGO"),
         target.display()
     );
-    scene.spawn(&Run::shell(build))?;
-    settled(scene)
+    let pid = scene.spawn(&Run::shell(build))?;
+    settled(scene, pid)
 }
 
 fn redis(scene: &mut Scene) -> Result<Staged> {
@@ -74,8 +82,8 @@ fn redis(scene: &mut Scene) -> Result<Staged> {
     scene.until("redis", || socket.exists())?;
     let load =
         format!("while :; do redis-benchmark -s '{}' -q -c 50 -n 100000 -t set,get,lpush,hset; done", socket.display());
-    scene.spawn(&Run::shell(load))?;
-    settled(scene)
+    let pid = scene.spawn(&Run::shell(load))?;
+    settled(scene, pid)
 }
 
 fn nginx(scene: &mut Scene, options: &str) -> Result<Staged> {
@@ -90,22 +98,43 @@ fn nginx(scene: &mut Scene, options: &str) -> Result<Staged> {
     );
     std::fs::write(dir.join("conf"), config)?;
     scene.spawn(&Run::words("nginx -e stderr -c").arg(dir.join("conf").display()))?;
-    let pid = dir.join("pid");
-    scene.until("nginx", || pid.exists())?;
-    scene.spawn(&Run::shell(format!("exec wrk -t1 -c16 -d600s {options} http://127.0.0.1:{port}/file")))?;
-    settled(scene)
+    let started = dir.join("pid");
+    scene.until("nginx", || started.exists())?;
+    let pid = scene.spawn(&Run::shell(format!("exec wrk -t1 -c16 -d600s {options} http://127.0.0.1:{port}/file")))?;
+    settled(scene, pid)
 }
 
 fn sqlite(scene: &mut Scene) -> Result<Staged> {
     let load = "echo 'PRAGMA journal_mode=WAL; CREATE TABLE t(id INTEGER PRIMARY KEY, x TEXT);' | sqlite3 db; \
         (echo 'PRAGMA synchronous=FULL;'; while :; do echo 'INSERT INTO t(x) VALUES(hex(randomblob(100)));'; done) | sqlite3 db";
-    scene.spawn(&Run::shell(load))?;
-    settled(scene)
+    let pid = scene.spawn(&Run::shell(load))?;
+    settled(scene, pid)
+}
+
+fn pgbench(scene: &mut Scene) -> Result<Staged> {
+    let programs = run("ls -d /usr/lib/postgresql/*/bin | sort -V | tail -n 1")?;
+    // It refuses to run as root.
+    let user = Run::new(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]);
+    let dir = scene.dir().join("postgres");
+    run(&format!(
+        "chmod 755 {1} && mkdir {0} && chown 65534:65534 {0} && cd {0} && \
+         setpriv --reuid=65534 --regid=65534 --clear-groups {programs}/initdb --username=bench --no-sync {0}/data",
+        dir.display(),
+        scene.dir().display()
+    ))?;
+    let server = user.arg(format!("{programs}/postgres")).arg("-D").arg(dir.join("data").display());
+    scene.spawn(&server.arg("-k").arg(dir.display()).arg("-c").arg("listen_addresses="))?;
+    scene.until("PostgreSQL", || dir.join(".s.PGSQL.5432").exists())?;
+    let bench = format!("{programs}/pgbench --host={} --username=bench", dir.display());
+    scene.until("its tables", || run(&format!("{bench} --initialize --quiet --scale=2 postgres")).is_ok())?;
+    let pid = scene.spawn(&Run::words(&format!("{bench} --client=4 --time=600 postgres")))?;
+    settled(scene, pid)
 }
 
 fn backup(scene: &mut Scene) -> Result<Staged> {
-    scene.spawn(&Run::shell("while :; do tar -C /usr -cf - lib share bin | gzip -1 > backup.tar.gz; done"))?;
-    settled(scene)
+    let pid =
+        scene.spawn(&Run::shell("while :; do tar -C /usr -cf - lib share bin | gzip -1 > backup.tar.gz; done"))?;
+    settled(scene, pid)
 }
 
 fn git(scene: &mut Scene) -> Result<Staged> {
@@ -114,12 +143,12 @@ fn git(scene: &mut Scene) -> Result<Staged> {
         "while :; do git clone --quiet --no-hardlinks '{repository}' clone && git -C clone gc --quiet --aggressive --prune=now && \
          git -C clone status >/dev/null && rm -rf clone || sleep 1; done"
     );
-    scene.spawn(&Run::shell(load))?;
-    settled(scene)
+    let pid = scene.spawn(&Run::shell(load))?;
+    settled(scene, pid)
 }
 
 fn python(scene: &mut Scene) -> Result<Staged> {
     let load = "while :; do /usr/bin/python3 -c 'import json,ssl,asyncio,http.client,sqlite3,decimal,unittest,email,xml.dom'; done";
-    scene.spawn(&Run::shell(load))?;
-    settled(scene)
+    let pid = scene.spawn(&Run::shell(load))?;
+    settled(scene, pid)
 }

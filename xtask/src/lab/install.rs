@@ -24,6 +24,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("python3", "python3"),
     ("losetup", "mount"),
     ("setpriv", "util-linux"),
+    ("pg_ctlcluster", "postgresql"),
     ("git", "git"),
     ("gzip", "gzip"),
 ];

@@ -79,10 +79,8 @@ pub fn run(args: &Args) -> Result<()> {
         faults.for_each(|case| println!("  {:<24} {}", case.name, case.about));
         println!("Healthy loads:");
         healthy.for_each(|case| println!("  {:<24} {}", case.name, case.about));
-        println!(
-            "Not made here:\n  {:<24} {}",
-            "cpu_steal", "needs a hypervisor that takes CPU time away; the rule has unit tests"
-        );
+        println!("Not made here:");
+        println!("  cpu_steal                needs a hypervisor that takes CPU time away; the rule has unit tests");
         return Ok(());
     }
     ensure!(rustix::process::geteuid().is_root(), "the lab needs root");
@@ -144,8 +142,8 @@ fn build() -> Result<PathBuf> {
     ensure!(output.status.success(), "kerno does not build");
     let messages = String::from_utf8_lossy(&output.stdout);
     let built = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let executable = built.filter_map(|message| Some(PathBuf::from(message.get("executable")?.as_str()?)));
-    executable.last().context("cargo built no program")
+    let mut executable = built.filter_map(|message| Some(PathBuf::from(message.get("executable")?.as_str()?)));
+    executable.next_back().context("cargo built no program")
 }
 
 /// Runs one, and cleans up.

@@ -178,6 +178,18 @@ pub(super) fn members(session: u32) -> BTreeSet<u32> {
     pids().filter(|pid| session_of(*pid) == Some(session)).collect()
 }
 
+/// CPU seconds that a session's processes used so far, and those of them that ended.
+pub(super) fn cpu_seconds(session: u32) -> f64 {
+    let ticks = |pid: u32| -> Option<u64> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        // utime, stime, cutime, cstime
+        Some(fields.get(11..15)?.iter().filter_map(|field| field.parse::<u64>().ok()).sum())
+    };
+    let ticks: u64 = members(session).into_iter().filter_map(ticks).sum();
+    ticks as f64 / rustix::param::clock_ticks_per_second() as f64
+}
+
 fn pids() -> impl Iterator<Item = u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten();
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())

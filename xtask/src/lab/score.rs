@@ -118,9 +118,7 @@ pub(super) fn score(name: &str, staged: &Staged, report: &Report, families: &Fam
     let places: Vec<usize> = looked.iter().flatten().map(|(at, _)| *at).collect();
     let rank = places.iter().max().map(|at| at + 1);
     let all_ids: Vec<_> = staged.expected.iter().flat_map(|expected| expected.ids).copied().collect();
-    let is_false = |(at, finding): &(usize, &Finding)| {
-        finding.alarms() && !places.contains(at) && !staged.true_as_well.contains(&finding.id.as_str())
-    };
+    let is_false = |(at, finding): &(usize, &Finding)| finding.alarms() && !places.contains(at);
     let false_roots: Vec<_> = roots.iter().enumerate().filter(is_false).collect();
     // Of two faults, either may be the first.
     let is_first = rank
@@ -215,5 +213,96 @@ pub(super) fn total(scores: &[Score]) -> Total {
         healthy,
         healthy_right,
         not_injected: scores.len() - judged().count(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::case::Mark;
+    use super::*;
+
+    fn report(json: serde_json::Value) -> Report {
+        serde_json::from_value(serde_json::json!({ "findings": json })).unwrap()
+    }
+
+    fn leak(pid: u32) -> serde_json::Value {
+        serde_json::json!({ "id": "fd_leak", "severity": "warning", "title": "a leaks", "culprit": { "pid": pid } })
+    }
+
+    fn other(severity: &str) -> serde_json::Value {
+        serde_json::json!({ "id": "disk_full", "severity": severity, "title": "b is full" })
+    }
+
+    fn judged(staged: &Staged, findings: serde_json::Value) -> Score {
+        let families = Families::from([(7, [7, 8].into())]);
+        score("test", staged, &report(findings), &families, 1.0)
+    }
+
+    fn a_leak() -> Staged {
+        Staged::fault(&["fd_leak"], [Mark::Process(7)])
+    }
+
+    #[test]
+    fn a_finding_of_the_process_or_of_one_that_it_started_is_right() {
+        for pid in [7, 8] {
+            let score = judged(&a_leak(), serde_json::json!([leak(pid), other("info")]));
+            assert_eq!((score.verdict, score.rank, score.right), (Verdict::Right, Some(1), 1));
+        }
+        assert_eq!(judged(&a_leak(), serde_json::json!([other("info"), leak(7)])).verdict, Verdict::Right);
+    }
+
+    #[test]
+    fn each_way_to_be_wrong_has_its_name() {
+        let verdict = |findings| judged(&a_leak(), findings).verdict;
+        assert_eq!(verdict(serde_json::json!([])), Verdict::Missed);
+        assert_eq!(verdict(serde_json::json!([leak(9)])), Verdict::WrongCulprit);
+        assert_eq!(verdict(serde_json::json!([other("critical"), leak(7)])), Verdict::NotFirst);
+        assert_eq!(verdict(serde_json::json!([leak(7), other("warning")])), Verdict::FalseAlarm);
+        let mut below = other("critical");
+        below["consequences"] = serde_json::json!([leak(7)]);
+        assert_eq!(verdict(serde_json::json!([below])), Verdict::Missed);
+    }
+
+    #[test]
+    fn of_two_faults_either_may_be_the_first() {
+        let mut both = a_leak();
+        both.expected.push(Expected::new(&["disk_full"], []));
+        for findings in
+            [serde_json::json!([leak(7), other("warning")]), serde_json::json!([other("critical"), leak(7)])]
+        {
+            assert_eq!(judged(&both, findings).verdict, Verdict::Right);
+        }
+        assert_eq!(judged(&both, serde_json::json!([leak(7)])).verdict, Verdict::Missed);
+    }
+
+    #[test]
+    fn a_healthy_load_must_raise_no_alarm() {
+        assert_eq!(judged(&Staged::healthy(), serde_json::json!([other("info")])).verdict, Verdict::Right);
+        assert_eq!(judged(&Staged::healthy(), serde_json::json!([other("warning")])).verdict, Verdict::FalseAlarm);
+    }
+
+    #[test]
+    fn precision_and_recall_count_root_causes() {
+        let scores = [
+            judged(&a_leak(), serde_json::json!([leak(7)])),
+            judged(&a_leak(), serde_json::json!([])),
+            judged(&Staged::healthy(), serde_json::json!([other("warning")])),
+            Score::without_report("never", false, Verdict::NotInjected, String::new(), 0.0),
+        ];
+        let total = total(&scores);
+        assert_eq!((total.precision, total.recall, total.not_injected), (0.5, 0.5, 1));
+        assert_eq!((total.faults, total.faults_right, total.healthy, total.healthy_right), (3, 1, 1, 0));
+    }
+
+    #[test]
+    fn an_address_is_not_the_beginning_of_another() {
+        let is = |remote: &str, wanted: &str| {
+            let finding =
+                serde_json::json!([{ "id": "x", "severity": "warning", "title": "", "culprit": { "remote": remote } }]);
+            let staged = Staged::fault(&["x"], [Mark::Remote(wanted.to_owned())]);
+            judged(&staged, finding).verdict == Verdict::Right
+        };
+        assert!(is("10.0.0.1", "10.0.0.1") && is("10.0.0.1:80", "10.0.0.1"));
+        assert!(!is("10.0.0.12", "10.0.0.1") && !is("10.0.0.1", "10.0.0.1:80"));
     }
 }
