@@ -32,10 +32,6 @@ struct dentry_operations {
 	char *(*d_dname)(struct dentry *, char *, int);
 } CORE;
 
-struct super_block {
-	unsigned long s_magic;
-} CORE;
-
 struct dentry {
 	struct hlist_bl_node d_hash;
 	struct dentry *d_parent;
