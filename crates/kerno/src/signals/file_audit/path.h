@@ -66,9 +66,6 @@ struct path_scratch {
 	__u32 pad;
 };
 
-/* Keeps the compiler from dropping a bound that the verifier needs to see. */
-#define OPAQUE(variable) asm volatile("" : "+r"(variable))
-
 static __always_inline bool prepend(struct path_scratch *s, const void *text, __u32 len, bool slash)
 {
 	__u32 at = s->tail_at;
