@@ -10,6 +10,9 @@ use crate::summary::{ProcessAccount, Tasks};
 const MAX_GROUPS: usize = 6;
 const MAX_PIDS: usize = 8;
 
+/// `SCHED_FIFO`, `SCHED_RR` and `SCHED_DEADLINE`, linux/sched.h.
+const REALTIME: [u32; 3] = [1, 2, 6];
+
 /// The groups that used most CPU time, and those that waited most for it.
 pub(super) fn groups(tasks: &Tasks) -> Vec<CpuGroup> {
     let mut groups: HashMap<(Comm, u64), Vec<&ProcessAccount>> = HashMap::new();
@@ -25,7 +28,18 @@ pub(super) fn groups(tasks: &Tasks) -> Vec<CpuGroup> {
     others.truncate(MAX_GROUPS);
     groups.append(&mut others);
     groups.sort_unstable_by_key(by_run);
+    groups.iter_mut().for_each(look_at_first);
     groups
+}
+
+/// How its first process is scheduled.
+fn look_at_first(group: &mut CpuGroup) {
+    let pid = group.pids.first().and_then(|pid| i32::try_from(*pid).ok());
+    let stat = pid.and_then(|pid| procfs::process::Process::new(pid).ok()?.stat().ok());
+    if let Some(stat) = stat {
+        group.realtime = stat.policy.is_some_and(|policy| REALTIME.contains(&policy));
+        group.nice = i32::try_from(stat.nice).unwrap_or(0);
+    }
 }
 
 fn group(comm: Comm, mut members: Vec<&ProcessAccount>) -> CpuGroup {
@@ -37,6 +51,8 @@ fn group(comm: Comm, mut members: Vec<&ProcessAccount>) -> CpuGroup {
         threads: members.iter().map(|process| process.threads).sum(),
         run_ns: members.iter().map(|process| process.used.run_ns).sum(),
         wait_ns: members.iter().map(|process| process.used.wait_ns).sum(),
+        realtime: false,
+        nice: 0,
         pids: members.iter().take(MAX_PIDS).map(|process| process.row.pid).collect(),
     }
 }

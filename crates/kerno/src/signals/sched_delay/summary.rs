@@ -83,6 +83,10 @@ pub struct CpuGroup {
     pub run_ns: u64,
     /// Time in run queues, in nanoseconds.
     pub wait_ns: u64,
+    /// The first of `pids` is scheduled in real time (`SCHED_FIFO`, `SCHED_RR`, `SCHED_DEADLINE`): ordinary tasks get what it leaves.
+    pub realtime: bool,
+    /// The nice value of the first of `pids`.
+    pub nice: i32,
     /// Those with most CPU time. Bounded.
     pub pids: Vec<u32>,
 }
