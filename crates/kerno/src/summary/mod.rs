@@ -13,6 +13,7 @@ mod process;
 mod series;
 mod signals;
 mod tasks;
+mod track;
 
 pub(crate) use histogram::BUCKETS;
 pub use histogram::{Histogram, Percentiles};
@@ -27,3 +28,4 @@ use host_facts::host_facts;
 pub(crate) use observer::{Sampler, Tick};
 pub(crate) use pressure::PressureMeter;
 pub(crate) use tasks::{ProcessAccount, TaskRow, Tasks};
+pub(crate) use track::Track;
