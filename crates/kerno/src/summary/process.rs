@@ -40,6 +40,7 @@ pub struct Process {
 
 /// A container, as the cgroup's path tells.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Container {
     /// docker, containerd, cri-o, podman, lxc, ...
     pub runtime: String,
