@@ -6,6 +6,7 @@ mod markdown;
 #[cfg(feature = "schema")]
 mod schema;
 mod text;
+mod words;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +14,7 @@ pub use compare::{Change, Course, compare};
 pub use markdown::markdown;
 #[cfg(feature = "schema")]
 pub use schema::json_schema;
-pub use text::{TextStyle, changes_text, text};
+pub use text::{TextStyle, changes_text, finding_text, text};
 
 use crate::doctor::{Finding, Severity};
 use crate::summary::{CostOfObserving, HostFacts, Missing, SCHEMA_VERSION, Signals, Window};
@@ -67,3 +68,6 @@ impl Report {
 fn worst(findings: &[Finding]) -> Option<Severity> {
     findings.iter().flat_map(|finding| [Some(finding.severity), worst(&finding.consequences)]).flatten().max()
 }
+
+#[cfg(test)]
+mod tests;
