@@ -20,6 +20,7 @@ use super::{Host, loader, sys};
 
 /// What a summary could not hold or follow, counted in the kernel since it was loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SummaryLoss {
     /// Values that found no room in a bounded map: who caused them is not known, totals have them all the same.
     pub overflow: u64,
