@@ -72,8 +72,10 @@ fn saturated_device(scene: &mut Scene) -> Result<Staged> {
         &Behaviour { filters: "noparallel delay", parameters: "serialize=all-requests rdelay=4ms wdelay=4ms" },
     )?;
     let storm = scene.spawn(&reads(&device, 16))?;
-    let victim = Run::words("fio --name=victim --rw=randread --bs=4k --direct=1 --ioengine=psync --size=64M --time_based --runtime=600 --thread --thinktime=20000")
-        .arg(format!("--filename={}", device.path));
+    let victim = "import mmap,os,random,sys,time\n\
+        fd=os.open(sys.argv[1],os.O_RDONLY|os.O_DIRECT); page=mmap.mmap(-1,4096)\n\
+        while True: os.preadv(fd,[page],4096*random.randrange(1000)); time.sleep(0.02)";
+    let victim = Run::python(victim).arg(&device.path);
     scene.spawn(&victim)?;
     in_use(scene, &device)?;
     let busy = scene.window_seconds() * 1000.0 * 0.9;

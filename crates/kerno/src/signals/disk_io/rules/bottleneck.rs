@@ -91,6 +91,17 @@ fn judged<'a>(device: &'a DiskDevice, seconds: f64) -> impl Iterator<Item = &'a 
     kinds.filter(move |stat| under_way(stat, seconds) >= MIN_UNDER_WAY && (stat.count >= MIN_REQUESTS || under_way(stat, seconds) >= 0.5))
 }
 
+/// Requests waiting or under way, on average.
+fn depth(device: &DiskDevice, seconds: f64) -> f64 {
+    let under_way: f64 = device.ops.iter().map(|stat| under_way(stat, seconds)).sum();
+    device.in_flight.mean().unwrap_or(0.0).max(under_way)
+}
+
+/// Busy all the time, with many at a time.
+fn is_full(device: &DiskDevice, seconds: f64, rule: &DiskBottleneck) -> bool {
+    device.utilisation >= rule.utilisation && depth(device, seconds) >= rule.in_flight
+}
+
 /// The device takes long for each request although little is asked of it.
 fn slow(signals: &Signals, disk: &DiskSummary, device: &DiskDevice, rule: &DiskBottleneck) -> Option<Finding> {
     let seconds = signals.seconds();
@@ -106,6 +117,10 @@ fn slow(signals: &Signals, disk: &DiskSummary, device: &DiskDevice, rule: &DiskB
         return None;
     }
     let limit = limit_ms(device, worst, rule);
+    // A device's own queue hides how long it takes for one: of many at a time, each has a part of the device only.
+    if is_full(device, seconds, rule) && 1e3 / requests < limit {
+        return None;
+    }
     let suffering = sufferers(signals, disk, &device.dev, limit / 2.0, rule.sync_ms);
     // Nobody waits for what is written back in the background.
     let severity = match suffering.is_empty() && worst.op == "write" {
@@ -143,9 +158,8 @@ fn slow(signals: &Signals, disk: &DiskSummary, device: &DiskDevice, rule: &DiskB
 /// The device is busy all the time and requests wait, or take long because there are so many.
 fn saturated(signals: &Signals, disk: &DiskSummary, device: &DiskDevice, rule: &DiskBottleneck) -> Option<Finding> {
     let seconds = signals.seconds();
-    let under_way_all: f64 = device.ops.iter().map(|stat| under_way(stat, seconds)).sum();
-    let depth = device.in_flight.mean().unwrap_or(0.0).max(under_way_all);
-    if device.utilisation < rule.utilisation || depth < rule.in_flight {
+    let depth = depth(device, seconds);
+    if !is_full(device, seconds, rule) {
         return None;
     }
     let demands = demand(signals, disk, &device.dev);
