@@ -7,6 +7,8 @@
 mod cgroups;
 mod histogram;
 mod host_facts;
+mod identities;
+mod membership;
 mod observer;
 mod pressure;
 mod process;
