@@ -15,6 +15,7 @@ mod process;
 mod series;
 mod signals;
 mod tasks;
+mod track;
 
 pub use histogram::{Histogram, Percentiles};
 pub use observer::{Observer, ObserverOptions};
@@ -28,3 +29,4 @@ use host_facts::host_facts;
 pub(crate) use observer::{Sampler, Tick};
 pub(crate) use pressure::PressureMeter;
 pub(crate) use tasks::{ProcessAccount, TaskRow, Tasks};
+pub(crate) use track::Track;
