@@ -60,7 +60,7 @@ mod tests {
             "null" => value.is_null(),
             other => panic!("{place}: type {other}"),
         };
-        assert!(kinds.iter().any(|kind| fits(kind)), "{place}: {value} is not {kinds:?}");
+        assert!(kinds.iter().any(fits), "{place}: {value} is not {kinds:?}");
         for required in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             assert!(value.get(required).is_some(), "{place} has no {required}");
         }

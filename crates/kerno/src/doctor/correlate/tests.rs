@@ -86,7 +86,7 @@ fn explains(signals: &Signals, cause: &Finding, consequence: &Finding) {
         let ids = |findings: &[Finding]| findings.iter().map(|finding| finding.id.clone()).collect::<Vec<_>>();
         assert_eq!(joined.len(), 1, "{:?}", ids(&joined));
         assert_eq!((&joined[0].id, &joined[0].culprit), (&cause.id, &cause.culprit));
-        assert_eq!(ids(&joined[0].consequences), [consequence.id.clone()]);
+        assert_eq!(ids(&joined[0].consequences), [consequence.id.as_str()]);
         assert_eq!(joined[0].chain.len(), 2, "{:?}", joined[0].chain);
     }
 }
