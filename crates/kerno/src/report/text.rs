@@ -360,7 +360,9 @@ impl Page {
         let text_paint = if both { Paint::Bold } else { paint };
         let text_paint = if paint == Paint::Dim { Paint::Dim } else { text_paint };
         for (index, line) in lines.iter().enumerate() {
-            self.out.push_str(&if index == 0 { pad.clone() } else { " ".repeat(start) });
+            if !line.is_empty() {
+                self.out.push_str(&if index == 0 { pad.clone() } else { " ".repeat(start) });
+            }
             self.paint(line, text_paint);
             self.out.push('\n');
         }
