@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::{PossibleValue, PossibleValuesParser};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint};
+use kerno::doctor::Severity;
 use kerno::signals::{self, SignalInfo};
 use kerno::{FilterKind, Options};
 
@@ -23,12 +24,34 @@ pub(crate) struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
+  sudo kerno doctor                              what is wrong, who causes it, and what to do
   kerno check                                    what works on this machine, and what does not
   sudo kerno trace all --errors-only             everything that fails, as it happens
   sudo kerno trace syscall --min-latency 100ms   system calls that take long
   kerno completions bash > ~/.local/share/bash-completion/completions/kerno
 
-Exit status: 0 fine, 2 error.";
+Exit status: 0 fine, 2 error; 1 findings, with doctor --exit-code.";
+
+const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  sudo kerno doctor                                   watch for 30 seconds, then tell
+  sudo kerno doctor --duration 5s --signals tcp,disk  shorter, and only these
+  sudo kerno doctor --output markdown                 to paste where an incident is discussed
+  sudo kerno doctor --continuous --interval 1m        what is new, worse, better, resolved
+  sudo kerno doctor --exit-code --fail-on warning     for scripts
+  sudo kerno doctor --save snapshot.json              keep what was observed ...
+  kerno doctor --from snapshot.json                   ... and judge it again, anywhere
+  sudo kerno doctor --set fd_leak.min_growth=50       another threshold, this once
+
+Thresholds and defaults of these flags are read from /etc/kerno/config.toml, or from --config FILE or the file that \
+KERNO_CONFIG names instead; then from the environment (KERNO_FD_LEAK__MIN_GROWTH=50, KERNO_DOCTOR__DURATION=10s); then from \
+flags. The later wins. `kerno doctor --list-rules` has every rule with its thresholds.
+
+Privileges: root. With CAP_BPF and CAP_PERFMON alone it runs too, and sees less of other users' processes.
+
+Ctrl-C ends the watching and reports what was seen by then; a second Ctrl-C ends at once.
+
+Exit status: 0 fine; 1 with --exit-code, when a finding is as severe as --fail-on; 2 error.";
 
 const TRACE_EXAMPLES: &str = "\
 Examples:
@@ -51,6 +74,9 @@ Ctrl-C ends at once.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Watch the machine, then tell what is wrong: who causes it, who suffers, the evidence, and what to type next
+    #[command(after_help = DOCTOR_EXAMPLES)]
+    Doctor(Box<DoctorArgs>),
     /// Print kernel events as they happen
     #[command(after_help = TRACE_EXAMPLES)]
     Trace(Box<TraceArgs>),
@@ -73,6 +99,105 @@ pub(crate) enum Output {
     Text,
     /// For programs: JSON
     Json,
+}
+
+/// How to print a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReportOutput {
+    /// For people: as wide as the terminal, coloured on one
+    Text,
+    /// For programs: a JSON object; with --continuous one a line
+    Json,
+    /// For people elsewhere: Markdown
+    Markdown,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DoctorArgs {
+    /// How long to watch, such as 5s, 2m [default: 30s]
+    #[arg(short, long, value_name = "TIME", value_parser = values::positive_duration)]
+    pub(crate) duration: Option<Duration>,
+
+    /// Text, a JSON object, or Markdown
+    #[arg(short, long, value_enum, default_value_t = ReportOutput::Text, value_name = "FORMAT")]
+    pub(crate) output: ReportOutput,
+
+    /// Watch only these [default: all]
+    #[arg(short, long, value_name = "SIGNAL[,SIGNAL...]", value_delimiter = ',', value_parser = signal_parser())]
+    pub(crate) signals: Vec<String>,
+
+    /// Report again and again until Ctrl-C: what is new, worse, better, resolved
+    #[arg(short, long, conflicts_with = "duration")]
+    pub(crate) continuous: bool,
+
+    /// With --continuous: how long each window is [default: 30s]
+    #[arg(short, long, value_name = "TIME", requires = "continuous", value_parser = values::positive_duration)]
+    pub(crate) interval: Option<Duration>,
+
+    /// Write what was observed to this file, for --from; with --continuous the latest window
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) save: Option<PathBuf>,
+
+    /// Judge what --save wrote instead of watching; needs no privileges
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath,
+          conflicts_with_all = ["duration", "signals", "continuous", "interval", "save"])]
+    pub(crate) from: Option<PathBuf>,
+
+    /// End with status 1 when a finding is as severe as --fail-on
+    #[arg(long)]
+    pub(crate) exit_code: bool,
+
+    /// From which severity on --exit-code gives 1: critical, warning or info [default: critical]
+    #[arg(long, value_name = "SEVERITY", requires = "exit_code", value_parser = severity_parser(), hide_possible_values = true)]
+    pub(crate) fail_on: Option<Severity>,
+
+    /// Leave out command lines, which may hold secrets
+    #[arg(long)]
+    pub(crate) redact: bool,
+
+    /// No progress on standard error
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+
+    /// Read thresholds and defaults from this file [default: /etc/kerno/config.toml, if there]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Set a threshold, such as fd_leak.min_growth=50; repeat for more
+    #[arg(long, value_name = "RULE.THRESHOLD=VALUE", value_parser = set_threshold)]
+    pub(crate) set: Vec<SetThreshold>,
+
+    /// Print every rule with its thresholds and its reasoning, and end
+    #[arg(long, conflicts_with_all = ["duration", "signals", "continuous", "interval", "save", "from", "exit_code", "redact"])]
+    pub(crate) list_rules: bool,
+}
+
+/// The value of a `--set`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SetThreshold {
+    pub(crate) rule: String,
+    pub(crate) threshold: String,
+    pub(crate) value: String,
+}
+
+fn set_threshold(text: &str) -> Result<SetThreshold, String> {
+    let (name, value) = text.split_once('=').unwrap_or((text, ""));
+    match name.split_once('.') {
+        Some((rule, threshold)) if !rule.is_empty() && !threshold.is_empty() && !value.is_empty() => Ok(SetThreshold {
+            rule: rule.trim().to_owned(),
+            threshold: threshold.trim().to_owned(),
+            value: value.trim().to_owned(),
+        }),
+        _ => Err("expected RULE.THRESHOLD=VALUE, such as fd_leak.min_growth=50; --list-rules has them".to_owned()),
+    }
+}
+
+fn severity_parser() -> impl TypedValueParser<Value = Severity> {
+    PossibleValuesParser::new(["critical", "warning", "info"]).map(|name| match name.as_str() {
+        "critical" => Severity::Critical,
+        "warning" => Severity::Warning,
+        _ => Severity::Info,
+    })
 }
 
 #[derive(Args, Debug)]

@@ -1,10 +1,13 @@
-//! The command `kerno`: kernel events in a terminal, or as JSON for other programs.
+//! The command `kerno`: what is wrong with this machine, and kernel events as they happen, for people and for programs.
 
 mod args;
 mod check;
+mod config;
+mod doctor;
 mod error;
 mod output;
 mod privileges;
+mod stop;
 mod trace;
 mod values;
 
@@ -19,6 +22,7 @@ fn main() -> ExitCode {
     // Clap's own errors and help end the process here, with its status 2 or 0.
     let cli = Cli::from_arg_matches(&args::command().get_matches()).unwrap_or_else(|error| error.exit());
     let result = match cli.command {
+        Command::Doctor(args) => doctor::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Completions { shell } => completions(shell),

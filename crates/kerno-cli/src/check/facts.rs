@@ -69,7 +69,7 @@ impl Facts {
             btf: host.btf_error().is_none(),
             btf_error: host.btf_error().map(str::to_owned),
             capabilities: capabilities(&host),
-            remedy: privileges::lacking(&host),
+            remedy: privileges::lacking(&host, "doctor"),
             kernel: host.release,
             machine: host.machine,
             lockdown: host.lockdown,

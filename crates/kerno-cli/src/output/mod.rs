@@ -31,6 +31,14 @@ pub(crate) fn print(text: &[u8]) -> anyhow::Result<()> {
     }
 }
 
+/// Whether nobody reads standard output any more, which a pipe tells without a write.
+pub(crate) fn is_closed() -> bool {
+    let stdout = io::stdout();
+    let mut poll = [PollFd::from_borrowed_fd(stdout.as_fd(), PollFlags::empty())];
+    let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut poll, Some(&now)).is_ok() && poll[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
+}
+
 /// A failed write as an error for people.
 pub(crate) fn unwritable(error: io::Error) -> anyhow::Error {
     anyhow::Error::new(error).context("cannot write to standard output")
@@ -93,14 +101,5 @@ impl EventWriter {
             text.clock.refresh();
         }
         self.out.flush()
-    }
-
-    /// Whether nobody reads any more, which a pipe tells without a write.
-    pub(crate) fn is_closed(&self) -> bool {
-        let stdout = io::stdout();
-        let mut poll = [PollFd::from_borrowed_fd(stdout.as_fd(), PollFlags::empty())];
-        let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
-        rustix::event::poll(&mut poll, Some(&now)).is_ok()
-            && poll[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
     }
 }

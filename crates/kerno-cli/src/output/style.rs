@@ -20,6 +20,10 @@ impl Style {
         self.terminal
     }
 
+    pub(crate) const fn has_colour(self) -> bool {
+        self.colour
+    }
+
     pub(crate) const fn bold(self) -> &'static str {
         self.on("\x1b[1m")
     }

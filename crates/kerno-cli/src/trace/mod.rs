@@ -3,7 +3,6 @@
 mod merge;
 mod select;
 mod session;
-mod stop;
 mod tally;
 
 use std::io;
@@ -15,7 +14,7 @@ use kerno::{Batch, CancelToken, Host, LoaderSet};
 
 use crate::args::TraceArgs;
 use crate::error::note;
-use crate::{output, privileges};
+use crate::{output, privileges, stop};
 use select::Selection;
 use session::{PassError, Session};
 use tally::Tally;
@@ -44,7 +43,7 @@ pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
 fn load(set: &mut LoaderSet, lenient: bool) -> anyhow::Result<()> {
     // The parsed BTF it holds goes when everything is loaded.
     let host = Host::detect();
-    if let Some(lacking) = privileges::lacking(&host) {
+    if let Some(lacking) = privileges::lacking(&host, "trace") {
         bail!(lacking);
     }
     if !host.initial_pid_namespace {

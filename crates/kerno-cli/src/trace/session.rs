@@ -7,7 +7,7 @@ use kerno::{Batch, Events, RawEvent, StreamError};
 use super::merge::Merge;
 use super::tally::Tally;
 use crate::args::TraceArgs;
-use crate::output::{EventWriter, Written};
+use crate::output::{self, EventWriter, Written};
 
 /// Why a trace ended before its time.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl Session {
             Some(merge) => merged(events, timeout, merge, sink)?,
         };
         sink.writer.flush()?;
-        if batch == Batch::Idle && sink.writer.is_closed() {
+        if batch == Batch::Idle && output::is_closed() {
             return Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
         }
         Ok(batch)

@@ -5,6 +5,7 @@
 mod support;
 
 mod check;
+mod doctor;
 mod errors;
 mod idle;
 mod terminal;

@@ -51,6 +51,11 @@ impl Unprivileged {
         Self { directory }
     }
 
+    /// A file beside the command, where they may read.
+    pub fn path(&self, name: &str) -> std::path::PathBuf {
+        self.directory.path().join(name)
+    }
+
     /// The command as nobody with these capabilities and, for good, no others.
     pub fn with(&self, capabilities: CapabilitySet, args: &[&str]) -> Command {
         let mut command = command_at(self.directory.path().join("kerno"), args);

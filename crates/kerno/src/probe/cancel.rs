@@ -2,8 +2,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use rustix::event::EventfdFlags;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 
 /// A flag with a file descriptor that becomes readable when it is set, so that a sleeping reader wakes at once.
 #[derive(Debug)]
@@ -53,6 +54,22 @@ impl CancelToken {
         self.0.set();
     }
 
+    /// Sleeps for this long, or until it is cancelled; whether it is.
+    pub fn wait(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now().checked_add(timeout);
+        while !self.is_cancelled() {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                break;
+            }
+            let mut poll = [PollFd::new(&self.0.wake, PollFlags::IN)];
+            // Without end only if no clock can hold the deadline. A signal wakes it early, and it sleeps on.
+            let left = left.and_then(|left| Timespec::try_from(left).ok());
+            let _ = rustix::event::poll(&mut poll, left.as_ref());
+        }
+        self.is_cancelled()
+    }
+
     /// Whether [`cancel`](Self::cancel) was called.
     pub fn is_cancelled(&self) -> bool {
         self.0.is_set()
@@ -62,5 +79,24 @@ impl CancelToken {
 impl AsFd for CancelToken {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sleeper_wakes_in_time_or_when_it_is_cancelled() {
+        let token = CancelToken::new().unwrap();
+        let start = Instant::now();
+        assert!(!token.wait(Duration::from_millis(30)));
+        assert!(start.elapsed() >= Duration::from_millis(30));
+        let other = token.clone();
+        let sleeper = std::thread::spawn(move || other.wait(Duration::MAX));
+        std::thread::sleep(Duration::from_millis(20));
+        token.cancel();
+        assert!(sleeper.join().unwrap());
+        assert!(token.wait(Duration::from_secs(3600)));
     }
 }

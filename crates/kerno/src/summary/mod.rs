@@ -15,7 +15,9 @@ mod process;
 mod series;
 mod signals;
 mod tasks;
+mod track;
 
+pub(crate) use histogram::BUCKETS;
 pub use histogram::{Histogram, Percentiles};
 pub use observer::{Observer, ObserverOptions};
 pub use process::{Container, Process};
@@ -28,3 +30,4 @@ use host_facts::host_facts;
 pub(crate) use observer::{Sampler, Tick};
 pub(crate) use pressure::PressureMeter;
 pub(crate) use tasks::{ProcessAccount, TaskRow, Tasks};
+pub(crate) use track::Track;

@@ -7,7 +7,7 @@ use signal_hook::iterator::Signals;
 
 /// SIGINT or SIGTERM cancels; a second one ends the process at once, also when it hangs in a write that nobody reads. The kernel
 /// then removes what was loaded.
-pub(super) fn on_signal(cancel: CancelToken) -> anyhow::Result<()> {
+pub(crate) fn on_signal(cancel: CancelToken) -> anyhow::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot handle signals")?;
     let wait = move || {
         for signal in signals.forever() {

@@ -1,0 +1,219 @@
+//! Settings: what is built in, then the file, then the environment, then flags; the later wins.
+
+mod environment;
+mod file;
+mod suggest;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::bail;
+use kerno::doctor::{self, Rule, Severity, ThresholdError, ThresholdInfo, Thresholds};
+use kerno::signals;
+
+use crate::args::{ALL, SetThreshold};
+use crate::values;
+
+/// Read when it is there.
+pub(crate) const DEFAULT_FILE: &str = "/etc/kerno/config.toml";
+
+/// Everything that can be set in a file or the environment.
+#[derive(Debug, Default)]
+pub(crate) struct Config {
+    pub(crate) thresholds: Thresholds,
+    /// Where each threshold that is set was set last.
+    origins: BTreeMap<(&'static str, &'static str), String>,
+    pub(crate) doctor: DoctorConfig,
+}
+
+/// Defaults of the flags of `kerno doctor`.
+#[derive(Debug, Default)]
+pub(crate) struct DoctorConfig {
+    pub(crate) duration: Option<Duration>,
+    pub(crate) interval: Option<Duration>,
+    pub(crate) fail_on: Option<Severity>,
+    pub(crate) signals: Option<Vec<String>>,
+    pub(crate) redact: Option<bool>,
+}
+
+impl DoctorConfig {
+    const KEYS: [&'static str; 5] = ["duration", "interval", "fail_on", "signals", "redact"];
+}
+
+/// A value as its source has it.
+#[derive(Clone, Debug, PartialEq)]
+enum Value {
+    Number(f64),
+    Text(String),
+    Bool(bool),
+    List(Vec<String>),
+    /// Text that may stand for any of these: environment and flags have no types.
+    Untyped(String),
+    /// A kind of value that no setting has.
+    Other(&'static str),
+}
+
+/// What is wrong with a setting, and whether with its name or its value.
+#[derive(Clone, Debug, PartialEq)]
+enum Problem {
+    Key(String),
+    Value(String),
+}
+
+impl Problem {
+    fn text(&self) -> &str {
+        match self {
+            Self::Key(text) | Self::Value(text) => text,
+        }
+    }
+}
+
+impl Config {
+    /// Gathers the settings of all sources.
+    ///
+    /// # Errors
+    /// For the first that is unknown or impossible: where it is, and what is allowed there.
+    pub(crate) fn load(file: Option<&Path>, set: &[SetThreshold]) -> anyhow::Result<Self> {
+        let mut config = Self::default();
+        let variables: Vec<_> = std::env::vars_os().collect();
+        let named = file.map(Path::to_owned).or_else(|| environment::config_file(&variables));
+        let must_exist = named.is_some();
+        let path = named.unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
+        if let Some(text) = file::read(&path, must_exist)? {
+            config.apply_file(&path, &text)?;
+        }
+        config.apply_environment(&variables)?;
+        for SetThreshold { rule, threshold, value } in set {
+            let origin = format!("--set {rule}.{threshold}");
+            if let Err(problem) = config.set_threshold(rule, threshold, &Value::Untyped(value.clone()), "--set") {
+                bail!("{origin}: {}", problem.text());
+            }
+        }
+        Ok(config)
+    }
+
+    /// The value in force, and where it was set if it was.
+    pub(crate) fn threshold(&self, rule: &'static Rule, info: &'static ThresholdInfo) -> (f64, Option<&str>) {
+        let origin = self.origins.get(&(rule.id, info.name)).map(String::as_str);
+        (self.thresholds.get(rule.id, info), origin)
+    }
+
+    fn set_threshold(&mut self, rule: &str, name: &str, value: &Value, origin: &str) -> Result<(), Problem> {
+        let found = doctor::rules().find(|candidate| candidate.id == rule);
+        let info = found.and_then(|rule| rule.thresholds.iter().find(|info| info.name == name));
+        let (Some(found), Some(info)) = (found, info) else {
+            // The library says what there is.
+            let error = self.thresholds.set(rule, name, 0.0).err();
+            return Err(Problem::Key(error.map_or_else(String::new, |error| with_suggestion(&error))));
+        };
+        let number = number(value).map_err(|what| {
+            Problem::Value(format!("{rule}.{name} is a number, {} to {}; this is {what}", info.min, info.max))
+        })?;
+        self.thresholds.set(rule, name, number).map_err(|error| Problem::Value(error.to_string()))?;
+        self.origins.insert((found.id, info.name), origin.to_owned());
+        Ok(())
+    }
+
+    fn set_doctor(&mut self, key: &str, value: &Value) -> Result<(), Problem> {
+        let doctor = &mut self.doctor;
+        let wrong = |allowed: &str, what: String| Problem::Value(format!("doctor.{key} is {allowed}; this is {what}"));
+        let time = |value: &Value| {
+            let text = text(value).map_err(|what| wrong("a time such as \"30s\"", what))?;
+            values::positive_duration(&text).map_err(|why| Problem::Value(format!("doctor.{key}: {why}")))
+        };
+        match key {
+            "duration" => doctor.duration = Some(time(value)?),
+            "interval" => doctor.interval = Some(time(value)?),
+            "fail_on" => {
+                const ALLOWED: &str = "\"critical\", \"warning\" or \"info\"";
+                let text = text(value).map_err(|what| wrong(ALLOWED, what))?;
+                doctor.fail_on = Some(severity(&text).ok_or_else(|| wrong(ALLOWED, format!("{text:?}")))?);
+            }
+            "signals" => {
+                let names = list(value).map_err(|what| wrong("a list such as [\"tcp\", \"disk\"]", what))?;
+                for name in &names {
+                    if name != ALL && signals::by_name(name).is_none() {
+                        return Err(Problem::Value(unknown_signal(name)));
+                    }
+                }
+                doctor.signals = Some(names);
+            }
+            "redact" => doctor.redact = Some(boolean(value).map_err(|what| wrong("true or false", what))?),
+            _ => {
+                return Err(Problem::Key(suggest::unknown("setting of doctor", key, &DoctorConfig::KEYS)));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn with_suggestion(error: &ThresholdError) -> String {
+    let nearest = match error {
+        ThresholdError::NoRule { rule, .. } => suggest::nearest(rule, doctor::rules().map(|rule| rule.id)),
+        ThresholdError::NoThreshold { rule, name, .. } => {
+            let infos = doctor::rules().find(|candidate| candidate.id == rule).map_or(&[][..], |rule| rule.thresholds);
+            suggest::nearest(name, infos.iter().map(|info| info.name))
+        }
+        _ => None,
+    };
+    nearest.map_or_else(|| error.to_string(), |nearest| format!("{error}; did you mean {nearest:?}?"))
+}
+
+fn unknown_signal(name: &str) -> String {
+    let aliases: Vec<_> = signals::ALL.iter().map(|signal| signal.alias).chain([ALL]).collect();
+    suggest::unknown("signal", name, &aliases)
+}
+
+fn severity(text: &str) -> Option<Severity> {
+    [Severity::Critical, Severity::Warning, Severity::Info].into_iter().find(|severity| severity.name() == text)
+}
+
+fn number(value: &Value) -> Result<f64, String> {
+    match value {
+        Value::Number(number) => Ok(*number),
+        Value::Untyped(text) => text.trim().parse().map_err(|_| format!("{text:?}")),
+        other => Err(other.kind()),
+    }
+}
+
+fn text(value: &Value) -> Result<String, String> {
+    match value {
+        Value::Text(text) | Value::Untyped(text) => Ok(text.clone()),
+        other => Err(other.kind()),
+    }
+}
+
+fn list(value: &Value) -> Result<Vec<String>, String> {
+    let names = match value {
+        Value::List(names) => names.clone(),
+        Value::Untyped(text) => text.split(',').map(|name| name.trim().to_owned()).collect(),
+        other => return Err(other.kind()),
+    };
+    if names.is_empty() { Err("an empty one".to_owned()) } else { Ok(names) }
+}
+
+fn boolean(value: &Value) -> Result<bool, String> {
+    match value {
+        Value::Bool(value) => Ok(*value),
+        Value::Untyped(text) => text.trim().parse().map_err(|_| format!("{text:?}")),
+        other => Err(other.kind()),
+    }
+}
+
+impl Value {
+    /// What it is, for an error.
+    fn kind(&self) -> String {
+        match self {
+            Self::Number(number) => format!("the number {number}"),
+            Self::Text(text) => format!("the text {text:?}"),
+            Self::Untyped(text) => format!("{text:?}"),
+            Self::Bool(value) => value.to_string(),
+            Self::List(_) => "a list".to_owned(),
+            Self::Other(kind) => (*kind).to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,124 @@
+//! `kerno doctor`: from the command line to the report.
+
+mod list;
+mod print;
+mod progress;
+mod snapshot;
+mod watch;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use kerno::doctor::{Severity, judge};
+use kerno::report::Report;
+use kerno::summary::{Observer, ObserverOptions, Signals};
+use kerno::{CancelToken, Host};
+
+use crate::args::{ALL, DoctorArgs};
+use crate::config::Config;
+use crate::error::note;
+use crate::{output, privileges, stop};
+use print::Printer;
+use progress::Progress;
+use snapshot::Destination;
+use watch::{Ended, watch};
+
+/// How long it watches unless told otherwise.
+const WINDOW: Duration = Duration::from_secs(30);
+
+/// Exit status when a finding is as severe as was asked for.
+const FOUND: u8 = 1;
+
+pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
+    let config = Config::load(args.config.as_deref(), &args.set)?;
+    if args.list_rules {
+        output::print(list::rules(&config, args.output)?.as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let worst = match &args.from {
+        Some(file) => from_snapshot(args, &config, file)?,
+        None => from_kernel(args, &config)?,
+    };
+    let fail_on = args.fail_on.or(config.doctor.fail_on).unwrap_or(Severity::Critical);
+    let failed = args.exit_code && worst.is_some_and(|worst| worst >= fail_on);
+    Ok(if failed { ExitCode::from(FOUND) } else { ExitCode::SUCCESS })
+}
+
+fn from_snapshot(args: &DoctorArgs, config: &Config, file: &std::path::Path) -> anyhow::Result<Option<Severity>> {
+    let mut signals = snapshot::read(file)?;
+    if is_redacted(args, config) {
+        signals.processes.values_mut().for_each(|process| process.cmdline.clear());
+    }
+    let report = report(&signals, config);
+    Printer::new(args.output, false).print(&report)?;
+    Ok(report.worst())
+}
+
+/// Watches this machine; the worst of what was found.
+fn from_kernel(args: &DoctorArgs, config: &Config) -> anyhow::Result<Option<Severity>> {
+    let destination = args.save.as_deref().map(Destination::new).transpose()?;
+    let cancel = CancelToken::new().context("cannot create an eventfd")?;
+    stop::on_signal(cancel.clone())?;
+    let progress = Progress::new(args.quiet);
+    progress.loading();
+    let mut observer = start(args, config)?;
+    let window = match args.continuous {
+        true => args.interval.or(config.doctor.interval),
+        false => args.duration.or(config.doctor.duration),
+    };
+    let window = window.unwrap_or(WINDOW);
+    // What is saved or decides the exit status is wanted also when nobody reads.
+    let must_end = args.save.is_some() || args.exit_code;
+    let mut printer = Printer::new(args.output, args.continuous);
+    let mut worst = None;
+    loop {
+        let ended = watch(&mut observer, window, &cancel, &progress, must_end)?;
+        // Of a continuous watch's last window only a part was seen; not worth a comparison.
+        let partial = ended != Ended::InTime;
+        if ended == Ended::Unread || (partial && printer.printed() > 0) {
+            break;
+        }
+        let signals = observer.finish()?;
+        progress.clear();
+        if let Some(destination) = &destination {
+            destination.write(&signals)?;
+        }
+        let report = report(&signals, config);
+        worst = worst.max(report.worst());
+        printer.print(&report)?;
+        if partial || !args.continuous {
+            break;
+        }
+    }
+    progress.clear();
+    Ok(worst)
+}
+
+fn start(args: &DoctorArgs, config: &Config) -> anyhow::Result<Observer> {
+    // The parsed BTF it holds goes before the signals load theirs.
+    {
+        let host = Host::detect();
+        if let Some(lacking) = privileges::lacking(&host, "doctor") {
+            bail!(lacking);
+        }
+        if !host.initial_pid_namespace && !args.quiet {
+            note("note: this is not the host's pid namespace: process ids are the host's");
+        }
+    }
+    let chosen = match (&args.signals[..], &config.doctor.signals) {
+        ([], Some(configured)) => configured.clone(),
+        (flags, _) => flags.to_vec(),
+    };
+    let signals = if chosen.iter().any(|name| name == ALL) { Vec::new() } else { chosen };
+    let options = ObserverOptions { signals, redact: is_redacted(args, config) };
+    Observer::start(options).context("cannot watch this machine")
+}
+
+fn is_redacted(args: &DoctorArgs, config: &Config) -> bool {
+    args.redact || config.doctor.redact.unwrap_or(false)
+}
+
+fn report(signals: &Signals, config: &Config) -> Report {
+    Report::new(signals, judge(signals, &config.thresholds))
+}

@@ -1,0 +1,201 @@
+//! What was observed, in a file.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, anyhow, bail};
+use kerno::summary::{SCHEMA_VERSION, Signals};
+use tempfile::NamedTempFile;
+
+/// No snapshot is larger, and a device is endless.
+const MAX_BYTES: u64 = 256 << 20;
+
+/// Where a snapshot goes.
+#[derive(Debug)]
+pub(super) struct Destination {
+    /// As it was asked for.
+    path: PathBuf,
+    /// The file itself, behind any symbolic links.
+    file: PathBuf,
+    /// What is there is not a file that could be replaced: a pipe, a device.
+    special: bool,
+}
+
+impl Destination {
+    /// Finds out now, rather than after the watching, whether it can be written.
+    pub(super) fn new(path: &Path) -> anyhow::Result<Self> {
+        let (file, special) = match fs::metadata(path) {
+            Ok(found) if found.is_dir() => bail!("cannot save to {}: it is a directory", path.display()),
+            Ok(found) if found.is_file() => (fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()), false),
+            Ok(_) => (path.to_owned(), true),
+            Err(_) => (path.to_owned(), false),
+        };
+        let destination = Self { path: path.to_owned(), file, special };
+        if !special {
+            destination.temporary()?;
+        }
+        Ok(destination)
+    }
+
+    /// Writes all or nothing.
+    pub(super) fn write(&self, signals: &Signals) -> anyhow::Result<()> {
+        if self.special {
+            let file = File::options().write(true).open(&self.path).with_context(|| self.failed())?;
+            return write(file, signals).with_context(|| self.failed());
+        }
+        let mut temporary = self.temporary()?;
+        write(temporary.as_file_mut(), signals).with_context(|| self.failed())?;
+        temporary.persist(&self.file).map(drop).with_context(|| self.failed())
+    }
+
+    /// A file beside the one it will replace, gone when it does not.
+    fn temporary(&self) -> anyhow::Result<NamedTempFile> {
+        let directory = self.file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // As a file that was there, or as the umask says.
+        let mode = fs::metadata(&self.file).map_or(0o666, |found| found.permissions().mode() & 0o777);
+        tempfile::Builder::new()
+            .prefix(".kerno-")
+            .permissions(fs::Permissions::from_mode(mode))
+            .tempfile_in(directory)
+            .with_context(|| self.failed())
+    }
+
+    fn failed(&self) -> String {
+        format!("cannot save to {}", self.path.display())
+    }
+}
+
+fn write(file: impl io::Write, signals: &Signals) -> io::Result<()> {
+    let mut out = BufWriter::new(file);
+    serde_json::to_writer(&mut out, signals)?;
+    out.write_all(b"\n")?;
+    out.flush()
+}
+
+#[derive(serde::Deserialize)]
+struct Head {
+    schema_version: Option<u64>,
+    /// Only a report has them.
+    findings: Option<serde::de::IgnoredAny>,
+}
+
+/// What [`Destination::write`] wrote.
+///
+/// # Errors
+/// Says where in the file, and what to do.
+pub(super) fn read(path: &Path) -> anyhow::Result<Signals> {
+    let name = path.display();
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes))
+        .with_context(|| format!("cannot read {name}"))?;
+    if bytes.len() as u64 > MAX_BYTES {
+        bail!("{name} is larger than any snapshot");
+    }
+    let broken = |error: serde_json::Error| {
+        // The position is said once, with the file.
+        let (line, column) = (error.line(), error.column());
+        let what = error.to_string();
+        let what = what.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&what).to_owned();
+        anyhow!("{name}:{line}:{column}: {what}; {ADVICE}")
+    };
+    if bytes.is_empty() {
+        bail!("{name} is empty; {ADVICE}");
+    }
+    let head: Head = serde_json::from_slice(&bytes).map_err(broken)?;
+    match head.schema_version {
+        _ if head.findings.is_some() => bail!("{name} is a report, not what it was made from; {ADVICE}"),
+        None => bail!("{name} has no schema_version; {ADVICE}"),
+        Some(version) if version != u64::from(SCHEMA_VERSION) => bail!(
+            "{name} has schema version {version}, and this kerno {} reads {SCHEMA_VERSION}: judge it with the kerno that saved it, \
+             or save a new one",
+            env!("CARGO_PKG_VERSION")
+        ),
+        Some(_) => serde_json::from_slice(&bytes).map_err(broken),
+    }
+}
+
+const ADVICE: &str = "--from takes a file that `kerno doctor --save FILE` wrote";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("snapshot.json");
+        let mut signals = Signals { schema_version: SCHEMA_VERSION, ..Signals::default() };
+        // A number that a hasty parser gets wrong in the last place.
+        signals.window.started_unix = 1_784_563_200.123_456_7;
+        signals.window.seconds = 0.1 + 0.2;
+        Destination::new(&path).unwrap().write(&signals).unwrap();
+        assert_eq!(read(&path).unwrap(), signals);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left behind");
+    }
+
+    #[test]
+    fn a_link_stays_and_its_file_keeps_its_mode() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, link) = (directory.path().join("file"), directory.path().join("link"));
+        fs::write(&file, "old").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let signals = Signals { schema_version: SCHEMA_VERSION, ..Signals::default() };
+        Destination::new(&link).unwrap().write(&signals).unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(read(&file).unwrap(), signals);
+    }
+
+    #[test]
+    fn devices_are_written_and_not_replaced() {
+        use std::os::unix::fs::FileTypeExt as _;
+        let null = Path::new("/dev/null");
+        Destination::new(null).unwrap().write(&Signals::default()).unwrap();
+        assert!(fs::metadata(null).unwrap().file_type().is_char_device());
+        let error = Destination::new(Path::new("/dev/full")).unwrap().write(&Signals::default()).unwrap_err();
+        assert!(format!("{error:#}").contains("cannot save to /dev/full: No space left"), "{error:#}");
+    }
+
+    #[test]
+    fn where_nothing_can_be_written_is_told_at_once() {
+        for path in ["/no/such/directory/file", "/proc/snapshot", "/tmp", ""] {
+            let error = Destination::new(Path::new(path)).unwrap_err();
+            assert!(error.to_string().contains("cannot save to"), "{path}: {error:#}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_snapshot_is_told_with_its_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let cases: &[(&[u8], &str)] = &[
+            (b"", "is empty; --from takes"),
+            (b"{", ":1:1: EOF while parsing an object; --from takes"),
+            (b"{\"schema_version\": 1,\n \"host\": 3}", ":2:"),
+            (b"not json", ":1:"),
+            (b"[]", ":1:"),
+            (b"{}", "no schema_version"),
+            (b"{\"schema_version\": \"1\"}", ":1:"),
+            (b"{\"schema_version\": 999}", "schema version 999, and this kerno"),
+            (b"{\"schema_version\": 0}", "schema version 0"),
+            (b"{\"schema_version\": 1}", "missing field"),
+            (b"{\"schema_version\": 1, \"findings\": []}", "is a report"),
+            (b"\xff\xfe", ":1:"),
+            (b"\x1f\x8b\x08", ":1:"),
+        ];
+        for (bytes, why) in cases {
+            fs::write(&path, bytes).unwrap();
+            let error = format!("{:#}", read(&path).unwrap_err());
+            assert!(error.contains(why) && error.starts_with(path.to_str().unwrap()), "{bytes:?}: {error}");
+            assert!(!error.contains("at line"), "{error}");
+        }
+        fs::write(&path, "[".repeat(1 << 20)).unwrap();
+        assert!(read(&path).is_err());
+        assert!(format!("{:#}", read(Path::new("/no/such")).unwrap_err()).contains("cannot read /no/such"));
+        assert!(read(Path::new("/")).is_err());
+    }
+}

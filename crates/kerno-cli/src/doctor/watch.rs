@@ -1,0 +1,57 @@
+use std::time::{Duration, Instant};
+
+use kerno::CancelToken;
+use kerno::summary::Observer;
+
+use super::progress::Progress;
+use crate::output;
+
+/// Why the watching ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The window is over.
+    InTime,
+    /// Somebody ended it.
+    Stopped,
+    /// Nobody reads what would be printed.
+    Unread,
+}
+
+/// Lets a window pass, sampling what only shows by looking twice. `must_end`: also when nobody reads.
+pub(super) fn watch(
+    observer: &mut Observer,
+    window: Duration,
+    cancel: &CancelToken,
+    progress: &Progress,
+    must_end: bool,
+) -> anyhow::Result<Ended> {
+    let start = Instant::now();
+    let interval = Observer::sampling_interval(window);
+    let mut next_sample = interval;
+    progress.begin(window);
+    loop {
+        let elapsed = start.elapsed();
+        if elapsed >= window {
+            return Ok(Ended::InTime);
+        }
+        // The window's end is sampled by whoever ends it.
+        let target = if next_sample + interval / 2 < window { next_sample } else { window };
+        if elapsed >= target {
+            observer.sample()?;
+            // One that came late is not made up for.
+            while next_sample <= start.elapsed() {
+                next_sample += interval;
+            }
+            progress.show(&observer.pulse());
+            if !must_end && output::is_closed() {
+                return Ok(Ended::Unread);
+            }
+            continue;
+        }
+        let rest = (target - elapsed).min(progress.refresh_interval());
+        progress.advance(elapsed);
+        if cancel.wait(rest) {
+            return Ok(Ended::Stopped);
+        }
+    }
+}
