@@ -202,13 +202,12 @@ fn a_slow_open_of_a_file_is_an_offence_with_its_duration() {
     const HELD: Duration = Duration::from_millis(120);
     let file = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
     let path = std::ffi::CString::new(file.path().to_str().unwrap()).unwrap();
-    let reader = std::fs::OpenOptions::new().read(true).write(true).open(file.path()).unwrap();
     // SAFETY: a descriptor of our own; the signal that tells of the break is ignored.
     unsafe {
         libc::signal(libc::SIGIO, libc::SIG_IGN);
-        assert_eq!(libc::fcntl(reader.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK), 0);
+        assert_eq!(libc::fcntl(file.as_file().as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK), 0);
     }
-    let holder = reader.as_raw_fd();
+    let holder = file.as_file().as_raw_fd();
     let giver = std::thread::spawn(move || {
         // Gives way when somebody has waited for long enough: F_GETLEASE tells that a break is under way.
         // SAFETY: the descriptor lives until this thread is joined.
