@@ -14,6 +14,7 @@ mod series;
 mod signals;
 mod tasks;
 
+pub(crate) use histogram::BUCKETS;
 pub use histogram::{Histogram, Percentiles};
 pub use observer::{Observer, ObserverOptions};
 pub use process::{Container, Process};

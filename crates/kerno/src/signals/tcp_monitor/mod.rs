@@ -35,11 +35,15 @@
 //! 30 of these are nobody's, for the reset came before the accept. `tcplife` shows a refused connect as a life of no bytes; here it is
 //! `connect_failed` with its errno.
 
+mod counters;
 mod event;
+mod gather;
 mod loader;
 mod rules;
 mod sampler;
 mod summary;
+mod walk;
+mod wire;
 
 pub use event::{TcpDirection, TcpEvent, TcpEventType, TcpFamily, TcpResetBy, TcpState};
 pub use loader::TcpMonitorLoader;
