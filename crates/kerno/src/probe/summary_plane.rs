@@ -95,7 +95,13 @@ impl SummaryPrograms {
 
     /// Like [`Self::iterate`] for records that may be very many: adds at most `room` bytes to `buffer` and gives how many bytes found no
     /// room. With `ends` a program that asks for its object once more (returns 1) ends the walk.
-    pub(crate) fn iterate_into(&mut self, name: &str, buffer: &mut Vec<u8>, room: usize, ends: bool) -> io::Result<u64> {
+    pub(crate) fn iterate_into(
+        &mut self,
+        name: &str,
+        buffer: &mut Vec<u8>,
+        room: usize,
+        ends: bool,
+    ) -> io::Result<u64> {
         object::run_iterator_into(&mut self.ebpf, name, buffer, room, ends)
     }
 

@@ -29,13 +29,7 @@ pub(super) fn take_batch(map: BorrowedFd<'_>, keys: &mut [u8], values: &mut [u8]
     batch(bpf_cmd::BPF_MAP_LOOKUP_AND_DELETE_BATCH, map, keys, values, room)
 }
 
-fn batch(
-    command: bpf_cmd,
-    map: BorrowedFd<'_>,
-    keys: &mut [u8],
-    values: &mut [u8],
-    room: usize,
-) -> io::Result<usize> {
+fn batch(command: bpf_cmd, map: BorrowedFd<'_>, keys: &mut [u8], values: &mut [u8], room: usize) -> io::Result<usize> {
     let mut position = 0u32;
     // SAFETY: a plain C struct for which all zeroes is a valid value.
     let mut attr: bpf_attr = unsafe { std::mem::zeroed() };

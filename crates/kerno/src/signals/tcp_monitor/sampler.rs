@@ -106,7 +106,7 @@ impl Sampled {
     }
 
     fn read(&mut self, tick: &Tick<'_>) -> Reading {
-        let (namespaces, beyond) = walk::namespaces(&tick.tasks.net_namespaces());
+        let (namespaces, beyond) = walk::namespaces(tick.tasks);
         let totals = self.totals();
         let counters = namespaces.iter().filter_map(|n| Some((n.inode, Counters::read(*n)?))).collect();
         let found = walk::sockets(&mut self.programs, Which::All, &namespaces);
@@ -203,7 +203,7 @@ impl Sampler for Sampled {
             process.map(|process| process.row.comm.to_str_lossy().into_owned()).unwrap_or_default()
         };
         gather(readings, name, &mut summary);
-        let initial = walk::initial_inode();
+        let initial = walk::initial_inode(tick.tasks);
         for namespace in &now.namespaces {
             let Some(counters) = now.counters.get(&namespace.inode) else { continue };
             let earlier = match self.before.counters.get(&namespace.inode) {

@@ -12,6 +12,7 @@ use zerocopy::FromBytes as _;
 
 use super::wire::{OwnerRow, Row};
 use crate::probe::SummaryPrograms;
+use crate::summary::Tasks;
 
 /// The most sockets that are kept of one look at all namespaces: 6 MB.
 const MAX_ROWS: usize = 65_536;
@@ -48,22 +49,18 @@ impl Namespace {
 }
 
 /// Inode number of our own network namespace; 0 when it cannot be told.
-pub(super) fn own_inode() -> u32 {
-    inode("/proc/self/ns/net")
+fn own_inode() -> u32 {
+    std::fs::metadata("/proc/self/ns/net").ok().and_then(|file| u32::try_from(file.st_ino()).ok()).unwrap_or(0)
 }
 
-/// Inode number of the machine's network namespace; 0 when it cannot be told.
-pub(super) fn initial_inode() -> u32 {
-    inode("/proc/1/ns/net")
-}
-
-fn inode(path: &str) -> u32 {
-    std::fs::metadata(path).ok().and_then(|file| u32::try_from(file.st_ino()).ok()).unwrap_or(0)
+/// Inode number of the machine's own network namespace, that of process 1; 0 when it cannot be told.
+pub(super) fn initial_inode(tasks: &Tasks) -> u32 {
+    tasks.process(1).map_or(0, |process| process.row.net_namespace)
 }
 
 /// The namespaces in use, our own and the machine's first; the number of those beyond the limit.
-pub(super) fn namespaces(in_use: &HashMap<u32, u32>) -> (Vec<Namespace>, usize) {
-    let (own, initial) = (own_inode(), initial_inode());
+pub(super) fn namespaces(tasks: &Tasks) -> (Vec<Namespace>, usize) {
+    let (own, initial, in_use) = (own_inode(), initial_inode(tasks), tasks.net_namespaces());
     let mut all: Vec<_> = in_use.iter().map(|(inode, pid)| Namespace { inode: *inode, pid: *pid }).collect();
     all.retain(|namespace| namespace.inode != own);
     all.sort_unstable_by_key(|namespace| (namespace.inode != initial, namespace.inode));
