@@ -19,3 +19,4 @@ mod sched_account;
 mod sched_delay;
 mod syscall_latency;
 mod tcp_monitor;
+mod tcp_summary;
