@@ -223,7 +223,7 @@ fn one_of_two_paths_is_lossy(per_cent: u32) {
         let mut child = child_in_namespace(|link| {
             lose("127.0.0.2", per_cent);
             let fails = counter("netstat", "TcpExt:", "TCPRetransFail");
-            send_on_two_paths(30);
+            send_on_two_paths(25);
             done(link);
             link.tell(counter("snmp", "Tcp:", "RetransSegs"));
             link.tell(counter("netstat", "TcpExt:", "TCPRetransFail") - fails);

@@ -53,9 +53,10 @@ fn own_inode() -> u32 {
     std::fs::metadata("/proc/self/ns/net").ok().and_then(|file| u32::try_from(file.st_ino()).ok()).unwrap_or(0)
 }
 
-/// Inode number of the machine's own network namespace, that of process 1; 0 when it cannot be told.
+/// Inode number of the machine's own network namespace, which kernel threads never leave; 0 when it cannot be told.
 pub(super) fn initial_inode(tasks: &Tasks) -> u32 {
-    tasks.process(1).map_or(0, |process| process.row.net_namespace)
+    let mut rows = tasks.rows().iter();
+    rows.find(|row| row.is_kernel_thread() && row.net_namespace != 0).map_or(0, |row| row.net_namespace)
 }
 
 /// The namespaces in use, our own and the machine's first; the number of those beyond the limit.

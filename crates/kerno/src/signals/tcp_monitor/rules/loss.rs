@@ -98,7 +98,7 @@ fn storm(signals: &Signals, rule: &RetransmitStorm) -> Vec<Finding> {
         return vec![everywhere(signals, tcp, rule, &lossy)];
     }
     if lossy.is_empty() {
-        return scattered(signals, tcp, rule);
+        return scattered(tcp, rule);
     }
     worst(lossy.into_iter().map(|((netns, remote), path)| one(signals, tcp, rule, *netns, *remote, path)).collect())
 }
@@ -163,7 +163,7 @@ fn everywhere(
     finding.cause = "most of the other ends are affected, so packets are lost near this machine: its link, its switch, a rule here".into();
     finding.impact = "each loss holds a connection up for a round trip or more, and makes it send slower".into();
     let mut by_share: Vec<_> = lossy.iter().collect();
-    by_share.sort_by(|a, b| b.1.again.cmp(&a.1.again));
+    by_share.sort_by_key(|(_, path)| std::cmp::Reverse(path.again));
     finding.victims = by_share.iter().take(super::MAX_FINDINGS).map(|(key, path)| culprit(signals, path.main_owner(), path.name(key.1))).collect();
     finding.since = lossy.iter().map(|(_, path)| path.first_ns).min().and_then(|first| since(signals, first));
     finding.excess = share / rule.warning_ratio;
@@ -182,7 +182,7 @@ fn own_side(finding: Finding, tcp: &TcpSummary, netns: u32) -> Finding {
 
 /// Many other ends with few segments each: only the namespace's own counters show it.
 #[allow(clippy::cast_precision_loss, reason = "counts of segments")]
-fn scattered(signals: &Signals, tcp: &TcpSummary, rule: &RetransmitStorm) -> Vec<Finding> {
+fn scattered(tcp: &TcpSummary, rule: &RetransmitStorm) -> Vec<Finding> {
     let mut findings = Vec::new();
     for namespace in &tcp.namespaces {
         let of_here = tcp.peers.iter().filter(|peer| peer.net_namespace == namespace.inode);
