@@ -10,7 +10,9 @@ use kerno::signals::{TcpFailureReason, TcpNamespace, TcpSummary};
 use kerno::summary::{Observer, ObserverOptions, Signals};
 
 use crate::support::{Child, Link, set_comm, unless_init_ran};
-use crate::tcp_monitor::net::{child_in_namespace, counter, drop_packets, enter, expect_end, receive, send, settle};
+use crate::tcp_monitor::net::{
+    child_in_namespace, counter, drop_packets, enter, expect_end, receive, send, settle, tcp_info,
+};
 use crate::tcp_monitor::start_connect;
 
 /// Only this signal.
@@ -118,6 +120,64 @@ fn connections_are_counted_exactly() {
     for rule in ["tcp_retransmit_storm", "tcp_rtt_inflation", "tcp_connect_failures", "tcp_accept_queue_overflow"] {
         assert!(seen.findings(rule).is_empty(), "{:#?}", seen.findings(rule));
     }
+    end(child);
+}
+
+#[test]
+fn of_a_connection_from_before_only_the_windows_part_counts() {
+    let mut child = child_in_namespace(|link| {
+        let listener = TcpListener::bind("127.0.0.1:5005").unwrap();
+        let mut pairs: Vec<_> = (0..3)
+            .map(|_| {
+                let client = TcpStream::connect("127.0.0.1:5005").unwrap();
+                (client, listener.accept().unwrap().0)
+            })
+            .collect();
+        // Each write is one segment: the next waits until it has arrived.
+        let write = |pairs: &mut Vec<(TcpStream, TcpStream)>, segments: usize| {
+            for (client, server) in pairs {
+                for _ in 0..segments {
+                    send(client, 100);
+                    receive(server, 100);
+                }
+            }
+        };
+        write(&mut pairs, 50);
+        link.tell(0);
+        link.wait();
+        write(&mut pairs, 20);
+        let (client, mut server) = pairs.remove(0);
+        drop(client);
+        expect_end(&mut server);
+        drop(server);
+        link.tell(u64::from(tcp_info(&pairs[1].0).tcpi_rtt));
+        done(link);
+        write(&mut pairs, 7);
+        link.tell(DONE);
+        link.wait();
+    });
+    let namespace = enter(&mut child);
+    let inode = u32::try_from(namespace.inode()).unwrap();
+    child.go();
+    assert_eq!(child.heard(), 0);
+    let mut observer = observer();
+    child.go();
+    let rtt = u32::try_from(child.heard()).unwrap();
+    assert_eq!(child.heard(), DONE);
+    let ours = |signals: &Signals| {
+        let peers = &signals.tcp_monitor.as_ref().unwrap().peers;
+        peers.iter().find(|peer| peer.net_namespace == inode && peer.outgoing).unwrap().clone()
+    };
+    let first = ours(&observer.finish().unwrap());
+    assert_eq!((first.connections, first.sent_segments, first.port), (3, 60, 5005));
+    assert_eq!(first.owners, [(child.pid, 3)]);
+    let (srtt, lowest) = (first.srtt_us.unwrap(), first.min_rtt_us.unwrap());
+    assert!(lowest <= rtt && srtt >= lowest, "{srtt} {lowest}, TCP_INFO {rtt}");
+    child.go();
+    assert_eq!(child.heard(), DONE);
+    let second = ours(&observer.finish().unwrap());
+    assert_eq!((second.connections, second.sent_segments), (2, 14));
+    child.go();
     end(child);
 }
 
@@ -258,6 +318,49 @@ fn of_two_paths_only_the_one_that_loses_a_tenth_is_named() {
 #[test]
 fn of_two_paths_only_the_one_that_loses_a_hundredth_is_named() {
     one_of_two_paths_is_lossy(1);
+}
+
+#[test]
+fn a_queue_on_the_way_shows_in_the_round_trips() {
+    let mut child = child_in_namespace(|link| {
+        let listener = TcpListener::bind("127.0.0.1:5006").unwrap();
+        let mut client = TcpStream::connect("127.0.0.1:5006").unwrap();
+        let mut server = listener.accept().unwrap().0;
+        let reader = std::thread::spawn(move || {
+            let mut buffer = vec![0; 1 << 16];
+            while server.read(&mut buffer).unwrap() > 0 {}
+        });
+        // What the path takes with an empty queue.
+        for _ in 0..20 {
+            send(&mut client, 100);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let limit = ["qdisc", "add", "dev", "lo", "root", "tbf", "rate", "8mbit", "burst", "70k", "latency", "400ms"];
+        assert!(Command::new("tc").args(limit).status().unwrap().success(), "tc is needed");
+        let begun = Instant::now();
+        client.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
+        while begun.elapsed() < Duration::from_millis(1500) {
+            client.write_all(&[0x5a; 1 << 14]).unwrap();
+        }
+        link.tell(u64::from(tcp_info(&client).tcpi_rtt));
+        done(link);
+        drop(client);
+        assert!(Command::new("tc").args(["qdisc", "del", "dev", "lo", "root"]).status().unwrap().success());
+        reader.join().unwrap();
+    });
+    let namespace = enter(&mut child);
+    let inode = u32::try_from(namespace.inode()).unwrap();
+    let mut observer = observer();
+    child.go();
+    let rtt = child.heard();
+    assert_eq!(child.heard(), DONE);
+    let seen = Seen { signals: observer.finish().unwrap(), inode };
+    child.go();
+    let findings = seen.findings("tcp_rtt_inflation");
+    let [finding] = &findings[..] else { panic!("{rtt} us by TCP_INFO: {findings:#?} {:#?}", seen.tcp().peers) };
+    assert_eq!(finding.culprit.pid, Some(child.pid));
+    assert_eq!(finding.culprit.remote.as_deref(), Some("127.0.0.1"));
+    end(child);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! less what they had sent before.
 
 use std::cmp::Reverse;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::wire::{FailureKey, FailureValue, INCOMING, LISTEN, OUTGOING, PeerKey, PeerValue, Row, SYN_SENT};
 use super::{TcpFailure, TcpFailureReason, TcpListener, TcpPeer, TcpProcess, TcpSummary};
@@ -21,8 +21,9 @@ pub(super) struct Readings<'a> {
     pub(super) now: &'a HashMap<u64, Row>,
     pub(super) peers: HashMap<PeerKey, PeerValue>,
     pub(super) failures: HashMap<FailureKey, FailureValue>,
-    /// Socket and process.
-    pub(super) owners: HashMap<u64, u32>,
+    /// Socket and process, now and before.
+    pub(super) owners: &'a HashMap<u64, u32>,
+    pub(super) owners_before: &'a HashMap<u64, u32>,
     /// Longest accept queues of all samples.
     pub(super) queued: &'a HashMap<u64, u32>,
 }
@@ -39,6 +40,8 @@ struct Peer {
     srtt_idle: Vec<u32>,
     min_rtt_us: Option<u32>,
     owners: HashMap<u32, u64>,
+    /// Of ended connections that were there before the window.
+    owners_ended: BTreeMap<u32, u64>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,6 +63,9 @@ pub(super) fn gather(mut readings: Readings<'_>, name: impl Fn(u32) -> String, s
             let peer = gathered.peers.entry(gathered.services.key(row)).or_default();
             peer.earlier.segments += u64::from(row.data_segments);
             peer.earlier.retransmits += u64::from(row.retransmits);
+            if let Some(pid) = readings.owners_before.get(sock) {
+                *peer.owners_ended.entry(*pid).or_default() += 1;
+            }
         }
     }
     for (key, value) in &readings.peers {
@@ -170,9 +176,18 @@ impl<'a> Gathered<'a> {
             peer.connections += connections;
             peer.sent += sent.segments;
             peer.saw_rtt(kernel.min_rtt_us);
-            let pid = if key.outgoing != 0 { kernel.pid } else { self.services.listener(key) };
-            if pid != 0 && connections > 0 {
-                *peer.owners.entry(pid).or_default() += connections;
+            // Whose those were that began in the window: who opened the last of them, or who listens.
+            let mut pid = if key.outgoing != 0 { kernel.pid } else { self.services.listener(key) };
+            let mut known = 0;
+            for (owner, ended) in std::mem::take(&mut peer.owners_ended) {
+                *peer.owners.entry(owner).or_default() += ended;
+                known += ended;
+                if pid == 0 {
+                    pid = owner;
+                }
+            }
+            if pid != 0 && connections > known {
+                *peer.owners.entry(pid).or_default() += connections - known;
             }
             if connections > 0 {
                 of_processes.push((pid, connections, sent));
@@ -366,9 +381,10 @@ mod tests {
 
     fn gathered(before: HashMap<u64, Row>, now: HashMap<u64, Row>, peers: HashMap<PeerKey, PeerValue>) -> TcpSummary {
         let owners = HashMap::from([(1, 100), (2, 200), (9, 900)]);
+        let failures = HashMap::new();
         let queued = HashMap::from([(9, 4)]);
-        let readings =
-            Readings { before: &before, now: &now, peers, failures: HashMap::new(), owners, queued: &queued };
+        let (before, now, queued, owners) = (&before, &now, &queued, &owners);
+        let readings = Readings { before, now, peers, failures, owners, owners_before: owners, queued };
         let mut summary = TcpSummary::default();
         gather(readings, |pid| format!("name {pid}"), &mut summary);
         summary
@@ -383,7 +399,7 @@ mod tests {
         let summary = gathered(before, now, HashMap::from([(key(1), ended)]));
         let [peer] = &summary.peers[..] else { panic!("{summary:?}") };
         assert_eq!((peer.connections, peer.sent_segments), (6, 100 + 9 + 30 + 27));
-        assert_eq!(peer.owners, [(300, 3), (100, 1)]);
+        assert_eq!(peer.owners, [(300, 2), (100, 1), (200, 1)]);
         assert!(peer.outgoing && peer.port == 80 && peer.remote.to_string() == "10.0.0.1");
         let of = |pid| summary.processes.iter().find(|process| process.pid == pid).unwrap().sent_segments;
         assert_eq!((of(100), of(300), of(0)), (100, 27, 39));

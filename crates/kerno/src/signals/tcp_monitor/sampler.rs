@@ -82,6 +82,8 @@ struct Totals {
 struct Reading {
     totals: Totals,
     sockets: HashMap<u64, Row>,
+    /// Socket and process.
+    owners: HashMap<u64, u32>,
     counters: HashMap<u32, Counters>,
     namespaces: Vec<Namespace>,
     /// There were more namespaces.
@@ -121,8 +123,12 @@ impl Sampled {
         if found.beyond > 0 {
             missing.push((format!("{} sockets", found.beyond), "there are too many to look at each".to_owned()));
         }
+        let owners = walk::owners(&mut self.programs).unwrap_or_else(|error| {
+            missing.push(("owners of connections".to_owned(), error.to_string()));
+            HashMap::new()
+        });
         let sockets = found.rows.into_iter().map(|row| (row.sock, row)).collect();
-        Reading { totals, sockets, counters, namespaces, cut: beyond > 0, missing }
+        Reading { totals, sockets, owners, counters, namespaces, cut: beyond > 0, missing }
     }
 
     fn look_at_queues(&mut self, tick: &Tick<'_>) {
@@ -183,10 +189,6 @@ impl Sampler for Sampled {
             Default::default()
         });
         let now = self.read(tick);
-        let owners = walk::owners(&mut self.programs).unwrap_or_else(|error| {
-            missing.push(("owners of connections".to_owned(), error.to_string()));
-            HashMap::new()
-        });
         let Counts { opened, accepted, closed, reset } = now.totals.counts.since(self.before.totals.counts);
         (summary.opened, summary.accepted, summary.closed, summary.reset) = (opened, accepted, closed, reset);
         summary.rtt_us.add_kernel_delta(&now.totals.rtt_us, &self.before.totals.rtt_us);
@@ -195,7 +197,8 @@ impl Sampler for Sampled {
             now: &now.sockets,
             peers,
             failures,
-            owners,
+            owners: &now.owners,
+            owners_before: &self.before.owners,
             queued: &self.queued,
         };
         let name = |pid| {
