@@ -75,6 +75,10 @@ fn end(mut child: Child) {
 
 #[test]
 fn connections_are_counted_exactly() {
+    unless_init_ran(count_connections);
+}
+
+fn count_connections() {
     const CONNECTIONS: usize = 43;
     const RESET: usize = 5;
     let work = |link: &mut Link| {
@@ -125,6 +129,10 @@ fn connections_are_counted_exactly() {
 
 #[test]
 fn of_a_connection_from_before_only_the_windows_part_counts() {
+    unless_init_ran(follow_connections_from_before);
+}
+
+fn follow_connections_from_before() {
     let mut child = child_in_namespace(|link| {
         let listener = TcpListener::bind("127.0.0.1:5005").unwrap();
         let mut pairs: Vec<_> = (0..3)
@@ -168,6 +176,9 @@ fn of_a_connection_from_before_only_the_windows_part_counts() {
         let peers = &signals.tcp_monitor.as_ref().unwrap().peers;
         peers.iter().find(|peer| peer.net_namespace == inode && peer.outgoing).unwrap().clone()
     };
+    observer.sample().unwrap();
+    let pulse = observer.pulse();
+    assert!(pulse[0].0 == "tcp" && pulse[0].1.contains(" conns"), "{pulse:?}");
     let first = ours(&observer.finish().unwrap());
     assert_eq!((first.connections, first.sent_segments, first.port), (3, 60, 5005));
     assert_eq!(first.owners, [(child.pid, 3)]);
@@ -183,6 +194,10 @@ fn of_a_connection_from_before_only_the_windows_part_counts() {
 
 #[test]
 fn failed_connects_tell_who_tried_where_to_and_why() {
+    unless_init_ran(fail_to_connect);
+}
+
+fn fail_to_connect() {
     const REFUSED: u64 = 23;
     let mut child = child_in_namespace(|link| {
         set_comm("kerno client");
@@ -220,6 +235,10 @@ fn failed_connects_tell_who_tried_where_to_and_why() {
 
 #[test]
 fn a_syn_that_waits_for_its_answer_shows() {
+    unless_init_ran(wait_for_an_answer);
+}
+
+fn wait_for_an_answer() {
     let mut child = child_in_namespace(|link| {
         let listener = TcpListener::bind("127.0.0.1:5003").unwrap();
         drop_packets(&listener);

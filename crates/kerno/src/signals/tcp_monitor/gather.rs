@@ -33,6 +33,7 @@ struct Peer {
     kernel: PeerValue,
     connections: u64,
     sent: u64,
+    spurious: u64,
     /// What ended connections had sent before the window.
     earlier: Sent,
     /// Of connections that sent in the window, and of the others.
@@ -48,6 +49,7 @@ struct Peer {
 struct Sent {
     segments: u64,
     retransmits: u64,
+    spurious: u64,
 }
 
 /// Puts the lists together; `name` tells a process's name.
@@ -63,6 +65,7 @@ pub(super) fn gather(mut readings: Readings<'_>, name: impl Fn(u32) -> String, s
             let peer = gathered.peers.entry(gathered.services.key(row)).or_default();
             peer.earlier.segments += u64::from(row.data_segments);
             peer.earlier.retransmits += u64::from(row.retransmits);
+            peer.earlier.spurious += u64::from(row.spurious);
             if let Some(pid) = readings.owners_before.get(sock) {
                 *peer.owners_ended.entry(*pid).or_default() += 1;
             }
@@ -143,6 +146,7 @@ impl<'a> Gathered<'a> {
         let sent = Sent {
             segments: u64::from(row.data_segments - earlier.map_or(0, |earlier| earlier.data_segments)),
             retransmits: u64::from(row.retransmits - earlier.map_or(0, |earlier| earlier.retransmits)),
+            spurious: u64::from(row.spurious - earlier.map_or(0, |earlier| earlier.spurious)),
         };
         let key = self.services.key(row);
         let pid = match self.readings.owners.get(&row.sock) {
@@ -152,6 +156,7 @@ impl<'a> Gathered<'a> {
         let peer = self.peers.entry(key).or_default();
         peer.connections += 1;
         peer.sent += sent.segments;
+        peer.spurious += sent.spurious;
         if row.srtt_us > 0 {
             rtt_us.record(u64::from(row.srtt_us));
             if sent.segments > 0 { &mut peer.srtt_busy } else { &mut peer.srtt_idle }.push(row.srtt_us);
@@ -171,10 +176,12 @@ impl<'a> Gathered<'a> {
             let sent = Sent {
                 segments: kernel.closed_segments.saturating_sub(peer.earlier.segments),
                 retransmits: kernel.closed_retransmits.saturating_sub(peer.earlier.retransmits),
+                spurious: kernel.closed_spurious.saturating_sub(peer.earlier.spurious),
             };
             let connections = u64::from(kernel.closed);
             peer.connections += connections;
             peer.sent += sent.segments;
+            peer.spurious += sent.spurious;
             peer.saw_rtt(kernel.min_rtt_us);
             // Whose those were that began in the window: who opened the last of them, or who listens.
             let mut pid = if key.outgoing != 0 { kernel.pid } else { self.services.listener(key) };
@@ -276,6 +283,7 @@ impl Peer {
             sent_segments: self.sent,
             retransmitted_segments: kernel.retransmits,
             syn_retransmits: kernel.syn_retransmits,
+            spurious_retransmits: self.spurious,
             srtt_us,
             min_rtt_us: self.min_rtt_us,
             owners,

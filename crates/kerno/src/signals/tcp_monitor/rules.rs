@@ -106,6 +106,7 @@ mod testing {
             sent_segments: sent,
             retransmitted_segments: again,
             syn_retransmits: 0,
+            spurious_retransmits: 0,
             srtt_us: Some(400),
             min_rtt_us: Some(300),
             owners: vec![(815, 3)],

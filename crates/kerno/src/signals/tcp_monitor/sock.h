@@ -93,6 +93,7 @@ struct tcp_sock {
 	struct minmax rtt_min; /* of the last minutes, in microseconds; all ones before the first measurement */
 	__u32 srtt_us; /* eight times the smoothed round trip */
 	__u32 total_retrans;
+	__u32 dsack_dups; /* segments that the other end told us it got twice */
 } CORE;
 
 struct request_sock {

@@ -113,6 +113,8 @@ pub struct TcpPeer {
     pub retransmitted_segments: u64,
     /// Of these, SYNs and answers to SYNs: no data was lost.
     pub syn_retransmits: u64,
+    /// Of these, segments that had arrived all the same, as the other end told (DSACK): nothing was lost, only late.
+    pub spurious_retransmits: u64,
     /// Smoothed round-trip time now, the median of its connections that sent in the window; `None` when none was measured.
     pub srtt_us: Option<u32>,
     /// The lowest round-trip time that any of its connections has seen.

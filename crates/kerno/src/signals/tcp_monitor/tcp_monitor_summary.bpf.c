@@ -76,6 +76,7 @@ struct peer_value {
 	__u64 syn_retransmits; /* of these, SYNs and answers to them */
 	__u64 closed_segments; /* with data, of connections that ended, since they began */
 	__u64 closed_retransmits;
+	__u64 closed_spurious; /* of these, segments that had arrived all the same */
 	__u64 srtt_sum_us; /* of connections that ended */
 	__u32 srtt_count;
 	__u32 min_rtt_us; /* the lowest of all that ended, 0 for none */
@@ -84,7 +85,7 @@ struct peer_value {
 	__u32 pid; /* the last that opened one */
 	__u32 pad0;
 };
-_Static_assert(sizeof(struct peer_value) == 72, "struct peer_value changed size");
+_Static_assert(sizeof(struct peer_value) == 80, "struct peer_value changed size");
 const volatile struct peer_value *const volatile layout_of_peer_value SEC(".rodata") = NULL;
 
 struct {
@@ -232,6 +233,7 @@ static __always_inline void end_connection(const struct sock *sk, __u8 state)
 	__sync_fetch_and_add(&peer->closed, 1);
 	__sync_fetch_and_add(&peer->closed_segments, BPF_CORE_READ(tcp, data_segs_out));
 	__sync_fetch_and_add(&peer->closed_retransmits, BPF_CORE_READ(tcp, total_retrans));
+	__sync_fetch_and_add(&peer->closed_spurious, BPF_CORE_READ(tcp, dsack_dups));
 	if (!srtt_us)
 		return;
 	__sync_fetch_and_add(&peer->srtt_sum_us, srtt_us);
@@ -358,7 +360,7 @@ struct tcp_row {
 	__u8 state;
 	__u8 direction;
 	__u8 pad0;
-	__u32 pad1;
+	__u32 spurious; /* of the segments sent again, those that had arrived all the same */
 };
 _Static_assert(sizeof(struct tcp_row) == 96, "struct tcp_row changed size");
 const volatile struct tcp_row *const volatile layout_of_tcp_row SEC(".rodata") = NULL;
@@ -393,6 +395,7 @@ static __always_inline void write_row(struct bpf_iter__tcp *ctx, const struct so
 	} else {
 		row.data_segments = BPF_CORE_READ(tcp, data_segs_out);
 		row.retransmits = BPF_CORE_READ(tcp, total_retrans);
+		row.spurious = BPF_CORE_READ(tcp, dsack_dups);
 		row.srtt_us = BPF_CORE_READ(tcp, srtt_us) >> 3;
 		row.min_rtt_us = BPF_CORE_READ(tcp, rtt_min.s[0].v);
 		if (row.min_rtt_us == ~0u)

@@ -77,6 +77,7 @@ pub(super) struct PeerValue {
     pub(super) syn_retransmits: u64,
     pub(super) closed_segments: u64,
     pub(super) closed_retransmits: u64,
+    pub(super) closed_spurious: u64,
     pub(super) srtt_sum_us: u64,
     pub(super) srtt_count: u32,
     pub(super) min_rtt_us: u32,
@@ -135,7 +136,7 @@ pub(super) struct Row {
     pub(super) state: u8,
     pub(super) direction: u8,
     pub(super) pad0: u8,
-    pub(super) pad1: u32,
+    pub(super) spurious: u32,
 }
 
 impl Row {
@@ -155,6 +156,7 @@ impl Row {
             && self.remote == earlier.remote
             && self.data_segments >= earlier.data_segments
             && self.retransmits >= earlier.retransmits
+            && self.spurious >= earlier.spurious
     }
 }
 
@@ -187,14 +189,14 @@ mod tests {
         let fields = fields!(PeerKey: remote netns port family outgoing);
         assert_matches(object, "peer_key", size_of::<PeerKey>(), fields);
         let fields = fields!(PeerValue: first_retransmit_ns retransmits syn_retransmits closed_segments closed_retransmits
-            srtt_sum_us srtt_count min_rtt_us established closed pid pad0);
+            closed_spurious srtt_sum_us srtt_count min_rtt_us established closed pid pad0);
         assert_matches(object, "peer_value", size_of::<PeerValue>(), fields);
         let fields = fields!(FailureKey: remote netns pid error port family pad0);
         assert_matches(object, "failure_key", size_of::<FailureKey>(), fields);
         let fields = fields!(FailureValue: first_ns count comm);
         assert_matches(object, "failure_value", size_of::<FailureValue>(), fields);
         let fields = fields!(Row: sock since_ns local remote netns data_segments retransmits srtt_us min_rtt_us queued backlog
-            drops pid local_port remote_port family state direction pad0 pad1);
+            drops pid local_port remote_port family state direction pad0 spurious);
         assert_matches(object, "tcp_row", size_of::<Row>(), fields);
         let fields = fields!(OwnerRow: sock started_ns pid pad0);
         assert_matches(object, "owner_row", size_of::<OwnerRow>(), fields);

@@ -13,7 +13,7 @@ rule! {
     RetransmitStorm = "tcp_retransmit_storm", "tcp_monitor", "segments have to be sent again",
         "The share of data segments sent to one other end that had to be sent again. The kernel sends again what is not \
         acknowledged in time, so the share is about that of lost packets; a healthy network stays far below one in a hundred. SYNs do \
-        not count: a host that does not answer is no lossy path. Where most of the other ends are affected it is one finding, for the \
+        not count: a host that does not answer is no lossy path; nor does what the other end says had arrived all the same. Where most of the other ends are affected it is one finding, for the \
         fault is then on our side.", storm;
     min_segments: 10.0 Count, 1.0 ..= 1e9, "segments sent again before a share means anything";
     warning_ratio: 0.005 Ratio, 0.0001 ..= 1.0, "share of segments sent again that is a warning";
@@ -70,7 +70,8 @@ fn paths(tcp: &TcpSummary) -> BTreeMap<(u32, IpAddr), Path<'_>> {
     let mut paths: BTreeMap<(u32, IpAddr), Path<'_>> = BTreeMap::new();
     for peer in &tcp.peers {
         let path = paths.entry((peer.net_namespace, peer.remote)).or_default();
-        let again = peer.retransmitted_segments.saturating_sub(peer.syn_retransmits);
+        let not_lost = peer.syn_retransmits + peer.spurious_retransmits;
+        let again = peer.retransmitted_segments.saturating_sub(not_lost);
         path.sent += peer.sent_segments;
         path.again += again;
         if again > 0 && (path.first_ns == 0 || peer.first_retransmit_ns < path.first_ns) {
@@ -186,8 +187,8 @@ fn scattered(tcp: &TcpSummary, rule: &RetransmitStorm) -> Vec<Finding> {
     let mut findings = Vec::new();
     for namespace in &tcp.namespaces {
         let of_here = tcp.peers.iter().filter(|peer| peer.net_namespace == namespace.inode);
-        let syns: u64 = of_here.map(|peer| peer.syn_retransmits).sum();
-        let again = namespace.retransmitted_segments.saturating_sub(syns);
+        let not_lost: u64 = of_here.map(|peer| peer.syn_retransmits + peer.spurious_retransmits).sum();
+        let again = namespace.retransmitted_segments.saturating_sub(not_lost);
         let share = again as f64 / namespace.sent_segments.max(again).max(1) as f64;
         // Ten times as many as for one path: SYNs to hosts that are not listed are among them.
         if (again as f64) < 10.0 * rule.min_segments || share < rule.warning_ratio {
@@ -286,6 +287,14 @@ mod tests {
         let findings = judge(&RetransmitStorm::RULE, |tcp| {
             tcp.peers = vec![TcpPeer { syn_retransmits: 200, ..peer("10.0.0.2", 0, 200) }];
             tcp.namespaces[0] = TcpNamespace { sent_segments: 400, retransmitted_segments: 200, ..tcp.namespaces[0].clone() };
+        });
+        assert!(findings.is_empty(), "{findings:#?}");
+    }
+
+    #[test]
+    fn what_had_arrived_all_the_same_was_not_lost() {
+        let findings = judge(&RetransmitStorm::RULE, |tcp| {
+            tcp.peers = vec![TcpPeer { spurious_retransmits: 195, ..peer("10.0.0.2", 10_000, 200) }];
         });
         assert!(findings.is_empty(), "{findings:#?}");
     }
