@@ -24,8 +24,8 @@ pub(super) struct Readings<'a> {
     /// Socket and process, now and before.
     pub(super) owners: &'a HashMap<u64, u32>,
     pub(super) owners_before: &'a HashMap<u64, u32>,
-    /// Longest accept queues of all samples.
-    pub(super) queued: &'a HashMap<u64, u32>,
+    /// Listening sockets as they were at the latest sample, with the longest queue of all samples.
+    pub(super) queues: &'a HashMap<u64, Row>,
 }
 
 #[derive(Debug, Default)]
@@ -217,16 +217,20 @@ impl<'a> Gathered<'a> {
 
     fn listeners(&self, name: &impl Fn(u32) -> String) -> Vec<TcpListener> {
         let mut list = Vec::new();
-        for row in self.readings.now.values().filter(|row| row.state == LISTEN) {
+        let Readings { now, queues, .. } = self.readings;
+        // Those that are gone since the latest sample are worth telling of too.
+        let gone = queues.values().filter(|row| now.get(&row.sock).is_none_or(|now| now.state != LISTEN));
+        for row in now.values().chain(gone).filter(|row| row.state == LISTEN) {
             let earlier = self.readings.before.get(&row.sock).filter(|earlier| {
                 earlier.state == LISTEN && earlier.local_port == row.local_port && earlier.netns == row.netns
             });
             let drops = u64::from(row.drops.wrapping_sub(earlier.map_or(0, |earlier| earlier.drops)));
-            let queued = row.queued.max(self.readings.queued.get(&row.sock).copied().unwrap_or(0));
+            let queued = row.queued.max(queues.get(&row.sock).map_or(0, |queue| queue.queued));
             if drops == 0 && queued == 0 {
                 continue;
             }
-            let pid = self.readings.owners.get(&row.sock).copied().unwrap_or(0);
+            let owner = self.readings.owners.get(&row.sock).or_else(|| self.readings.owners_before.get(&row.sock));
+            let pid = owner.copied().unwrap_or(0);
             let (local, port, net_namespace) = (row.local(), row.local_port, row.netns);
             let backlog = row.backlog;
             list.push(TcpListener { local, port, net_namespace, pid, comm: name(pid), drops, queued, backlog });
@@ -303,6 +307,13 @@ fn failed(
     readings: &Readings<'_>,
     name: &impl Fn(u32) -> String,
 ) -> Vec<TcpFailure> {
+    // Who began to connect before the kernel side looked, and has given up since.
+    let mut before = HashMap::new();
+    for row in readings.before.values().filter(|row| row.state == SYN_SENT) {
+        if let Some(pid) = readings.owners_before.get(&row.sock) {
+            before.insert((row.remote, row.netns, row.remote_port), *pid);
+        }
+    }
     let mut waiting: HashMap<FailureKey, u64> = HashMap::new();
     for row in readings.now.values().filter(|row| row.state == SYN_SENT && row.retransmits > 0) {
         let pid = if row.pid == 0 { readings.owners.get(&row.sock).copied().unwrap_or(0) } else { row.pid };
@@ -326,14 +337,19 @@ fn failed(
     }
     let mut list: Vec<_> = failures
         .into_iter()
-        .map(|(key, value)| TcpFailure {
+        .map(|(key, value)| {
+            let known = before.get(&(key.remote, key.netns, key.port)).copied().unwrap_or(0);
+            let pid = if key.pid == 0 { known } else { key.pid };
+            (key, pid, value)
+        })
+        .map(|(key, pid, value)| TcpFailure {
             reason: reason(key.error),
             error: ErrnoCount::new(key.error, value.count),
             remote: key.address(),
             port: key.port,
-            pid: key.pid,
+            pid,
             comm: if value.comm.as_bytes().is_empty() {
-                name(key.pid)
+                name(pid)
             } else {
                 value.comm.to_str_lossy().into_owned()
             },
@@ -390,9 +406,9 @@ mod tests {
     fn gathered(before: HashMap<u64, Row>, now: HashMap<u64, Row>, peers: HashMap<PeerKey, PeerValue>) -> TcpSummary {
         let owners = HashMap::from([(1, 100), (2, 200), (9, 900)]);
         let failures = HashMap::new();
-        let queued = HashMap::from([(9, 4)]);
-        let (before, now, queued, owners) = (&before, &now, &queued, &owners);
-        let readings = Readings { before, now, peers, failures, owners, owners_before: owners, queued };
+        let queues = table([row(9, 0, 0, |r| (r.state, r.queued) = (LISTEN, 4))]);
+        let (before, now, queues, owners) = (&before, &now, &queues, &owners);
+        let readings = Readings { before, now, peers, failures, owners, owners_before: owners, queues };
         let mut summary = TcpSummary::default();
         gather(readings, |pid| format!("name {pid}"), &mut summary);
         summary

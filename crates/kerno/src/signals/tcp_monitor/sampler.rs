@@ -43,7 +43,7 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
         before: Reading::default(),
         last: Totals::default(),
         begun: false,
-        queued: HashMap::new(),
+        queues: HashMap::new(),
         queued_ns: 0,
         queue_look: Duration::ZERO,
         own: None,
@@ -61,8 +61,8 @@ struct Sampled {
     /// As it was at the last sample.
     last: Totals,
     begun: bool,
-    /// The longest accept queue of each listening socket in the window.
-    queued: HashMap<u64, u32>,
+    /// Each listening socket at the latest sample, with its longest accept queue in the window.
+    queues: HashMap<u64, Row>,
     queued_ns: u64,
     queue_look: Duration,
     /// Our own namespace's counters at the last sample.
@@ -141,8 +141,8 @@ impl Sampled {
         namespaces.retain(|namespace| listening.contains(&namespace.inode));
         let begun = Instant::now();
         for row in walk::sockets(&mut self.programs, Which::Listening, &namespaces).rows {
-            let queued = self.queued.entry(row.sock).or_default();
-            *queued = row.queued.max(*queued);
+            let longest = self.queues.get(&row.sock).map_or(0, |earlier| earlier.queued);
+            self.queues.insert(row.sock, Row { queued: row.queued.max(longest), ..row });
         }
         self.queue_look = begun.elapsed();
         self.queued_ns = tick.now_ns;
@@ -167,7 +167,7 @@ impl Sampler for Sampled {
             self.before = self.read(tick);
         }
         self.last = self.totals();
-        self.queued.clear();
+        self.queues.clear();
         self.queued_ns = tick.now_ns;
         self.queue_look = Duration::ZERO;
         self.own = None;
@@ -199,7 +199,7 @@ impl Sampler for Sampled {
             failures,
             owners: &now.owners,
             owners_before: &self.before.owners,
-            queued: &self.queued,
+            queues: &self.queues,
         };
         let name = |pid| {
             let process = tick.tasks.process(pid);

@@ -184,6 +184,9 @@ fn one(signals: &Signals, tcp: &TcpSummary, rule: &ConnectFailures, group: &Grou
     }
     finding.cause = match (reason, group.failures.first()) {
         (TcpFailureReason::Other, Some(failure)) => format!("the error is {}", failure.error.name),
+        (TcpFailureReason::TimedOut, _) if overflows(tcp, group) => {
+            "the server is on this machine and drops what comes, because it does not accept its connections in time".into()
+        }
         _ => cause(reason).into(),
     };
     finding.impact = if group.succeeded == 0 {
@@ -198,6 +201,16 @@ fn one(signals: &Signals, tcp: &TcpSummary, rule: &ConnectFailures, group: &Grou
     finding.since = since(signals, group.first_ns());
     finding.excess = group.excess;
     fixes(finding, tcp, group)
+}
+
+/// A socket that listens at that port here drops connections.
+fn overflows(tcp: &TcpSummary, group: &Group<'_>) -> bool {
+    let local = group.service.ip().is_loopback();
+    tcp.listeners.iter().any(|listener| {
+        listener.drops > 0
+            && listener.port == group.service.port()
+            && (listener.local == group.service.ip() || (local && listener.local.is_unspecified()))
+    })
 }
 
 const fn minimum(rule: &ConnectFailures, reason: TcpFailureReason) -> f64 {
