@@ -21,6 +21,15 @@ pub(super) fn missed_runs(program: BorrowedFd<'_>) -> u64 {
 
 /// All elements of a hash map in one call, into tables with room for `room` keys and values; how many there were (Linux 5.6).
 pub(super) fn lookup_batch(map: BorrowedFd<'_>, keys: &mut [u8], values: &mut [u8], room: usize) -> io::Result<usize> {
+    batch(bpf_cmd::BPF_MAP_LOOKUP_BATCH, map, keys, values, room)
+}
+
+/// The same, and takes them out of the map (Linux 5.6).
+pub(super) fn take_batch(map: BorrowedFd<'_>, keys: &mut [u8], values: &mut [u8], room: usize) -> io::Result<usize> {
+    batch(bpf_cmd::BPF_MAP_LOOKUP_AND_DELETE_BATCH, map, keys, values, room)
+}
+
+fn batch(command: bpf_cmd, map: BorrowedFd<'_>, keys: &mut [u8], values: &mut [u8], room: usize) -> io::Result<usize> {
     let mut position = 0u32;
     // SAFETY: a plain C struct for which all zeroes is a valid value.
     let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
@@ -29,7 +38,7 @@ pub(super) fn lookup_batch(map: BorrowedFd<'_>, keys: &mut [u8], values: &mut [u
     attr.batch.keys = keys.as_mut_ptr() as u64;
     attr.batch.values = values.as_mut_ptr() as u64;
     attr.batch.count = u32::try_from(room).unwrap_or(u32::MAX);
-    let result = call(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr);
+    let result = call(command, &mut attr);
     // SAFETY: the kernel has written how many it copied, also when it tells by ENOENT that these were all.
     let found = unsafe { attr.batch.count } as usize;
     match result {

@@ -22,3 +22,4 @@ mod sched_delay;
 mod syscall_latency;
 mod syscall_summary;
 mod tcp_monitor;
+mod tcp_summary;
