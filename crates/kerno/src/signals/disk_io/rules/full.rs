@@ -1,6 +1,6 @@
 //! disk_full: file systems without room, or soon without.
 
-use super::load::{is_kernel_thread, written};
+use super::load::is_kernel_thread;
 use super::words::{bytes, duration, percent, quoted};
 use crate::doctor::{Culprit, Eta, Finding, Severity, Unit, rule};
 use crate::signals::{DiskSummary, Filesystem};
@@ -270,7 +270,7 @@ fn suspect(
     let candidates: Vec<_> = if in_memory {
         users.filter(|p| writer(p.pid).is_some()).map(|p| (p.used.run_ns, p)).collect()
     } else {
-        users.map(|p| (written(signals, p).max(submitted(disk, p.pid)), p)).collect()
+        users.map(|p| (p.used.write_bytes.max(submitted(disk, p.pid)), p)).collect()
     };
     let (amount, process) = candidates
         .into_iter()

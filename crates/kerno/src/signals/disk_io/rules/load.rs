@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::doctor::Culprit;
 use crate::signals::{DiskDevice, DiskOpStat, DiskSubmitter, DiskSummary};
-use crate::summary::{Histogram, Process, Signals};
+use crate::summary::{Histogram, Signals};
 
 /// Calls that wait for a file's storage when they are slow.
 const FILE_CALLS: [&str; 32] = [
@@ -45,30 +45,6 @@ pub(super) fn is_kernel_thread(signals: &Signals, pid: u32, comm: &str) -> bool 
         Some(process) => process.kernel_thread,
         None => ["kworker", "jbd2", "kswapd", "xfsaild", "btrfs-", "flush-"].iter().any(|name| comm.starts_with(name)),
     }
-}
-
-/// Bytes that a process itself made dirty in the window. What a process that ended had written is counted as its parent's from then
-/// on, and would be told twice.
-pub(super) fn written(signals: &Signals, process: &Process) -> u64 {
-    let of_ended = |ended: &&Process| !ended.alive && ended.pid != process.pid && is_below(signals, ended, process.pid);
-    let inherited: u64 = signals.processes.values().filter(of_ended).map(|ended| ended.used.write_bytes).sum();
-    process.used.write_bytes.saturating_sub(inherited)
-}
-
-/// A child of `ancestor`, or a child of one.
-fn is_below(signals: &Signals, process: &Process, ancestor: u32) -> bool {
-    const MAX_DEPTH: usize = 16;
-    let mut parent = process.parent_pid;
-    for _ in 0..MAX_DEPTH {
-        if parent == ancestor {
-            return true;
-        }
-        match signals.process(parent) {
-            Some(above) if parent > 1 => parent = above.parent_pid,
-            _ => return false,
-        }
-    }
-    false
 }
 
 fn ms(ns: u64) -> f64 {
@@ -194,7 +170,7 @@ pub(super) fn demand(signals: &Signals, disk: &DiskSummary, dev: &str) -> Vec<De
     let direct = |pid: u32| disk.submitters.iter().filter(|s| s.pid == pid).map(|s| s.write_bytes).sum::<u64>();
     let users = signals.processes.values().filter(|process| !process.kernel_thread);
     let dirtied: Vec<_> =
-        users.map(|p| (p, float(written(signals, p).saturating_sub(direct(p.pid))))).filter(|(_, d)| *d > 0.0).collect();
+        users.map(|p| (p, float(p.used.write_bytes.saturating_sub(direct(p.pid))))).filter(|(_, d)| *d > 0.0).collect();
     let all_dirtied = dirtied.iter().map(|(_, d)| d).sum::<f64>().max(1.0);
     for (process, dirtied) in dirtied {
         let demand = demands.entry(process.pid).or_default();
