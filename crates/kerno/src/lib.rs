@@ -33,6 +33,7 @@
 pub mod doctor;
 pub mod event;
 pub mod probe;
+pub mod report;
 pub mod signals;
 pub mod summary;
 

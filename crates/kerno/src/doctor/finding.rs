@@ -4,6 +4,7 @@ use crate::summary::{Container, Process, Signals};
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Worth knowing; nothing suffers from it.
@@ -33,6 +34,7 @@ impl std::fmt::Display for Severity {
 
 /// What a number is a number of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Unit {
     /// How many.
@@ -57,6 +59,7 @@ pub enum Unit {
 
 /// Something that was measured.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Evidence {
     /// What, in words: "write requests waited for the device (p99)".
     pub what: String,
@@ -70,6 +73,7 @@ pub struct Evidence {
 
 /// Something that happened, as an example.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Exemplar {
     /// When: seconds since the window began.
     pub seconds: f64,
@@ -79,6 +83,7 @@ pub struct Exemplar {
 
 /// Who or what is behind it, or suffers from it: whichever of these applies.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Culprit {
     /// A process's id.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -157,6 +162,7 @@ impl Culprit {
 
 /// What typing a command would do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Effect {
     /// It only looks.
@@ -167,6 +173,7 @@ pub enum Effect {
 
 /// Something to type next.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Fix {
     /// The command, with the real process, device or address in it.
     pub command: String,
@@ -178,6 +185,7 @@ pub struct Fix {
 
 /// When something will happen if all goes on as it does.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Eta {
     /// In how many seconds, counted from the window's end.
     pub seconds: f64,
@@ -189,6 +197,7 @@ pub struct Eta {
 
 /// One step of how one thing led to another.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Step {
     /// When it began: seconds since the window began; 0 when it was so from the start.
     pub seconds: f64,
@@ -198,6 +207,7 @@ pub struct Step {
 
 /// Something that is wrong, with who is behind it and what to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Finding {
     /// The rule that found it, such as `fd_leak`. Stable.
     pub id: String,

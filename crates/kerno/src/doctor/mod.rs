@@ -4,8 +4,10 @@
 //! Each signal's `rules.rs` has its rules; this module has what they share: the shape of a finding, thresholds, what is normal
 //! life and no symptom ([`normal`]), how findings are joined into root causes and consequences, and the ranking.
 
+pub(crate) mod amount;
 mod correlate;
 mod finding;
+pub(crate) mod growth;
 pub mod normal;
 mod rule;
 

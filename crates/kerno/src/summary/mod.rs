@@ -7,13 +7,17 @@
 mod cgroups;
 mod histogram;
 mod host_facts;
+mod identities;
+mod membership;
 mod observer;
 mod pressure;
 mod process;
 mod series;
 mod signals;
 mod tasks;
+mod track;
 
+pub(crate) use histogram::BUCKETS;
 pub use histogram::{Histogram, Percentiles};
 pub use observer::{Observer, ObserverOptions};
 pub use process::{Container, Process};
@@ -26,3 +30,4 @@ use host_facts::host_facts;
 pub(crate) use observer::{Sampler, Tick};
 pub(crate) use pressure::PressureMeter;
 pub(crate) use tasks::{ProcessAccount, TaskRow, Tasks};
+pub(crate) use track::Track;

@@ -3,7 +3,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::process::Identities;
+use super::identities::Identities;
 use super::signals::{CostOfObserving, HostFacts, Missing, SCHEMA_VERSION, Signals, Window};
 use super::tasks::{ProcessAccount, Tasks};
 use crate::probe::{Host, LoadError, SummaryLoss};
@@ -166,6 +166,7 @@ impl Observer {
         let seconds = seconds_between(self.started_ns, now_ns);
         self.tasks.sample(seconds, now_ns).map_err(|error| LoadError::Io("cannot read the tasks", error))?;
         self.samples += 1;
+        self.identities.notice(self.tasks.processes());
         let tick = Tick { seconds, now_ns, started_ns: self.started_ns, tasks: &self.tasks };
         for (_, sampler) in &mut self.samplers {
             sampler.sample(&tick);

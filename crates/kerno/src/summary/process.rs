@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use super::tasks::{ProcessAccount, TaskUse};
+use super::tasks::TaskUse;
 
 /// Who a process is and what it used during the window.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -40,6 +40,7 @@ pub struct Process {
 
 /// A container, as the cgroup's path tells.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Container {
     /// docker, containerd, cri-o, podman, lxc, ...
     pub runtime: String,
@@ -47,30 +48,4 @@ pub struct Container {
     pub id: String,
     /// The uid of its Kubernetes pod.
     pub pod_uid: Option<String>,
-}
-
-/// Finds out who processes are. Remembers what does not change while they live.
-#[derive(Debug, Default)]
-pub(crate) struct Identities {}
-
-impl Identities {
-    /// The process as it is now, or as it was when last seen.
-    pub(crate) fn describe(&mut self, account: &ProcessAccount, redact: bool) -> Process {
-        let row = &account.row;
-        let _ = redact;
-        Process {
-            pid: row.pid,
-            comm: row.comm.to_str_lossy().into_owned(),
-            parent_pid: row.parent_pid,
-            uid: row.uid,
-            kernel_thread: row.is_kernel_thread(),
-            alive: account.alive,
-            threads: account.threads,
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a size in bytes")]
-            anon_bytes: account.anon_bytes.last().unwrap_or(0.0) as u64,
-            started_ns: row.start_ns,
-            used: account.used,
-            ..Process::default()
-        }
-    }
 }

@@ -43,6 +43,20 @@ pub struct Signals {
 }
 
 impl Signals {
+    /// The signals that were observed, by name.
+    pub fn observed(&self) -> Vec<&'static str> {
+        let parts = [
+            (self.syscall_latency.is_some(), "syscall_latency"),
+            (self.tcp_monitor.is_some(), "tcp_monitor"),
+            (self.oom_track.is_some(), "oom_track"),
+            (self.disk_io.is_some(), "disk_io"),
+            (self.sched_delay.is_some(), "sched_delay"),
+            (self.fd_track.is_some(), "fd_track"),
+            (self.file_audit.is_some(), "file_audit"),
+        ];
+        parts.into_iter().filter_map(|(there, name)| there.then_some(name)).collect()
+    }
+
     /// A process by its id, if it is known.
     pub fn process(&self, pid: u32) -> Option<&Process> {
         self.processes.get(&pid)
@@ -56,6 +70,7 @@ impl Signals {
 
 /// When a window began and how long it was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Window {
     /// Its begin: seconds since 1970.
     pub started_unix: f64,
@@ -69,6 +84,7 @@ pub struct Window {
 
 /// Something that was to be observed and was not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Missing {
     /// The signal.
     pub signal: String,
@@ -80,6 +96,7 @@ pub struct Missing {
 
 /// What observing cost this machine.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CostOfObserving {
     /// CPU time of this process, in seconds.
     pub cpu_seconds: f64,
@@ -91,6 +108,7 @@ pub struct CostOfObserving {
 
 /// The machine.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HostFacts {
     /// `uname -n`
     pub hostname: String,

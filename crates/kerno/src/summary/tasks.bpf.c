@@ -8,10 +8,11 @@
  */
 #include "kernel.h"
 #include "files.h"
+#include "memory_cgroup.h"
 
 struct task_row {
 	__u64 start_ns; /* CLOCK_MONOTONIC; with tid it names the thread for good */
-	__u64 run_ns; /* time on a CPU */
+	__u64 run_ns; /* time on a CPU; of a leader with what ended threads had run */
 	__u64 wait_ns; /* time in a run queue, waiting for a CPU (sched_info.run_delay, as in /proc/PID/schedstat) */
 	__u64 waits; /* times it got a CPU */
 	__u64 arrived_ns; /* when it last got one, by the CPU's own clock */
@@ -23,20 +24,21 @@ struct task_row {
 	__u64 io_delay_ns; /* waiting for block I/O (delay accounting, where it is on) */
 	__u64 reclaim_delay_ns; /* in direct memory reclaim (likewise) */
 	__u64 cgroup_id; /* v2 */
+	__u64 memory_cgroup_id; /* of what counts for the process (see fds), in the hierarchy that limits memory */
 	__u64 fd_soft_limit;
 	__u64 fd_hard_limit;
-	__u64 anon_pages; /* of a leader; 0 for kernel threads */
+	__u64 anon_pages; /* as fds; 0 for kernel threads */
 	__u32 pid;
 	__u32 tid;
 	__u32 parent_pid;
 	__u32 uid;
 	__u32 state; /* TASK_* bits, linux/sched.h */
 	__u32 flags; /* PF_*; PF_KTHREAD 0x00200000 */
-	__u32 fds; /* open descriptors; of a leader, 0 for other threads */
+	__u32 fds; /* open descriptors; of a leader, or of the threads that are left when the leader has exited; else 0 */
 	__u32 net_namespace; /* inode number, as in /proc/PID/ns/net */
 	char comm[16];
 };
-_Static_assert(sizeof(struct task_row) == 176, "struct task_row changed size");
+_Static_assert(sizeof(struct task_row) == 184, "struct task_row changed size");
 const volatile struct task_row *const volatile layout_of_row SEC(".rodata") = NULL;
 
 struct rlimit {
@@ -52,6 +54,7 @@ struct task_io_accounting {
 struct signal_struct {
 	struct rlimit rlim[16];
 	struct task_io_accounting ioac;
+	unsigned long long sum_sched_runtime;
 } CORE;
 
 struct sched_info {
@@ -153,6 +156,7 @@ static __attribute__((noinline)) __u32 open_descriptors(const struct fdtable *fd
 	__u32 words = BPF_CORE_READ(fdt, max_fds) / 64, fds = 0;
 	__u64 chunk[CHUNK];
 
+	/* Of a kernel thread it is the table they all share, of a zombie there is none. */
 	if (!bitmap)
 		return 0;
 #pragma clang loop unroll(disable)
@@ -229,12 +233,17 @@ int on_task(struct bpf_iter__task *ctx)
 			    : (__u32)BPF_CORE_READ((struct task_struct___pre_5_14 *)task, state);
 	row.net_namespace = BPF_CORE_READ(more, nsproxy, net_ns, ns.inum);
 	if (leader) {
+		row.run_ns += BPF_CORE_READ(task, signal, sum_sched_runtime);
+		row.read_bytes += BPF_CORE_READ(task, signal, ioac.read_bytes);
+		row.write_bytes += BPF_CORE_READ(task, signal, ioac.write_bytes);
+	}
+	/* A leader may exit before its threads: it stays as a zombie that has given up its files and its memory. */
+	if (leader || !BPF_CORE_READ(task, group_leader, files)) {
 		row.fds = open_descriptors(BPF_CORE_READ(task, files, fdt));
 		row.fd_soft_limit = BPF_CORE_READ(task, signal, rlim[7].rlim_cur);
 		row.fd_hard_limit = BPF_CORE_READ(task, signal, rlim[7].rlim_max);
-		row.read_bytes += BPF_CORE_READ(task, signal, ioac.read_bytes);
-		row.write_bytes += BPF_CORE_READ(task, signal, ioac.write_bytes);
 		row.anon_pages = anon_pages(task);
+		row.memory_cgroup_id = memory_cgroup_id(task);
 	}
 	bpf_core_read_str(row.comm, sizeof(row.comm), &task->comm);
 	bpf_seq_write(ctx->meta->seq, &row, sizeof(row));

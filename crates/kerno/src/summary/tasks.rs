@@ -10,15 +10,17 @@ use crate::event::Comm;
 use crate::probe::{Hook, Host, LoadError, Object, Plan, SummaryPrograms};
 
 use super::Series;
+use super::track::{SampleTimes, Track};
 
 /// Flag of a kernel thread (`PF_KTHREAD`, linux/sched.h).
 const PF_KTHREAD: u32 = 0x0020_0000;
 
 /// `TASK_UNINTERRUPTIBLE`
 const UNINTERRUPTIBLE: u32 = 2;
-/// `TASK_WAKEKILL`: with the above, an uninterruptible sleep that a fatal signal may end.
 /// `TASK_NOLOAD`, `TASK_FREEZABLE` and the like: a sleep that is uninterruptible only in name (idle kernel threads).
 const IDLE: u32 = 0x400;
+/// `TASK_DEAD`: ended, and perhaps not yet waited for.
+const DEAD: u32 = 0x80;
 
 /// Mirror of `struct task_row` in tasks.bpf.c, where the fields are explained.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -37,6 +39,7 @@ pub(crate) struct TaskRow {
     pub(crate) io_delay_ns: u64,
     pub(crate) reclaim_delay_ns: u64,
     pub(crate) cgroup_id: u64,
+    pub(crate) memory_cgroup_id: u64,
     pub(crate) fd_soft_limit: u64,
     pub(crate) fd_hard_limit: u64,
     pub(crate) anon_pages: u64,
@@ -65,16 +68,22 @@ impl TaskRow {
         self.state & UNINTERRUPTIBLE != 0 && self.state & IDLE == 0
     }
 
+    /// It has ended: a zombie, which has no descriptors and no memory any more.
+    pub(crate) const fn is_dead(&self) -> bool {
+        self.state & DEAD != 0
+    }
+
+    /// What the thread used by itself; CPU time and bytes are taken from the process as a whole ([`Life`]).
     const fn used(&self) -> TaskUse {
         TaskUse {
-            run_ns: self.run_ns,
+            run_ns: 0,
             wait_ns: self.wait_ns,
             waits: self.waits,
             voluntary: self.voluntary,
             involuntary: self.involuntary,
             major_faults: self.major_faults,
-            read_bytes: self.read_bytes,
-            write_bytes: self.write_bytes,
+            read_bytes: 0,
+            write_bytes: 0,
             io_delay_ns: self.io_delay_ns,
             reclaim_delay_ns: self.reclaim_delay_ns,
         }
@@ -82,7 +91,7 @@ impl TaskRow {
 }
 
 /// What a process used and waited for during the window, its threads taken together. Threads that began and ended between two
-/// samples are missing; of those that ended, what came after the last sample.
+/// samples are missing, and of those that ended what came after the last sample; but not their CPU time and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct TaskUse {
     /// Time on CPUs.
@@ -146,12 +155,69 @@ pub(crate) struct ProcessAccount {
     pub(crate) row: TaskRow,
     pub(crate) used: TaskUse,
     pub(crate) threads: u32,
-    /// Open descriptors at each sample. Kept only for processes with some (`Tasks::FD_SERIES_MIN`).
-    pub(crate) fds: Series,
+    /// Open descriptors at each sample.
+    pub(crate) fds: Track,
     /// Anonymous memory at each sample, in bytes.
-    pub(crate) anon_bytes: Series,
-    /// Still there at the last sample.
+    pub(crate) anon_bytes: Track,
+    /// Still there at the last sample, and not as a zombie.
     pub(crate) alive: bool,
+    /// What the kernel keeps for the whole process, over all its life so far.
+    life: Life,
+}
+
+/// Totals that include ended threads, of a process's whole life.
+#[derive(Clone, Copy, Debug, Default)]
+struct Life {
+    run_ns: u64,
+    read_bytes: u64,
+    write_bytes: u64,
+}
+
+impl Life {
+    fn add(&mut self, row: &TaskRow) {
+        self.run_ns += row.run_ns;
+        self.read_bytes += row.read_bytes;
+        self.write_bytes += row.write_bytes;
+    }
+
+    /// A thread that ends while the tasks are walked may be missing both from the threads and from those that ended: totals never
+    /// fall.
+    fn max(self, other: Self) -> Self {
+        Self {
+            run_ns: self.run_ns.max(other.run_ns),
+            read_bytes: self.read_bytes.max(other.read_bytes),
+            write_bytes: self.write_bytes.max(other.write_bytes),
+        }
+    }
+}
+
+impl ProcessAccount {
+    fn new(row: &TaskRow) -> Self {
+        Self {
+            row: *row,
+            used: TaskUse::default(),
+            threads: 0,
+            fds: Track::new(1),
+            anon_bytes: Track::new(u32::try_from(rustix::param::page_size()).unwrap_or(4096)),
+            alive: true,
+            life: Life::default(),
+        }
+    }
+
+    /// The process id is another process's now.
+    fn begin_again(&mut self, row: &TaskRow) {
+        *self = Self { threads: self.threads, alive: self.alive, ..Self::new(row) };
+    }
+}
+
+/// What one sample found of a process, its threads taken together.
+#[derive(Debug)]
+struct Found {
+    life: Life,
+    /// Whoever has the process's files and memory: the leader, or when it has ended some other thread.
+    holder: Option<TaskRow>,
+    /// Not known from an earlier window or sample, but born before: what it used until now is not this window's.
+    older: bool,
 }
 
 /// A thread that has been asleep uninterruptibly.
@@ -167,12 +233,14 @@ pub(crate) struct Blocked {
 pub(crate) struct Tasks {
     programs: SummaryPrograms,
     buffer: Vec<u8>,
+    /// As last read, by thread id.
     rows: Vec<TaskRow>,
-    before: HashMap<(u32, u64), TaskRow>,
+    before: Vec<TaskRow>,
     accounts: HashMap<u32, ProcessAccount>,
+    found: HashMap<u32, Found>,
     blocked: HashMap<(u32, u64), Blocked>,
+    times: SampleTimes,
     window_start_ns: u64,
-    page_bytes: f64,
 }
 
 impl Tasks {
@@ -184,74 +252,135 @@ impl Tasks {
             programs: SummaryPrograms::load(object, plan, host)?,
             buffer: Vec::new(),
             rows: Vec::new(),
-            before: HashMap::new(),
+            before: Vec::new(),
             accounts: HashMap::new(),
+            found: HashMap::new(),
             blocked: HashMap::new(),
+            times: SampleTimes::default(),
             window_start_ns: 0,
-            page_bytes: rustix::param::page_size() as f64,
         })
     }
 
     /// Begins a window: reads all tasks as they are now.
     pub(crate) fn begin(&mut self, now_ns: u64) -> io::Result<()> {
-        self.accounts.clear();
+        self.accounts.retain(|_, account| {
+            account.used = TaskUse::default();
+            account.fds.clear();
+            account.anon_bytes.clear();
+            account.alive
+        });
+        self.times.clear();
         self.window_start_ns = now_ns;
         self.sample(0.0, now_ns)
     }
 
     /// Reads all tasks and adds what they used since the last sample.
     pub(crate) fn sample(&mut self, seconds: f64, now_ns: u64) -> io::Result<()> {
+        std::mem::swap(&mut self.rows, &mut self.before);
         self.rows.clear();
         let rows = self.programs.iterate::<TaskRow>("on_task", &mut self.buffer)?;
         let own_pid = std::process::id();
         self.rows.extend(rows.filter(|row| row.pid != own_pid));
-        let mut before = std::mem::take(&mut self.before);
+        // The kernel walks them in this order; what follows relies on it.
+        self.rows.sort_by_key(|row| row.tid);
+        let thin = self.times.push(seconds);
         for account in self.accounts.values_mut() {
             account.alive = false;
             account.threads = 0;
+            if thin {
+                account.fds.thin();
+                account.anon_bytes.thin();
+            }
         }
+        self.add_threads(now_ns);
+        self.add_processes();
+        Ok(())
+    }
+
+    /// What each thread used by itself, and how it sleeps.
+    fn add_threads(&mut self, now_ns: u64) {
         let mut blocked = HashMap::new();
+        let mut before = self.before.iter().peekable();
+        self.found.clear();
         for row in &self.rows {
-            let key = (row.tid, row.start_ns);
-            let earlier = before.remove(&key);
-            let used = match &earlier {
+            while before.next_if(|earlier| earlier.tid < row.tid).is_some() {}
+            let earlier = before.next_if(|earlier| earlier.tid == row.tid);
+            let earlier = earlier.filter(|earlier| earlier.start_ns == row.start_ns);
+            let born = self.window_start_ns > 0 && row.start_ns >= self.window_start_ns;
+            let used = match earlier {
                 Some(earlier) => row.used().since(earlier.used()),
-                None if row.start_ns >= self.window_start_ns && self.window_start_ns > 0 => row.used(),
+                None if born => row.used(),
                 // The first reading of all: what came before is not this window's.
                 None => TaskUse::default(),
             };
-            let account = self.accounts.entry(row.pid).or_insert_with(|| ProcessAccount {
-                row: *row,
-                used: TaskUse::default(),
-                threads: 0,
-                fds: Series::default(),
-                anon_bytes: Series::default(),
-                alive: true,
+            let mut known = true;
+            let account = self.accounts.entry(row.pid).or_insert_with(|| {
+                known = false;
+                ProcessAccount::new(row)
             });
-            account.used += used;
-            account.alive = true;
-            account.threads += 1;
             if row.is_leader() {
-                if account.row.start_ns != row.start_ns {
-                    // The id is another process's now.
-                    account.fds = Series::default();
-                    account.anon_bytes = Series::default();
+                if known && account.row.is_leader() && account.row.start_ns != row.start_ns {
+                    known = false;
+                    account.begin_again(row);
                 }
                 account.row = *row;
-                account.fds.push(seconds, f64::from(row.fds));
-                #[allow(clippy::cast_precision_loss, reason = "a size")]
-                account.anon_bytes.push(seconds, row.anon_pages as f64 * self.page_bytes);
+            }
+            let found = self.found.entry(row.pid).or_insert_with(|| Found {
+                life: Life::default(),
+                holder: None,
+                older: false,
+            });
+            found.older |= !known && !born;
+            found.life.add(row);
+            if !row.is_dead() {
+                account.used += used;
+                account.alive = true;
+                account.threads += 1;
+                if row.is_leader() || (found.holder.is_none() && row.fd_hard_limit > 0) {
+                    found.holder = Some(*row);
+                }
             }
             if row.is_uninterruptible() {
                 // Asleep since some moment after it last got a CPU; known for sure since the first sample that found it so.
+                let key = (row.tid, row.start_ns);
                 let same = earlier.filter(|e| e.is_uninterruptible() && e.waits == row.waits);
                 let since_ns = same.and_then(|_| self.blocked.get(&key)).map_or(now_ns, |blocked| blocked.since_ns);
                 blocked.insert(key, Blocked { row: *row, since_ns });
             }
         }
         self.blocked = blocked;
-        self.before = self.rows.iter().map(|row| ((row.tid, row.start_ns), *row)).collect();
-        Ok(())
+    }
+
+    /// What only a process as a whole has.
+    fn add_processes(&mut self) {
+        for (pid, found) in &self.found {
+            let Some(account) = self.accounts.get_mut(pid) else { continue };
+            if found.older {
+                account.life = found.life;
+            }
+            let life = account.life.max(found.life);
+            account.used.run_ns += life.run_ns - account.life.run_ns;
+            account.used.read_bytes += life.read_bytes - account.life.read_bytes;
+            account.used.write_bytes += life.write_bytes - account.life.write_bytes;
+            account.life = life;
+            if let Some(holder) = &found.holder {
+                account.row = TaskRow {
+                    fds: holder.fds,
+                    fd_soft_limit: holder.fd_soft_limit,
+                    fd_hard_limit: holder.fd_hard_limit,
+                    anon_pages: holder.anon_pages,
+                    memory_cgroup_id: holder.memory_cgroup_id,
+                    ..account.row
+                };
+                account.fds.push(&self.times, u64::from(holder.fds));
+                account.anon_bytes.push(&self.times, holder.anon_pages);
+            }
+        }
+    }
+
+    /// A process's track with the times of its samples.
+    pub(crate) fn series(&self, track: &Track) -> Series {
+        track.series(&self.times)
     }
 
     /// Every thread as last read.
@@ -288,7 +417,7 @@ mod tests {
     #[test]
     fn rows_are_as_the_kernel_side_writes_them() {
         let fields = fields!(TaskRow: start_ns run_ns wait_ns waits arrived_ns voluntary involuntary major_faults read_bytes
-            write_bytes io_delay_ns reclaim_delay_ns cgroup_id fd_soft_limit fd_hard_limit anon_pages pid tid parent_pid uid state
+            write_bytes io_delay_ns reclaim_delay_ns cgroup_id memory_cgroup_id fd_soft_limit fd_hard_limit anon_pages pid tid parent_pid uid state
             flags fds net_namespace comm);
         let object = aya::include_bytes_aligned!("../../objects/tasks.bpf.o");
         assert_matches(object, "task_row", size_of::<TaskRow>(), fields);

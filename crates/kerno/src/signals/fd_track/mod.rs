@@ -47,6 +47,7 @@
 //! (a loop of 1,009 rounds that opens six descriptors and closes them). It sees one call where `pipe2` makes two descriptors, and nothing of what exec and exit close.
 
 mod event;
+mod kinds;
 mod loader;
 mod rules;
 mod sampler;

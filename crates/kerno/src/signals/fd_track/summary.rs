@@ -41,6 +41,10 @@ pub struct FdKind {
     pub count: u64,
     /// How many more than when it became a suspect; may be negative.
     pub growth: i64,
+    /// Of the newest of them, the share that are duplicates (dup, fork within one table, `SCM_RIGHTS`) of others of them: the same open
+    /// file, not just the same path. 0 to 1; 0 where the kernel does not tell (kcmp(2)).
+    #[serde(default)]
+    pub duplicated: f64,
     /// What some of them are, such as a path or `socket:[1234]`, the most frequent first. Bounded.
     pub examples: Vec<String>,
 }
@@ -48,5 +52,13 @@ pub struct FdKind {
 impl FdSummary {
     pub(crate) fn pids(&self) -> Vec<u32> {
         self.processes.iter().map(|process| process.pid).collect()
+    }
+}
+
+impl FdProcess {
+    /// Open descriptors at the window's end, as a share of the process's own limit.
+    #[allow(clippy::cast_precision_loss, reason = "a share")]
+    pub fn share(&self) -> f64 {
+        self.open.last().unwrap_or(0.0) / self.soft_limit.max(1) as f64
     }
 }

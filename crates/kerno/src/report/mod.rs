@@ -1,0 +1,73 @@
+//! What a person or a program gets to read: a [`Report`] as text for a terminal, as Markdown for an incident channel, as JSON (it
+//! serialises; [`json_schema`] describes it), and what changed from one report to the next.
+
+mod compare;
+mod markdown;
+#[cfg(feature = "schema")]
+mod schema;
+mod text;
+mod words;
+
+use serde::{Deserialize, Serialize};
+
+pub use compare::{Change, Course, compare};
+pub use markdown::markdown;
+#[cfg(feature = "schema")]
+pub use schema::json_schema;
+pub use text::{TextStyle, changes_text, finding_text, text};
+
+use crate::doctor::{Finding, Severity};
+use crate::summary::{CostOfObserving, HostFacts, Missing, SCHEMA_VERSION, Signals, Window};
+
+/// What was found in a window, and what one must know to judge it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Report {
+    /// Version of this form; grows when a field changes its meaning or goes.
+    pub schema_version: u32,
+    /// The version of kerno that made it.
+    pub kerno_version: String,
+    /// The machine.
+    pub host: HostFacts,
+    /// When, and for how long.
+    pub window: Window,
+    /// The signals that were observed.
+    pub observed: Vec<String>,
+    /// What could not be observed, and why.
+    pub missing: Vec<Missing>,
+    /// What observing cost.
+    pub cost: CostOfObserving,
+    /// Nothing is wrong as far as could be seen: no finding is a warning or worse.
+    pub healthy: bool,
+    /// Root causes, the worst first, with what follows from each under it.
+    pub findings: Vec<Finding>,
+}
+
+impl Report {
+    /// A report on what was observed and judged.
+    pub fn new(signals: &Signals, findings: Vec<Finding>) -> Self {
+        Self {
+            schema_version: SCHEMA_VERSION,
+            kerno_version: env!("CARGO_PKG_VERSION").to_owned(),
+            host: signals.host.clone(),
+            window: signals.window,
+            observed: signals.observed().into_iter().map(str::to_owned).collect(),
+            missing: signals.missing.clone(),
+            cost: signals.cost.clone(),
+            healthy: worst(&findings).is_none_or(|severity| severity < Severity::Warning),
+            findings,
+        }
+    }
+
+    /// The worst severity of all findings; `None` when there is none.
+    pub fn worst(&self) -> Option<Severity> {
+        worst(&self.findings)
+    }
+}
+
+fn worst(findings: &[Finding]) -> Option<Severity> {
+    findings.iter().flat_map(|finding| [Some(finding.severity), worst(&finding.consequences)]).flatten().max()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,124 @@
+use super::*;
+use crate::doctor::{Effect, Thresholds};
+use crate::signals::{FdSummary, FileProcess, FileSummary, SyscallOffender, SyscallSummary};
+use crate::summary::Series;
+
+fn process(open: impl Fn(f64) -> f64) -> FdProcess {
+    let open: Series = (0..25).map(|i| f64::from(i) * 0.2).map(|t| (t, open(t).floor())).collect();
+    FdProcess { pid: 4711, comm: "postgres".into(), open, soft_limit: 1024, hard_limit: 4096, kinds: Vec::new() }
+}
+
+fn kind(kind: &str, growth: i64, duplicated: f64, example: &str) -> FdKind {
+    FdKind { kind: kind.into(), count: 100, growth, duplicated, examples: vec![example.into()] }
+}
+
+fn signals(processes: Vec<FdProcess>) -> Signals {
+    let part = FdSummary { processes, files_max: 100_000, ..FdSummary::default() };
+    Signals { fd_track: Some(part), ..Signals::default() }
+}
+
+fn leaks(process: FdProcess) -> Vec<Finding> {
+    fd_leak(&signals(vec![process]), &FdLeak::with(&Thresholds::default()))
+}
+
+fn exhausted(signals: &Signals) -> Vec<Finding> {
+    fd_exhaustion(signals, &FdExhaustion::with(&Thresholds::default()))
+}
+
+fn failed(errno: i32, count: u64) -> Option<SyscallSummary> {
+    let errors = vec![ErrnoCount::new(errno, count)];
+    let offender = SyscallOffender { pid: 4711, comm: "postgres".into(), errors, ..SyscallOffender::default() };
+    Some(SyscallSummary { offenders: vec![offender], ..SyscallSummary::default() })
+}
+
+#[test]
+fn a_leak_names_the_process_the_kind_and_when_it_ends() {
+    let mut leaking = process(|t| 100.0 + 12.0 * t);
+    leaking.kinds = vec![kind("socket", 50, 0.0, "socket:[99]"), kind("file", 0, 0.0, "/x")];
+    let [finding] = &leaks(leaking)[..] else { panic!("one finding") };
+    assert!(finding.title.starts_with("postgres (4711) leaks sockets: 12 a second, limit of 1,024 in 1m 1"), "{}", finding.title);
+    assert_eq!((finding.severity, finding.culprit.pid), (Severity::Critical, Some(4711)));
+    let eta = finding.eta.as_ref().unwrap();
+    assert!((eta.seconds - 72.0).abs() < 3.0 && eta.fit > 0.99);
+    assert!(finding.excess > 2.5 && finding.confidence > 0.9);
+    let commands: Vec<_> = finding.fixes.iter().map(|fix| (&*fix.command, fix.effect)).collect();
+    assert!(commands.contains(&("lsof -nP -a -p 4711 -i", Effect::ReadOnly)));
+    assert!(commands.contains(&("prlimit --pid 4711 --nofile=4096:4096", Effect::Changing)));
+}
+
+#[test]
+fn what_is_duplicated_is_said() {
+    let title = |kinds: FdKind| {
+        let mut leaking = process(|t| 100.0 + 12.0 * t);
+        leaking.kinds = vec![kinds];
+        leaks(leaking).remove(0).title
+    };
+    assert!(title(kind("file", 50, 0.97, "/etc/passwd")).contains("leaks duplicates of /etc/passwd: "));
+    assert!(title(kind("socket", 50, 0.97, "socket:[7]")).contains("leaks duplicates of one socket (socket:[7]): "));
+    assert!(title(kind("eventfd", 50, 0.97, "anon_inode:[eventfd]")).contains("leaks duplicated eventfds: "));
+    assert!(title(kind("file", 50, 0.0, "/etc/passwd")).contains("leaks files: "));
+    assert!(title(kind("file", -2, 0.0, "/etc/passwd")).contains("leaks descriptors: "));
+}
+
+#[test]
+fn a_slow_leak_is_a_warning() {
+    let mut slow = process(|t| 100.0 + 8.0 * t);
+    slow.soft_limit = 1 << 20;
+    assert_eq!(leaks(slow)[0].severity, Severity::Warning);
+}
+
+#[test]
+fn busy_servers_do_not_leak() {
+    assert!(leaks(process(|t| 100.0 + 300.0 * t.min(1.0))).is_empty(), "connections that rise and settle");
+    assert!(leaks(process(|t| 100.0 + 3.0 * t)).is_empty(), "too few");
+    assert!(leaks(process(|t| 100.0 + 50.0 * (9.0 * t).sin())).is_empty(), "up and down");
+    assert!(leaks(process(|_| 900.0)).is_empty());
+}
+
+#[test]
+fn near_the_limit_is_a_warning_and_failing_is_critical() {
+    let below = signals(vec![process(|_| 900.0)]);
+    assert!(exhausted(&below).is_empty());
+    let near = signals(vec![process(|_| 922.0)]);
+    let [finding] = &exhausted(&near)[..] else { panic!("one finding") };
+    assert_eq!(finding.title, "postgres (4711) is near its limit: 922 of 1,024 descriptors open");
+    assert_eq!(finding.severity, Severity::Warning);
+    let failing = Signals { syscall_latency: failed(libc::EMFILE, 37), ..signals(vec![process(|_| 1024.0)]) };
+    let [finding] = &exhausted(&failing)[..] else { panic!("one finding") };
+    assert_eq!(finding.title, "postgres (4711) is out of descriptors: 37 calls failed, 1,024 of 1,024 descriptors open");
+    assert_eq!((finding.severity, finding.culprit.pid), (Severity::Critical, Some(4711)));
+}
+
+#[test]
+fn a_limit_lowered_on_purpose_is_none() {
+    let mut sandboxed = process(|_| 5.0);
+    sandboxed.soft_limit = 0;
+    assert!(exhausted(&signals(vec![sandboxed])).is_empty());
+}
+
+#[test]
+fn failures_are_not_counted_twice_and_need_no_descriptors() {
+    let opener = FileProcess {
+        pid: 4711,
+        comm: "postgres".into(),
+        errors: vec![ErrnoCount::new(libc::EMFILE, 40)],
+        ..FileProcess::default()
+    };
+    let file_audit = Some(FileSummary { processes: vec![opener], ..FileSummary::default() });
+    let gone = Signals { syscall_latency: failed(libc::EMFILE, 37), file_audit, ..signals(Vec::new()) };
+    let [finding] = &exhausted(&gone)[..] else { panic!("one finding") };
+    assert_eq!(finding.title, "postgres (4711) was out of descriptors: 40 calls failed with EMFILE");
+    let other = Signals { syscall_latency: failed(libc::EACCES, 37), ..signals(Vec::new()) };
+    assert!(exhausted(&other).is_empty());
+}
+
+#[test]
+fn the_machine_itself_can_run_out() {
+    let mut full = signals(vec![process(|_| 800.0)]);
+    full.fd_track.as_mut().unwrap().files = [(0.0, 95_000.0)].into_iter().collect();
+    let [finding] = &exhausted(&full)[..] else { panic!("one finding") };
+    assert_eq!(finding.title, "the machine has 95,000 of 100,000 files open (95 %); postgres (4711) has most, 800");
+    let failing = Signals { syscall_latency: failed(libc::ENFILE, 2), ..signals(Vec::new()) };
+    let [finding] = &exhausted(&failing)[..] else { panic!("one finding") };
+    assert_eq!(finding.victims[0].pid, Some(4711));
+}
