@@ -137,32 +137,134 @@ pub const SYNC_CALLS: &[&str] =
 
 /// System calls that look a path up.
 const PATH_CALLS: &[&str] = &[
-    "open", "openat", "openat2", "creat", "stat", "stat64", "lstat", "lstat64", "newfstatat", "fstatat64", "oldstat",
-    "oldlstat", "statx", "statfs", "statfs64", "access", "faccessat", "faccessat2", "readlink", "readlinkat", "execve",
-    "execveat", "unlink", "unlinkat", "rmdir", "rename", "renameat", "renameat2", "mkdir", "mkdirat", "link", "linkat",
-    "symlink", "symlinkat", "chdir", "chmod", "fchmodat", "fchmodat2", "chown", "lchown", "fchownat", "utime", "utimes",
-    "futimesat", "utimensat", "utimensat_time64", "truncate", "truncate64", "getxattr", "lgetxattr", "getxattrat",
-    "setxattr", "lsetxattr", "listxattr", "llistxattr", "listxattrat", "removexattr", "lremovexattr",
-    "inotify_add_watch", "fanotify_mark", "name_to_handle_at", "umount2", "connect", "bind", "getcwd", "getdents",
+    "open",
+    "openat",
+    "openat2",
+    "creat",
+    "stat",
+    "stat64",
+    "lstat",
+    "lstat64",
+    "newfstatat",
+    "fstatat64",
+    "oldstat",
+    "oldlstat",
+    "statx",
+    "statfs",
+    "statfs64",
+    "access",
+    "faccessat",
+    "faccessat2",
+    "readlink",
+    "readlinkat",
+    "execve",
+    "execveat",
+    "unlink",
+    "unlinkat",
+    "rmdir",
+    "rename",
+    "renameat",
+    "renameat2",
+    "mkdir",
+    "mkdirat",
+    "link",
+    "linkat",
+    "symlink",
+    "symlinkat",
+    "chdir",
+    "chmod",
+    "fchmodat",
+    "fchmodat2",
+    "chown",
+    "lchown",
+    "fchownat",
+    "utime",
+    "utimes",
+    "futimesat",
+    "utimensat",
+    "utimensat_time64",
+    "truncate",
+    "truncate64",
+    "getxattr",
+    "lgetxattr",
+    "getxattrat",
+    "setxattr",
+    "lsetxattr",
+    "listxattr",
+    "llistxattr",
+    "listxattrat",
+    "removexattr",
+    "lremovexattr",
+    "inotify_add_watch",
+    "fanotify_mark",
+    "name_to_handle_at",
+    "umount2",
+    "connect",
+    "bind",
+    "getcwd",
+    "getdents",
     "getdents64",
 ];
 
 /// System calls that ask about a path without using it.
 const ASKING_CALLS: &[&str] = &[
-    "stat", "stat64", "lstat", "lstat64", "newfstatat", "fstatat64", "statx", "access", "faccessat", "faccessat2",
-    "readlink", "readlinkat", "getxattr", "lgetxattr", "listxattr", "llistxattr", "name_to_handle_at",
+    "stat",
+    "stat64",
+    "lstat",
+    "lstat64",
+    "newfstatat",
+    "fstatat64",
+    "statx",
+    "access",
+    "faccessat",
+    "faccessat2",
+    "readlink",
+    "readlinkat",
+    "getxattr",
+    "lgetxattr",
+    "listxattr",
+    "llistxattr",
+    "name_to_handle_at",
 ];
 
 /// System calls of extended attributes.
 const XATTR_CALLS: &[&str] = &[
-    "getxattr", "lgetxattr", "fgetxattr", "getxattrat", "listxattr", "llistxattr", "flistxattr", "listxattrat",
-    "setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr",
+    "getxattr",
+    "lgetxattr",
+    "fgetxattr",
+    "getxattrat",
+    "listxattr",
+    "llistxattr",
+    "flistxattr",
+    "listxattrat",
+    "setxattr",
+    "lsetxattr",
+    "fsetxattr",
+    "removexattr",
+    "lremovexattr",
+    "fremovexattr",
 ];
 
 /// System calls that move data through a descriptor.
 const TRANSFER_CALLS: &[&str] = &[
-    "read", "readv", "pread64", "write", "writev", "recv", "recvfrom", "recvmsg", "recvmmsg", "recvmmsg_time64", "send",
-    "sendto", "sendmsg", "sendmmsg", "sendfile", "sendfile64", "splice", "socketcall",
+    "read",
+    "readv",
+    "pread64",
+    "write",
+    "writev",
+    "recv",
+    "recvfrom",
+    "recvmsg",
+    "recvmmsg",
+    "recvmmsg_time64",
+    "send",
+    "sendto",
+    "sendmsg",
+    "sendmmsg",
+    "sendfile",
+    "sendfile64",
+    "splice",
+    "socketcall",
 ];
 
 /// A group of errors that are normal life: system calls (`*` for all), errors, and why.
@@ -212,21 +314,40 @@ pub const NORMAL_ERRORS: &[ErrorGroup] = &[
         &[e::EBADF],
         "finds out which descriptors there are, or closes all that could be",
     ),
-    (&["fcntl", "fcntl64"], &[e::EACCES, e::EINVAL, e::EPERM, e::EBUSY], "a lock that another holds; a feature that is tried"),
+    (
+        &["fcntl", "fcntl64"],
+        &[e::EACCES, e::EINVAL, e::EPERM, e::EBUSY],
+        "a lock that another holds; a feature that is tried",
+    ),
     (&["epoll_ctl"], &[e::EEXIST, e::ENOENT, e::EPERM], "added or removed twice; a file needs no waiting for"),
     (
         &["fallocate", "copy_file_range", "sendfile", "sendfile64", "splice"],
         &[e::EOPNOTSUPP, e::EINVAL, e::EXDEV],
         "tried first; without it plain reads and writes do",
     ),
-    (&["fsync", "fdatasync", "syncfs", "msync", "sync_file_range"], &[e::EINVAL], "a pipe or terminal cannot be synced"),
+    (
+        &["fsync", "fdatasync", "syncfs", "msync", "sync_file_range"],
+        &[e::EINVAL],
+        "a pipe or terminal cannot be synced",
+    ),
     (&["fchmodat2", "fchmodat", "flock"], &[e::EOPNOTSUPP], "the file system has none"),
-    (&["utimensat", "chmod", "fchmod", "fchmodat", "chown", "lchown", "fchown", "fchownat"], &[e::EPERM], "kept if allowed"),
+    (
+        &["utimensat", "chmod", "fchmod", "fchmodat", "chown", "lchown", "fchown", "fchownat"],
+        &[e::EPERM],
+        "kept if allowed",
+    ),
     (&["inotify_rm_watch"], &[e::EINVAL], "went with its file"),
     (
         &[
-            "futex", "futex_time64", "futex_wait", "futex_waitv", "mq_timedreceive", "mq_timedsend", "mq_timedreceive_time64",
-            "mq_timedsend_time64", "io_uring_enter",
+            "futex",
+            "futex_time64",
+            "futex_wait",
+            "futex_waitv",
+            "mq_timedreceive",
+            "mq_timedsend",
+            "mq_timedreceive_time64",
+            "mq_timedsend_time64",
+            "io_uring_enter",
         ],
         &[e::ETIMEDOUT, e::ETIME],
         "waited as long as it wanted to",
@@ -235,10 +356,33 @@ pub const NORMAL_ERRORS: &[ErrorGroup] = &[
     (&["wait4", "waitid", "waitpid"], &[e::ECHILD], "no more children"),
     (
         &[
-            "kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_open", "pidfd_send_signal", "getpgid",
-            "getsid", "getpriority", "setpriority", "sched_getaffinity", "sched_setaffinity", "sched_getscheduler",
-            "sched_setscheduler", "sched_getattr", "sched_setattr", "prlimit64", "ioprio_get", "ioprio_set", "ptrace",
-            "process_vm_readv", "process_madvise", "process_mrelease", "kcmp", "get_robust_list", "setpgid",
+            "kill",
+            "tkill",
+            "tgkill",
+            "rt_sigqueueinfo",
+            "rt_tgsigqueueinfo",
+            "pidfd_open",
+            "pidfd_send_signal",
+            "getpgid",
+            "getsid",
+            "getpriority",
+            "setpriority",
+            "sched_getaffinity",
+            "sched_setaffinity",
+            "sched_getscheduler",
+            "sched_setscheduler",
+            "sched_getattr",
+            "sched_setattr",
+            "prlimit64",
+            "ioprio_get",
+            "ioprio_set",
+            "ptrace",
+            "process_vm_readv",
+            "process_madvise",
+            "process_mrelease",
+            "kcmp",
+            "get_robust_list",
+            "setpgid",
         ],
         &[e::ESRCH],
         "asks whether a process or thread is there; it ended meanwhile",
@@ -248,35 +392,93 @@ pub const NORMAL_ERRORS: &[ErrorGroup] = &[
     (
         &["connect"],
         &[
-            e::EINPROGRESS, e::EALREADY, e::EISCONN, e::ECONNREFUSED, e::ECONNRESET, e::ETIMEDOUT, e::EHOSTUNREACH,
-            e::ENETUNREACH, e::EAFNOSUPPORT,
+            e::EINPROGRESS,
+            e::EALREADY,
+            e::EISCONN,
+            e::ECONNREFUSED,
+            e::ECONNRESET,
+            e::ETIMEDOUT,
+            e::EHOSTUNREACH,
+            e::ENETUNREACH,
+            e::EAFNOSUPPORT,
         ],
         "does not wait; what failed connections mean is tcp_monitor's to tell",
     ),
     (
         TRANSFER_CALLS,
-        &[e::EPIPE, e::ECONNRESET, e::ECONNREFUSED, e::ETIMEDOUT, e::ENOTCONN, e::EHOSTUNREACH, e::ENETUNREACH, e::EMSGSIZE],
+        &[
+            e::EPIPE,
+            e::ECONNRESET,
+            e::ECONNREFUSED,
+            e::ETIMEDOUT,
+            e::ENOTCONN,
+            e::EHOSTUNREACH,
+            e::ENETUNREACH,
+            e::EMSGSIZE,
+        ],
         "the other end went away, or the network: tcp_monitor's to tell",
     ),
-    (&["accept", "accept4"], &[e::ECONNABORTED, e::EINVAL], "the client went away; the socket was shut down to end the wait"),
-    (&["shutdown", "getpeername", "getsockname", "socketcall"], &[e::ENOTCONN, e::ENOTSOCK, e::EINVAL], "asks whether it is connected"),
+    (
+        &["accept", "accept4"],
+        &[e::ECONNABORTED, e::EINVAL],
+        "the client went away; the socket was shut down to end the wait",
+    ),
+    (
+        &["shutdown", "getpeername", "getsockname", "socketcall"],
+        &[e::ENOTCONN, e::ENOTSOCK, e::EINVAL],
+        "asks whether it is connected",
+    ),
     (
         &["setsockopt", "getsockopt", "socketcall"],
         &[e::ENOPROTOOPT, e::EOPNOTSUPP, e::ENOTSOCK, e::ENOTCONN, e::EINVAL],
         "asks whether there is such an option",
     ),
-    (&["socket", "socketcall"], &[e::EAFNOSUPPORT, e::EPROTONOSUPPORT, e::ESOCKTNOSUPPORT], "asks whether there is such a protocol"),
-    (&["mincore"], &[e::ENOMEM], "asks whether memory is mapped"),
-    (&["mmap", "mmap2"], &[e::EEXIST, e::ENODEV], "asks whether an address is free; a file that cannot be mapped is read"),
-    (&["madvise", "process_madvise", "mbind", "set_mempolicy", "get_mempolicy", "move_pages"], &[e::EINVAL, e::EPERM, e::ENOENT], "an advice that this kernel cannot take"),
     (
-        &["prctl", "arch_prctl", "seccomp", "rseq", "membarrier", "sched_getaffinity", "clone3", "io_uring_setup", "io_uring_register"],
+        &["socket", "socketcall"],
+        &[e::EAFNOSUPPORT, e::EPROTONOSUPPORT, e::ESOCKTNOSUPPORT],
+        "asks whether there is such a protocol",
+    ),
+    (&["mincore"], &[e::ENOMEM], "asks whether memory is mapped"),
+    (
+        &["mmap", "mmap2"],
+        &[e::EEXIST, e::ENODEV],
+        "asks whether an address is free; a file that cannot be mapped is read",
+    ),
+    (
+        &["madvise", "process_madvise", "mbind", "set_mempolicy", "get_mempolicy", "move_pages"],
+        &[e::EINVAL, e::EPERM, e::ENOENT],
+        "an advice that this kernel cannot take",
+    ),
+    (
+        &[
+            "prctl",
+            "arch_prctl",
+            "seccomp",
+            "rseq",
+            "membarrier",
+            "sched_getaffinity",
+            "clone3",
+            "io_uring_setup",
+            "io_uring_register",
+        ],
         &[e::EINVAL, e::EFAULT, e::EPERM, e::EBUSY, e::EOPNOTSUPP, e::E2BIG],
         "finds out what this kernel has",
     ),
-    (&["landlock_create_ruleset", "keyctl", "add_key", "request_key"], &[e::EOPNOTSUPP, e::ENOKEY, e::EACCES, e::EDQUOT], "finds out what this kernel has"),
-    (&["bpf", "perf_event_open"], &[e::ENOENT, e::EINVAL, e::E2BIG, e::EACCES, e::EPERM, e::EEXIST], "no such element; finds out what this kernel has"),
-    (&["name_to_handle_at", "open_by_handle_at"], &[e::EOPNOTSUPP, e::EOVERFLOW, e::ESTALE], "asked again with more room; a file that is gone"),
+    (
+        &["landlock_create_ruleset", "keyctl", "add_key", "request_key"],
+        &[e::EOPNOTSUPP, e::ENOKEY, e::EACCES, e::EDQUOT],
+        "finds out what this kernel has",
+    ),
+    (
+        &["bpf", "perf_event_open"],
+        &[e::ENOENT, e::EINVAL, e::E2BIG, e::EACCES, e::EPERM, e::EEXIST],
+        "no such element; finds out what this kernel has",
+    ),
+    (
+        &["name_to_handle_at", "open_by_handle_at"],
+        &[e::EOPNOTSUPP, e::EOVERFLOW, e::ESTALE],
+        "asked again with more room; a file that is gone",
+    ),
 ];
 
 /// Errors that the table above would let pass for every call and that are no normal life for these.
@@ -336,7 +538,9 @@ pub fn syncs(call: &str) -> bool {
 /// Whether that error of that call is normal life.
 pub fn is_normal_error(call: &str, errno: i32) -> bool {
     let listed = |table: &[ErrorGroup]| {
-        table.iter().any(|(calls, errors, _)| errors.contains(&errno) && (calls.contains(&call) || calls.contains(&"*")))
+        table
+            .iter()
+            .any(|(calls, errors, _)| errors.contains(&errno) && (calls.contains(&call) || calls.contains(&"*")))
     };
     listed(NORMAL_ERRORS) && !listed(NEVER_NORMAL)
 }
@@ -354,7 +558,12 @@ mod tests {
     #[test]
     fn every_call_in_the_tables_exists() {
         let groups = NORMAL_ERRORS.iter().chain(NEVER_NORMAL).flat_map(|(calls, _, _)| calls.iter().copied());
-        let calls = WAITING_CALLS.iter().chain(FILE_CALLS).chain(OPEN_CALLS).map(|(call, _)| *call).chain(SYNC_CALLS.iter().copied());
+        let calls = WAITING_CALLS
+            .iter()
+            .chain(FILE_CALLS)
+            .chain(OPEN_CALLS)
+            .map(|(call, _)| *call)
+            .chain(SYNC_CALLS.iter().copied());
         for call in calls.chain(groups).filter(|call| *call != "*") {
             // Those of the other architecture, and newer ones than the table of names has.
             let elsewhere = ["sync_file_range2", "arm_sync_file_range", "getxattrat", "listxattrat"].contains(&call);
@@ -365,7 +574,8 @@ mod tests {
 
     #[test]
     fn no_call_is_listed_twice() {
-        let mut names: Vec<_> = WAITING_CALLS.iter().chain(FILE_CALLS).chain(OPEN_CALLS).map(|(call, _)| *call).collect();
+        let mut names: Vec<_> =
+            WAITING_CALLS.iter().chain(FILE_CALLS).chain(OPEN_CALLS).map(|(call, _)| *call).collect();
         names.sort_unstable();
         let count = names.len();
         names.dedup();

@@ -4,7 +4,7 @@ use super::load::is_kernel_thread;
 use super::words::{bytes, duration, percent, quoted};
 use crate::doctor::{Culprit, Eta, Finding, Severity, Unit, rule};
 use crate::signals::{DiskSummary, Filesystem};
-use crate::summary::{Series, Signals};
+use crate::summary::{Process, Series, Signals};
 
 /// File systems smaller than this are no place for data.
 const MIN_BYTES: u64 = 1 << 20;
@@ -272,15 +272,22 @@ fn suspect(
     } else {
         users.map(|p| (p.used.write_bytes.max(submitted(disk, p.pid)), p)).collect()
     };
-    let (amount, process) = candidates
-        .into_iter()
-        .max_by_key(|(amount, p)| (writer(p.pid).is_some(), *amount, std::cmp::Reverse(p.pid)))
-        .filter(|(amount, _)| *amount > 0)?;
+    // Bytes are counted for a process, wherever they go: of those that wrote at all, the one that wrote what is missing here.
+    let lost = -room.left.change();
+    let matches = |amount: u64| {
+        #[allow(clippy::cast_precision_loss, reason = "a size")]
+        let amount = amount as f64;
+        if in_memory || room.what == "inodes" || lost <= 0.0 { amount } else { amount.min(lost) / amount.max(lost) }
+    };
+    let (amount, process) = candidates.into_iter().filter(|(amount, _)| *amount > 0).max_by(|(a, p), (b, q)| {
+        let open = |p: &Process| writer(p.pid).is_some();
+        open(p).cmp(&open(q)).then(matches(*a).total_cmp(&matches(*b))).then(q.pid.cmp(&p.pid))
+    })?;
     #[allow(clippy::cast_precision_loss, reason = "a size")]
     let why = if in_memory {
         format!("{} has files open for writing there.", process.comm)
     } else {
-        format!("{} wrote most in this time: {}.", process.comm, bytes(amount as f64))
+        format!("{} wrote {} in this time.", process.comm, bytes(amount as f64))
     };
     Some(Suspect { pid: process.pid, comm: process.comm.clone(), why, path: String::new() })
 }
