@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kerno::doctor::{self, Finding, Severity, Thresholds};
+use kerno::signals::{DiskDevice, DiskSummary};
 use kerno::summary::{Observer, ObserverOptions, Signals};
-use kerno::{DiskDevice, DiskSummary};
 
 use crate::block::{Buffer, KIB, LoopDevice, MIB, file_without_room};
 use crate::cgroups::Cgroup;
