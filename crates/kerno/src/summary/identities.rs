@@ -297,8 +297,7 @@ impl Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::summary::TaskUse;
-    use crate::summary::{Series, tasks::ProcessAccount};
+    use crate::summary::tasks::ProcessAccount;
     use zerocopy::FromZeros as _;
 
     fn own_row() -> TaskRow {
@@ -315,8 +314,11 @@ mod tests {
     }
 
     fn account(row: TaskRow, alive: bool) -> ProcessAccount {
-        let used = TaskUse { run_ns: 1, ..TaskUse::default() };
-        ProcessAccount { row, used, threads: 1, fds: Series::default(), anon_bytes: Series::default(), alive }
+        let mut account = ProcessAccount::new(&row);
+        account.used.run_ns = 1;
+        account.threads = 1;
+        account.alive = alive;
+        account
     }
 
     #[test]
