@@ -8,6 +8,7 @@ mod support;
 mod block;
 mod cgroups;
 mod disk_io;
+mod disk_io_summary;
 mod disk_io_traffic;
 mod fd_track;
 mod fd_track_ends;
