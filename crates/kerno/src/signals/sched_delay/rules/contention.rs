@@ -25,6 +25,9 @@ rule! {
 /// How many victims are named.
 const MAX_VICTIMS: usize = 8;
 
+/// A real-time group that takes this share of a CPU keeps others off it.
+const REALTIME_SHARE: f64 = 0.5;
+
 /// A group that asks for this share of all CPU time asked for is behind it alone.
 const MAIN_SHARE: f64 = 0.4;
 
@@ -37,7 +40,7 @@ fn judge(signals: &Signals, rule: &SchedulerContention) -> Vec<Finding> {
     if !oversubscribed && victims.is_empty() {
         return Vec::new();
     }
-    let Some(culprit) = culprit(sched, &victims, oversubscribed) else { return Vec::new() };
+    let Some(culprit) = culprit(sched, signals.seconds(), &victims, oversubscribed) else { return Vec::new() };
     victims.retain(|victim| !belongs(culprit, victim.pid, &victim.comm));
     if !oversubscribed && victims.is_empty() {
         return Vec::new();
@@ -101,17 +104,33 @@ const fn demand(group: &CpuGroup) -> u64 {
     group.run_ns.saturating_add(group.wait_ns)
 }
 
+/// Its waits are those of its quota.
+fn is_throttled(sched: &SchedSummary, group: &CpuGroup) -> bool {
+    group.pids.first().is_some_and(|pid| sched.throttled.iter().any(|cgroup| cgroup.pids.contains(pid)))
+}
+
 /// Who is behind it.
-fn culprit<'a>(sched: &'a SchedSummary, victims: &[&SchedWaiter], oversubscribed: bool) -> Option<&'a CpuGroup> {
+fn culprit<'a>(
+    sched: &'a SchedSummary,
+    window: f64,
+    victims: &[&SchedWaiter],
+    oversubscribed: bool,
+) -> Option<&'a CpuGroup> {
+    let running = || sched.groups.iter().filter(|group| !is_throttled(sched, group));
+    // Ordinary tasks get what a real-time one leaves, however many they are.
+    let realtime = running().filter(|group| group.realtime && seconds(group.run_ns) >= window * REALTIME_SHARE);
+    if let Some(group) = realtime.max_by_key(|group| group.run_ns) {
+        return Some(group);
+    }
     if oversubscribed {
-        return sched.groups.iter().max_by_key(|group| demand(group));
+        return running().max_by_key(|group| demand(group));
     }
     // Whoever is there when a wait ends may have come a moment before: who was there often and used the CPU long is behind it.
     let held = |group: &CpuGroup| -> u64 {
         let holders = victims.iter().filter(|victim| !belongs(group, victim.pid, &victim.comm)).flat_map(|victim| &victim.held_by);
         holders.filter(|(pid, comm, _)| *pid != 0 && belongs(group, *pid, comm)).map(|(_, _, count)| count).sum()
     };
-    let scored = sched.groups.iter().map(|group| (u128::from(held(group)) * u128::from(group.run_ns), group));
+    let scored = running().map(|group| (u128::from(held(group)) * u128::from(group.run_ns), group));
     scored.filter(|(score, _)| *score > 0).max_by_key(|(score, _)| *score).map(|(_, group)| group)
 }
 
@@ -184,7 +203,7 @@ fn name(group: &CpuGroup) -> String {
 fn title(signals: &Signals, crowd: &Crowd, oversubscribed: bool, culprit: &CpuGroup, victims: &[&SchedWaiter]) -> String {
     let who = name(culprit);
     match victims.first() {
-        _ if oversubscribed => {
+        _ if oversubscribed && !(culprit.realtime && !victims.is_empty()) => {
             let cpus = if crowd.cpus > 1.0 { format!("{:.0} CPUs", crowd.cpus) } else { "one CPU".into() };
             format!("{who} overloads the machine: {:.0} tasks want to run on {cpus} at once", crowd.mean)
         }

@@ -125,3 +125,19 @@ fn some_waits_are_somebody_elses_fault() {
     let quota = |s: &mut Signals| sched(s).throttled.push(CgroupThrottle { pids: vec![200], ..CgroupThrottle::default() });
     assert_eq!(victim(quota), 0, "its quota keeps it waiting");
 }
+
+#[test]
+fn a_realtime_hog_is_behind_it_also_in_a_crowd() {
+    let mut signals = machine(9.0, 0.99);
+    group(&mut signals, "qemu", 300, 1, 1_400, 5_000);
+    group(&mut signals, "spinner", 100, 1, 3_800, 200);
+    group(&mut signals, "capped", 400, 2, 800, 9_000);
+    group(&mut signals, "web", 200, 1, 16, 3_800);
+    sched(&mut signals).throttled.push(CgroupThrottle { pids: vec![400], ..CgroupThrottle::default() });
+    waiter(&mut signals, (200, "web"), 3, 1_900, (300, "qemu"));
+    assert_eq!(found(&signals)[0].culprit.pid, Some(300), "the quota's waits are none of the CPU's");
+    sched(&mut signals).groups[1].realtime = true;
+    let findings = found(&signals);
+    assert_eq!(findings[0].title, "spinner (100) keeps web (200) off the CPU: it waited 38% of the time");
+    assert_eq!((findings[0].severity, findings[0].culprit.pid), (Severity::Critical, Some(100)));
+}
