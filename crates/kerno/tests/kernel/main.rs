@@ -17,5 +17,6 @@ mod file_audit;
 mod oom_track;
 mod sched_account;
 mod sched_delay;
+mod sched_summary;
 mod syscall_latency;
 mod tcp_monitor;

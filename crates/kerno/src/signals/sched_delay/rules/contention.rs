@@ -45,6 +45,12 @@ fn judge(signals: &Signals, rule: &SchedulerContention) -> Vec<Finding> {
     if !oversubscribed && victims.is_empty() {
         return Vec::new();
     }
+    // Those that waited for the culprit come first; where there are none, all that waited.
+    let behind = |victim: &SchedWaiter| -> u64 {
+        let held = victim.held_by.iter().filter(|(pid, comm, _)| *pid != 0 && belongs(culprit, *pid, comm));
+        held.map(|(_, _, count)| count).sum()
+    };
+    victims.sort_by_key(|victim| (behind(victim) == 0, std::cmp::Reverse(victim.slow_total_ns)));
     vec![finding(signals, rule, sched, &crowd, oversubscribed, culprit, &victims)]
 }
 
