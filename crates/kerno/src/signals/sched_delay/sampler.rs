@@ -208,9 +208,9 @@ impl Sampled {
     }
 }
 
-/// The process's name, or where it is not known that of the thread that was seen.
+/// The process's name; of one that is gone, and may have had another when it was last looked at, that of the thread that was seen.
 fn name(tasks: &Tasks, pid: u32, thread: Comm) -> String {
-    tasks.process(pid).map_or(thread, |process| process.row.comm).to_str_lossy().into_owned()
+    tasks.process(pid).filter(|process| process.alive).map_or(thread, |process| process.row.comm).to_str_lossy().into_owned()
 }
 
 impl Sampler for Sampled {
