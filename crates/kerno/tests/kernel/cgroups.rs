@@ -77,6 +77,21 @@ impl Cgroup {
         group
     }
 
+    /// A new cgroup whose processes together may use `quota_us` of CPU time in each `period_us`, in whichever hierarchy has the cpu
+    /// controller.
+    pub fn with_cpu_quota(quota_us: u64, period_us: u64, name: &str) -> Self {
+        if let Some(v1) = mount("cgroup", Some("cpu")) {
+            let group = Self::new(&v1, name);
+            group.write("cpu.cfs_period_us", period_us);
+            group.write("cpu.cfs_quota_us", quota_us);
+            return group;
+        }
+        fs::write(v2_mount().join("cgroup.subtree_control"), "+cpu").expect("needs the cpu controller");
+        let group = Self::new(&v2_mount(), name);
+        fs::write(group.path.join("cpu.max"), format!("{quota_us} {period_us}")).unwrap();
+        group
+    }
+
     pub fn write(&self, file: &str, value: u64) {
         let path = self.path.join(file);
         fs::write(&path, value.to_string()).unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));

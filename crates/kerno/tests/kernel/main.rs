@@ -20,6 +20,7 @@ mod histogram;
 mod oom_track;
 mod sched_account;
 mod sched_delay;
+mod sched_summary;
 mod syscall_latency;
 mod syscall_summary;
 mod tcp_monitor;
