@@ -46,7 +46,7 @@ fn fd_hard_limit() -> u64 {
 }
 
 /// Opens one more descriptor and forgets it.
-pub fn leak_file(path: &str) -> i32 {
+fn leak_file(path: &str) -> i32 {
     File::open(path).unwrap().into_raw_fd()
 }
 
@@ -55,6 +55,18 @@ fn leak_dup(fd: i32, at_least: i32) -> i32 {
     let new = unsafe { libc::fcntl(fd, libc::F_DUPFD, at_least) };
     assert!(new >= at_least);
     new
+}
+
+pub fn leak_files(count: i32) {
+    for _ in 0..count {
+        leak_file("/etc/hostname");
+    }
+}
+
+fn leak_dups(count: i32) {
+    for _ in 0..count {
+        leak_dup(2, 3);
+    }
 }
 
 fn close(fd: i32) {
@@ -76,12 +88,16 @@ fn counts_are_those_of_procfs_at_every_step() {
     let most = fd_hard_limit().min(80_002);
     let top = i32::try_from(most).unwrap() - 2;
     let steps: [Box<dyn Fn()>; 6] = [
-        Box::new(|| (0..60).for_each(|_| drop(leak_file("/etc/hostname")))),
-        Box::new(|| (0..500).for_each(|_| drop(leak_dup(2, 3)))),
+        Box::new(|| leak_files(60)),
+        Box::new(|| leak_dups(500)),
         // Far up: the table grows to a size that is no multiple of what is read at a time, mostly empty.
-        Box::new(move || drop([leak_dup(2, 1500), leak_dup(2, top / 2), leak_dup(2, top)])),
+        Box::new(move || {
+            for at_least in [1500, top / 2, top] {
+                leak_dup(2, at_least);
+            }
+        }),
         Box::new(|| (100..400).for_each(close)),
-        Box::new(move || (0..top - 1000).for_each(|_| drop(leak_dup(2, 3)))),
+        Box::new(move || leak_dups(top - 1000)),
         Box::new(move || close(top)),
     ];
     let count = steps.len();
@@ -122,7 +138,7 @@ fn threads_that_outlive_their_leader_keep_its_descriptors() {
     let mut child = Child::new(|link| {
         link.close_inherited();
         set_fd_limit(256, 256);
-        (0..200).for_each(|_| drop(leak_file("/etc/hostname")));
+        leak_files(200);
         std::thread::spawn(|| std::thread::sleep(Duration::from_secs(60)));
         link.tell(0);
         // SAFETY: ends this thread alone, without running anything of Rust's.
@@ -167,18 +183,15 @@ fn leaks_are_found_with_what_is_leaked_and_steady_processes_are_not() {
         // SAFETY: a new descriptor that nobody owns.
         assert!(unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0) } >= 0);
     });
-    let files = leaking(every, |_| drop(leak_file("/etc/hostname")));
+    let files = leaking(every, |_| leak_files(1));
     let eventfds = leaking(every, |_| {
         // SAFETY: a new descriptor that nobody owns.
         assert!(unsafe { libc::eventfd(0, 0) } >= 0);
     });
     let dups = leaking(every, {
-        let file = File::open("/etc/passwd").unwrap();
         let mut own = None;
         move |_| {
-            // The inherited one was closed.
             let fd = *own.get_or_insert_with(|| leak_file("/etc/passwd"));
-            let _ = &file;
             leak_dup(fd, 3);
         }
     });
@@ -186,7 +199,7 @@ fn leaks_are_found_with_what_is_leaked_and_steady_processes_are_not() {
     let settled = leaking(every, move |_| {
         level += 1;
         if level < 25 {
-            (0..10).for_each(|_| drop(leak_file("/etc/hostname")));
+            leak_files(10);
         }
     });
     let churning = leaking(Duration::from_millis(1), |_| close(leak_file("/etc/hostname")));
@@ -215,8 +228,6 @@ fn leaks_are_found_with_what_is_leaked_and_steady_processes_are_not() {
     for child in [&settled, &churning] {
         assert!(of(child).is_empty(), "{:?}", of(child));
     }
-    // `file` stays open in the parent until here.
-    drop((sockets, files, eventfds, dups, settled, churning));
 }
 
 #[test]
@@ -224,7 +235,7 @@ fn a_process_near_its_own_limit_is_found() {
     let mut child = Child::new(|link| {
         link.close_inherited();
         set_fd_limit(200, 400);
-        (0..185).for_each(|_| drop(leak_file("/etc/hostname")));
+        leak_files(185);
         link.tell(0);
         link.wait();
     });

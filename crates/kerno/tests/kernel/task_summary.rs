@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use kerno::summary::{Observer, Process, Signals};
 
-use crate::fd_summary::{leak_file, observer, set_fd_limit};
+use crate::fd_summary::{leak_files, observer, set_fd_limit};
 use crate::support::{Child, Link};
 
 /// A child that is sure to be named in the signals, since it is near its limit of descriptors; asleep at both ends of the window.
@@ -13,7 +13,7 @@ fn observed(work: impl FnOnce(&mut Link)) -> (Child, Observer) {
     let mut child = Child::new(|link| {
         link.close_inherited();
         set_fd_limit(256, 256);
-        (0..240).for_each(|_| drop(leak_file("/etc/hostname")));
+        leak_files(240);
         link.tell(0);
         link.wait();
         work(link);
