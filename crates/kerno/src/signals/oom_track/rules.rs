@@ -14,21 +14,24 @@ use crate::summary::Signals;
 pub(crate) const RULES: &[Rule] = &[kill::OomKilled::RULE, imminent::OomImminent::RULE, pressure::MemoryPressure::RULE];
 
 /// Whoever makes memory scarce in a cgroup (`/` for the machine): the process whose own memory grew most, if that is much of what
-/// the whole grew by, else the largest.
+/// the whole grew by, else the largest. One that has ended only when there is no other.
 fn user_of_memory<'a>(signals: &'a Signals, inside: &str, grown_bytes: f64) -> Option<&'a ProcessMemory> {
     /// So much of the growth must be one process's.
     const MUCH: f64 = 0.3;
     let part = signals.oom_track.as_ref()?;
-    let within = |process: &&ProcessMemory| {
-        process.alive && is_in(process.cgroup.as_deref().unwrap_or("/"), inside)
-    };
     let growth = |process: &ProcessMemory| process.anon_bytes.change();
     let size = |process: &ProcessMemory| process.anon_bytes.last().unwrap_or(0.0);
-    let processes = part.processes.iter().filter(within);
-    let growing = processes.clone().max_by(|a, b| growth(a).total_cmp(&growth(b)));
-    growing
-        .filter(|process| grown_bytes > 0.0 && growth(process) >= MUCH * grown_bytes)
-        .or_else(|| processes.max_by(|a, b| size(a).total_cmp(&size(b))))
+    let pick = |alive: bool| {
+        let within = move |process: &&ProcessMemory| {
+            process.alive == alive && is_in(process.cgroup.as_deref().unwrap_or("/"), inside)
+        };
+        let processes = part.processes.iter().filter(within);
+        let growing = processes.clone().max_by(|a, b| growth(a).total_cmp(&growth(b)));
+        growing
+            .filter(|process| grown_bytes > 0.0 && growth(process) >= MUCH * grown_bytes)
+            .or_else(|| processes.max_by(|a, b| size(a).total_cmp(&size(b))))
+    };
+    pick(true).or_else(|| pick(false))
 }
 
 /// A process as the culprit, with the cgroup that limits it.

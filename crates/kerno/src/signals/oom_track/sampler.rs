@@ -94,14 +94,19 @@ impl Sampled {
     fn processes(&self, tasks: &Tasks) -> Vec<ProcessMemory> {
         let mut all: Vec<_> = tasks.processes().filter(|process| process.anon_bytes.last() > Some(0.0)).collect();
         all.sort_by(|a, b| growth(b).total_cmp(&growth(a)));
-        let growing = all.iter().filter(|process| growth(process) > 0.0);
-        let mut pids: BTreeSet<u32> = growing.clone().take(TOP).map(|process| process.row.pid).collect();
-        for cgroup in &self.summary.cgroups {
-            let inside = growing.clone().filter(|process| is_in(self.path(process).unwrap_or("/"), &cgroup.path));
-            pids.extend(inside.take(2).map(|process| process.row.pid));
-        }
+        let mut pids = BTreeSet::new();
+        // The first of all, and the first of each cgroup that is told of.
+        let mut add = |ordered: &[&ProcessAccount]| {
+            pids.extend(ordered.iter().take(TOP).map(|process| process.row.pid));
+            for cgroup in &self.summary.cgroups {
+                let inside = |process: &&&ProcessAccount| is_in(self.path(process).unwrap_or("/"), &cgroup.path);
+                pids.extend(ordered.iter().find(inside).map(|process| process.row.pid));
+            }
+        };
+        let growing: Vec<_> = all.iter().copied().filter(|process| growth(process) > 0.0).collect();
+        add(&growing);
         all.sort_by(|a, b| b.anon_bytes.last().unwrap_or(0.0).total_cmp(&a.anon_bytes.last().unwrap_or(0.0)));
-        pids.extend(all.iter().take(TOP).map(|process| process.row.pid));
+        add(&all);
         let describe = |process: &ProcessAccount| ProcessMemory {
             pid: process.row.pid,
             comm: process.row.comm.to_str_lossy().into_owned(),
