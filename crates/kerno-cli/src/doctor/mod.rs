@@ -63,6 +63,9 @@ fn from_kernel(args: &DoctorArgs, config: &Config) -> anyhow::Result<Option<Seve
     let progress = Progress::new(args.quiet);
     progress.loading();
     let mut observer = start(args, config)?;
+    if cancel.is_cancelled() {
+        bail!("ended before anything was seen");
+    }
     let window = match args.continuous {
         true => args.interval.or(config.doctor.interval),
         false => args.duration.or(config.doctor.duration),
