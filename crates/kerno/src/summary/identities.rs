@@ -88,7 +88,8 @@ impl Identities {
         let (cmdline, cgroup, member) = match known {
             Some(known) => (known.cmdline, known.cgroup, known.membership),
             None => {
-                let cgroup = self.cgroup_by_id(row.cgroup_id);
+                // Where all are at the root, as on hosts that use v1, that says nothing.
+                let cgroup = self.cgroup_by_id(row.cgroup_id).filter(|path| path != "/");
                 let member = cgroup.as_deref().map(membership).unwrap_or_default();
                 (String::new(), cgroup, member)
             }
