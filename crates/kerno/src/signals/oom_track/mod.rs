@@ -28,6 +28,8 @@
 //! kill.
 
 mod event;
+mod kills;
+mod limits;
 mod loader;
 mod rules;
 mod sampler;
@@ -37,4 +39,4 @@ pub use event::{OomEvent, OomScope};
 pub use loader::OomTrackLoader;
 pub(crate) use rules::RULES;
 pub(crate) use sampler::sampler;
-pub use summary::{CgroupMemory, OomKill, OomSummary};
+pub use summary::{CgroupMemory, OomKill, OomSummary, ProcessMemory};
