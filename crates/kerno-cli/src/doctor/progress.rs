@@ -31,7 +31,7 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.reset();
             bar.set_length(milliseconds(window));
-            bar.set_style(style("watching {prefix} {bar:20}\n{wide_msg}"));
+            bar.set_style(style("watching {prefix} [{bar:20}]\n{wide_msg}"));
             bar.set_message("");
             self.total(window, Duration::ZERO);
         }
