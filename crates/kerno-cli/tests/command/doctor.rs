@@ -47,11 +47,12 @@ fn watching(child: &mut Child, settle: Duration) {
         links.filter(|link| link.to_string_lossy().starts_with("anon_inode:bpf")).count()
     };
     let deadline = Instant::now() + LIMIT;
-    let (mut last, mut since) = (0, Instant::now());
-    while last == 0 || since.elapsed() < settle {
+    // Sampling opens and closes some: only more than ever is news.
+    let (mut most, mut since) = (0, Instant::now());
+    while most == 0 || since.elapsed() < settle {
         let now = loaded();
-        if now != last {
-            (last, since) = (now, Instant::now());
+        if now > most {
+            (most, since) = (now, Instant::now());
         }
         assert!(Instant::now() < deadline, "it loads nothing");
         std::thread::sleep(Duration::from_millis(50));
@@ -310,7 +311,7 @@ struct Leak(Child);
 
 impl Leak {
     fn start() -> Self {
-        let script = "ulimit -n 100000; n=10; while :; do eval \"exec $n</dev/null\"; n=$((n+1)); \
+        let script = "ulimit -n $(ulimit -H -n); n=10; while :; do eval \"exec $n</dev/null\"; n=$((n+1)); \
                       [ $((n % 40)) = 0 ] && sleep 0.1; done";
         Self(Command::new("bash").args(["-c", script]).stdin(Stdio::null()).spawn().unwrap())
     }
