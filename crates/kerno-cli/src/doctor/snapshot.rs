@@ -27,8 +27,8 @@ impl Destination {
     /// Finds out now, rather than after the watching, whether it can be written.
     pub(super) fn new(path: &Path) -> anyhow::Result<Self> {
         let (file, special) = match fs::metadata(path) {
-            _ if path.file_name().is_none() => bail!("cannot save to {:?}: it is no file's name", path),
             Ok(found) if found.is_dir() => bail!("cannot save to {}: it is a directory", path.display()),
+            Err(_) if path.file_name().is_none() => bail!("cannot save to {path:?}: that names no file"),
             Ok(found) if found.is_file() => (fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()), false),
             Ok(_) => (path.to_owned(), true),
             Err(_) => (path.to_owned(), false),
