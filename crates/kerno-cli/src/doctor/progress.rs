@@ -17,6 +17,10 @@ impl Progress {
         Self { bar: shown.then(|| ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr())) }
     }
 
+    pub(super) fn is_shown(&self) -> bool {
+        self.bar.is_some()
+    }
+
     /// Loading takes a second or two.
     pub(super) fn loading(&self) {
         if let Some(bar) = &self.bar {
