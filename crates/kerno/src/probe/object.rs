@@ -119,6 +119,7 @@ const NO_PROGRAM: &str = "not in the object; the build is broken";
 
 fn load(ebpf: &mut Ebpf, name: &str, hook: Hook, btf: &aya::Btf) -> Result<(), Box<dyn std::error::Error>> {
     let program: &mut Program = ebpf.program_mut(name).ok_or(NO_PROGRAM)?;
+    let _blocked = super::sys::SignalsBlocked::new();
     match hook {
         Hook::Tracepoint(tracepoint) => <&mut BtfTracePoint>::try_from(program)?.load(tracepoint, btf)?,
         Hook::Seed(iterator) | Hook::Iterator(iterator) => <&mut Iter>::try_from(program)?.load(iterator, btf)?,

@@ -5,6 +5,31 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_prog_info};
 
+/// While it lives, this thread is interrupted by no signal; those that come meanwhile are delivered afterwards, or to other threads.
+///
+/// The verifier gives up (EAGAIN) when a signal is pending, and the load is then tried again with a log of every step, which takes
+/// minutes for a program with loops.
+pub(super) struct SignalsBlocked(libc::sigset_t);
+
+impl SignalsBlocked {
+    pub(super) fn new() -> Self {
+        // SAFETY: the sets are plain C data, filled by the calls; the mask is this thread's own.
+        unsafe {
+            let (mut all, mut before) = (std::mem::zeroed(), std::mem::zeroed());
+            libc::sigfillset(&raw mut all);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
+            Self(before)
+        }
+    }
+}
+
+impl Drop for SignalsBlocked {
+    fn drop(&mut self) {
+        // SAFETY: the mask that was there before.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, std::ptr::null_mut()) };
+    }
+}
+
 /// How often the kernel skipped the program because it was already running on that CPU; 0 where the kernel does not tell (before
 /// Linux 5.12).
 pub(super) fn missed_runs(program: BorrowedFd<'_>) -> u64 {
