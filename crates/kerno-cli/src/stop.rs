@@ -6,8 +6,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 /// SIGINT or SIGTERM cancels; a second one ends the process at once, also when it hangs in a write that nobody reads. The kernel
-/// then removes what was loaded.
-pub(crate) fn on_signal(cancel: CancelToken) -> anyhow::Result<()> {
+/// then removes what was loaded. `progress`: what is shown on standard error will be wiped away, with the ^C of the terminal.
+pub(crate) fn on_signal(cancel: CancelToken, progress: bool) -> anyhow::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot handle signals")?;
     let wait = move || {
         for signal in signals.forever() {
@@ -15,7 +15,7 @@ pub(crate) fn on_signal(cancel: CancelToken) -> anyhow::Result<()> {
                 std::process::exit(128 + signal);
             }
             // After the ^C that the terminal shows.
-            if signal == SIGINT && std::io::stderr().is_terminal() {
+            if signal == SIGINT && !progress && std::io::stderr().is_terminal() {
                 let _ = std::io::stderr().write_all(b"\n");
             }
             cancel.cancel();

@@ -3,6 +3,7 @@ use std::path::PathBuf;
 
 use kerno::probe::{Capability, KernelVersion};
 use kerno::signals::{self, SignalInfo};
+use kerno::summary::{Missing, Observer, ObserverOptions};
 use kerno::{Availability, FilterKind, Host, Options};
 
 use super::kernel_memory;
@@ -28,8 +29,10 @@ pub(super) struct Facts {
     pub(super) cgroup2_mount: Option<PathBuf>,
     /// Whether programs are compiled; null when only root may know.
     pub(super) bpf_jit: Option<bool>,
-    /// What all signals take together.
+    /// What all signals take together while they are traced.
     pub(super) kernel_memory_bytes: Option<u64>,
+    /// Whether the machine can be watched by `kerno doctor`.
+    pub(super) doctor: DoctorFact,
     pub(super) signals: Vec<SignalFact>,
     /// What to type when capabilities are missing.
     pub(super) remedy: Option<String>,
@@ -39,6 +42,17 @@ pub(super) struct Facts {
 pub(super) struct CapabilityFact {
     pub(super) name: Capability,
     pub(super) present: bool,
+}
+
+#[derive(Debug, serde::Serialize)]
+pub(super) struct DoctorFact {
+    pub(super) available: bool,
+    /// Why not.
+    pub(super) reason: Option<String>,
+    /// What it cannot see here.
+    pub(super) missing: Vec<Missing>,
+    /// What its maps take while it watches; null when it cannot, or the kernel does not tell.
+    pub(super) kernel_memory_bytes: Option<u64>,
 }
 
 #[derive(Debug, serde::Serialize)]
@@ -79,7 +93,29 @@ impl Facts {
             bpf_jit: bpf_jit(),
             kernel_memory_bytes: signals.iter().filter_map(|signal| signal.kernel_memory_bytes).reduce(|a, b| a + b),
             signals,
+            doctor: doctor(),
         }
+    }
+}
+
+/// Begins to watch and ends at once.
+fn doctor() -> DoctorFact {
+    let before = kernel_memory::of_own_maps();
+    match Observer::start(ObserverOptions::default()) {
+        Ok(observer) => DoctorFact {
+            available: true,
+            reason: None,
+            missing: observer.missing().to_vec(),
+            kernel_memory_bytes: before
+                .zip(kernel_memory::of_own_maps())
+                .map(|(before, after)| after.saturating_sub(before)),
+        },
+        Err(error) => DoctorFact {
+            available: false,
+            reason: Some(error.reason()),
+            missing: Vec::new(),
+            kernel_memory_bytes: None,
+        },
     }
 }
 

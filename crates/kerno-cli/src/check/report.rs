@@ -43,7 +43,19 @@ pub(super) fn text(facts: &Facts, style: Style) -> String {
         None => row("BPF JIT", None, "unknown (only root may read it)"),
     }
     if let Some(bytes) = facts.kernel_memory_bytes {
-        row("kernel memory", None, &format!("{} while all are loaded", mebibytes(bytes)));
+        row("kernel memory", None, &format!("{} while all signals are traced", mebibytes(bytes)));
+    }
+    let doctor = &facts.doctor;
+    let answer = match (&doctor.reason, doctor.kernel_memory_bytes) {
+        // Said once, at the end.
+        (Some(_), _) if facts.remedy.is_some() => "no: lacks the capabilities".to_owned(),
+        (Some(reason), _) => format!("no: {reason}"),
+        (None, Some(bytes)) => format!("yes, {} of kernel memory while it watches", mebibytes(bytes)),
+        (None, None) => "yes".to_owned(),
+    };
+    row("doctor", mark(doctor.available), &answer);
+    for missing in &doctor.missing {
+        row("", Some(&bad), &format!("not {} of {}: {}", missing.what, missing.signal, missing.reason));
     }
 
     let _ = writeln!(text, "\n{}signals{}", style.bold(), style.reset());

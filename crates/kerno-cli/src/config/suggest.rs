@@ -3,7 +3,7 @@
 /// The candidate that is like this word, if one is.
 pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     /// Words less alike than this were not meant.
-    const ALIKE: f64 = 0.7;
+    const ALIKE: f64 = 0.6;
     // Its cost grows with the square of the length.
     if word.len() > 100 {
         return None;

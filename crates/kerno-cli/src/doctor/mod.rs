@@ -59,10 +59,13 @@ fn from_snapshot(args: &DoctorArgs, config: &Config, file: &std::path::Path) -> 
 fn from_kernel(args: &DoctorArgs, config: &Config) -> anyhow::Result<Option<Severity>> {
     let destination = args.save.as_deref().map(Destination::new).transpose()?;
     let cancel = CancelToken::new().context("cannot create an eventfd")?;
-    stop::on_signal(cancel.clone())?;
     let progress = Progress::new(args.quiet);
+    stop::on_signal(cancel.clone(), progress.is_shown())?;
     progress.loading();
     let mut observer = start(args, config)?;
+    if cancel.is_cancelled() {
+        bail!("ended before anything was seen");
+    }
     let window = match args.continuous {
         true => args.interval.or(config.doctor.interval),
         false => args.duration.or(config.doctor.duration),

@@ -17,6 +17,10 @@ impl Progress {
         Self { bar: shown.then(|| ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr())) }
     }
 
+    pub(super) fn is_shown(&self) -> bool {
+        self.bar.is_some()
+    }
+
     /// Loading takes a second or two.
     pub(super) fn loading(&self) {
         if let Some(bar) = &self.bar {
@@ -31,7 +35,7 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.reset();
             bar.set_length(milliseconds(window));
-            bar.set_style(style("watching {prefix} {bar:20}\n{wide_msg}"));
+            bar.set_style(style("watching {prefix} [{bar:20}]\n{wide_msg}"));
             bar.set_message("");
             self.total(window, Duration::ZERO);
         }

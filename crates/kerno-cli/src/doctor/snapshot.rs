@@ -28,6 +28,7 @@ impl Destination {
     pub(super) fn new(path: &Path) -> anyhow::Result<Self> {
         let (file, special) = match fs::metadata(path) {
             Ok(found) if found.is_dir() => bail!("cannot save to {}: it is a directory", path.display()),
+            Err(_) if path.file_name().is_none() => bail!("cannot save to {path:?}: that names no file"),
             Ok(found) if found.is_file() => (fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()), false),
             Ok(_) => (path.to_owned(), true),
             Err(_) => (path.to_owned(), false),

@@ -26,7 +26,7 @@ pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
     let selection = Selection::new(args);
     let loaders = selection.loaders(args)?;
     let cancel = CancelToken::new().context("cannot create an eventfd")?;
-    stop::on_signal(cancel.clone())?;
+    stop::on_signal(cancel.clone(), false)?;
     let mut set = LoaderSet::new(loaders);
     load(&mut set, selection.lenient)?;
 

@@ -21,6 +21,8 @@ fn root_hears_that_everything_works() {
     for capability in facts["capabilities"].as_array().unwrap() {
         assert_eq!(capability["present"], true, "{capability}");
     }
+    assert_eq!((&facts["doctor"]["available"], &facts["doctor"]["reason"]), (&true.into(), &Value::Null));
+    assert!(facts["doctor"]["kernel_memory_bytes"].is_u64(), "{}", facts["doctor"]);
     let found = facts["signals"].as_array().unwrap();
     assert_eq!(found.len(), signals::ALL.len());
     for (signal, known) in found.iter().zip(signals::ALL) {
@@ -34,6 +36,7 @@ fn root_hears_that_everything_works() {
     let report = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0));
     assert!(!report.contains('\x1b') && !report.contains("missing"), "{report}");
+    assert!(report.contains("\ndoctor         yes"), "{report}");
     for signal in signals::ALL {
         let line = report.lines().find(|line| line.contains(signal.name)).unwrap();
         assert!(line.starts_with(signal.alias) && line.contains("  yes  "), "{line}");
@@ -51,6 +54,8 @@ fn others_hear_what_is_missing() {
     for (capability, name) in facts["capabilities"].as_array().unwrap().iter().zip(["CAP_BPF", "CAP_PERFMON"]) {
         assert_eq!((&capability["name"], &capability["present"]), (&name.into(), &false.into()));
     }
+    assert_eq!(facts["doctor"]["available"], false);
+    assert!(facts["doctor"]["reason"].as_str().unwrap().contains("CAP_BPF and CAP_PERFMON"), "{}", facts["doctor"]);
     for signal in facts["signals"].as_array().unwrap() {
         assert_eq!((&signal["available"], &signal["tried"]), (&Value::Bool(false), &Value::Bool(false)));
         assert!(signal["reason"].as_str().unwrap().contains("CAP_BPF and CAP_PERFMON"));

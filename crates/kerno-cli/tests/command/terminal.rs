@@ -5,8 +5,13 @@ use std::process::{Command, Stdio};
 
 use crate::support::{alone, call, kerno, own_calls, own_pid, wait};
 
-/// Runs the command on a terminal of its own; what it shows there.
+/// Runs the command on a terminal of its own; what it shows there on standard output.
 fn on_terminal(command: &mut Command) -> String {
+    shown(command, |command, terminal| command.stdout(terminal).stderr(Stdio::null()))
+}
+
+/// Runs it on a terminal of its own; what it shows there.
+fn shown(command: &mut Command, connect: fn(&mut Command, Stdio) -> &mut Command) -> String {
     let (mut ours, mut theirs) = (0, 0);
     // SAFETY: both descriptors are written, nothing else is asked for; nobody else owns them.
     let (ours, theirs) = unsafe {
@@ -14,9 +19,9 @@ fn on_terminal(command: &mut Command) -> String {
         assert_eq!(libc::openpty(&raw mut ours, &raw mut theirs, name, settings, size), 0);
         (OwnedFd::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs))
     };
-    let mut child = command.stdout(Stdio::from(theirs)).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = connect(command, Stdio::from(theirs)).spawn().unwrap();
     // The command still holds its end.
-    command.stdout(Stdio::null());
+    command.stdout(Stdio::null()).stderr(Stdio::null());
     let reader = std::thread::spawn(move || {
         let (mut shown, mut chunk) = (Vec::new(), [0; 4096]);
         // A terminal whose other end is closed gives EIO.
@@ -57,4 +62,21 @@ fn colours_and_a_header_on_a_terminal_only() {
     // JSON is for programs, also when a person looks.
     let json = on_terminal(kerno(&args).args(["-o", "json"]));
     assert!(!json.contains('\x1b') && json.starts_with('{'), "{json:?}");
+}
+
+#[test]
+fn progress_shows_on_a_terminal_only() {
+    let stderr = |command: &mut Command| {
+        shown(command.env("KERNO_CONFIG", "/dev/null"), |command, terminal| {
+            command.stdout(Stdio::null()).stderr(terminal)
+        })
+    };
+    let args = ["doctor", "--duration", "1s"];
+    let progress = stderr(&mut kerno(&args));
+    assert!(
+        progress.contains("loading") && progress.contains("watching") && progress.contains("of 1s"),
+        "{progress:?}"
+    );
+    assert_eq!(stderr(kerno(&args).arg("--quiet")), "");
+    assert_eq!(stderr(kerno(&args).env("TERM", "dumb")), "");
 }

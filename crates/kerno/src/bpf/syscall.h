@@ -51,6 +51,14 @@ static __always_inline bool in_compat_syscall(void)
 	return BPF_CORE_READ(task, thread_info.flags) & (1ul << ARM64_TIF_32BIT);
 }
 
+/* The same of a task that the program may look into directly (bpf_get_current_task_btf). */
+static __always_inline bool task_in_compat_syscall(const struct task_struct *task)
+{
+	if (bpf_core_field_exists(task->thread_info.status))
+		return task->thread_info.status & X86_TS_COMPAT;
+	return task->thread_info.flags & (1ul << ARM64_TIF_32BIT);
+}
+
 /*
  * The number of the call that these saved registers belong to; -1 when a tracer or seccomp cancelled it. Registers are read
  * without a helper call: regs must be a tp_btf program's own argument.

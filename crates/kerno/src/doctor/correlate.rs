@@ -19,8 +19,10 @@ const MAX_VICTIMS: usize = 8;
 
 /// How much earlier than its cause a consequence may seem to begin, in seconds: both are known to the sample only.
 const SLACK_SECONDS: f64 = 2.0;
-/// The same as a share of the window.
+/// The same as a share of the window. A cause crosses its threshold some time after it began, so that one that shares a subject may
+/// seem earlier by more than one that shares no more than a mechanism.
 const SLACK_SHARE: f64 = 0.1;
+const SLACK_SHARE_OF_SUBJECT: f64 = 0.3;
 
 /// One rule's findings may explain another's.
 struct Link {
@@ -248,8 +250,10 @@ fn parents(findings: &[Finding], ties: &Ties<'_>) -> Vec<Parent> {
         let mut candidates: Vec<(Tie, usize, usize, &'static Link)> = Vec::new();
         for (cause_index, cause) in findings.iter().enumerate().filter(|(other, _)| *other != index) {
             for (order, link) in LINKS.iter().enumerate() {
-                if link.cause == cause.id && link.consequence == consequence.id && in_time(cause, consequence, ties) {
-                    candidates.extend((link.tie)(ties, cause, consequence).map(|tie| (tie, order, cause_index, link)));
+                if link.cause == cause.id && link.consequence == consequence.id {
+                    let tie = (link.tie)(ties, cause, consequence);
+                    let tie = tie.filter(|tie| in_time(cause, consequence, *tie, ties.signals.seconds()));
+                    candidates.extend(tie.map(|tie| (tie, order, cause_index, link)));
                 }
             }
         }
@@ -277,8 +281,9 @@ fn descends(mut index: usize, ancestor: usize, parents: &[Parent]) -> bool {
 }
 
 /// Not clearly before its cause. One whose begin is not known may have begun at any time.
-fn in_time(cause: &Finding, consequence: &Finding, ties: &Ties<'_>) -> bool {
-    let slack = SLACK_SECONDS.max(SLACK_SHARE * ties.signals.seconds());
+fn in_time(cause: &Finding, consequence: &Finding, tie: Tie, window_seconds: f64) -> bool {
+    let share = if tie == Tie::Mechanism { SLACK_SHARE } else { SLACK_SHARE_OF_SUBJECT };
+    let slack = SLACK_SECONDS.max(share * window_seconds);
     match (cause.since, consequence.since) {
         (Some(cause), Some(consequence)) => consequence + slack >= cause,
         _ => true,

@@ -64,6 +64,34 @@ pub(super) fn run_iterator(ebpf: &mut Ebpf, name: &str, out: &mut Vec<u8>) -> io
     read_iterator(file, out)
 }
 
+/// Runs a loaded iterator until its end (with `ends`, or until its program asks for the same object again); appends at most `room`
+/// bytes and gives how many more there were.
+pub(super) fn run_iterator_into(
+    ebpf: &mut Ebpf,
+    name: &str,
+    out: &mut Vec<u8>,
+    room: usize,
+    ends: bool,
+) -> io::Result<u64> {
+    let mut file = open_iterator(ebpf, name).map_err(|error| io::Error::other(chain(error.as_ref())))?;
+    let mut chunk = vec![0; 1 << 15];
+    let (mut left, mut beyond) = (room, 0);
+    loop {
+        match file.read(&mut chunk) {
+            Ok(0) => return Ok(beyond),
+            Ok(bytes) => {
+                let kept = bytes.min(left);
+                out.extend(chunk.iter().take(kept));
+                left -= kept;
+                beyond += (bytes - kept) as u64;
+            }
+            Err(error) if ends && error.raw_os_error() == Some(libc::EAGAIN) => return Ok(beyond),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// The kernel hands out at most what fits its page-sized (or, when asked, larger) buffer a call.
 fn read_iterator(mut file: File, out: &mut Vec<u8>) -> io::Result<()> {
     out.reserve(1 << 16);
@@ -91,6 +119,7 @@ const NO_PROGRAM: &str = "not in the object; the build is broken";
 
 fn load(ebpf: &mut Ebpf, name: &str, hook: Hook, btf: &aya::Btf) -> Result<(), Box<dyn std::error::Error>> {
     let program: &mut Program = ebpf.program_mut(name).ok_or(NO_PROGRAM)?;
+    let _blocked = super::sys::SignalsBlocked::new();
     match hook {
         Hook::Tracepoint(tracepoint) => <&mut BtfTracePoint>::try_from(program)?.load(tracepoint, btf)?,
         Hook::Seed(iterator) | Hook::Iterator(iterator) => <&mut Iter>::try_from(program)?.load(iterator, btf)?,

@@ -94,6 +94,18 @@ impl SummaryPrograms {
         Ok(buffer.chunks_exact(size_of::<T>()).filter_map(|chunk| T::read_from_bytes(chunk).ok()))
     }
 
+    /// Like [`Self::iterate`] for records that may be very many: adds at most `room` bytes to `buffer` and gives how many bytes found no
+    /// room. With `ends` a program that asks for its object once more (returns 1) ends the walk.
+    pub(crate) fn iterate_into(
+        &mut self,
+        name: &str,
+        buffer: &mut Vec<u8>,
+        room: usize,
+        ends: bool,
+    ) -> io::Result<u64> {
+        object::run_iterator_into(&mut self.ebpf, name, buffer, room, ends)
+    }
+
     /// Maps a `PER_CPU_BLOCK`, whose `max_entries` the plan has set to [`possible_cpus`].
     pub(crate) fn per_cpu<T: FromBytes>(&mut self, name: &str) -> Result<PerCpuBlock<T>, LoadError> {
         let Some(Map::Array(map)) = self.ebpf.take_map(name) else {
@@ -247,6 +259,14 @@ where
         let room = self.max_entries as usize;
         let (mut keys, mut values) = (vec![K::new_zeroed(); room], vec![V::new_zeroed(); room]);
         let found = sys::lookup_batch(self.data.fd().as_fd(), keys.as_mut_bytes(), values.as_mut_bytes(), room)?;
+        Ok(keys.into_iter().zip(values).take(found).collect())
+    }
+
+    /// All there is, and takes it out: what is added up from now on begins at zero. What a program adds at the very moment may be lost.
+    pub(crate) fn take(&self) -> io::Result<HashMap<K, V>> {
+        let room = self.max_entries as usize;
+        let (mut keys, mut values) = (vec![K::new_zeroed(); room], vec![V::new_zeroed(); room]);
+        let found = sys::take_batch(self.data.fd().as_fd(), keys.as_mut_bytes(), values.as_mut_bytes(), room)?;
         Ok(keys.into_iter().zip(values).take(found).collect())
     }
 

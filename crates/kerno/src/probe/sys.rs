@@ -5,6 +5,31 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_prog_info};
 
+/// While it lives, this thread is interrupted by no signal; those that come meanwhile are delivered afterwards, or to other threads.
+///
+/// The verifier gives up (EAGAIN) when a signal is pending, and the load is then tried again with a log of every step, which takes
+/// minutes for a program with loops.
+pub(super) struct SignalsBlocked(libc::sigset_t);
+
+impl SignalsBlocked {
+    pub(super) fn new() -> Self {
+        // SAFETY: the sets are plain C data, filled by the calls; the mask is this thread's own.
+        unsafe {
+            let (mut all, mut before) = (std::mem::zeroed(), std::mem::zeroed());
+            libc::sigfillset(&raw mut all);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
+            Self(before)
+        }
+    }
+}
+
+impl Drop for SignalsBlocked {
+    fn drop(&mut self) {
+        // SAFETY: the mask that was there before.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, std::ptr::null_mut()) };
+    }
+}
+
 /// How often the kernel skipped the program because it was already running on that CPU; 0 where the kernel does not tell (before
 /// Linux 5.12).
 pub(super) fn missed_runs(program: BorrowedFd<'_>) -> u64 {
@@ -21,6 +46,15 @@ pub(super) fn missed_runs(program: BorrowedFd<'_>) -> u64 {
 
 /// All elements of a hash map in one call, into tables with room for `room` keys and values; how many there were (Linux 5.6).
 pub(super) fn lookup_batch(map: BorrowedFd<'_>, keys: &mut [u8], values: &mut [u8], room: usize) -> io::Result<usize> {
+    batch(bpf_cmd::BPF_MAP_LOOKUP_BATCH, map, keys, values, room)
+}
+
+/// The same, and takes them out of the map (Linux 5.6).
+pub(super) fn take_batch(map: BorrowedFd<'_>, keys: &mut [u8], values: &mut [u8], room: usize) -> io::Result<usize> {
+    batch(bpf_cmd::BPF_MAP_LOOKUP_AND_DELETE_BATCH, map, keys, values, room)
+}
+
+fn batch(command: bpf_cmd, map: BorrowedFd<'_>, keys: &mut [u8], values: &mut [u8], room: usize) -> io::Result<usize> {
     let mut position = 0u32;
     // SAFETY: a plain C struct for which all zeroes is a valid value.
     let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
@@ -29,7 +63,7 @@ pub(super) fn lookup_batch(map: BorrowedFd<'_>, keys: &mut [u8], values: &mut [u
     attr.batch.keys = keys.as_mut_ptr() as u64;
     attr.batch.values = values.as_mut_ptr() as u64;
     attr.batch.count = u32::try_from(room).unwrap_or(u32::MAX);
-    let result = call(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr);
+    let result = call(command, &mut attr);
     // SAFETY: the kernel has written how many it copied, also when it tells by ENOENT that these were all.
     let found = unsafe { attr.batch.count } as usize;
     match result {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::Report;
 use super::words::{
     clock, clock_ms, cost, date, first_evidence, looked_for, losses, machine, name, one_line, particulars, quantity,
-    safe, since, span, verbatim, verdict,
+    since, span, verbatim, verdict,
 };
 use crate::doctor::{Effect, Finding, Fix, Unit};
 use crate::summary::Window;
@@ -131,21 +131,23 @@ fn write_fixes(out: &mut String, head: &str, fixes: &[&Fix]) -> Written {
 
 /// Text that is nothing but text: control characters as escapes, and Markdown's own characters with a backslash.
 fn plain(text: &str) -> String {
-    const SPECIAL: &str = "\\`*_{}[]()<>#+!|~&@$^=:";
-    let mut out = String::with_capacity(text.len());
+    const SPECIAL: &[char] = &['\\', '`', '*', '[', ']', '<', '>', '#', '|', '~', '&'];
     let shown = verbatim(text);
+    let mut out = String::with_capacity(shown.len());
     let mut last = ' ';
-    for c in shown.chars() {
-        // Inside of a word an underscore means nothing, and a colon only makes a link after a scheme or an emoji before a name.
-        let needed = match c {
-            '_' | '(' | ')' | '+' | '=' | '$' | '^' | '{' | '}' => c == '_' && !last.is_alphanumeric(),
-            ':' => last == 'p' || last == 's' || last == ' ',
-            c => SPECIAL.contains(c),
-        };
-        if needed {
+    for (index, c) in shown.char_indices() {
+        let rest = shown.get(index..).unwrap_or_default();
+        let in_word = last.is_alphanumeric();
+        // Within a word an underscore means nothing; addresses become links by themselves.
+        let special = SPECIAL.contains(&c) || (c == '_' && !in_word);
+        if special || rest.starts_with("://") || (c == '.' && out.ends_with("www")) {
             out.push('\\');
         }
         out.push(c);
+        if c == '@' && !in_word {
+            // Chats call people by name whatever stands before it.
+            out.push('\u{200b}');
+        }
         last = c;
     }
     out
@@ -169,10 +171,12 @@ mod tests {
         assert_eq!(plain("a*b_c"), "a\\*b_c");
         assert_eq!(plain("_x_"), "\\_x_");
         assert_eq!(plain("[a](http://x)"), "\\[a\\](http\\://x)");
-        assert_eq!(plain("<!here> @all #1"), "\\<\\!here\\> \\@all \\#1");
+        assert_eq!(plain("www.x.org"), "www\\.x.org");
+        assert_eq!(plain("<!here> @all #1"), "\\<!here\\> @\u{200b}all \\#1");
+        assert_eq!(plain("postgresql@15: 1.2 s"), "postgresql@15: 1.2 s");
         assert_eq!(plain("a|b"), "a\\|b");
         assert_eq!(plain("`rm`"), "\\`rm\\`");
-        assert_eq!(plain("a\nb\x1b"), safe("a\nb\x1b").replace('\\', "\\\\"));
+        assert_eq!(plain("a\nb\x1b"), "a\\\\x0ab\\\\x1b");
     }
 
     #[test]

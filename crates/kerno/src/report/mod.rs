@@ -45,7 +45,8 @@ pub struct Report {
 
 impl Report {
     /// A report on what was observed and judged.
-    pub fn new(signals: &Signals, findings: Vec<Finding>) -> Self {
+    pub fn new(signals: &Signals, mut findings: Vec<Finding>) -> Self {
+        findings.iter_mut().for_each(keep_finite);
         Self {
             schema_version: SCHEMA_VERSION,
             kerno_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -67,6 +68,24 @@ impl Report {
 
 fn worst(findings: &[Finding]) -> Option<Severity> {
     findings.iter().flat_map(|finding| [Some(finding.severity), worst(&finding.consequences)]).flatten().max()
+}
+
+/// JSON has no infinity: what is not a number would be lost on the way.
+fn keep_finite(finding: &mut Finding) {
+    const VAST: f64 = 1e9;
+    let finite = |value: &f64| value.is_finite();
+    if !finding.excess.is_finite() {
+        finding.excess = if finding.excess.is_nan() { 1.0 } else { VAST };
+    }
+    finding.since = finding.since.filter(finite);
+    finding.eta = finding.eta.take().filter(|eta| eta.seconds.is_finite() && eta.fit.is_finite());
+    finding.evidence.retain(|evidence| evidence.value.is_finite());
+    for evidence in &mut finding.evidence {
+        evidence.threshold = evidence.threshold.filter(finite);
+    }
+    finding.exemplars.retain(|exemplar| exemplar.seconds.is_finite());
+    finding.chain.retain(|step| step.seconds.is_finite());
+    finding.consequences.iter_mut().for_each(keep_finite);
 }
 
 #[cfg(test)]

@@ -4,3 +4,72 @@ use super::Report;
 pub fn json_schema() -> serde_json::Value {
     schemars::schema_for!(Report).to_value()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::report::tests::report;
+
+    const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/report.schema.json");
+
+    /// Set `KERNO_WRITE_DOCS=1` to write it anew.
+    #[test]
+    fn the_file_is_current() {
+        let text = serde_json::to_string_pretty(&json_schema()).unwrap() + "\n";
+        if std::env::var_os("KERNO_WRITE_DOCS").is_some() {
+            std::fs::write(FILE, &text).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(FILE).unwrap_or_default(), text, "write it anew: KERNO_WRITE_DOCS=1");
+    }
+
+    #[test]
+    fn a_report_is_as_the_schema_says() {
+        let schema = json_schema();
+        conforms(&serde_json::to_value(report()).unwrap(), &schema, &schema, "report");
+    }
+
+    /// Checks the parts of JSON Schema that are used here: references, types, required and known properties, items, choices.
+    fn conforms(value: &Value, schema: &Value, root: &Value, place: &str) {
+        if let Some(pointer) = schema["$ref"].as_str() {
+            let target = root.pointer(pointer.trim_start_matches('#')).unwrap_or_else(|| panic!("{place}: {pointer}"));
+            return conforms(value, target, root, place);
+        }
+        if let Some(choices) = schema["anyOf"].as_array() {
+            let null = |choice: &&Value| choice["type"] == "null";
+            let choice = choices.iter().find(|choice| null(choice) == value.is_null());
+            return conforms(value, choice.unwrap_or_else(|| panic!("{place}: none fits")), root, place);
+        }
+        if let Some(choices) = schema["oneOf"].as_array() {
+            assert!(choices.iter().any(|choice| choice["const"] == *value), "{place}: {value}");
+            return;
+        }
+        let kinds: Vec<&str> = match &schema["type"] {
+            Value::String(kind) => vec![kind],
+            Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).collect(),
+            other => panic!("{place}: type {other}"),
+        };
+        let fits = |kind: &&str| match *kind {
+            "object" => value.is_object(),
+            "array" => value.is_array(),
+            "string" => value.is_string(),
+            "number" => value.is_number(),
+            "integer" => value.is_u64() || value.is_i64(),
+            "boolean" => value.is_boolean(),
+            "null" => value.is_null(),
+            other => panic!("{place}: type {other}"),
+        };
+        assert!(kinds.iter().any(fits), "{place}: {value} is not {kinds:?}");
+        for required in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            assert!(value.get(required).is_some(), "{place} has no {required}");
+        }
+        for (key, part) in value.as_object().into_iter().flatten() {
+            let known = schema["properties"].get(key).or_else(|| schema.get("additionalProperties"));
+            conforms(part, known.unwrap_or_else(|| panic!("{place}: {key} is not known")), root, key);
+        }
+        for part in value.as_array().into_iter().flatten() {
+            conforms(part, &schema["items"], root, place);
+        }
+    }
+}

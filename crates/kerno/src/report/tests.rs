@@ -151,7 +151,8 @@ fn text_tells_all_that_matters() {
         "$ iostat -x nvme0n1 1 5",
         "! ionice -c 3 -p 4711",
         "CHANGES the system",
-        "in 40 s, at 15:56:04 UTC",
+        "in 40 s, at 15:56:04 UTC (the trend fits\n           99.7 %)",
+        "15:54:58.700  this begins",
         "5f2d1a8c0b9e (containerd, pod",
     ] {
         assert!(shown.contains(needed), "{needed}\n{shown}");
@@ -192,6 +193,20 @@ fn a_report_survives_json() {
     let report = report();
     let json = serde_json::to_string(&report).unwrap();
     assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
+}
+
+#[test]
+fn what_json_cannot_hold_does_not_get_in() {
+    let mut finding = Finding::new("fd_leak", "fd_track", Severity::Info, "t".into())
+        .measured("a", f64::NAN, Unit::Count, None)
+        .measured("b", 1.0, Unit::Count, Some(f64::INFINITY));
+    finding.excess = f64::INFINITY;
+    finding.eta = Some(Eta { seconds: f64::INFINITY, what: "never".into(), fit: 1.0 });
+    finding.consequences.push(finding.clone());
+    let report = Report::new(&Signals::default(), vec![finding]);
+    let json = serde_json::to_string(&report).unwrap();
+    assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
+    assert_eq!(report.findings[0].evidence.len(), 1);
 }
 
 #[test]

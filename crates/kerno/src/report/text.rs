@@ -1,6 +1,7 @@
 //! The report for a terminal or a pipe.
 
 use textwrap::core::display_width;
+use textwrap::{Options, WordSeparator, WordSplitter};
 
 use super::words::{
     clock, clock_ms, cost, date, first_evidence, looked_for, losses, machine, name, one_line, particulars, quantity,
@@ -177,13 +178,10 @@ fn set_finding(page: &mut Page, finding: &Finding, window: &Window) {
         page.set(2, 2, "How it came about", Paint::Bold);
         for step in &finding.chain {
             let when = clock_ms(window.started_unix + step.seconds);
-            page.labelled(
-                4,
-                if step.seconds > 0.0 { &when } else { "from the start" },
-                16,
-                &safe(&step.what),
-                Paint::Plain,
-            );
+            let when = if step.seconds > 0.0 { when.as_str() } else { "before" };
+            // The title stands above already.
+            let what = if step.what == finding.title { "this begins" } else { step.what.as_str() };
+            page.labelled(4, when, 14, &safe(what), Paint::Plain);
         }
     }
     if !finding.victims.is_empty() {
@@ -221,7 +219,16 @@ fn culprit(page: &mut Page, culprit: &Culprit) {
     };
     page.labelled(2, "Who", LABELS, &first, Paint::Bold);
     for (label, value) in particulars {
-        page.labelled(2 + LABELS, label, 10, &verbatim(&value), Paint::Plain);
+        page.labelled(2 + LABELS, label, 10, &cut(&verbatim(&value)), Paint::Plain);
+    }
+}
+
+/// The beginning of what is too long to be read; JSON has all of it.
+fn cut(text: &str) -> String {
+    const READABLE: usize = 200;
+    match text.char_indices().nth(READABLE) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default().trim_end_matches('…')),
+        None => text.to_owned(),
     }
 }
 
@@ -261,7 +268,7 @@ fn evidence(page: &mut Page, all: &[Evidence]) {
     page.line(2, &head, Paint::Bold);
     for item in all {
         let words = safe(&item.what);
-        let lines = textwrap::wrap(&words, what_width);
+        let lines = wrap(&words, Options::new(what_width));
         for (index, line) in lines.iter().enumerate() {
             // The figures stand beside the last line, where reading ends.
             if index + 1 == lines.len() {
@@ -294,6 +301,25 @@ fn fixes(page: &mut Page, all: &[Fix]) {
     }
 }
 
+/// Breaks text at spaces alone, so that paths and ids can be copied, and not between a number and its unit.
+fn wrap(text: &str, options: Options<'_>) -> Vec<String> {
+    const UNITS: &[&str] =
+        &["%", "ns", "us", "ms", "s", "min", "h", "d", "B", "KiB", "MiB", "GiB", "TiB", "KiB/s", "MiB/s", "GiB/s"];
+    /// No place to break a line; a plain space again when that is done.
+    const TIE: char = '\u{a0}';
+    let mut tied = String::with_capacity(text.len());
+    for (index, word) in text.split(' ').enumerate() {
+        if index > 0 {
+            let unit = word.trim_end_matches([',', ';', '.', ':', ')', ']']);
+            let number = tied.ends_with(|c: char| c.is_ascii_digit());
+            tied.push(if number && UNITS.contains(&unit) { TIE } else { ' ' });
+        }
+        tied.push_str(word);
+    }
+    let options = options.word_separator(WordSeparator::AsciiSpace).word_splitter(WordSplitter::NoHyphenation);
+    textwrap::wrap(&tied, options).into_iter().map(|line| line.replace(TIE, " ")).collect()
+}
+
 /// Lines of bounded width.
 struct Page {
     out: String,
@@ -323,8 +349,8 @@ impl Page {
             return;
         }
         let (first, others) = (" ".repeat(first), " ".repeat(others));
-        let options = textwrap::Options::new(self.width).initial_indent(&first).subsequent_indent(&others);
-        for line in textwrap::wrap(text, options) {
+        let options = Options::new(self.width).initial_indent(&first).subsequent_indent(&others);
+        for line in wrap(text, options) {
             let words = line.trim_start();
             self.line(line.len() - words.len(), words, paint);
         }
@@ -335,7 +361,7 @@ impl Page {
         let column = column.max(display_width(label) + 1);
         let start = indent + column;
         let width = self.width.saturating_sub(start).max(16);
-        let lines = textwrap::wrap(text, width);
+        let lines = wrap(text, Options::new(width));
         let pad = " ".repeat(column.saturating_sub(display_width(label)));
         let both = matches!(paint, Paint::Critical | Paint::Warning | Paint::Info | Paint::Good | Paint::Dim);
         self.out.extend(std::iter::repeat_n(' ', indent));
@@ -343,7 +369,9 @@ impl Page {
         let text_paint = if both { Paint::Bold } else { paint };
         let text_paint = if paint == Paint::Dim { Paint::Dim } else { text_paint };
         for (index, line) in lines.iter().enumerate() {
-            self.out.push_str(&if index == 0 { pad.clone() } else { " ".repeat(start) });
+            if !line.is_empty() {
+                self.out.push_str(&if index == 0 { pad.clone() } else { " ".repeat(start) });
+            }
             self.paint(line, text_paint);
             self.out.push('\n');
         }

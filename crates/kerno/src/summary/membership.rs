@@ -159,8 +159,10 @@ mod tests {
     const ID: &str = "5f2d1a8c0b9e7d6f4a3b2c1d0e9f8a7b6c5d4e3f2a1b0c9d8e7f6a5b4c3d2e1f";
     const POD: &str = "2b8d9f10-6c1e-4a2f-9a53-0d5c1f7e8b42";
 
+    type Case = (&'static str, Option<(&'static str, &'static str, bool)>, Option<&'static str>);
+
     /// Paths, `ID`, `POD` and `P_O_D` (with underscores) standing for those; then runtime, id, whether in the pod, unit.
-    const PATHS: &[(&str, Option<(&str, &str, bool)>, Option<&str>)] = &[
+    const PATHS: &[Case] = &[
         ("/", None, None),
         ("/init.scope", None, Some("init.scope")),
         ("/system.slice/nginx.service", None, Some("nginx.service")),

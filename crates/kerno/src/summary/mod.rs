@@ -30,4 +30,3 @@ use host_facts::host_facts;
 pub(crate) use observer::{Sampler, Tick};
 pub(crate) use pressure::PressureMeter;
 pub(crate) use tasks::{ProcessAccount, TaskRow, Tasks};
-pub(crate) use track::Track;

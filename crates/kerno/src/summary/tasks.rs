@@ -192,7 +192,7 @@ impl Life {
 }
 
 impl ProcessAccount {
-    fn new(row: &TaskRow) -> Self {
+    pub(super) fn new(row: &TaskRow) -> Self {
         Self {
             row: *row,
             used: TaskUse::default(),
@@ -353,15 +353,19 @@ impl Tasks {
 
     /// What only a process as a whole has.
     fn add_processes(&mut self) {
+        let inherited = self.inherited();
         for (pid, found) in &self.found {
             let Some(account) = self.accounts.get_mut(pid) else { continue };
             if found.older {
                 account.life = found.life;
             }
             let life = account.life.max(found.life);
+            let from_children = inherited.get(pid).copied().unwrap_or_default();
             account.used.run_ns += life.run_ns - account.life.run_ns;
-            account.used.read_bytes += life.read_bytes - account.life.read_bytes;
-            account.used.write_bytes += life.write_bytes - account.life.write_bytes;
+            account.used.read_bytes +=
+                (life.read_bytes - account.life.read_bytes).saturating_sub(from_children.read_bytes);
+            account.used.write_bytes +=
+                (life.write_bytes - account.life.write_bytes).saturating_sub(from_children.write_bytes);
             account.life = life;
             if let Some(holder) = &found.holder {
                 account.row = TaskRow {
@@ -376,6 +380,19 @@ impl Tasks {
                 account.anon_bytes.push(&self.times, holder.anon_pages);
             }
         }
+    }
+
+    /// By parent: the bytes of children that are no more. When a process is waited for, the kernel adds all that it ever read and
+    /// wrote to its parent's account, and that is not the parent's.
+    fn inherited(&self) -> HashMap<u32, Life> {
+        let mut inherited: HashMap<u32, Life> = HashMap::new();
+        let gone = self.before.iter().filter(|row| row.is_leader() && !self.found.contains_key(&row.pid));
+        for (row, account) in gone.filter_map(|row| Some((row, self.accounts.get(&row.pid)?))) {
+            let from_children = inherited.entry(row.parent_pid).or_default();
+            from_children.read_bytes += account.life.read_bytes;
+            from_children.write_bytes += account.life.write_bytes;
+        }
+        inherited
     }
 
     /// A process's track with the times of its samples.

@@ -114,11 +114,6 @@ impl Track {
         (self.steady > 0).then(|| f64::from(self.value) * f64::from(self.unit))
     }
 
-    /// Whether it was always the same.
-    pub(crate) fn is_steady(&self) -> bool {
-        self.changed.is_empty()
-    }
-
     /// How often in a row it has grown by now, samples without a change left out.
     pub(crate) fn rises(&self) -> usize {
         let mut rises = 0;
@@ -215,7 +210,7 @@ mod tests {
     #[test]
     fn steady_processes_hold_no_list() {
         let (track, series) = tracked(1000, 0, |_| 3);
-        assert!(track.is_steady() && track.changed.capacity() == 0);
+        assert!(track.changed.capacity() == 0);
         assert_eq!(series.first(), Some(6.0));
     }
 }

@@ -64,6 +64,34 @@ impl Cgroup {
         group
     }
 
+    /// A new cgroup whose processes may read no more than this a second from a device, in whichever hierarchy limits I/O.
+    pub fn with_read_limit((major, minor): (u32, u32), bytes_per_second: u64, name: &str) -> Self {
+        let (group, file, limit) = if let Some(v1) = mount("cgroup", Some("blkio")) {
+            (Self::new(&v1, name), "blkio.throttle.read_bps_device", bytes_per_second.to_string())
+        } else {
+            let v2 = v2_mount();
+            fs::write(v2.join("cgroup.subtree_control"), "+io").expect("needs the io controller");
+            (Self::new(&v2, name), "io.max", format!("rbps={bytes_per_second}"))
+        };
+        fs::write(group.path.join(file), format!("{major}:{minor} {limit}")).expect("a limit on the device");
+        group
+    }
+
+    /// A new cgroup whose processes together may use `quota_us` of CPU time in each `period_us`, in whichever hierarchy has the cpu
+    /// controller.
+    pub fn with_cpu_quota(quota_us: u64, period_us: u64, name: &str) -> Self {
+        if let Some(v1) = mount("cgroup", Some("cpu")) {
+            let group = Self::new(&v1, name);
+            group.write("cpu.cfs_period_us", period_us);
+            group.write("cpu.cfs_quota_us", quota_us);
+            return group;
+        }
+        fs::write(v2_mount().join("cgroup.subtree_control"), "+cpu").expect("needs the cpu controller");
+        let group = Self::new(&v2_mount(), name);
+        fs::write(group.path.join("cpu.max"), format!("{quota_us} {period_us}")).unwrap();
+        group
+    }
+
     pub fn write(&self, file: &str, value: u64) {
         let path = self.path.join(file);
         fs::write(&path, value.to_string()).unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));

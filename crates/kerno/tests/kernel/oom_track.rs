@@ -101,7 +101,7 @@ fn as_logged(event: &OomEvent) -> Killed {
 }
 
 /// Maps so much memory and writes to each page of it; it stays mapped.
-fn use_memory(bytes: usize, sharing: i32) {
+pub fn use_memory(bytes: usize, sharing: i32) {
     // SAFETY: a new mapping of its own, written to within its size.
     unsafe {
         let memory = libc::mmap(
@@ -119,7 +119,7 @@ fn use_memory(bytes: usize, sharing: i32) {
     }
 }
 
-fn run_out() {
+pub fn run_out() {
     loop {
         use_memory(MIB, libc::MAP_PRIVATE);
     }

@@ -104,16 +104,12 @@ const STORAGE_SLEEPS: &[&str] = &[
     "wait_on_page",
     "wait_on_buffer",
     "wait_on_bit_io",
-    "__wait_on_buffer",
     "bit_wait_io",
     "jbd2",
     "ext4",
     "xfs",
     "btrfs",
     "f2fs",
-    "nfs",
-    "fuse",
-    "request_wait_answer",
     "balance_dirty",
     "wb_wait",
     "writeback",
@@ -123,13 +119,11 @@ const STORAGE_SLEEPS: &[&str] = &[
     "filemap",
     "dio_",
     "iomap",
-    "md_",
-    "throtl",
-    "blkcg",
-    "rwsem_down_write",
     "vfs_fsync",
-    "get_request",
 ];
+
+/// Parts of names that say that what looks like storage is another program or machine.
+const REMOTE_SLEEPS: &[&str] = &["fuse", "nfs", "smb", "cifs", "ceph", "9p", "freeze"];
 
 /// Ties between findings of the same signals.
 pub(super) struct Ties<'a> {
@@ -164,14 +158,18 @@ impl<'a> Ties<'a> {
 
     /// Errors that failing storage gives to calls.
     pub(super) fn failing_storage(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
-        self.any_errno(consequence, &[libc::EIO, libc::EROFS, libc::ENODATA, libc::ENXIO, libc::EUCLEAN])
-            .then(|| self.uses_device(cause, consequence))?
+        let errors = [libc::EIO, libc::EROFS, libc::ENODATA, libc::ENXIO, libc::EUCLEAN];
+        // Whoever gets such an error from a file gets it from storage, though it may use other devices more.
+        self.any_errno(consequence, &errors).then(|| self.uses_device(cause, consequence).unwrap_or(Tie::Mechanism))
     }
 
     /// Errors that a full file system gives to calls.
     pub(super) fn no_space(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
         if !self.any_errno(consequence, &[libc::ENOSPC, libc::EDQUOT]) {
             return None;
+        }
+        if shares_pid(cause, consequence) {
+            return Some(Tie::Process);
         }
         // The mount is rarely known where a call failed; where it is, it must be that one.
         match (&cause.culprit.mount, &consequence.culprit.mount) {
@@ -192,17 +190,21 @@ impl<'a> Ties<'a> {
     pub(super) fn blocked_on_storage(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
         let pids = pids(consequence);
         let blocked = self.signals.sched_delay.iter().flat_map(|sched| &sched.blocked);
-        let mut sleeps = blocked
+        let sleeps: Vec<&str> = blocked
             .filter(|task| pids.contains(&task.pid))
             .flat_map(|task| task.stack.iter().chain(&task.wait_channel))
             .map(String::as_str)
-            .peekable();
-        let waits_for_storage = |place: &str| STORAGE_SLEEPS.iter().any(|part| place.contains(part));
-        let on_storage = if sleeps.peek().is_some() {
-            sleeps.any(waits_for_storage)
-        } else {
+            .collect();
+        let any_of = |parts: &[&str]| sleeps.iter().any(|place| parts.iter().any(|part| place.contains(part)));
+        let on_storage = match consequence.title.split_once("waiting for ") {
+            // The finding knows for what.
+            Some((_, what)) if what.contains("disk I/O") => true,
+            Some((_, what)) if ["FUSE", "NFS", "SMB", "frozen", "memory"].iter().any(|other| what.contains(other)) => {
+                false
+            }
+            _ if !sleeps.is_empty() => any_of(STORAGE_SLEEPS) && !any_of(REMOTE_SLEEPS),
             // Without the right to read its stack: does it wait for block I/O, or does the finding say so?
-            self.io_delayed(&pids) || said(consequence).any(|text| waits_for_storage(text) || text.contains("I/O"))
+            _ => self.io_delayed(&pids) || said(consequence).any(|text| text.contains("block I/O")),
         };
         on_storage.then(|| self.uses_device(cause, consequence))?
     }
@@ -277,6 +279,9 @@ impl<'a> Ties<'a> {
         /// Of its time in the window: less does not make calls slow.
         const SHARE: f64 = 0.02;
         let enough = SHARE * self.signals.seconds() * 1e9;
+        if consequence.title.contains("memory to be reclaimed") {
+            return Some(Tie::Mechanism);
+        }
         let process = self.signals.process(consequence.culprit.pid?)?;
         #[allow(clippy::cast_precision_loss, reason = "a duration")]
         let waited = process.used.reclaim_delay_ns as f64 >= enough;
@@ -296,9 +301,8 @@ impl<'a> Ties<'a> {
             }
             return Some(path.clone());
         }
-        // A process's own cgroup is no limit; one that has a limit is.
-        let limited = memory.cgroups.iter().any(|cgroup| cgroup.path == *path);
-        (limited || finding.culprit.pid.is_none()).then(|| path.clone())
+        // A process is in some cgroup anyway: what is short is the machine's memory, unless the finding says that it is that one's.
+        (finding.culprit.pid.is_none() || finding.title.contains(path.as_str())).then(|| path.clone())
     }
 
     /// The machine as a whole is not short of memory.
@@ -326,10 +330,7 @@ impl<'a> Ties<'a> {
 
     /// The process whose leak fills its own table; or, where the machine's is full, one that leaks.
     pub(super) fn leaks_to_limit(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
-        match consequence.culprit.pid {
-            Some(_) => self.same_process(cause, consequence),
-            None => Some(Tie::Mechanism),
-        }
+        self.same_process(cause, consequence).or_else(|| is_of_machine(consequence).then_some(Tie::Mechanism))
     }
 
     /// Errors for want of a descriptor, of that process or, where it is the machine that has none left, of anyone.
@@ -337,7 +338,7 @@ impl<'a> Ties<'a> {
         if self.any_errno(consequence, &[libc::EMFILE]) {
             return self.same_process(cause, consequence);
         }
-        let system_wide = cause.culprit.pid.is_none() || cause.id == "fd_leak";
+        let system_wide = cause.id == "fd_leak" || is_of_machine(cause);
         (system_wide && self.any_errno(consequence, &[libc::ENFILE])).then_some(Tie::Mechanism)
     }
 
@@ -404,11 +405,13 @@ impl<'a> Ties<'a> {
         address.is_loopback().then_some(Tie::Mechanism)
     }
 
-    /// Both name the same other end; the port counts where both have one.
+    /// The other end that the consequence names is one that the cause names.
     #[allow(clippy::unused_self, reason = "all ties look alike in the table")]
     pub(super) fn same_remote(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
-        let (a, b) = (end(cause.culprit.remote.as_deref()?)?, end(consequence.culprit.remote.as_deref()?)?);
-        (a.0 == b.0).then_some(Tie::Place)
+        let (remote, _) = end(consequence.culprit.remote.as_deref()?)?;
+        // Where many other ends are affected, they are the victims.
+        let named = [&cause.culprit].into_iter().chain(&cause.victims).filter_map(|who| end(who.remote.as_deref()?));
+        named.into_iter().any(|(address, _)| address == remote).then_some(Tie::Place)
     }
 
     /// The same other end, and nothing came back from it.
@@ -423,12 +426,22 @@ impl<'a> Ties<'a> {
         let (address, port) = end(cause.culprit.local.as_deref()?)?;
         let to_it = |text: &String| {
             end(text).is_some_and(|(remote, remote_port)| {
-                let there = address.is_unspecified() || remote == address || remote.is_loopback();
-                port.is_some() && remote_port == port && there
+                let there = address.is_unspecified() || remote == address;
+                let same_port = match remote_port {
+                    Some(_) => remote_port == port,
+                    None => self.connects(remote, port),
+                };
+                port.is_some() && same_port && there
             })
         };
         let ends = [&consequence.culprit.remote, &consequence.culprit.local];
         ends.into_iter().flatten().any(to_it).then_some(Tie::Place)
+    }
+
+    /// Whether there are connections of ours to that port there.
+    fn connects(&self, remote: IpAddr, port: Option<u16>) -> bool {
+        let mut peers = self.signals.tcp_monitor.iter().flat_map(|tcp| &tcp.peers);
+        peers.any(|peer| peer.outgoing && peer.remote.to_canonical() == remote && Some(peer.port) == port)
     }
 
     /// Slow connects of someone whose connections go to that listener.
@@ -583,6 +596,11 @@ impl<'a> Ties<'a> {
 /// The processes that a finding names.
 fn pids(finding: &Finding) -> Vec<u32> {
     [&finding.culprit].into_iter().chain(&finding.victims).filter_map(|who| who.pid).collect()
+}
+
+/// Descriptors of the machine as a whole, not of one process.
+fn is_of_machine(finding: &Finding) -> bool {
+    finding.culprit.pid.is_none() || finding.title.contains("the machine")
 }
 
 /// The consequence's culprit is named by the cause.

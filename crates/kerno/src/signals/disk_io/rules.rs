@@ -5,6 +5,8 @@ mod errors;
 mod full;
 mod load;
 mod storm;
+#[cfg(test)]
+mod tests;
 mod words;
 
 use crate::doctor::Rule;

@@ -10,11 +10,10 @@ use super::devices::{Dev, number};
 use super::summary::{Filesystem, FilesystemWriter};
 use crate::summary::{ProcessAccount, Tasks};
 
-/// Processes looked at: those that wrote most and those that ran most.
-const MAX_PROCESSES: usize = 48;
-
-/// Descriptors of each.
-const MAX_DESCRIPTORS: usize = 512;
+/// Descriptors looked at in all, of the processes that wrote most and ran most first,
+const MAX_DESCRIPTORS: usize = 16_384;
+/// and of each process.
+const MAX_DESCRIPTORS_EACH: usize = 512;
 
 /// Writers told of, for each file system.
 const MAX_WRITERS: usize = 8;
@@ -108,24 +107,26 @@ fn watched_devices(filesystems: &[Filesystem]) -> Vec<Dev> {
     filesystems.iter().filter(worth_it).filter_map(|fs| super::devices::parse_number(&fs.dev)).collect()
 }
 
-/// Files that the likeliest processes have open for writing on these file systems.
+/// Files that processes have open for writing on these file systems.
 fn open_files(devices: &[Dev], tasks: &Tasks) -> Vec<OpenFile> {
-    let mut pids = Vec::new();
-    let uses: [fn(&ProcessAccount) -> u64; 2] = [|p| p.used.write_bytes, |p| p.used.run_ns];
     let mut all: Vec<_> = tasks.processes().filter(|p| p.alive && !p.row.is_kernel_thread()).collect();
-    for used in uses {
-        all.sort_unstable_by_key(|process| std::cmp::Reverse(used(process)));
-        pids.extend(all.iter().take(MAX_PROCESSES / 2).filter(|process| used(process) > 0).map(|process| process.row.pid));
+    all.sort_unstable_by_key(|p| std::cmp::Reverse((p.used.write_bytes, p.used.run_ns)));
+    let mut budget = MAX_DESCRIPTORS;
+    let mut files = Vec::new();
+    for process in all {
+        if budget == 0 {
+            break;
+        }
+        open_files_of(process, devices, &mut budget, &mut files);
     }
-    pids.sort_unstable();
-    pids.dedup();
-    pids.into_iter().flat_map(|pid| open_files_of(pid, devices)).collect()
+    files
 }
 
-fn open_files_of(pid: u32, devices: &[Dev]) -> Vec<OpenFile> {
+fn open_files_of(process: &ProcessAccount, devices: &[Dev], budget: &mut usize, files: &mut Vec<OpenFile>) {
+    let pid = process.row.pid;
     let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    let mut files: Vec<OpenFile> = Vec::new();
-    for entry in entries.take(MAX_DESCRIPTORS) {
+    for entry in entries.take(MAX_DESCRIPTORS_EACH.min(*budget)) {
+        *budget -= 1;
         let link = entry.path();
         // The link itself tells how the file was opened.
         let for_writing = link.symlink_metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o200 != 0);
@@ -144,5 +145,4 @@ fn open_files_of(pid: u32, devices: &[Dev]) -> Vec<OpenFile> {
             files.push(OpenFile { key, bytes: stat.stx_size.max(stat.stx_blocks * 512), path });
         }
     }
-    files
 }

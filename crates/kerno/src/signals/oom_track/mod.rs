@@ -21,6 +21,13 @@
 //! victim is then taken from the signal that is sent to it, and where there is none, [`OomEvent::known`] is false and filters other
 //! than the one by pid leave the event out.
 //!
+//! # Summary
+//!
+//! [`OomSummary`]: the kills, taken from a bounded map in the kernel (128 between two samples, about 110 KiB) with the names of
+//! the victim's memory cgroups, since those are often gone right after; available memory, PSI and the kernel's own reclaim
+//! counts; and the cgroups that have a limit (v1 and v2, up to 256), with what they use at each sample. Page cache does not count as use:
+//! it is dropped when memory is needed. Shared memory and tmpfs do.
+//!
 //! # Compared with
 //!
 //! The kernel's log (`dmesg`) has one line for each kill, with the same figures, but not the cgroup's id or the score, and who needed the
@@ -28,6 +35,8 @@
 //! kill.
 
 mod event;
+mod kills;
+mod limits;
 mod loader;
 mod rules;
 mod sampler;
@@ -37,4 +46,4 @@ pub use event::{OomEvent, OomScope};
 pub use loader::OomTrackLoader;
 pub(crate) use rules::RULES;
 pub(crate) use sampler::sampler;
-pub use summary::{CgroupMemory, OomKill, OomSummary};
+pub use summary::{CgroupMemory, OomKill, OomSummary, ProcessMemory};

@@ -14,7 +14,7 @@
 #include "memory_cgroup.h"
 
 #define MAX_KILLS 128
-#define MAX_LEVELS 4
+#define MAX_LEVELS 6
 #define MAX_NAME 96 /* a container's scope: cri-containerd-, 64 digits, .scope */
 
 struct kill_key {
@@ -29,7 +29,7 @@ struct kill {
 	__u64 memory_cgroup_id;
 	char names[MAX_LEVELS][MAX_NAME];
 };
-_Static_assert(sizeof(struct kill) == 520, "struct kill changed size");
+_Static_assert(sizeof(struct kill) == 712, "struct kill changed size");
 const volatile struct kill *const volatile layout_of_kill SEC(".rodata") = NULL;
 
 struct {

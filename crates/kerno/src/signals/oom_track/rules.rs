@@ -1,6 +1,88 @@
 //! What this signal's summary says is wrong.
 
-use crate::doctor::Rule;
+mod imminent;
+mod kill;
+mod pressure;
+
+use super::limits::is_in;
+use super::{CgroupMemory, ProcessMemory};
+use crate::doctor::amount::bytes;
+use crate::doctor::{Culprit, Finding, Rule};
+use crate::summary::Signals;
 
 /// The rules of this signal.
-pub(crate) const RULES: &[Rule] = &[];
+pub(crate) const RULES: &[Rule] = &[kill::OomKilled::RULE, imminent::OomImminent::RULE, pressure::MemoryPressure::RULE];
+
+/// Whoever makes memory scarce in a cgroup (`/` for the machine): the process whose own memory grew most, if that is much of what
+/// the whole grew by, else the largest. One that has ended only when there is no other.
+fn user_of_memory<'a>(signals: &'a Signals, inside: &str, grown_bytes: f64) -> Option<&'a ProcessMemory> {
+    /// So much of the growth must be one process's.
+    const MUCH: f64 = 0.3;
+    let part = signals.oom_track.as_ref()?;
+    let growth = |process: &ProcessMemory| process.anon_bytes.change();
+    let size = |process: &ProcessMemory| process.anon_bytes.last().unwrap_or(0.0);
+    let pick = |alive: bool| {
+        let within = move |process: &&ProcessMemory| {
+            process.alive == alive && is_in(process.cgroup.as_deref().unwrap_or("/"), inside)
+        };
+        let processes = part.processes.iter().filter(within);
+        let growing = processes.clone().max_by(|a, b| growth(a).total_cmp(&growth(b)));
+        growing
+            .filter(|process| grown_bytes > 0.0 && growth(process) >= MUCH * grown_bytes)
+            .or_else(|| processes.max_by(|a, b| size(a).total_cmp(&size(b))))
+    };
+    pick(true).or_else(|| pick(false))
+}
+
+/// A process as the culprit, with the cgroup that limits it.
+fn culprit(signals: &Signals, process: Option<&ProcessMemory>, cgroup: Option<&str>) -> Culprit {
+    let mut culprit =
+        process.map(|process| Culprit::process(signals, process.pid, &process.comm)).unwrap_or_default();
+    if let Some(cgroup) = cgroup {
+        culprit.cgroup = Some(cgroup.to_owned());
+    }
+    culprit
+}
+
+/// `name (pid)`, or what stands for it.
+fn named(process: Option<&ProcessMemory>, otherwise: &str) -> String {
+    process.map_or_else(|| otherwise.to_owned(), |process| format!("{} ({})", process.comm, process.pid))
+}
+
+/// A cgroup's limit and use: where to look, and how to raise it.
+#[allow(clippy::cast_precision_loss, reason = "bytes")]
+fn advise_cgroup(mut finding: Finding, cgroup: &CgroupMemory) -> Finding {
+    let dir = &cgroup.directory;
+    let wanted = cgroup.limit_bytes.saturating_add(cgroup.limit_bytes / 2);
+    let file = match (cgroup.v2, cgroup.high_bytes == Some(cgroup.limit_bytes)) {
+        (true, true) => "memory.high",
+        (true, false) => "memory.max",
+        (false, _) => "memory.limit_in_bytes",
+    };
+    let usage = if cgroup.v2 { "memory.current" } else { "memory.usage_in_bytes" };
+    finding = finding
+        .look(format!("cat '{dir}/{file}' '{dir}/{usage}'"), "its limit, and what it uses with page cache")
+        .look(format!("ps -o pid,rss,comm -p $(paste -sd, '{dir}/cgroup.procs') --sort=-rss | head"), "who in it uses how much");
+    let why = format!("raises the limit to {}, if the machine has that to spare", bytes(wanted as f64));
+    match finding.culprit.unit.clone() {
+        Some(unit) if cgroup.v2 => finding.change(format!("systemctl set-property {unit} MemoryMax={wanted}"), why),
+        _ => finding.change(format!("echo {wanted} > '{dir}/{file}'"), why),
+    }
+}
+
+/// What to type when the machine itself has too little.
+fn advise_machine(mut finding: Finding) -> Finding {
+    finding = finding
+        .look("ps -eo pid,rss,comm --sort=-rss | head", "who uses how much")
+        .look("grep -E 'MemAvailable|Swap|Shmem|Slab|HugePages' /proc/meminfo", "what else uses memory");
+    match (finding.culprit.unit.clone(), finding.culprit.pid) {
+        (Some(unit), _) => finding.change(
+            format!("systemctl set-property {unit} MemoryMax=<bytes>"),
+            "bounds the culprit, so that it fails before others do",
+        ),
+        (None, Some(pid)) => {
+            finding.change(format!("kill {pid}"), "ends the culprit and frees its memory, if it can be spared")
+        }
+        (None, None) => finding,
+    }
+}

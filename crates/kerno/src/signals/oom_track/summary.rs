@@ -33,6 +33,24 @@ pub struct OomSummary {
     pub swapped_out_pages: u64,
     /// Cgroups with a limit, those nearest to it first. Bounded.
     pub cgroups: Vec<CgroupMemory>,
+    /// Processes whose anonymous memory grew most, and those with most of it. Bounded.
+    #[serde(default)]
+    pub processes: Vec<ProcessMemory>,
+}
+
+/// A process's memory.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ProcessMemory {
+    /// The process.
+    pub pid: u32,
+    /// Its name.
+    pub comm: String,
+    /// Path of its cgroup in the hierarchy that limits memory, as far as known.
+    pub cgroup: Option<String>,
+    /// Its anonymous memory at each sample, in bytes.
+    pub anon_bytes: Series,
+    /// Still there at the window's end.
+    pub alive: bool,
 }
 
 /// A process that was killed.
@@ -46,7 +64,7 @@ pub struct OomKill {
     pub comm: String,
     /// Real user id.
     pub uid: u32,
-    /// Path of its cgroup, as far as known.
+    /// Path of its cgroup in the hierarchy that limits memory, as far as known.
     pub cgroup: Option<String>,
     /// "global", "cgroup" or "unknown".
     pub scope: String,
@@ -64,6 +82,9 @@ pub struct OomKill {
     pub oom_score: i32,
     /// Its adjustment, -1000 to 1000.
     pub oom_score_adj: i16,
+    /// Who had most memory where it ran out, the victim too: (process, name, bytes). Bounded.
+    #[serde(default)]
+    pub largest: Vec<(u32, String, u64)>,
 }
 
 /// A cgroup's memory.
@@ -73,9 +94,12 @@ pub struct CgroupMemory {
     pub path: String,
     /// v1 or v2.
     pub v2: bool,
-    /// What it uses, in bytes, without the page cache that could be dropped at once (inactive file pages).
+    /// Its directory, for commands.
+    #[serde(default)]
+    pub directory: String,
+    /// What it uses, in bytes, without the page cache and the kernel's own caches that could be dropped.
     pub used_bytes: Series,
-    /// Its limit, in bytes.
+    /// Its limit, in bytes; where it has no hard one, memory.high.
     pub limit_bytes: u64,
     /// Where the kernel begins to slow it down (memory.high), in bytes.
     pub high_bytes: Option<u64>,
@@ -92,6 +116,9 @@ pub struct CgroupMemory {
 impl OomSummary {
     pub(crate) fn pids(&self) -> Vec<u32> {
         let kills = self.kills.iter().flat_map(|kill| [kill.pid, kill.triggered_pid]);
+        let processes = self.processes.iter().map(|process| process.pid);
+        let largest = self.kills.iter().flat_map(|kill| kill.largest.iter().map(|process| process.0));
+        let kills = kills.chain(processes).chain(largest);
         kills.chain(self.cgroups.iter().flat_map(|cgroup| cgroup.largest.iter().map(|process| process.0))).collect()
     }
 }

@@ -44,6 +44,10 @@ fn look_at_first(group: &mut CpuGroup) {
 
 fn group(comm: Comm, mut members: Vec<&ProcessAccount>) -> CpuGroup {
     members.sort_unstable_by_key(|process| std::cmp::Reverse((process.used.run_ns, process.row.pid)));
+    // A parent that only waits for its children is none of the crowd.
+    let demand = |process: &ProcessAccount| process.used.run_ns.saturating_add(process.used.wait_ns);
+    let most = members.iter().map(|process| demand(process)).max().unwrap_or(0);
+    members.retain(|process| demand(process) >= most / 100);
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     CpuGroup {
         comm: comm.to_str_lossy().into_owned(),

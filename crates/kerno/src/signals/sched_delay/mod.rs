@@ -18,6 +18,16 @@
 //! start slot (ids that differ by a multiple of 262,144), the earlier wait is not reported and
 //! [`Counters::untracked`](crate::Counters::untracked) counts it.
 //!
+//! # Summary
+//!
+//! The same waits, added up in the kernel ([`SchedSummary`]): a histogram a CPU of waits after wake-ups and one of waits after being
+//! preempted. A switch and a wake-up take the two timestamps and array look-ups of the table above; measured with two processes that
+//! wake each other on one CPU, all of it costs 1.1 to 1.25 times what programs cost that only take the timestamps (about 130 ns a
+//! switch and wake-up). Only waits of 5 ms and more after a wake-up are told apart by process, with whoever held the CPU meanwhile.
+//!
+//! Beside it are looked at: `/proc/stat` (use, interrupts, steal), `/proc/pressure/cpu`, `cpu.stat` of the cgroups with a quota (v1
+//! and v2), and the tasks that sleep uninterruptibly, with where they sleep.
+//!
 //! # Compared with
 //!
 //! `runqslower` and `runqlat` (libbpf-tools) find the same waits: on the same load with the same limit, 989 and 989; of one process

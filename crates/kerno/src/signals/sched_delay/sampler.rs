@@ -11,7 +11,7 @@ use crate::event::Comm;
 use crate::probe::{
     Hook, Host, KernelHash, LoadError, Object, PerCpuBlock, Plan, SummaryLoss, SummaryPrograms, VolatileBlock,
 };
-use crate::summary::{Histogram, Missing, PressureMeter, Sampler, Series, Signals, Tick};
+use crate::summary::{Histogram, Missing, PressureMeter, Sampler, Series, Signals, Tasks, Tick};
 
 /// A wait after a wake-up of this length is a long one: a machine that is merely busy has few.
 const SLOW_NS: u64 = 5_000_000;
@@ -30,7 +30,12 @@ struct Block {
     woken_ns: [u32; BUCKETS],
     preempted_ns: [u32; BUCKETS],
     switches: u64,
-    pad0: [u64; 7],
+    since_ns: u64,
+    held_until_ns: u64,
+    held_by: u32,
+    pad0: u32,
+    held_comm: Comm,
+    pad1: [u64; 2],
 }
 
 /// Mirror of `struct slow_waiter`.
@@ -136,15 +141,15 @@ impl Sampled {
 
     /// Long waits since the last call, the worst first. They are taken out of the kernel's maps, which so have room for those of
     /// the next window; one that ends between reading and removing is only in the totals.
-    fn take_waiters(&self) -> Vec<SchedWaiter> {
+    fn take_waiters(&self, tasks: &Tasks) -> Vec<SchedWaiter> {
         let waiters = self.waiters.read().unwrap_or_default();
         let holders = self.holders.read().unwrap_or_default();
         self.waiters.remove(waiters.keys().copied());
         self.holders.remove(holders.keys().copied());
         let mut held_by: HashMap<u32, Vec<(u32, String, u64)>> = HashMap::new();
         for (key, holder) in holders {
-            let name = if key.holder == 0 { "idle".into() } else { holder.comm.to_str_lossy() };
-            held_by.entry(key.waiter).or_default().push((key.holder, name.into_owned(), holder.count));
+            let name = if key.holder == 0 { "idle".to_owned() } else { name(tasks, key.holder, holder.comm) };
+            held_by.entry(key.waiter).or_default().push((key.holder, name, holder.count));
         }
         let mut waiters: Vec<_> = waiters.into_iter().collect();
         waiters.sort_unstable_by_key(|(pid, waiter)| (std::cmp::Reverse(waiter.total_ns), *pid));
@@ -155,7 +160,7 @@ impl Sampled {
             held_by.truncate(MAX_HOLDERS);
             SchedWaiter {
                 pid,
-                comm: waiter.comm.to_str_lossy().into_owned(),
+                comm: name(tasks, pid, waiter.comm),
                 slow: waiter.count,
                 slow_ns: SLOW_NS,
                 slow_total_ns: waiter.total_ns,
@@ -203,6 +208,11 @@ impl Sampled {
     }
 }
 
+/// The process's name; of one that is gone, and may have had another when it was last looked at, that of the thread that was seen.
+fn name(tasks: &Tasks, pid: u32, thread: Comm) -> String {
+    tasks.process(pid).filter(|process| process.alive).map_or(thread, |process| process.row.comm).to_str_lossy().into_owned()
+}
+
 impl Sampler for Sampled {
     fn attach(&mut self) -> Result<(), LoadError> {
         self.programs.attach()
@@ -214,7 +224,7 @@ impl Sampler for Sampled {
         self.blocked.begin();
         self.throttle.begin();
         let _ = self.pressure.take(1.0);
-        let _ = self.take_waiters();
+        let _ = self.take_waiters(tick.tasks);
         self.times = CpuTimes::read();
         self.before = self.blocks.iter().map(Reading::of).collect();
         self.latest = Histogram::new();
@@ -253,7 +263,7 @@ impl Sampler for Sampled {
             cpus,
             wakeup_ns,
             preempted_ns,
-            waiters: self.take_waiters(),
+            waiters: self.take_waiters(tick.tasks),
             groups: groups(tick.tasks),
             runnable: std::mem::take(&mut self.runnable),
             some_stalled,
@@ -282,7 +292,7 @@ mod tests {
     #[test]
     fn layouts_are_the_kernel_sides() {
         let object = include_bytes!("../../../objects/sched_delay_summary.bpf.o");
-        let block = fields!(Block: woken_ns preempted_ns switches pad0);
+        let block = fields!(Block: woken_ns preempted_ns switches since_ns held_until_ns held_by pad0 held_comm pad1);
         assert_matches(object, "sched_block", size_of::<Block>(), block);
         let waiter = fields!(SlowWaiter: count total_ns max_ns first_ns comm);
         assert_matches(object, "slow_waiter", size_of::<SlowWaiter>(), waiter);

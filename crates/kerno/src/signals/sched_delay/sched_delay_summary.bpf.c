@@ -22,11 +22,22 @@
 
 const volatile __u64 cfg_slow_ns = 5000000;
 
+/*
+ * A run of this length makes others wait. Whoever ran for less just before a long wait ended was first in the queue, and waited
+ * for the same CPU himself.
+ */
+#define LONG_RUN_NS 1000000
+
 struct sched_block {
 	struct histogram woken_ns; /* waits after a wake-up, and of new tasks */
 	struct histogram preempted_ns; /* waits of tasks that could have run on */
 	__u64 switches;
-	__u64 pad0[7];
+	__u64 since_ns; /* since when its task has the CPU; 0 where no wait began or ended at that switch */
+	__u64 held_until_ns; /* the latest run of LONG_RUN_NS and more: its end, and whose it was */
+	__u32 held_by;
+	__u32 pad0;
+	char held_comm[TASK_COMM_LEN];
+	__u64 pad1[2];
 };
 PER_CPU_BLOCK(sched_block, struct sched_block);
 const volatile struct sched_block *const volatile layout_of_block SEC(".rodata") = NULL;
@@ -55,7 +66,7 @@ struct holder_key {
 };
 _Static_assert(sizeof(struct holder_key) == 8, "struct holder_key changed size");
 
-/* Whose long waits ended when it left the CPU. */
+/* Who held the CPU: the latest that ran long on it during the wait; if none did, who left it when the wait ended. */
 struct holder {
 	__u64 count;
 	char comm[TASK_COMM_LEN];
@@ -91,24 +102,33 @@ static __always_inline struct slow_waiter *slow_waiter(struct task_struct *task,
 	return bpf_map_lookup_elem(&slow_waiters, &pid);
 }
 
-static __always_inline struct holder *slow_holder(struct task_struct *waiter, struct task_struct *task)
+static __always_inline void count_holder(const struct sched_block *block, struct task_struct *prev, __u32 waiter,
+					 __u64 began)
 {
-	struct holder_key key = { .waiter = waiter->tgid, .holder = task->tgid };
+	bool known = block->held_by && block->held_until_ns >= began;
+	struct holder_key key = { .waiter = waiter, .holder = known ? block->held_by : (__u32)prev->tgid };
 	struct holder *found, fresh;
 
 	found = bpf_map_lookup_elem(&slow_holders, &key);
+	if (!found) {
+		__builtin_memset(&fresh, 0, sizeof(fresh));
+		if (known)
+			__builtin_memcpy(fresh.comm, block->held_comm, sizeof(fresh.comm));
+		else
+			task_comm(fresh.comm, prev);
+		bpf_map_update_elem(&slow_holders, &key, &fresh, BPF_NOEXIST);
+		found = bpf_map_lookup_elem(&slow_holders, &key);
+	}
 	if (found)
-		return found;
-	__builtin_memset(&fresh, 0, sizeof(fresh));
-	task_comm(fresh.comm, task);
-	bpf_map_update_elem(&slow_holders, &key, &fresh, BPF_NOEXIST);
-	return bpf_map_lookup_elem(&slow_holders, &key);
+		__sync_fetch_and_add(&found->count, 1);
+	else
+		count_overflow();
 }
 
-static __always_inline void waited_long(struct task_struct *prev, struct task_struct *next, __u64 now, __u64 delay)
+static __always_inline void waited_long(const struct sched_block *block, struct task_struct *prev,
+					struct task_struct *next, __u64 now, __u64 delay)
 {
 	struct slow_waiter *waiter = slow_waiter(next, now);
-	struct holder *holder;
 
 	if (!waiter) {
 		count_overflow();
@@ -118,11 +138,18 @@ static __always_inline void waited_long(struct task_struct *prev, struct task_st
 	__sync_fetch_and_add(&waiter->total_ns, delay);
 	if (delay > waiter->max_ns)
 		waiter->max_ns = delay;
-	holder = slow_holder(next, prev);
-	if (holder)
-		__sync_fetch_and_add(&holder->count, 1);
-	else
-		count_overflow();
+	count_holder(block, prev, next->tgid, now - delay);
+}
+
+/* Remembers a task that leaves the CPU after a long run. */
+static __always_inline void note_run(struct sched_block *block, struct task_struct *prev, __u64 now)
+{
+	if (now && block->since_ns && prev->pid && now - block->since_ns >= LONG_RUN_NS) {
+		block->held_until_ns = now;
+		block->held_by = prev->tgid;
+		task_comm(block->held_comm, prev);
+	}
+	block->since_ns = now;
 }
 
 SEC("tp_btf/sched_wakeup")
@@ -147,12 +174,15 @@ int BPF_PROG(on_sched_switch, bool preempt, struct task_struct *prev, struct tas
 	struct sched_block *block = this_cpu_block(&sched_block);
 	__u64 now, delay = 0;
 	__u32 reason = 0;
+	bool waited;
 
 	if (!block)
 		return 0;
 	block->switches++;
 	now = leaves_cpu(stays_runnable(preempt, prev) && !is_own(prev), prev->pid);
-	if (!gets_cpu(next->pid, &now, &delay, &reason))
+	waited = gets_cpu(next->pid, &now, &delay, &reason);
+	note_run(block, prev, now);
+	if (!waited)
 		return 0;
 	if (reason == REASON_PREEMPTED) {
 		histogram_add(&block->preempted_ns, delay);
@@ -160,7 +190,7 @@ int BPF_PROG(on_sched_switch, bool preempt, struct task_struct *prev, struct tas
 	}
 	histogram_add(&block->woken_ns, delay);
 	if (delay >= cfg_slow_ns)
-		waited_long(prev, next, now, delay);
+		waited_long(block, prev, next, now, delay);
 	return 0;
 }
 

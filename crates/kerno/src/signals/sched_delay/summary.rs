@@ -66,7 +66,8 @@ pub struct SchedWaiter {
     pub max_ns: u64,
     /// When the first of the window ended: `CLOCK_MONOTONIC`, in nanoseconds.
     pub first_ns: u64,
-    /// Who held the CPU when those waits ended: (process, name, times). Bounded.
+    /// Who held the CPU meanwhile: (process, name, times); process 0 is the idle task. Of each wait the latest that ran there for a
+    /// millisecond or more, or else whoever left the CPU when it ended. Bounded.
     pub held_by: Vec<(u32, String, u64)>,
 }
 
@@ -75,7 +76,7 @@ pub struct SchedWaiter {
 pub struct CpuGroup {
     /// Their name.
     pub comm: String,
-    /// How many there were, those that ended in the window too.
+    /// How many of them used or wanted the CPU, those that ended in the window too.
     pub processes: u32,
     /// Threads of those that are still there.
     pub threads: u32,

@@ -66,6 +66,7 @@ pub(super) struct Offender {
     pub(super) slow: u64,
     pub(super) slow_total_ns: u64,
     pub(super) max_ns: u64,
+    pub(super) first_ns: u64,
     pub(super) next_exemplar: u64,
     pub(super) window_ns: u64,
     pub(super) errors: [OffenderError; 6],
@@ -99,7 +100,7 @@ mod tests {
         assert_matches(object, "offender_error", size_of::<OffenderError>(), fields!(OffenderError: count error pad));
         let exemplar = fields!(Exemplar: timestamp_ns latency_ns ret tid pad);
         assert_matches(object, "exemplar", size_of::<Exemplar>(), exemplar);
-        let offender = fields!(Offender: slow slow_total_ns max_ns next_exemplar window_ns errors exemplars comm);
+        let offender = fields!(Offender: slow slow_total_ns max_ns first_ns next_exemplar window_ns errors exemplars comm);
         assert_matches(object, "offender", size_of::<Offender>(), offender);
         let syncs = fields!(SyncCalls: calls total_ns max_ns first_ns window_ns comm);
         assert_matches(object, "sync_calls", size_of::<SyncCalls>(), syncs);

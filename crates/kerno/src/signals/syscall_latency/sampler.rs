@@ -314,6 +314,7 @@ impl Sampled {
             slow_ns: SLOW_NS,
             slow_total_ns: now.slow_total_ns.saturating_sub(before.map_or(0, |before| before.slow_total_ns)),
             max_ns: if current { now.max_ns } else { 0 },
+            first_ns: if current { now.first_ns } else { 0 },
             errors,
             exemplars,
         }

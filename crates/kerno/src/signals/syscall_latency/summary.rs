@@ -53,8 +53,10 @@ pub struct SyscallOffender {
     pub slow_ns: u64,
     /// Time in those, in nanoseconds.
     pub slow_total_ns: u64,
-    /// The longest, in nanoseconds.
+    /// The longest of them, in nanoseconds.
     pub max_ns: u64,
+    /// When the first one that was slow or failed returned: `CLOCK_MONOTONIC`, in nanoseconds; 0 when not known.
+    pub first_ns: u64,
     /// Failures that are not normal life, by error.
     pub errors: Vec<ErrnoCount>,
     /// The worst calls themselves. Bounded.

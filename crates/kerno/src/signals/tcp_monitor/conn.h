@@ -6,12 +6,9 @@
 #include "filter.h"
 #include "emit.h"
 #include "sock.h"
+#include "direction.h"
 
 #define MAX_CONNECTIONS 65536
-
-#define DIRECTION_UNKNOWN 0
-#define DIRECTION_OUTGOING 1
-#define DIRECTION_INCOMING 2
 
 #define UID_UNKNOWN ((__u32)-1)
 

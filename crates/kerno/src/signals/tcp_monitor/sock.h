@@ -14,9 +14,14 @@
 #define TCP_ESTABLISHED 1
 #define TCP_SYN_SENT 2
 #define TCP_SYN_RECV 3
+#define TCP_FIN_WAIT1 4
+#define TCP_FIN_WAIT2 5
+#define TCP_TIME_WAIT 6
 #define TCP_CLOSE 7
 #define TCP_CLOSE_WAIT 8
+#define TCP_LAST_ACK 9
 #define TCP_LISTEN 10
+#define TCP_CLOSING 11
 #define TCP_NEW_SYN_RECV 12
 
 #define SOCK_DONE 1 /* enum sock_flags: the peer's FIN was received */
@@ -59,10 +64,21 @@ struct sock {
 	socket_lock_t sk_lock;
 	__u16 sk_protocol; /* a whole number since 5.6 */
 	int sk_err;
+	atomic_t sk_drops; /* of a listener: connections it could not take */
+	__u32 sk_ack_backlog; /* of a listener: connections that wait to be accepted */
+	__u32 sk_max_ack_backlog;
 } CORE;
 
 struct inet_sock {
 	__be16 inet_sport;
+} CORE;
+
+struct minmax_sample {
+	__u32 v;
+} CORE;
+
+struct minmax {
+	struct minmax_sample s[3];
 } CORE;
 
 struct tcp_sock {
@@ -72,8 +88,12 @@ struct tcp_sock {
 	__u64 bytes_acked;
 	__u32 snd_una;
 	__u32 snd_nxt;
+	__u32 write_seq; /* the end of what the program has given us to send */
+	__u32 data_segs_out; /* with payload, those sent again included */
+	struct minmax rtt_min; /* of the last minutes, in microseconds; all ones before the first measurement */
 	__u32 srtt_us; /* eight times the smoothed round trip */
 	__u32 total_retrans;
+	__u32 dsack_dups; /* segments that the other end told us it got twice */
 } CORE;
 
 struct request_sock {

@@ -63,8 +63,10 @@ pub struct TcpFailure {
     pub comm: String,
     /// Network namespace, by inode number.
     pub net_namespace: u32,
-    /// How many attempts.
+    /// How many attempts. An attempt that the program gave up after its SYN had been sent again counts as timed out.
     pub count: u64,
+    /// Of these, attempts that still wait for an answer to a SYN that has been sent again.
+    pub waiting: u64,
     /// When the first of the window failed: `CLOCK_MONOTONIC`, in nanoseconds.
     pub first_ns: u64,
 }
@@ -78,7 +80,7 @@ pub struct TcpNamespace {
     pub pid: u32,
     /// It is that of the machine itself.
     pub initial: bool,
-    /// Segments sent, retransmitted ones included (OutSegs).
+    /// Segments sent, retransmitted ones included (OutSegs and RetransSegs).
     pub sent_segments: u64,
     /// Segments retransmitted (RetransSegs).
     pub retransmitted_segments: u64,
@@ -107,13 +109,17 @@ pub struct TcpPeer {
     pub connections: u64,
     /// Segments with data sent in the window, retransmitted ones included.
     pub sent_segments: u64,
-    /// Segments retransmitted in the window.
+    /// Segments retransmitted in the window, SYNs and answers to SYNs included; without attempts that failed here.
     pub retransmitted_segments: u64,
-    /// Smoothed round-trip time now, the median of its connections; `None` when none was measured.
+    /// Of these, SYNs and answers to SYNs: no data was lost.
+    pub syn_retransmits: u64,
+    /// Of these, segments that had arrived all the same, as the other end told (DSACK): nothing was lost, only late.
+    pub spurious_retransmits: u64,
+    /// Smoothed round-trip time now, the median of its connections that sent in the window; `None` when none was measured.
     pub srtt_us: Option<u32>,
     /// The lowest round-trip time that any of its connections has seen.
     pub min_rtt_us: Option<u32>,
-    /// Our processes that own the connections. Bounded; (process, connections).
+    /// Our processes that own the connections: who opened them, has them open, or listens there. Bounded; (process, connections).
     pub owners: Vec<(u32, u64)>,
     /// When the first retransmission of the window was: `CLOCK_MONOTONIC`, in nanoseconds; 0 when there was none.
     pub first_retransmit_ns: u64,
@@ -147,7 +153,8 @@ pub struct TcpListener {
     pub pid: u32,
     /// Its name.
     pub comm: String,
-    /// Connections dropped in the window.
+    /// What it dropped in the window: connections for which there was no room in its queue, for the most part. A connection can be
+    /// dropped more than once, when the other end tries again.
     pub drops: u64,
     /// Connections waiting to be accepted, the most of all samples.
     pub queued: u32,

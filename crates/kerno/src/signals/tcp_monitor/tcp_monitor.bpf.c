@@ -22,6 +22,7 @@
 #include "files.h"
 #include "syscall.h"
 #include "sock.h"
+#include "direction.h"
 #include "conn.h"
 
 #define EVENT_CONNECT 1
@@ -219,24 +220,6 @@ int BPF_PROG(on_tcp_rcv_space_adjust, struct sock *sk)
 	if (conn && !(conn->flags & CONN_OWNED) && held_by_current(sk))
 		conn_learn_owner(conn, current_task());
 	return 0;
-}
-
-#define S_IFMT 0170000
-#define S_IFSOCK 0140000
-
-/* The TCP socket behind a file, NULL when it is something else. A socket's file cannot be opened by its path. */
-static __always_inline const struct sock *tcp_sock_of_file(const struct file *file)
-{
-	const struct socket *socket;
-	const struct sock *sk;
-
-	if ((BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
-		return NULL;
-	socket = BPF_CORE_READ(file, private_data);
-	sk = socket ? BPF_CORE_READ(socket, sk) : NULL;
-	if (!sk || BPF_CORE_READ(sk, sk_protocol) != IPPROTO_TCP)
-		return NULL;
-	return sk;
 }
 
 static __always_inline bool is_accept(const struct pt_regs *regs)
@@ -457,33 +440,6 @@ int on_tcp_send_reset(unsigned long long *args)
 		flow.netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
 	emit_reset(conn, &flow, full, state, RESET_BY_US);
 	return 0;
-}
-
-struct bpf_iter__task_file {
-	struct task_struct *task;
-	__u32 fd;
-	struct file *file;
-} CORE;
-
-/*
- * Who opened a connection that we did not see opening? Acknowledged bytes include the SYN of the end that opened, and not
- * the SYN of the other end, whose count begins at the child's birth. The socket is not locked here: when it was in use
- * meanwhile, or is closing (FINs count too), the answer is that we do not know.
- */
-static __always_inline __u32 direction_from_sequence(const struct sock *sk, __u8 state)
-{
-	const struct tcp_sock *tcp = (const struct tcp_sock *)sk;
-	__u64 sent = BPF_CORE_READ(tcp, bytes_sent), acked = BPF_CORE_READ(tcp, bytes_acked);
-	__u32 in_flight = BPF_CORE_READ(tcp, snd_nxt) - BPF_CORE_READ(tcp, snd_una);
-	__u64 not_data = acked + in_flight - (sent - BPF_CORE_READ(tcp, bytes_retrans));
-
-	if (state == TCP_SYN_SENT)
-		return DIRECTION_OUTGOING;
-	if (state != TCP_ESTABLISHED && state != TCP_CLOSE_WAIT)
-		return DIRECTION_UNKNOWN;
-	if (sent != BPF_CORE_READ(tcp, bytes_sent) || acked != BPF_CORE_READ(tcp, bytes_acked) || not_data > 1)
-		return DIRECTION_UNKNOWN;
-	return not_data ? DIRECTION_OUTGOING : DIRECTION_INCOMING;
 }
 
 /*

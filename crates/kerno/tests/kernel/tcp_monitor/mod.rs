@@ -2,7 +2,7 @@
 
 mod filters;
 mod loss;
-mod net;
+pub(crate) mod net;
 mod owners;
 mod uring;
 
@@ -277,7 +277,7 @@ fn refused_connects_tell_why_and_to_whom() {
 }
 
 /// Starts to connect and does not wait.
-fn start_connect(target: SocketAddr, attempts: i32) -> TcpStream {
+pub(crate) fn start_connect(target: SocketAddr, attempts: i32) -> TcpStream {
     // SAFETY: no memory is involved; the descriptor is ours.
     let stream = unsafe {
         let fd = libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0);

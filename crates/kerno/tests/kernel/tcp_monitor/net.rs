@@ -11,7 +11,7 @@ use kerno::{Filter, TcpEvent, TcpMonitorLoader};
 use crate::support::{Child, Link, Run, options};
 
 /// A child in a network namespace of its own, with its loopback up. It goes there and waits: see [`enter`].
-pub(super) fn child_in_namespace(work: impl FnOnce(&mut Link)) -> Child {
+pub(crate) fn child_in_namespace(work: impl FnOnce(&mut Link)) -> Child {
     Child::new(move |link| {
         // SAFETY: no memory is involved.
         assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "unshare needs CAP_SYS_ADMIN");
@@ -23,26 +23,30 @@ pub(super) fn child_in_namespace(work: impl FnOnce(&mut Link)) -> Child {
 }
 
 /// A child's namespace. Held open, because the kernel gives the inode number of one that ended to the next.
-pub(super) struct Namespace {
+pub(crate) struct Namespace {
     inode: u64,
     _open: std::fs::File,
 }
 
 impl Namespace {
-    pub(super) fn has(&self, event: &TcpEvent) -> bool {
+    pub(crate) fn inode(&self) -> u64 {
+        self.inode
+    }
+
+    pub(crate) fn has(&self, event: &TcpEvent) -> bool {
         u64::from(event.netns) == self.inode
     }
 }
 
 /// Lets a [`child_in_namespace`] go there. To be done before the probes are loaded.
-pub(super) fn enter(child: &mut Child) -> Namespace {
+pub(crate) fn enter(child: &mut Child) -> Namespace {
     child.go();
     let inode = child.heard();
     Namespace { inode, _open: std::fs::File::open(format!("/proc/{}/ns/net", child.pid)).unwrap() }
 }
 
 /// Inode of this process's network namespace.
-pub(super) fn namespace() -> u64 {
+pub(crate) fn namespace() -> u64 {
     let link = std::fs::read_link("/proc/self/ns/net").unwrap();
     link.to_str().unwrap().trim_start_matches("net:[").trim_end_matches(']').parse().unwrap()
 }
@@ -60,7 +64,7 @@ fn bring_loopback_up() {
 
 /// The events of the child's namespace while the child works, unknown owners included, in order of time; those of other
 /// namespaces are left out.
-pub(super) fn observe_in_namespace(filter: Filter, child: &mut Child) -> Vec<TcpEvent> {
+pub(crate) fn observe_in_namespace(filter: Filter, child: &mut Child) -> Vec<TcpEvent> {
     let namespace = enter(child);
     let run = Run::start(TcpMonitorLoader::new(options(filter)));
     child.run();
@@ -68,7 +72,7 @@ pub(super) fn observe_in_namespace(filter: Filter, child: &mut Child) -> Vec<Tcp
 }
 
 /// The events gathered so far that `wanted` keeps, in order of time.
-pub(super) fn events_of(run: Run<TcpMonitorLoader>, wanted: impl Fn(&TcpEvent) -> bool) -> Vec<TcpEvent> {
+pub(crate) fn events_of(run: Run<TcpMonitorLoader>, wanted: impl Fn(&TcpEvent) -> bool) -> Vec<TcpEvent> {
     let raw = run.finish();
     let mut events: Vec<TcpEvent> = raw.iter().map(|raw| *raw.as_raw().decode_as().unwrap()).filter(wanted).collect();
     events.sort_by_key(|event| event.timestamp_ns);
@@ -76,12 +80,12 @@ pub(super) fn events_of(run: Run<TcpMonitorLoader>, wanted: impl Fn(&TcpEvent) -
 }
 
 /// The events of one type.
-pub(super) fn of_type(events: &[TcpEvent], event_type: TcpEventType) -> Vec<TcpEvent> {
+pub(crate) fn of_type(events: &[TcpEvent], event_type: TcpEventType) -> Vec<TcpEvent> {
     events.iter().filter(|event| event.event_type == event_type).copied().collect()
 }
 
 /// Waits until this namespace has no connection left but those in TIME_WAIT, which are no sockets any more.
-pub(super) fn settle() {
+pub(crate) fn settle() {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         let open = ["tcp", "tcp6"].iter().any(|table| {
@@ -99,7 +103,7 @@ pub(super) fn settle() {
 }
 
 /// A pair of connected sockets: ours and the one accepted.
-pub(super) fn connected(listener: &TcpListener) -> (TcpStream, TcpStream) {
+pub(crate) fn connected(listener: &TcpListener) -> (TcpStream, TcpStream) {
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let server = listener.accept().unwrap().0;
     // A test that waits for ever should fail instead.
@@ -110,7 +114,7 @@ pub(super) fn connected(listener: &TcpListener) -> (TcpStream, TcpStream) {
     (client, server)
 }
 
-pub(super) fn set_option<T>(socket: &impl AsRawFd, level: i32, name: i32, value: &T) {
+pub(crate) fn set_option<T>(socket: &impl AsRawFd, level: i32, name: i32, value: &T) {
     let size = libc::socklen_t::try_from(size_of::<T>()).unwrap();
     // SAFETY: value is readable for size bytes; the kernel checks that it is what the option takes.
     let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), size) };
@@ -118,24 +122,24 @@ pub(super) fn set_option<T>(socket: &impl AsRawFd, level: i32, name: i32, value:
 }
 
 /// Closing the socket sends a RST.
-pub(super) fn reset_on_close(socket: &TcpStream) {
+pub(crate) fn reset_on_close(socket: &TcpStream) {
     set_option(socket, libc::SOL_SOCKET, libc::SO_LINGER, &libc::linger { l_onoff: 1, l_linger: 0 });
 }
 
 /// From now on the socket sees no packet: each is dropped as if the wire had lost it.
-pub(super) fn drop_packets(socket: &impl AsRawFd) {
+pub(crate) fn drop_packets(socket: &impl AsRawFd) {
     let mut refuse = libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0 }; // BPF_RET, 0 bytes
     let program = libc::sock_fprog { len: 1, filter: &raw mut refuse };
     set_option(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program);
 }
 
 /// Undoes [`drop_packets`].
-pub(super) fn pass_packets(socket: &impl AsRawFd) {
+pub(crate) fn pass_packets(socket: &impl AsRawFd) {
     set_option(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, &0i32);
 }
 
 /// What the kernel says about a connection.
-pub(super) fn tcp_info(socket: &impl AsRawFd) -> libc::tcp_info {
+pub(crate) fn tcp_info(socket: &impl AsRawFd) -> libc::tcp_info {
     // SAFETY: all zeroes is a valid tcp_info.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
     let mut size = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).unwrap();
@@ -148,7 +152,7 @@ pub(super) fn tcp_info(socket: &impl AsRawFd) -> libc::tcp_info {
 }
 
 /// A counter of this namespace from `/proc/net/snmp` or `/proc/net/netstat`: two lines a group, names and values.
-pub(super) fn counter(file: &str, group: &str, name: &str) -> u64 {
+pub(crate) fn counter(file: &str, group: &str, name: &str) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/self/net/{file}")).unwrap();
     let mut lines = text.lines().filter(|line| line.starts_with(group));
     let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
@@ -157,16 +161,16 @@ pub(super) fn counter(file: &str, group: &str, name: &str) -> u64 {
 }
 
 /// Sends `bytes` bytes.
-pub(super) fn send(stream: &mut TcpStream, bytes: usize) {
+pub(crate) fn send(stream: &mut TcpStream, bytes: usize) {
     stream.write_all(&vec![0x5a; bytes]).unwrap();
 }
 
 /// Receives just so many bytes.
-pub(super) fn receive(stream: &mut TcpStream, bytes: usize) {
+pub(crate) fn receive(stream: &mut TcpStream, bytes: usize) {
     stream.read_exact(&mut vec![0; bytes]).unwrap();
 }
 
 /// The peer has closed and sent nothing more.
-pub(super) fn expect_end(stream: &mut TcpStream) {
+pub(crate) fn expect_end(stream: &mut TcpStream) {
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
 }

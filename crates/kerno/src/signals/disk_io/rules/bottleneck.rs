@@ -39,7 +39,7 @@ rule! {
         "Half of the flushes of a device without moving parts take longer than this; of others, four times this.";
     little_asked: 500.0 PerSecond, 1.0 ..= 1000000.0,
         "A slow device that serves fewer requests than this a second while busy is itself at fault; with moving parts, a tenth of this.";
-    utilisation: 0.85 Ratio, 0.1 ..= 1.0,
+    utilisation: 0.6 Ratio, 0.1 ..= 1.0,
         "A device that is busy for less of the window is not saturated.";
     in_flight: 8.0 Count, 1.0 ..= 100000.0,
         "A device with fewer requests waiting or under way, on average, is not saturated.";

@@ -4,7 +4,7 @@ use super::load::is_kernel_thread;
 use super::words::{bytes, duration, percent, quoted};
 use crate::doctor::{Culprit, Eta, Finding, Severity, Unit, rule};
 use crate::signals::{DiskSummary, Filesystem};
-use crate::summary::{Series, Signals};
+use crate::summary::{Process, Series, Signals};
 
 /// File systems smaller than this are no place for data.
 const MIN_BYTES: u64 = 1 << 20;
@@ -15,15 +15,21 @@ const NEEDS_ROOM: [&str; 22] = [
     "ftruncate", "truncate", "rename", "renameat", "renameat2", "link", "linkat", "symlink", "symlinkat", "copy_file_range",
 ];
 
-/// How far a trend is followed, in lengths of the window: from a few seconds nobody knows what is in an hour.
+/// How far a trend is followed, in lengths of what was seen of it: from a few seconds nobody knows what is in an hour.
 const FORESIGHT: f64 = 20.0;
+
+/// Samples that a trend needs.
+const MIN_POINTS: usize = 5;
+
+/// A file system that lost this share of its size in the window has somebody who takes it.
+const LOSES: f64 = 0.01;
 
 rule! {
     /// File systems without room.
     DiskFull = "disk_full", "disk_io", "A file system is full or soon will be",
         "A file system that can be written to and has little left, in bytes or inodes, as a share and, for large ones, in bytes; or \
          one whose room goes steadily and will be gone soon, judged by a straight line through what was seen, if it fits well and room \
-         went between most samples, and not further ahead than the length of the window allows. Read-only ones are always \
+         went between most samples since it began to, and not further ahead than the time that this was seen allows. Read-only ones are always \
          full and are left out.",
         judge;
     used: 0.95 Ratio, 0.5 ..= 1.0, "Share of bytes or inodes that is used: a warning.";
@@ -66,15 +72,23 @@ fn judge_one(signals: &Signals, disk: &DiskSummary, fs: &Filesystem, rule: &Disk
     findings.into_iter().next()
 }
 
-/// In how many seconds nothing is left, when that can be told.
-fn eta(signals: &Signals, room: &Room<'_>, rule: &DiskFull) -> Option<Eta> {
-    let seconds = room.left.seconds_until(0.0, rule.fit)?;
-    let trend = room.left.trend()?;
+/// In how many seconds nothing is left, when that can be told: by a line through what was seen since room began to go, if it went
+/// on until the end.
+fn eta(room: &Room<'_>, rule: &DiskFull) -> Option<Eta> {
+    let fell = |pair: &[(f64, f64)]| matches!(pair, [a, b] if b.1 < a.1);
     let points = room.left.points();
-    let fell = points.windows(2).filter(|pair| matches!(pair, [a, b] if b.1 < a.1)).count();
-    let steady = fell * 2 >= points.len().saturating_sub(1);
-    let horizon = signals.seconds() * FORESIGHT;
-    (trend.per_second < 0.0 && steady && points.len() >= 4 && seconds <= horizon)
+    let first = points.windows(2).position(fell)?;
+    let going = points.get(first..)?;
+    let late = going.len().saturating_sub((going.len() / 4).max(2));
+    if going.len() < MIN_POINTS || !going.get(late..)?.windows(2).any(fell) {
+        return None;
+    }
+    let times = going.windows(2).filter(|pair| fell(pair)).count();
+    let series: Series = going.iter().copied().collect();
+    let seconds = series.seconds_until(0.0, rule.fit)?;
+    let trend = series.trend()?;
+    let seen = going.last()?.0 - going.first()?.0;
+    (trend.per_second < 0.0 && times * 2 >= going.len() - 1 && seconds <= seen * FORESIGHT)
         .then(|| Eta { seconds, what: format!("no {} left", room.what), fit: trend.fit })
 }
 
@@ -100,7 +114,7 @@ fn finding(
     room: &Room<'_>,
     rule: &DiskFull,
 ) -> Option<Finding> {
-    let eta = eta(signals, room, rule).filter(|eta| eta.seconds <= rule.eta);
+    let eta = eta(room, rule).filter(|eta| eta.seconds <= rule.eta);
     let nearly_full = room.used >= rule.used && room.scarce;
     if !nearly_full && eta.is_none() {
         return None;
@@ -112,7 +126,10 @@ fn finding(
     let full = nearly_full && room.used >= rule.used_critical;
     let soon = eta.as_ref().is_some_and(|eta| eta.seconds <= 60.0 && room.used >= 0.5);
     let severity = if full || failing || soon { Severity::Critical } else { Severity::Warning };
-    let who = suspect(signals, disk, fs, room, &refused, eta.is_some() || failing);
+    #[allow(clippy::cast_precision_loss, reason = "a size")]
+    let size = if room.what == "space" { fs.total_bytes } else { fs.total_inodes } as f64;
+    let loses = -room.left.change() >= LOSES * size;
+    let who = suspect(signals, disk, fs, room, &refused, eta.is_some() || failing || loses);
     let name = |who: &Suspect| format!("{} ({})", who.comm, who.pid);
     let how_full = format!("{} {} is {} full", fs.mount, room.what, percent(room.used));
     let title = match (&who, &eta) {
@@ -255,15 +272,22 @@ fn suspect(
     } else {
         users.map(|p| (p.used.write_bytes.max(submitted(disk, p.pid)), p)).collect()
     };
-    let (amount, process) = candidates
-        .into_iter()
-        .max_by_key(|(amount, p)| (writer(p.pid).is_some(), *amount, std::cmp::Reverse(p.pid)))
-        .filter(|(amount, _)| *amount > 0)?;
+    // Bytes are counted for a process, wherever they go: of those that wrote at all, the one that wrote what is missing here.
+    let lost = -room.left.change();
+    let matches = |amount: u64| {
+        #[allow(clippy::cast_precision_loss, reason = "a size")]
+        let amount = amount as f64;
+        if in_memory || room.what == "inodes" || lost <= 0.0 { amount } else { amount.min(lost) / amount.max(lost) }
+    };
+    let (amount, process) = candidates.into_iter().filter(|(amount, _)| *amount > 0).max_by(|(a, p), (b, q)| {
+        let open = |p: &Process| writer(p.pid).is_some();
+        open(p).cmp(&open(q)).then(matches(*a).total_cmp(&matches(*b))).then(q.pid.cmp(&p.pid))
+    })?;
     #[allow(clippy::cast_precision_loss, reason = "a size")]
     let why = if in_memory {
         format!("{} has files open for writing there.", process.comm)
     } else {
-        format!("{} wrote most in this time: {}.", process.comm, bytes(amount as f64))
+        format!("{} wrote {} in this time.", process.comm, bytes(amount as f64))
     };
     Some(Suspect { pid: process.pid, comm: process.comm.clone(), why, path: String::new() })
 }

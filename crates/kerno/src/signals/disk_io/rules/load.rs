@@ -164,9 +164,9 @@ pub(super) fn demand(signals: &Signals, disk: &DiskSummary, dev: &str) -> Vec<De
         demand.requests_share += float(submitter.requests) / all_requests;
     }
     // What kernel threads wrote is shared out by who made pages dirty beyond what it wrote itself.
-    let written = |s: &&DiskSubmitter| s.write_bytes > 0;
-    let kernel_bytes: f64 = kernel.iter().filter(|s| written(s)).map(|s| float(s.write_bytes)).sum();
-    let kernel_requests: f64 = kernel.iter().filter(|s| written(s)).map(|s| float(s.requests)).sum();
+    let wrote = |s: &&DiskSubmitter| s.write_bytes > 0;
+    let kernel_bytes: f64 = kernel.iter().filter(|s| wrote(s)).map(|s| float(s.write_bytes)).sum();
+    let kernel_requests: f64 = kernel.iter().filter(|s| wrote(s)).map(|s| float(s.requests)).sum();
     let direct = |pid: u32| disk.submitters.iter().filter(|s| s.pid == pid).map(|s| s.write_bytes).sum::<u64>();
     let users = signals.processes.values().filter(|process| !process.kernel_thread);
     let dirtied: Vec<_> =

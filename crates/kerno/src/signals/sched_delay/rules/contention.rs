@@ -8,14 +8,16 @@ rule! {
     SchedulerContention = "scheduler_contention", "sched_delay", "tasks wait for a CPU",
     "Full CPUs are no fault: batch work that uses all of them, and shares them, is what they are for. Two things are. One: far more \
      tasks can run than there are CPUs, for the whole window and not in a burst, so that each gets a small part of a CPU (`runnable` \
-     for each CPU in four of five samples, and pressure says that somebody waited most of the time). Two: a process that sleeps and \
+     for each CPU in four of five samples, pressure says that somebody waited most of the time, and the waits are long: many \
+     clients that each need a CPU for a moment only are a busy server). Two: a process that sleeps and \
      wakes, as servers and people's programs do, spends much of the window waiting after its wake-ups, in long waits, more than it \
      runs: something keeps it off the CPU, such as a real-time process or a herd. Waits after being preempted do not count there: \
      who uses up his time slices shares the CPU anyway. Waits by a quota are cpu_throttling. \
-     The culprit is the group of processes (one name, one cgroup) that asks for most CPU time, running and waiting; where it is \
+     The culprit is the group of processes (one name, one cgroup) that asks for and gets most CPU time; where it is \
      known who held the CPU when long waits ended, that counts too.", judge;
     runnable: 4.0 Count, 1.5 ..= 1000.0, "tasks that can run, for each CPU, from where on CPUs are oversubscribed";
     pressure: 0.5 Ratio, 0.01 ..= 1.0, "share of the window in which somebody must have waited (PSI), for the above";
+    crowd_wait: 4.0 Milliseconds, 0.1 ..= 1000.0, "length of the waits that must make up half of all waiting, for the above";
     victim_share: 0.2 Ratio, 0.01 ..= 1.0, "share of the window that a process spends in long waits after wake-ups to be a victim";
     victim_wait: 8.0 Milliseconds, 5.0 ..= 10000.0, "mean length of a victim's long waits";
     critical_share: 0.5 Ratio, 0.01 ..= 1.0, "share of the window that a victim waits from where on it is critical";
@@ -25,6 +27,12 @@ rule! {
 /// How many victims are named.
 const MAX_VICTIMS: usize = 8;
 
+/// How much of all waiting must be in long waits.
+const LONG_WAITS_SHARE: f64 = 0.5;
+
+/// A real-time group that takes this share of a CPU keeps others off it.
+const REALTIME_SHARE: f64 = 0.5;
+
 /// A group that asks for this share of all CPU time asked for is behind it alone.
 const MAIN_SHARE: f64 = 0.4;
 
@@ -32,16 +40,24 @@ fn judge(signals: &Signals, rule: &SchedulerContention) -> Vec<Finding> {
     let Some(sched) = &signals.sched_delay else { return Vec::new() };
     let crowd = Crowd::of(sched);
     let oversubscribed =
-        crowd.lasting >= rule.runnable && sched.some_stalled.is_none_or(|stalled| stalled >= rule.pressure);
+        crowd.lasting >= rule.runnable
+        && sched.some_stalled.is_none_or(|stalled| stalled >= rule.pressure)
+        && long_waits(sched, rule.crowd_wait) >= LONG_WAITS_SHARE;
     let mut victims: Vec<_> = sched.waiters.iter().filter(|waiter| is_victim(signals, rule, waiter)).collect();
     if !oversubscribed && victims.is_empty() {
         return Vec::new();
     }
-    let Some(culprit) = culprit(sched, &victims, oversubscribed) else { return Vec::new() };
+    let Some(culprit) = culprit(sched, signals.seconds(), &victims, oversubscribed) else { return Vec::new() };
     victims.retain(|victim| !belongs(culprit, victim.pid, &victim.comm));
     if !oversubscribed && victims.is_empty() {
         return Vec::new();
     }
+    // Those that waited for the culprit come first; where there are none, all that waited.
+    let behind = |victim: &SchedWaiter| -> u64 {
+        let held = victim.held_by.iter().filter(|(pid, comm, _)| *pid != 0 && belongs(culprit, *pid, comm));
+        held.map(|(_, _, count)| count).sum()
+    };
+    victims.sort_by_key(|victim| (behind(victim) == 0, std::cmp::Reverse(victim.slow_total_ns)));
     vec![finding(signals, rule, sched, &crowd, oversubscribed, culprit, &victims)]
 }
 
@@ -63,6 +79,20 @@ impl Crowd {
         let lasting = values.get(values.len() / 5).copied().unwrap_or(0.0) / cpus;
         Self { cpus, mean: sched.runnable.mean().unwrap_or(0.0), lasting }
     }
+}
+
+/// Share of all waiting that was done in waits of this length and more.
+#[allow(clippy::cast_precision_loss, reason = "times of a window")]
+fn long_waits(sched: &SchedSummary, at_least_ms: f64) -> f64 {
+    let (mut long, mut all) = (0.0, 0.0);
+    for (low, high, count) in sched.wakeup_ns.buckets().chain(sched.preempted_ns.buckets()) {
+        let time = count as f64 * (low as f64 + high as f64) / 2.0;
+        all += time;
+        if high as f64 >= at_least_ms * 1e6 {
+            long += time;
+        }
+    }
+    if all > 0.0 { long / all } else { 0.0 }
 }
 
 /// Somebody who sleeps and wakes and, having woken, waits long and waits more than it runs.
@@ -101,17 +131,34 @@ const fn demand(group: &CpuGroup) -> u64 {
     group.run_ns.saturating_add(group.wait_ns)
 }
 
+/// Its waits are those of its quota.
+fn is_throttled(sched: &SchedSummary, group: &CpuGroup) -> bool {
+    group.pids.first().is_some_and(|pid| sched.throttled.iter().any(|cgroup| cgroup.pids.contains(pid)))
+}
+
 /// Who is behind it.
-fn culprit<'a>(sched: &'a SchedSummary, victims: &[&SchedWaiter], oversubscribed: bool) -> Option<&'a CpuGroup> {
+fn culprit<'a>(
+    sched: &'a SchedSummary,
+    window: f64,
+    victims: &[&SchedWaiter],
+    oversubscribed: bool,
+) -> Option<&'a CpuGroup> {
+    let running = || sched.groups.iter().filter(|group| !is_throttled(sched, group));
+    // Ordinary tasks get what a real-time one leaves, however many they are.
+    let realtime = running().filter(|group| group.realtime && seconds(group.run_ns) >= window * REALTIME_SHARE);
+    if let Some(group) = realtime.max_by_key(|group| group.run_ns) {
+        return Some(group);
+    }
     if oversubscribed {
-        return sched.groups.iter().max_by_key(|group| demand(group));
+        // Who asks for much and gets nothing is starved by others.
+        return running().max_by_key(|group| u128::from(demand(group)) * u128::from(group.run_ns));
     }
     // Whoever is there when a wait ends may have come a moment before: who was there often and used the CPU long is behind it.
     let held = |group: &CpuGroup| -> u64 {
         let holders = victims.iter().filter(|victim| !belongs(group, victim.pid, &victim.comm)).flat_map(|victim| &victim.held_by);
         holders.filter(|(pid, comm, _)| *pid != 0 && belongs(group, *pid, comm)).map(|(_, _, count)| count).sum()
     };
-    let scored = sched.groups.iter().map(|group| (u128::from(held(group)) * u128::from(group.run_ns), group));
+    let scored = running().map(|group| (u128::from(held(group)) * u128::from(group.run_ns), group));
     scored.filter(|(score, _)| *score > 0).max_by_key(|(score, _)| *score).map(|(_, group)| group)
 }
 
@@ -157,6 +204,9 @@ fn finding(
             )
             .measured(format!("longest wait of {}", worst.comm), seconds(worst.max_ns) * 1e3, Unit::Milliseconds, None);
     }
+    if let Some(mean) = sched.preempted_ns.mean() {
+        finding = finding.measured("wait after being preempted (mean, all tasks)", mean / 1e6, Unit::Milliseconds, None);
+    }
     if let Some(p99) = sched.wakeup_ns.quantile(0.99) {
         finding = finding.measured("wait after a wake-up (p99, all tasks)", p99 as f64 / 1e6, Unit::Milliseconds, None);
     }
@@ -184,7 +234,7 @@ fn name(group: &CpuGroup) -> String {
 fn title(signals: &Signals, crowd: &Crowd, oversubscribed: bool, culprit: &CpuGroup, victims: &[&SchedWaiter]) -> String {
     let who = name(culprit);
     match victims.first() {
-        _ if oversubscribed => {
+        _ if oversubscribed && (!culprit.realtime || victims.is_empty()) => {
             let cpus = if crowd.cpus > 1.0 { format!("{:.0} CPUs", crowd.cpus) } else { "one CPU".into() };
             format!("{who} overloads the machine: {:.0} tasks want to run on {cpus} at once", crowd.mean)
         }

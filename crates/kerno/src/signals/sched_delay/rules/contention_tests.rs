@@ -1,9 +1,15 @@
 use super::*;
 use crate::doctor::{Effect, Thresholds};
 use crate::signals::{CgroupThrottle, CpuStat};
-use crate::summary::{Process, Series, TaskUse};
+use crate::summary::{Histogram, Process, Series, TaskUse};
 
 const MS: u64 = 1_000_000;
+
+fn waits(count: u32, ns: u64) -> Histogram {
+    let mut waits = Histogram::new();
+    (0..count).for_each(|_| waits.record(ns));
+    waits
+}
 
 /// Five seconds on two CPUs, with this many tasks that can run.
 fn machine(runnable: f64, stalled: f64) -> Signals {
@@ -13,6 +19,7 @@ fn machine(runnable: f64, stalled: f64) -> Signals {
         cpus: (0..2).map(|cpu| CpuStat { cpu, busy: 1.0, ..CpuStat::default() }).collect(),
         runnable: (0..25).map(|i| (f64::from(i) * 0.2, runnable)).collect::<Series>(),
         some_stalled: Some(stalled),
+        preempted_ns: waits(500, 20 * MS),
         ..SchedSummary::default()
     });
     signals
@@ -83,6 +90,12 @@ fn full_cpus_are_no_contention() {
     sched(&mut burst).runnable = (0..25).map(|i| (f64::from(i) * 0.2, if i < 15 { 20.0 } else { 2.0 })).collect();
     group(&mut burst, "make", 100, 20, 6_000, 50_000);
     assert!(found(&burst).is_empty());
+    // A server with many clients, each of which needs a CPU for a moment.
+    let mut server = machine(16.0, 0.99);
+    group(&mut server, "postgres", 100, 20, 8_000, 60_000);
+    sched(&mut server).preempted_ns = waits(400, 5 * MS);
+    sched(&mut server).wakeup_ns = waits(100_000, MS / 2);
+    assert!(found(&server).is_empty());
     // Many can run at every sample, and hardly anybody waits.
     let mut samples = machine(8.0, 0.3);
     group(&mut samples, "worker", 100, 8, 5_000, 3_000);
@@ -124,4 +137,20 @@ fn some_waits_are_somebody_elses_fault() {
     assert_eq!(victim(|s| s.processes.get_mut(&200).unwrap().used.run_ns = 5_000 * MS), 0, "it runs more than it waits");
     let quota = |s: &mut Signals| sched(s).throttled.push(CgroupThrottle { pids: vec![200], ..CgroupThrottle::default() });
     assert_eq!(victim(quota), 0, "its quota keeps it waiting");
+}
+
+#[test]
+fn a_realtime_hog_is_behind_it_also_in_a_crowd() {
+    let mut signals = machine(9.0, 0.99);
+    group(&mut signals, "qemu", 300, 1, 2_000, 9_000);
+    group(&mut signals, "spinner", 100, 1, 3_800, 200);
+    group(&mut signals, "capped", 400, 2, 800, 9_000);
+    group(&mut signals, "web", 200, 1, 16, 3_800);
+    sched(&mut signals).throttled.push(CgroupThrottle { pids: vec![400], ..CgroupThrottle::default() });
+    waiter(&mut signals, (200, "web"), 3, 1_900, (300, "qemu"));
+    assert_eq!(found(&signals)[0].culprit.pid, Some(300), "the quota's waits are none of the CPU's");
+    sched(&mut signals).groups[1].realtime = true;
+    let findings = found(&signals);
+    assert_eq!(findings[0].title, "spinner (100) keeps web (200) off the CPU: it waited 38% of the time");
+    assert_eq!((findings[0].severity, findings[0].culprit.pid), (Severity::Critical, Some(100)));
 }

@@ -1,0 +1,54 @@
+//! What this signal's summary says is wrong.
+
+mod error_rate;
+mod latency;
+
+use std::collections::BTreeMap;
+
+use super::{SyscallOffender, SyscallSummary};
+use crate::doctor::{Exemplar, Rule};
+use crate::summary::{ErrnoCount, Signals};
+
+/// The rules of this signal.
+pub(crate) const RULES: &[Rule] = &[latency::SyscallLatencyHigh::RULE, error_rate::SyscallErrorRate::RULE];
+
+/// The processes a rule tells of at most: the worst.
+const MAX_FINDINGS: usize = 5;
+
+/// Offenders by process.
+fn by_process(summary: &SyscallSummary) -> BTreeMap<u32, Vec<&SyscallOffender>> {
+    let mut processes: BTreeMap<u32, Vec<&SyscallOffender>> = BTreeMap::new();
+    for offender in &summary.offenders {
+        processes.entry(offender.pid).or_default().push(offender);
+    }
+    processes
+}
+
+#[allow(clippy::cast_precision_loss, reason = "shown, and compared with thresholds")]
+fn float(count: u64) -> f64 {
+    count as f64
+}
+
+fn millis(ns: u64) -> f64 {
+    float(ns) / 1e6
+}
+
+/// When it began, in seconds since the window did; `None` when that was about at the window's begin.
+fn since(signals: &Signals, first_ns: u64) -> Option<f64> {
+    let seconds = float(first_ns.checked_sub(signals.window.started_ns)?) / 1e9;
+    (seconds > 0.1 * signals.seconds()).then_some(seconds)
+}
+
+/// The calls themselves, in words.
+fn exemplars(signals: &Signals, offender: &SyscallOffender) -> Vec<Exemplar> {
+    let words = |exemplar: &super::SyscallExemplar| {
+        let result = match i32::try_from(exemplar.ret) {
+            Ok(ret @ -4095..=-1) => format!("failed with {}", ErrnoCount::new(-ret, 1).name),
+            _ => format!("returned {}", exemplar.ret),
+        };
+        let seconds = float(exemplar.timestamp_ns.saturating_sub(signals.window.started_ns)) / 1e9;
+        let (name, took) = (&offender.name, millis(exemplar.latency_ns));
+        Exemplar { seconds, what: format!("{name} of thread {} took {took:.3} ms and {result}", exemplar.tid) }
+    };
+    offender.exemplars.iter().map(words).collect()
+}
