@@ -60,7 +60,7 @@ fn judge(signals: &Signals, rule: &DiskBottleneck) -> Vec<Finding> {
     let storm_device = storm.as_ref().and_then(|(_, dev)| dev.clone());
     findings.extend(storm.map(|(finding, _)| finding));
     for device in disk.devices.iter().filter(|device| storm_device.as_deref() != Some(device.dev.as_str())) {
-        if is_waited_for_above(disk, device) {
+        if stands_on_another(disk, device) {
             continue;
         }
         findings.extend(slow(signals, disk, device, rule).or_else(|| saturated(signals, disk, device, rule)));
@@ -69,9 +69,9 @@ fn judge(signals: &Signals, rule: &DiskBottleneck) -> Vec<Finding> {
 }
 
 /// A device on top of others (dm, md) has their latency: the one below is told of.
-fn is_waited_for_above(disk: &DiskSummary, device: &DiskDevice) -> bool {
+fn stands_on_another(disk: &DiskSummary, device: &DiskDevice) -> bool {
     !device.backing.is_empty()
-        && disk.devices.iter().any(|below| below.utilisation > 0.5 && device.backing.iter().any(|name| *name == below.name))
+        && disk.devices.iter().any(|below| below.utilisation > 0.5 && device.backing.contains(&below.name))
 }
 
 /// From where on a kind of request takes too long on this device; longer requests may take longer.
@@ -86,7 +86,7 @@ fn limit_ms(device: &DiskDevice, stat: &DiskOpStat, rule: &DiskBottleneck) -> f6
 }
 
 /// Kinds that somebody waits for, enough of them to judge.
-fn judged<'a>(device: &'a DiskDevice, seconds: f64) -> impl Iterator<Item = &'a DiskOpStat> {
+fn judged(device: &DiskDevice, seconds: f64) -> impl Iterator<Item = &DiskOpStat> {
     let kinds = device.ops.iter().filter(|stat| matches!(stat.op.as_str(), "read" | "write" | "flush"));
     kinds.filter(move |stat| under_way(stat, seconds) >= MIN_UNDER_WAY && (stat.count >= MIN_REQUESTS || under_way(stat, seconds) >= 0.5))
 }
