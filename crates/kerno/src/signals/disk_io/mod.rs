@@ -40,6 +40,14 @@
 //! is a run missed by recursion, but a kernel may also keep programs from running while certain tasks are current, and a
 //! completion is handled on top of whatever task it interrupts.
 //!
+//! # The summary
+//!
+//! [`DiskSummary`] has the same requests added up in the kernel by the same hooks: by device and kind with histograms of both times, by
+//! submitter, and failures by error. One more MiB of kernel memory for these. Beside them it has what the kernel counts anyway: how
+//! busy devices are (`/proc/diskstats`), how full file systems are (statvfs(2); never of network or FUSE file systems, which may not
+//! answer), and how much of their own I/O limits cgroups use, which no request shows. File systems are those that this process's mount
+//! namespace has.
+//!
 //! # Compared with biolatency and bitesize
 //!
 //! With fio doing 1991 reads, 2007 writes and 242 flushes, `biolatency -F` counts just these, and so does this signal; `bitesize` has the

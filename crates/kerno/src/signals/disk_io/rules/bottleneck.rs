@@ -32,11 +32,11 @@ rule! {
          that reads as fast as the disk can, or a database that waits for its own short fsyncs, is no finding.",
         judge;
     slow_ms: 20.0 Milliseconds, 0.1 ..= 60000.0,
-        "Half of the reads or writes of a device without moving parts take longer than this.";
+        "Reads or writes of a device without moving parts take longer than this: half of them, or on average.";
     slow_rotational_ms: 100.0 Milliseconds, 0.1 ..= 60000.0,
         "The same for a device with moving parts.";
     slow_flush_ms: 50.0 Milliseconds, 0.1 ..= 60000.0,
-        "Half of the flushes of a device without moving parts take longer than this; of others, four times this.";
+        "Flushes of a device without moving parts take longer than this; of others, four times this.";
     little_asked: 500.0 PerSecond, 1.0 ..= 1000000.0,
         "A slow device that serves fewer requests than this a second while busy is itself at fault; with moving parts, a tenth of this.";
     utilisation: 0.6 Ratio, 0.1 ..= 1.0,
@@ -60,7 +60,7 @@ fn judge(signals: &Signals, rule: &DiskBottleneck) -> Vec<Finding> {
     let storm_device = storm.as_ref().and_then(|(_, dev)| dev.clone());
     findings.extend(storm.map(|(finding, _)| finding));
     for device in disk.devices.iter().filter(|device| storm_device.as_deref() != Some(device.dev.as_str())) {
-        if is_waited_for_above(disk, device) {
+        if stands_on_another(disk, device) {
             continue;
         }
         findings.extend(slow(signals, disk, device, rule).or_else(|| saturated(signals, disk, device, rule)));
@@ -69,9 +69,9 @@ fn judge(signals: &Signals, rule: &DiskBottleneck) -> Vec<Finding> {
 }
 
 /// A device on top of others (dm, md) has their latency: the one below is told of.
-fn is_waited_for_above(disk: &DiskSummary, device: &DiskDevice) -> bool {
+fn stands_on_another(disk: &DiskSummary, device: &DiskDevice) -> bool {
     !device.backing.is_empty()
-        && disk.devices.iter().any(|below| below.utilisation > 0.5 && device.backing.iter().any(|name| *name == below.name))
+        && disk.devices.iter().any(|below| below.utilisation > 0.5 && device.backing.contains(&below.name))
 }
 
 /// From where on a kind of request takes too long on this device; longer requests may take longer.
@@ -86,9 +86,17 @@ fn limit_ms(device: &DiskDevice, stat: &DiskOpStat, rule: &DiskBottleneck) -> f6
 }
 
 /// Kinds that somebody waits for, enough of them to judge.
-fn judged<'a>(device: &'a DiskDevice, seconds: f64) -> impl Iterator<Item = &'a DiskOpStat> {
+fn judged(device: &DiskDevice, seconds: f64) -> impl Iterator<Item = &DiskOpStat> {
     let kinds = device.ops.iter().filter(|stat| matches!(stat.op.as_str(), "read" | "write" | "flush"));
     kinds.filter(move |stat| under_way(stat, seconds) >= MIN_UNDER_WAY && (stat.count >= MIN_REQUESTS || under_way(stat, seconds) >= 0.5))
+}
+
+/// How long these requests take the device: half of them longer; or on average, where one in ten at least takes too long, as with
+/// devices that serve some at once and then none for a while.
+fn taken_ms(stat: &DiskOpStat, limit_ms: f64) -> f64 {
+    let median = quantile_ms(&stat.device_ns, 0.5);
+    let often_long = quantile_ms(&stat.device_ns, 0.9) >= limit_ms;
+    stat.device_ns.mean().map(|mean| mean / 1e6).filter(|_| often_long).map_or(median, |mean| mean.max(median))
 }
 
 /// The device takes long for each request although little is asked of it.
@@ -100,7 +108,8 @@ fn slow(signals: &Signals, disk: &DiskSummary, device: &DiskDevice, rule: &DiskB
     if requests >= few || moved >= MOVES_AT_LEAST {
         return None;
     }
-    let excess = |stat: &DiskOpStat| quantile_ms(&stat.device_ns, 0.5) / limit_ms(device, stat, rule);
+    let taken = |stat: &DiskOpStat| taken_ms(stat, limit_ms(device, stat, rule));
+    let excess = |stat: &DiskOpStat| taken(stat) / limit_ms(device, stat, rule);
     let worst = judged(device, seconds).max_by(|a, b| excess(a).total_cmp(&excess(b)))?;
     if excess(worst) < 1.0 {
         return None;
@@ -112,15 +121,15 @@ fn slow(signals: &Signals, disk: &DiskSummary, device: &DiskDevice, rule: &DiskB
         true => Severity::Info,
         false => severity_of(suffering.iter()),
     };
-    let (p50, p99) = (quantile_ms(&worst.device_ns, 0.5), quantile_ms(&worst.device_ns, 0.99));
+    let (taken, p99) = (taken(worst), quantile_ms(&worst.device_ns, 0.99));
     let label = device.label();
     let title = format!(
         "{label} is slow: {} take {} each, at only {requests:.0} requests a second",
         plural(&worst.op),
-        millis(p50)
+        millis(taken)
     );
     let mut finding = DiskBottleneck::finding(severity, title)
-        .measured(format!("{} took the device (p50)", plural(&worst.op)), p50, Unit::Milliseconds, Some(limit))
+        .measured(format!("{} took the device", plural(&worst.op)), taken, Unit::Milliseconds, Some(limit))
         .measured(format!("{} took the device (p99)", plural(&worst.op)), p99, Unit::Milliseconds, None)
         .measured("requests served while busy", requests, Unit::PerSecond, Some(few))
         .measured("moved while busy", moved, Unit::BytesPerSecond, Some(MOVES_AT_LEAST))

@@ -141,6 +141,10 @@ fn a_slow_device_is_itself_the_culprit() {
     let mut disk = slow(45 * MS);
     disk.devices[0].rotational = true;
     assert_eq!(judge(&signals(disk, vec![], vec![])), []);
+    // Some at once, then none for a while.
+    let mut bursts = slow(MS);
+    bursts.devices[0].ops[0].device_ns = histogram(&[(MS / 10, 140), (95 * MS, 60)]);
+    assert_eq!(the_only(&signals(bursts, vec![], vec![])).culprit.device.as_deref(), Some("nvme0n1"));
     // Slow flushes alone are enough.
     let disk = DiskSummary { devices: vec![device(vec![op("flush", 60, 0, 0, 150 * MS)], 0.9, 1.0)], ..DiskSummary::default() };
     assert!(the_only(&signals(disk, vec![], vec![])).title.contains("flushes take 15"));
