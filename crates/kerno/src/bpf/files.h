@@ -8,8 +8,13 @@
 struct dentry;
 struct vfsmount;
 
+struct super_block {
+	unsigned long s_magic;
+} CORE;
+
 struct inode {
 	unsigned short i_mode;
+	struct super_block *i_sb;
 } CORE;
 
 struct path {

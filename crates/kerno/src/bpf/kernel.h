@@ -16,6 +16,9 @@
 
 #define CORE __attribute__((preserve_access_index))
 
+/* Keeps the compiler from dropping a bound that the verifier needs to see. */
+#define OPAQUE(variable) asm volatile("" : "+r"(variable))
+
 typedef __u32 kuid_val;
 
 typedef struct {

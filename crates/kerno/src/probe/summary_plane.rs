@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use aya::Ebpf;
-use aya::maps::{Map, MapData, PerCpuArray};
+use aya::maps::{Array, Map, MapData, PerCpuArray};
 use memmap2::{MmapOptions, MmapRaw};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
@@ -109,6 +109,14 @@ impl SummaryPrograms {
             _ => Err(()),
         }
         .map_err(|()| self.object.missing_map(name))
+    }
+
+    /// Tells the kernel side that a window began (window.h): what has no difference starts anew.
+    pub(crate) fn begin_window(&mut self, now_ns: u64) {
+        if let Some(mut window) = self.ebpf.map_mut("window").and_then(|map| Array::<_, u64>::try_from(map).ok()) {
+            // Without it maxima are those since the load: nothing to stop for.
+            let _ = window.set(0, now_ns, 0);
+        }
     }
 
     /// What the kernel side counted as missing since it was loaded.

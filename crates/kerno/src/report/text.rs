@@ -219,7 +219,16 @@ fn culprit(page: &mut Page, culprit: &Culprit) {
     };
     page.labelled(2, "Who", LABELS, &first, Paint::Bold);
     for (label, value) in particulars {
-        page.labelled(2 + LABELS, label, 10, &verbatim(&value), Paint::Plain);
+        page.labelled(2 + LABELS, label, 10, &cut(&verbatim(&value)), Paint::Plain);
+    }
+}
+
+/// The beginning of what is too long to be read; JSON has all of it.
+fn cut(text: &str) -> String {
+    const READABLE: usize = 200;
+    match text.char_indices().nth(READABLE) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default().trim_end_matches('…')),
+        None => text.to_owned(),
     }
 }
 
@@ -360,7 +369,9 @@ impl Page {
         let text_paint = if both { Paint::Bold } else { paint };
         let text_paint = if paint == Paint::Dim { Paint::Dim } else { text_paint };
         for (index, line) in lines.iter().enumerate() {
-            self.out.push_str(&if index == 0 { pad.clone() } else { " ".repeat(start) });
+            if !line.is_empty() {
+                self.out.push_str(&if index == 0 { pad.clone() } else { " ".repeat(start) });
+            }
             self.paint(line, text_paint);
             self.out.push('\n');
         }

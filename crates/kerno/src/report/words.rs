@@ -269,9 +269,18 @@ pub(super) fn verdict(report: &Report) -> String {
 pub(super) fn looked_for(report: &Report) -> Vec<(String, String)> {
     let titles = |signal: &str| {
         let rules = crate::doctor::rules().filter(|rule| rule.signal == signal);
-        rules.map(|rule| rule.title).collect::<Vec<_>>().join("; ")
+        rules.map(|rule| lower_first(rule.title)).collect::<Vec<_>>().join("; ")
     };
     report.observed.iter().map(|signal| (signal.clone(), titles(signal))).collect()
+}
+
+/// For a list: `Storage holds` as `storage holds`, but `TCP` as it is.
+fn lower_first(title: &str) -> String {
+    let mut chars = title.chars();
+    match (chars.next(), chars.clone().next()) {
+        (Some(first), Some(second)) if !second.is_uppercase() => first.to_lowercase().chain(chars).collect(),
+        _ => title.to_owned(),
+    }
 }
 
 /// A measurement and its line in words: `400 ms (threshold 50 ms)`.

@@ -50,13 +50,21 @@ struct Known {
 }
 
 impl Identities {
-    /// Looks up those who use most, before they may end and their entries in /proc with them.
+    /// Looks up those who use most of whom nothing is known yet, before they may end and their entries in /proc with them.
     pub(crate) fn notice<'a>(&mut self, processes: impl Iterator<Item = &'a ProcessAccount>) {
-        let uses: [fn(&ProcessAccount) -> u64; 4] =
-            [|p| p.used.run_ns, |p| p.used.write_bytes, |p| p.used.read_bytes, |p| p.row.anon_pages];
+        let uses: [fn(&ProcessAccount) -> u64; 5] = [
+            |p| p.used.run_ns,
+            |p| p.used.write_bytes,
+            |p| p.used.read_bytes,
+            |p| p.row.anon_pages,
+            |p| u64::from(p.row.fds),
+        ];
         self.turn += 1;
-        let mut most: [Vec<&ProcessAccount>; 4] = Default::default();
+        let mut most: [Vec<&ProcessAccount>; 5] = Default::default();
         for process in processes.filter(|process| process.alive && process.row.is_leader()) {
+            if self.remembered(&process.row).is_some() {
+                continue;
+            }
             for (used, top) in uses.iter().zip(&mut most) {
                 let place = top.partition_point(|other| used(other) >= used(process));
                 if used(process) > 0 && place < MAX_NOTICED {
@@ -67,8 +75,10 @@ impl Identities {
         }
         // The first of each before the second of any.
         let ranked = (0..MAX_NOTICED).flat_map(|rank| most.iter().filter_map(move |top| top.get(rank)));
-        let unknown: Vec<TaskRow> =
-            ranked.map(|process| process.row).filter(|row| self.remembered(row).is_none()).take(MAX_NOTICED).collect();
+        let mut unknown: Vec<TaskRow> = ranked.map(|process| process.row).collect();
+        let mut seen = std::collections::HashSet::new();
+        unknown.retain(|row| seen.insert(row.pid));
+        unknown.truncate(MAX_NOTICED);
         for row in unknown {
             self.look_up(&row);
         }
@@ -298,8 +308,7 @@ impl Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::summary::TaskUse;
-    use crate::summary::{Series, tasks::ProcessAccount};
+    use crate::summary::tasks::ProcessAccount;
     use zerocopy::FromZeros as _;
 
     fn own_row() -> TaskRow {
@@ -316,8 +325,10 @@ mod tests {
     }
 
     fn account(row: TaskRow, alive: bool) -> ProcessAccount {
-        let used = TaskUse { run_ns: 1, ..TaskUse::default() };
-        ProcessAccount { row, used, threads: 1, fds: Series::default(), anon_bytes: Series::default(), alive }
+        let mut account = ProcessAccount::new(&row);
+        account.used.run_ns = 1;
+        account.alive = alive;
+        account
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod signals;
 mod tasks;
 mod track;
 
+pub(crate) use histogram::BUCKETS;
 pub use histogram::{Histogram, Percentiles};
 pub use observer::{Observer, ObserverOptions};
 pub use process::{Container, Process};

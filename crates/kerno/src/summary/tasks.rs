@@ -192,7 +192,7 @@ impl Life {
 }
 
 impl ProcessAccount {
-    fn new(row: &TaskRow) -> Self {
+    pub(super) fn new(row: &TaskRow) -> Self {
         Self {
             row: *row,
             used: TaskUse::default(),

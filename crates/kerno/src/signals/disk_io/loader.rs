@@ -32,23 +32,7 @@ impl Signal for DiskIo {
     ];
 
     fn hooks(host: &Host, plan: &mut Plan) -> Result<(), LoadError> {
-        // The arguments lost the queue in 5.11 and in 5.10.137: the kernel's own description decides, not its version.
-        let attach = |plan: &mut Plan, name, program, program_with_queue, arity_with_queue| {
-            let with_queue = host.tracepoint_arity(name) == Some(arity_with_queue);
-            plan.attach(if with_queue { program_with_queue } else { program }, Hook::Tracepoint(name));
-        };
-        // The end before the beginning: a request whose end is missed would be stale when its memory is next used.
-        plan.attach("on_block_rq_complete", Hook::Tracepoint("block_rq_complete"));
-        attach(plan, "block_rq_merge", "on_block_rq_merge", "on_block_rq_merge_q", 2);
-        attach(plan, "block_rq_requeue", "on_block_rq_requeue", "on_block_rq_requeue_q", 2);
-        attach(plan, "block_rq_issue", "on_block_rq_issue", "on_block_rq_issue_q", 2);
-        attach(plan, "block_rq_insert", "on_block_rq_insert", "on_block_rq_insert_q", 2);
-        if host.tracepoint_arity("block_io_start").is_some() {
-            plan.attach("on_block_io_start", Hook::Tracepoint("block_io_start"));
-        } else {
-            plan.set("cfg_has_io_start", &0u8);
-            attach(plan, "block_getrq", "on_block_getrq", "on_block_getrq_q", 3);
-        }
+        hooks(host, plan);
         Ok(())
     }
 
@@ -67,5 +51,26 @@ impl Signal for DiskIo {
             })
             .collect::<Result<Vec<_>, _>>()?;
         plan.set_list::<_, MAX_DEVICES>("cfg_device_count", "cfg_devices", "device", &devices)
+    }
+}
+
+/// Which programs go where on this kernel: those of requests.h, in whichever object.
+pub(super) fn hooks(host: &Host, plan: &mut Plan) {
+    // The arguments lost the queue in 5.11 and in 5.10.137: the kernel's own description decides, not its version.
+    let attach = |plan: &mut Plan, name, program, program_with_queue, arity_with_queue| {
+        let with_queue = host.tracepoint_arity(name) == Some(arity_with_queue);
+        plan.attach(if with_queue { program_with_queue } else { program }, Hook::Tracepoint(name));
+    };
+    // The end before the beginning: a request whose end is missed would be stale when its memory is next used.
+    plan.attach("on_block_rq_complete", Hook::Tracepoint("block_rq_complete"));
+    attach(plan, "block_rq_merge", "on_block_rq_merge", "on_block_rq_merge_q", 2);
+    attach(plan, "block_rq_requeue", "on_block_rq_requeue", "on_block_rq_requeue_q", 2);
+    attach(plan, "block_rq_issue", "on_block_rq_issue", "on_block_rq_issue_q", 2);
+    attach(plan, "block_rq_insert", "on_block_rq_insert", "on_block_rq_insert_q", 2);
+    if host.tracepoint_arity("block_io_start").is_some() {
+        plan.attach("on_block_io_start", Hook::Tracepoint("block_io_start"));
+    } else {
+        plan.set("cfg_has_io_start", &0u8);
+        attach(plan, "block_getrq", "on_block_getrq", "on_block_getrq_q", 3);
     }
 }

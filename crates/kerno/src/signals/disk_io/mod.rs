@@ -45,14 +45,20 @@
 //! With fio doing 1991 reads, 2007 writes and 242 flushes, `biolatency -F` counts just these, and so does this signal; `bitesize` has the
 //! same sum. They put flushes down to the kernel workers that carry them out, this signal to those who called `fsync`.
 
+mod devices;
 mod event;
+mod filesystems;
+mod limits;
 mod loader;
 mod rules;
 mod sampler;
 mod summary;
+mod writers;
 
 pub use event::{DiskEvent, DiskFlags, DiskOp};
 pub use loader::DiskIoLoader;
 pub(crate) use rules::RULES;
 pub(crate) use sampler::sampler;
-pub use summary::{CgroupIo, DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter, DiskSummary, Filesystem};
+pub use summary::{
+    CgroupIo, DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter, DiskSummary, Filesystem, FilesystemWriter,
+};

@@ -1,6 +1,14 @@
 //! What this signal's summary says is wrong.
 
+mod bottleneck;
+mod errors;
+mod full;
+mod load;
+mod storm;
+mod words;
+
 use crate::doctor::Rule;
 
 /// The rules of this signal.
-pub(crate) const RULES: &[Rule] = &[];
+pub(crate) const RULES: &[Rule] =
+    &[bottleneck::DiskBottleneck::RULE, errors::DiskErrors::RULE, full::DiskFull::RULE];

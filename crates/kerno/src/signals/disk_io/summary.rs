@@ -108,6 +108,8 @@ pub struct DiskFailure {
     pub pid: u32,
     /// Its name.
     pub comm: String,
+    /// How many of its requests of this kind failed so; the rest of this is about the first.
+    pub count: u64,
 }
 
 /// A mounted file system.
@@ -123,7 +125,7 @@ pub struct Filesystem {
     pub dev: String,
     /// Mounted or remounted read-only.
     pub read_only: bool,
-    /// Its size, in bytes.
+    /// Its size without what is reserved for root, in bytes: what is used and what ordinary users can still write.
     pub total_bytes: u64,
     /// What ordinary users can still write, in bytes.
     pub available_bytes: Series,
@@ -131,6 +133,24 @@ pub struct Filesystem {
     pub total_inodes: u64,
     /// Inodes not used.
     pub free_inodes: Series,
+    /// Processes with files open for writing on it, those whose files grew most first. Only looked for when it is nearly full or
+    /// fills up, and only among those that wrote or ran most. Bounded.
+    pub writers: Vec<FilesystemWriter>,
+}
+
+/// A process that has files open for writing on a file system.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FilesystemWriter {
+    /// The process.
+    pub pid: u32,
+    /// Its name.
+    pub comm: String,
+    /// Files that it has open for writing there.
+    pub files: u32,
+    /// How much these grew while they were watched, in bytes.
+    pub grown_bytes: u64,
+    /// The one that grew most, or the largest; lossy.
+    pub path: String,
 }
 
 /// A cgroup's own I/O limit.
@@ -162,7 +182,8 @@ impl DiskSummary {
     pub(crate) fn pids(&self) -> Vec<u32> {
         let submitters = self.submitters.iter().map(|submitter| submitter.pid);
         let failures = self.failures.iter().map(|failure| failure.pid);
-        submitters.chain(failures).chain(self.throttled.iter().flat_map(|cgroup| cgroup.pids.iter().copied())).collect()
+        let writers = self.filesystems.iter().flat_map(|fs| fs.writers.iter().map(|writer| writer.pid));
+        submitters.chain(failures).chain(writers).chain(self.throttled.iter().flat_map(|cgroup| cgroup.pids.iter().copied())).collect()
     }
 
     /// A device by its number.
@@ -172,8 +193,29 @@ impl DiskSummary {
 }
 
 impl DiskDevice {
+    /// Its name, or its number where it has none.
+    pub fn label(&self) -> &str {
+        if self.name.is_empty() { &self.dev } else { &self.name }
+    }
+
     /// One kind of its requests.
     pub fn op(&self, op: &str) -> Option<&DiskOpStat> {
         self.ops.iter().find(|stat| stat.op == op)
+    }
+}
+
+impl Filesystem {
+    /// Share of it that is used, 0 to 1, as df(1) has it; `None` when it has not been read.
+    #[allow(clippy::cast_precision_loss, reason = "a share")]
+    pub fn bytes_used(&self) -> Option<f64> {
+        let available = self.available_bytes.last()?;
+        (self.total_bytes > 0).then(|| (1.0 - available / self.total_bytes as f64).clamp(0.0, 1.0))
+    }
+
+    /// Share of its inodes that is used, 0 to 1; `None` where there is no fixed number of them.
+    #[allow(clippy::cast_precision_loss, reason = "a share")]
+    pub fn inodes_used(&self) -> Option<f64> {
+        let free = self.free_inodes.last()?;
+        (self.total_inodes > 0).then(|| (1.0 - free / self.total_inodes as f64).clamp(0.0, 1.0))
     }
 }

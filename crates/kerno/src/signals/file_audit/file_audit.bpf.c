@@ -16,6 +16,7 @@
 #include "emit.h"
 #include "syscall.h"
 #include "uring.h"
+#include "opens.h"
 #include "path.h"
 
 struct file_event {
@@ -48,17 +49,9 @@ KEEP_LAYOUT(struct file_event);
 #define PATH_REQUESTED 2
 #define PATH_RELATIVE 3
 
-/* Low four bits for the native table, high four for the 32-bit one: CLASS_* below, 0 for a call that opens nothing. */
-const volatile __u8 cfg_classes[MAX_SYSCALLS] = {};
 /* What io_uring's operations would be as calls. */
 const volatile __u32 cfg_openat_nr = 0;
 const volatile __u32 cfg_openat2_nr = 0;
-
-#define CLASS_OPEN 1
-#define CLASS_CREAT 2
-#define CLASS_OPENAT 3
-#define CLASS_OPENAT2 4
-#define CLASS_BY_HANDLE 5
 
 const volatile __u32 cfg_path_prefix_len = 0;
 const volatile __u64 cfg_path_prefix[MAX_FILENAME_LEN / 8] = {};

@@ -14,7 +14,7 @@ pub type FileAuditLoader = SignalLoader<FileAudit>;
 #[derive(Debug)]
 pub struct FileAudit;
 
-/// The calls, with the C source's `CLASS_*`.
+/// The calls, with the `CLASS_*` of opens.h.
 const CLASSES: [(&str, u8); 5] = [("open", 1), ("creat", 2), ("openat", 3), ("openat2", 4), ("open_by_handle_at", 5)];
 
 impl Signal for FileAudit {
@@ -40,16 +40,7 @@ impl Signal for FileAudit {
     }
 
     fn knobs(options: &Options, plan: &mut Plan) -> Result<(), LoadError> {
-        let mut classes = [0u8; syscall_names::MAX_SYSCALLS];
-        for (name, class) in CLASSES {
-            let (native, compat) = syscall_names::numbers(name);
-            for (nr, bits) in [(native, class), (compat, class << 4)] {
-                if let Some(slot) = nr.and_then(|nr| classes.get_mut(nr as usize)) {
-                    *slot |= bits;
-                }
-            }
-        }
-        plan.set("cfg_classes", &classes);
+        plan.set("cfg_classes", &classes());
         for (knob, name) in [("cfg_openat_nr", "openat"), ("cfg_openat2_nr", "openat2")] {
             if let (Some(nr), _) = syscall_names::numbers(name) {
                 plan.set(knob, &nr);
@@ -62,6 +53,20 @@ impl Signal for FileAudit {
         }
         Ok(())
     }
+}
+
+/// The class of each call, as opens.h has it.
+pub(super) fn classes() -> [u8; syscall_names::MAX_SYSCALLS] {
+    let mut classes = [0u8; syscall_names::MAX_SYSCALLS];
+    for (name, class) in CLASSES {
+        let (native, compat) = syscall_names::numbers(name);
+        for (nr, bits) in [(native, class), (compat, class << 4)] {
+            if let Some(slot) = nr.and_then(|nr| classes.get_mut(nr as usize)) {
+                *slot |= bits;
+            }
+        }
+    }
+    classes
 }
 
 /// A prefix's length, and its bytes as the words that the kernel side compares.

@@ -32,10 +32,6 @@ struct dentry_operations {
 	char *(*d_dname)(struct dentry *, char *, int);
 } CORE;
 
-struct super_block {
-	unsigned long s_magic;
-} CORE;
-
 struct dentry {
 	struct hlist_bl_node d_hash;
 	struct dentry *d_parent;
@@ -69,9 +65,6 @@ struct path_scratch {
 	__u32 tail_at;
 	__u32 pad;
 };
-
-/* Keeps the compiler from dropping a bound that the verifier needs to see. */
-#define OPAQUE(variable) asm volatile("" : "+r"(variable))
 
 static __always_inline bool prepend(struct path_scratch *s, const void *text, __u32 len, bool slash)
 {

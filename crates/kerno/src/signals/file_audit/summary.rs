@@ -32,6 +32,9 @@ pub struct FileProcess {
     pub last_error: String,
     /// How many failed in a row on that same path, as far as counted: a retry storm has many.
     pub same_path: u64,
+    /// How many failed on one of the last eight paths that had failed before: one that tries a few paths by turns has many, a search
+    /// through many folders none.
+    pub repeated: u64,
     /// When the first of the window failed: `CLOCK_MONOTONIC`, in nanoseconds; 0 when none did.
     pub first_failed_ns: u64,
 }

@@ -30,14 +30,18 @@
 //! There are virtual machines whose kernel traces no switch away from the threads of process 1, for no tracer. Whoever gets the CPU
 //! right after one of these is not seen there.
 
+mod blocked;
+mod cpu_times;
 mod event;
+mod groups;
 mod loader;
 mod rules;
 mod sampler;
 mod summary;
+mod throttle;
 
 pub use event::{SchedEvent, WaitReason};
 pub use loader::SchedDelayLoader;
 pub(crate) use rules::RULES;
 pub(crate) use sampler::sampler;
-pub use summary::{BlockedTask, CgroupThrottle, CpuStat, SchedSummary, SchedWaiter};
+pub use summary::{BlockedTask, CgroupThrottle, CpuGroup, CpuStat, SchedSummary, SchedWaiter};

@@ -1,29 +1,292 @@
-use super::SchedSummary;
-use crate::probe::{Host, LoadError, SummaryLoss};
-use crate::summary::{Sampler, Signals, Tick};
+use std::collections::HashMap;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::blocked::BlockedTasks;
+use super::cpu_times::{CpuTimes, runnable};
+use super::groups::groups;
+use super::throttle::ThrottleMeter;
+use super::{CpuStat, SchedSummary, SchedWaiter};
+use crate::event::Comm;
+use crate::probe::{
+    Hook, Host, KernelHash, LoadError, Object, PerCpuBlock, Plan, SummaryLoss, SummaryPrograms, VolatileBlock,
+};
+use crate::summary::{Histogram, Missing, PressureMeter, Sampler, Series, Signals, Tick};
+
+/// A wait after a wake-up of this length is a long one: a machine that is merely busy has few.
+const SLOW_NS: u64 = 5_000_000;
+
+/// The most waiters that a summary names, and the most holders of each.
+const MAX_WAITERS: usize = 24;
+const MAX_HOLDERS: usize = 8;
+
+/// `HISTOGRAM_BUCKETS` in histogram.h.
+const BUCKETS: usize = 976;
+
+/// Mirror of `struct sched_block` in sched_delay_summary.bpf.c.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Block {
+    woken_ns: [u32; BUCKETS],
+    preempted_ns: [u32; BUCKETS],
+    switches: u64,
+    pad0: [u64; 7],
+}
+
+/// Mirror of `struct slow_waiter`.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct SlowWaiter {
+    count: u64,
+    total_ns: u64,
+    max_ns: u64,
+    first_ns: u64,
+    comm: Comm,
+}
+
+/// Mirror of `struct holder_key`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct HolderKey {
+    waiter: u32,
+    holder: u32,
+}
+
+/// Mirror of `struct holder`.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Holder {
+    count: u64,
+    comm: Comm,
+}
 
 /// Loads what sums up this signal; attaches nothing yet.
-pub(crate) fn sampler(_host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
-    Ok(Box::new(Sampled {}))
+pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
+    let data = aya::include_bytes_aligned!("../../../objects/sched_delay_summary.bpf.o");
+    let mut plan = Plan::default();
+    // The switch first: a wait that began before anything could end it would last until the task's next wake-up.
+    plan.attach("on_sched_switch", Hook::Tracepoint("sched_switch"));
+    plan.attach("on_sched_wakeup", Hook::Tracepoint("sched_wakeup"));
+    plan.attach("on_sched_wakeup_new", Hook::Tracepoint("sched_wakeup_new"));
+    plan.size_starts();
+    plan.size_per_cpu("sched_block");
+    plan.set("cfg_slow_ns", &SLOW_NS);
+    let mut programs = SummaryPrograms::load(Object { name: "sched_delay_summary", data }, plan, host)?;
+    Ok(Box::new(Sampled {
+        blocks: programs.per_cpu("sched_block")?,
+        waiters: programs.hash("slow_waiters")?,
+        holders: programs.hash("slow_holders")?,
+        programs,
+        before: Vec::new(),
+        times: std::collections::BTreeMap::new(),
+        pressure: PressureMeter::new("/proc/pressure/cpu"),
+        throttle: ThrottleMeter::new(),
+        blocked: BlockedTasks::default(),
+        runnable: Series::default(),
+        uninterruptible: Series::default(),
+        latest: Histogram::new(),
+    }))
+}
+
+/// One CPU's block as it was read.
+#[derive(Clone, Debug, Default)]
+struct Reading {
+    woken_ns: Vec<u32>,
+    preempted_ns: Vec<u32>,
+    switches: u64,
 }
 
 #[derive(Debug)]
-struct Sampled {}
+struct Sampled {
+    programs: SummaryPrograms,
+    blocks: PerCpuBlock<Block>,
+    waiters: KernelHash<u32, SlowWaiter>,
+    holders: KernelHash<HolderKey, Holder>,
+    /// By CPU.
+    before: Vec<Reading>,
+    times: std::collections::BTreeMap<u32, CpuTimes>,
+    pressure: PressureMeter,
+    throttle: ThrottleMeter,
+    blocked: BlockedTasks,
+    runnable: Series,
+    uninterruptible: Series,
+    /// Waits after a wake-up since the window began.
+    latest: Histogram,
+}
+
+impl Reading {
+    fn of(block: VolatileBlock<'_, Block>) -> Self {
+        let mut reading = Self::default();
+        block.project::<[u32; BUCKETS]>(std::mem::offset_of!(Block, woken_ns)).copy_to(&mut reading.woken_ns);
+        block.project::<[u32; BUCKETS]>(std::mem::offset_of!(Block, preempted_ns)).copy_to(&mut reading.preempted_ns);
+        reading.switches = block.project(std::mem::offset_of!(Block, switches)).read();
+        reading
+    }
+}
+
+impl Sampled {
+    fn look(&mut self, tick: &Tick<'_>) {
+        if let Some(tasks) = runnable() {
+            self.runnable.push(tick.seconds, tasks);
+        }
+        let blocked = u32::try_from(tick.tasks.blocked().count()).unwrap_or(u32::MAX);
+        self.uninterruptible.push(tick.seconds, f64::from(blocked));
+        self.blocked.sample(tick);
+    }
+
+    /// Long waits since the last call, the worst first. They are taken out of the kernel's maps, which so have room for those of
+    /// the next window; one that ends between reading and removing is only in the totals.
+    fn take_waiters(&self) -> Vec<SchedWaiter> {
+        let waiters = self.waiters.read().unwrap_or_default();
+        let holders = self.holders.read().unwrap_or_default();
+        self.waiters.remove(waiters.keys().copied());
+        self.holders.remove(holders.keys().copied());
+        let mut held_by: HashMap<u32, Vec<(u32, String, u64)>> = HashMap::new();
+        for (key, holder) in holders {
+            let name = if key.holder == 0 { "idle".into() } else { holder.comm.to_str_lossy() };
+            held_by.entry(key.waiter).or_default().push((key.holder, name.into_owned(), holder.count));
+        }
+        let mut waiters: Vec<_> = waiters.into_iter().collect();
+        waiters.sort_unstable_by_key(|(pid, waiter)| (std::cmp::Reverse(waiter.total_ns), *pid));
+        waiters.truncate(MAX_WAITERS);
+        let named = waiters.into_iter().map(|(pid, waiter)| {
+            let mut held_by = held_by.remove(&pid).unwrap_or_default();
+            held_by.sort_unstable_by_key(|(holder, _, count)| (std::cmp::Reverse(*count), *holder));
+            held_by.truncate(MAX_HOLDERS);
+            SchedWaiter {
+                pid,
+                comm: waiter.comm.to_str_lossy().into_owned(),
+                slow: waiter.count,
+                slow_ns: SLOW_NS,
+                slow_total_ns: waiter.total_ns,
+                max_ns: waiter.max_ns,
+                first_ns: waiter.first_ns,
+                held_by,
+            }
+        });
+        named.collect()
+    }
+
+    fn cpus(&self, wakeup_ns: &mut Histogram, preempted_ns: &mut Histogram) -> Vec<CpuStat> {
+        let now = CpuTimes::read();
+        let mut cpus = Vec::new();
+        for (cpu, block) in (0u32..).zip(self.blocks.iter()) {
+            let zero = Reading::default();
+            let (reading, before) = (Reading::of(block), self.before.get(cpu as usize).unwrap_or(&zero));
+            let (mut woken, mut preempted) = (Histogram::new(), Histogram::new());
+            woken.add_kernel_delta(&reading.woken_ns, &before.woken_ns);
+            preempted.add_kernel_delta(&reading.preempted_ns, &before.preempted_ns);
+            wakeup_ns.merge(&woken);
+            preempted_ns.merge(&preempted);
+            let switches = reading.switches.saturating_sub(before.switches);
+            let times = now.get(&cpu).copied();
+            // A CPU that could be there and is not.
+            if times.is_none() && switches == 0 {
+                continue;
+            }
+            let earlier = self.times.get(&cpu).copied();
+            let shares = times.zip(earlier).map(|(now, earlier)| now.shares_since(earlier)).unwrap_or_default();
+            let mut delay_ns = woken;
+            delay_ns.merge(&preempted);
+            cpus.push(CpuStat {
+                cpu,
+                delay_ns,
+                switches,
+                busy: shares.busy,
+                nice: shares.nice,
+                interrupts: shares.interrupts,
+                io_wait: shares.io_wait,
+                steal: shares.steal,
+            });
+        }
+        cpus
+    }
+}
 
 impl Sampler for Sampled {
     fn attach(&mut self) -> Result<(), LoadError> {
-        Ok(())
+        self.programs.attach()
     }
 
-    fn begin(&mut self, _tick: &Tick<'_>) {}
+    fn begin(&mut self, tick: &Tick<'_>) {
+        self.runnable = Series::default();
+        self.uninterruptible = Series::default();
+        self.blocked.begin();
+        self.throttle.begin();
+        let _ = self.pressure.take(1.0);
+        let _ = self.take_waiters();
+        self.times = CpuTimes::read();
+        self.before = self.blocks.iter().map(Reading::of).collect();
+        self.latest = Histogram::new();
+        self.look(tick);
+    }
 
-    fn sample(&mut self, _tick: &Tick<'_>) {}
+    fn sample(&mut self, tick: &Tick<'_>) {
+        self.look(tick);
+        let mut latest = Histogram::new();
+        let mut woken = Vec::new();
+        for (block, before) in self.blocks.iter().zip(&self.before) {
+            block.project::<[u32; BUCKETS]>(std::mem::offset_of!(Block, woken_ns)).copy_to(&mut woken);
+            latest.add_kernel_delta(&woken, &before.woken_ns);
+        }
+        self.latest = latest;
+    }
 
-    fn finish(&mut self, _tick: &Tick<'_>, signals: &mut Signals) {
-        signals.sched_delay = Some(SchedSummary::default());
+    fn finish(&mut self, tick: &Tick<'_>, signals: &mut Signals) {
+        let mut missing = |what: &str, reason: &str| {
+            signals.missing.push(Missing { signal: "sched_delay".into(), what: what.into(), reason: reason.into() });
+        };
+        let some_stalled = self.pressure.take(tick.seconds).map(|(some, _)| some);
+        if some_stalled.is_none() {
+            missing("pressure on CPUs", "the kernel does not tell (/proc/pressure/cpu; CONFIG_PSI, psi=1)");
+        }
+        if !self.throttle.is_possible() {
+            missing("CPU quotas of cgroups", "no cgroup hierarchy with the cpu controller is mounted");
+        }
+        let (throttled, cut) = self.throttle.take(tick.tasks);
+        if cut {
+            missing("CPU quotas of some cgroups", "there are more cgroups than are looked at");
+        }
+        let (mut wakeup_ns, mut preempted_ns) = (Histogram::new(), Histogram::new());
+        let cpus = self.cpus(&mut wakeup_ns, &mut preempted_ns);
+        signals.sched_delay = Some(SchedSummary {
+            cpus,
+            wakeup_ns,
+            preempted_ns,
+            waiters: self.take_waiters(),
+            groups: groups(tick.tasks),
+            runnable: std::mem::take(&mut self.runnable),
+            some_stalled,
+            throttled,
+            blocked: self.blocked.take(),
+            uninterruptible: std::mem::take(&mut self.uninterruptible),
+        });
+    }
+
+    fn pulse(&self) -> Option<String> {
+        let p99 = self.latest.quantile(0.99)?;
+        let p99 = crate::event::text::Latency(std::time::Duration::from_nanos(p99));
+        Some(format!("run queue p99 {p99}"))
     }
 
     fn loss(&self) -> SummaryLoss {
-        SummaryLoss::default()
+        self.programs.loss()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::layout::{assert_matches, fields};
+
+    #[test]
+    fn layouts_are_the_kernel_sides() {
+        let object = include_bytes!("../../../objects/sched_delay_summary.bpf.o");
+        let block = fields!(Block: woken_ns preempted_ns switches pad0);
+        assert_matches(object, "sched_block", size_of::<Block>(), block);
+        let waiter = fields!(SlowWaiter: count total_ns max_ns first_ns comm);
+        assert_matches(object, "slow_waiter", size_of::<SlowWaiter>(), waiter);
+        assert_matches(object, "holder", size_of::<Holder>(), fields!(Holder: count comm));
+        assert_matches(object, "holder_key", size_of::<HolderKey>(), fields!(HolderKey: waiter holder));
     }
 }

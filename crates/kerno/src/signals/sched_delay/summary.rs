@@ -13,6 +13,9 @@ pub struct SchedSummary {
     pub preempted_ns: Histogram,
     /// Processes whose threads waited long after a wake-up, the worst first. Bounded.
     pub waiters: Vec<SchedWaiter>,
+    /// Processes of one name and one cgroup taken together: those that used most CPU time or waited most for it, by CPU time.
+    /// Bounded.
+    pub groups: Vec<CpuGroup>,
     /// Tasks that could run or ran, at each sample.
     pub runnable: Series,
     /// Share of the window in which some task waited for a CPU (PSI), 0 to 1.
@@ -67,6 +70,27 @@ pub struct SchedWaiter {
     pub held_by: Vec<(u32, String, u64)>,
 }
 
+/// Processes of one name in one cgroup: the workers of a program, the compilers of a build.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CpuGroup {
+    /// Their name.
+    pub comm: String,
+    /// How many there were, those that ended in the window too.
+    pub processes: u32,
+    /// Threads of those that are still there.
+    pub threads: u32,
+    /// CPU time in the window, in nanoseconds.
+    pub run_ns: u64,
+    /// Time in run queues, in nanoseconds.
+    pub wait_ns: u64,
+    /// The first of `pids` is scheduled in real time (`SCHED_FIFO`, `SCHED_RR`, `SCHED_DEADLINE`): ordinary tasks get what it leaves.
+    pub realtime: bool,
+    /// The nice value of the first of `pids`.
+    pub nice: i32,
+    /// Those with most CPU time. Bounded.
+    pub pids: Vec<u32>,
+}
+
 /// A cgroup with a quota of CPU time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CgroupThrottle {
@@ -74,6 +98,8 @@ pub struct CgroupThrottle {
     pub path: String,
     /// v1 or v2.
     pub v2: bool,
+    /// The file that its quota is in.
+    pub file: String,
     /// What it may use in a period, in microseconds of CPU time.
     pub quota_us: u64,
     /// The period, in microseconds.
@@ -103,6 +129,8 @@ pub struct BlockedTask {
     pub kernel_thread: bool,
     /// For how long at least, in seconds; may be longer than the window.
     pub seconds: f64,
+    /// Still asleep at the window's end.
+    pub at_end: bool,
     /// The kernel function it sleeps in (`/proc/PID/wchan`), where it can be read.
     pub wait_channel: Option<String>,
     /// Where it sleeps, innermost first (`/proc/PID/stack`), where it can be read.
@@ -113,6 +141,7 @@ impl SchedSummary {
     pub(crate) fn pids(&self) -> Vec<u32> {
         let waiters = self.waiters.iter().flat_map(|w| w.held_by.iter().map(|held| held.0).chain([w.pid]));
         let throttled = self.throttled.iter().flat_map(|cgroup| cgroup.pids.iter().copied());
-        waiters.chain(throttled).chain(self.blocked.iter().map(|task| task.pid)).collect()
+        let groups = self.groups.iter().flat_map(|group| group.pids.iter().copied());
+        waiters.chain(throttled).chain(groups).chain(self.blocked.iter().map(|task| task.pid)).collect()
     }
 }

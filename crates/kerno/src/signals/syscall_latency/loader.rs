@@ -24,24 +24,12 @@ impl Signal for SyscallLatency {
     ];
 
     fn hooks(_host: &Host, plan: &mut Plan) -> Result<(), LoadError> {
-        // Exit before entry: a start that nothing would take up would be stale when its slot is next read.
-        plan.attach("on_sched_process_exit", Hook::Tracepoint("sched_process_exit"));
-        plan.attach("on_sched_process_exec", Hook::Tracepoint("sched_process_exec"));
-        plan.attach("on_sys_exit", Hook::Tracepoint("sys_exit"));
-        plan.attach("on_sys_enter", Hook::Tracepoint("sys_enter"));
+        pairing_hooks(plan);
         Ok(())
     }
 
     fn knobs(options: &Options, plan: &mut Plan) -> Result<(), LoadError> {
-        plan.size_starts();
-        if let (Some(native), _) = syscall_names::numbers("rt_sigreturn") {
-            plan.set("cfg_sigreturn_nr", &native);
-        }
-        let compat = ["rt_sigreturn", "sigreturn"].map(|name| syscall_names::numbers(name).1.unwrap_or(u32::MAX));
-        plan.set("cfg_compat_sigreturn_nrs", &compat);
-        let exec = ["execve", "execveat"].map(syscall_names::numbers);
-        plan.set("cfg_exec_nrs", &exec.map(|(native, _)| native.unwrap_or(u32::MAX)));
-        plan.set("cfg_compat_exec_nrs", &exec.map(|(_, compat)| compat.unwrap_or(u32::MAX)));
+        pairing_knobs(plan);
         if options.filter.syscalls.is_empty() {
             return Ok(());
         }
@@ -56,6 +44,28 @@ impl Signal for SyscallLatency {
         plan.set("cfg_compat_syscalls", &compat);
         Ok(())
     }
+}
+
+/// The hooks that events and summary share.
+pub(super) fn pairing_hooks(plan: &mut Plan) {
+    // Exit before entry: a start that nothing would take up would be stale when its slot is next read.
+    plan.attach("on_sched_process_exit", Hook::Tracepoint("sched_process_exit"));
+    plan.attach("on_sched_process_exec", Hook::Tracepoint("sched_process_exec"));
+    plan.attach("on_sys_exit", Hook::Tracepoint("sys_exit"));
+    plan.attach("on_sys_enter", Hook::Tracepoint("sys_enter"));
+}
+
+/// The knobs of pairing.h and start.h.
+pub(super) fn pairing_knobs(plan: &mut Plan) {
+    plan.size_starts();
+    if let (Some(native), _) = syscall_names::numbers("rt_sigreturn") {
+        plan.set("cfg_sigreturn_nr", &native);
+    }
+    let compat = ["rt_sigreturn", "sigreturn"].map(|name| syscall_names::numbers(name).1.unwrap_or(u32::MAX));
+    plan.set("cfg_compat_sigreturn_nrs", &compat);
+    let exec = ["execve", "execveat"].map(syscall_names::numbers);
+    plan.set("cfg_exec_nrs", &exec.map(|(native, _)| native.unwrap_or(u32::MAX)));
+    plan.set("cfg_compat_exec_nrs", &exec.map(|(_, compat)| compat.unwrap_or(u32::MAX)));
 }
 
 fn insert(set: &mut [u64; syscall_names::MAX_SYSCALLS / 64], nr: Option<u32>) {

@@ -18,6 +18,7 @@
 //! hook takes after it read the clock is part of what it measures.
 
 mod event;
+mod kept;
 mod loader;
 mod rules;
 mod sampler;

@@ -12,8 +12,7 @@
 #include "event.h"
 #include "filter.h"
 #include "emit.h"
-#include "start.h"
-#include "syscall.h"
+#include "pairing.h"
 
 struct syscall_event {
 	__u64 timestamp_ns; /* CLOCK_MONOTONIC at exit */
@@ -34,14 +33,6 @@ KEEP_LAYOUT(struct syscall_event);
 const volatile __u8 cfg_syscalls_set = 0;
 const volatile __u64 cfg_syscalls[MAX_SYSCALLS / 64] = {};
 const volatile __u64 cfg_compat_syscalls[MAX_SYSCALLS / 64] = {};
-
-/* rt_sigreturn and its kin return whatever the interrupted code held in that register: no error of theirs. */
-const volatile __u32 cfg_sigreturn_nr = ~0u;
-const volatile __u32 cfg_compat_sigreturn_nrs[2] = { ~0u, ~0u };
-
-/* execve and execveat, native table and 32-bit table. */
-const volatile __u32 cfg_exec_nrs[2] = { ~0u, ~0u };
-const volatile __u32 cfg_compat_exec_nrs[2] = { ~0u, ~0u };
 
 static __always_inline bool in_set(const volatile __u64 *set, __u32 nr)
 {
@@ -67,27 +58,6 @@ int BPF_PROG(on_sys_enter, struct pt_regs *regs, long id)
 	if (slot)
 		start_set(slot, pid_tgid, id);
 	return 0;
-}
-
-/*
- * The number as the table of the exit has it. An exec that leads from 64 bit to 32 or back enters through one table and leaves
- * through the other, and x86 rewrites the saved number to execve's there.
- */
-static __always_inline __u32 number_at_exit(const struct pt_regs *regs, __u32 nr, bool compat)
-{
-	__u32 execve = compat ? cfg_compat_exec_nrs[0] : cfg_exec_nrs[0];
-	__u32 execveat = compat ? cfg_compat_exec_nrs[1] : cfg_exec_nrs[1];
-
-	return syscall_nr(regs) == execve && nr != execveat ? execve : nr;
-}
-
-static __always_inline bool failed(long ret, __u32 nr, bool compat)
-{
-	if (!call_failed(ret))
-		return false;
-	if (compat)
-		return nr != cfg_compat_sigreturn_nrs[0] && nr != cfg_compat_sigreturn_nrs[1];
-	return nr != cfg_sigreturn_nr;
 }
 
 SEC("tp_btf/sys_exit")
@@ -130,34 +100,6 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 	event->compat = compat;
 	bpf_get_current_comm(event->comm, sizeof(event->comm));
 	event_submit(event);
-	return 0;
-}
-
-/* The thread ends inside a call: without this a new thread with its id would return from a call it never made. */
-SEC("tp_btf/sched_process_exit")
-int BPF_PROG(on_sched_process_exit, struct task_struct *task)
-{
-	start_clear(task->pid);
-	return 0;
-}
-
-/* exec in a thread other than the first takes over the first thread's id between entry and exit. */
-SEC("tp_btf/sched_process_exec")
-int BPF_PROG(on_sched_process_exec, struct task_struct *task, int old_pid)
-{
-	struct start_slot *from, *to;
-	__u32 tid = task->pid;
-	__u64 ns;
-
-	if ((__u32)old_pid == tid)
-		return 0;
-	from = start_slot(old_pid);
-	to = start_slot(tid);
-	if (!from || !to || !from->ns || from->tid != (__u32)old_pid)
-		return 0;
-	ns = from->ns;
-	from->ns = 0;
-	start_set_at(to, tid, from->data, ns);
 	return 0;
 }
 

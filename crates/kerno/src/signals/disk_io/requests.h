@@ -1,0 +1,462 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Each request from its start to its last completion, by its address: the hooks themselves, for both planes. Who includes this
+ * says in request_done() what becomes of a request that is done.
+ */
+#ifndef KERNO_REQUESTS_H
+#define KERNO_REQUESTS_H
+
+#include "kernel.h"
+#include "event.h"
+#include "filter.h"
+#include "counters.h"
+#include "block.h"
+
+/* Requests between start and completion, on all disks together: 3 MiB. */
+#define MAX_REQUESTS 16384
+
+/* Requests that one flush can serve and that are looked at for one we know. */
+#define MAX_FLUSH_ASKERS 32
+
+/* Flush askers remembered before Linux 6.5. */
+#define MAX_ASKING_BIOS 256
+
+#define MAX_FILTER_DEVICES 16
+
+#define MINORBITS 20
+
+/* op of the record */
+#define OP_READ 1
+#define OP_WRITE 2
+#define OP_FLUSH 3
+#define OP_DISCARD 4
+#define OP_OTHER 5
+
+/* flags of the record */
+#define FLAG_SYNC 1
+#define FLAG_META 2
+#define FLAG_FUA 4
+#define FLAG_PREFLUSH 8
+#define FLAG_READAHEAD 16
+
+/* 6.5: block_io_start tells of every request in the submitter's context. */
+const volatile __u8 cfg_has_io_start = 1;
+const volatile __u32 cfg_device_count = 0;
+const volatile __u32 cfg_devices[MAX_FILTER_DEVICES] = {};
+
+struct submitter {
+	__u64 cgroup_id;
+	__u32 pid;
+	__u32 tid;
+	char comm[TASK_COMM_LEN];
+};
+
+struct pending {
+	struct submitter submitter;
+	__u64 inserted_ns; /* 0: never waited */
+	__u64 issued_ns; /* 0: not with the device */
+	__u64 sector;
+	__u32 nr_bytes;
+	__u32 dev;
+	__u32 error; /* of the parts completed so far */
+	__u8 op_code;
+	__u8 flags;
+	__u8 requeued;
+	__u8 part_done; /* part of it was completed: sector and length in the request are the rest's */
+	__u8 reported; /* kept for the flush that follows its data */
+	__u8 pad[7];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_REQUESTS);
+	__type(key, __u64);
+	__type(value, struct pending);
+} requests SEC(".maps");
+
+/* Before 6.5 an empty flush meets no hook as a request: its submitter is remembered by its bio. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_ASKING_BIOS);
+	__type(key, __u64);
+	__type(value, struct submitter);
+} asking_bios SEC(".maps");
+
+static __always_inline struct pending *pending_of(const struct request *rq)
+{
+	__u64 key = (__u64)rq;
+
+	return bpf_map_lookup_elem(&requests, &key);
+}
+
+static __always_inline void forget(const struct request *rq)
+{
+	__u64 key = (__u64)rq;
+
+	bpf_map_delete_elem(&requests, &key);
+}
+
+/* NULL for the requests of a queue that belongs to no disk (controllers' own commands, tapes). */
+static __always_inline const struct gendisk *disk_of(const struct request *rq)
+{
+	const struct request___rq_disk *old = (const void *)rq;
+
+	if (bpf_core_field_exists(old->rq_disk))
+		return BPF_CORE_READ(old, rq_disk);
+	return BPF_CORE_READ(rq, q, disk);
+}
+
+static __always_inline bool device_passes(__u32 dev)
+{
+	return !cfg_device_count || listed_u32(cfg_devices, cfg_device_count, MAX_FILTER_DEVICES, dev);
+}
+
+#define FLAG_BIT(cmd_flags, bit)                                                                                       \
+	((cmd_flags) >> (bpf_core_enum_value_exists(enum req_flag_bits, bit)                                           \
+				 ? bpf_core_enum_value(enum req_flag_bits, bit)                                        \
+				 : bit) &                                                                              \
+	 1)
+
+static __always_inline __u8 record_flags(__u32 cmd_flags)
+{
+	__u8 flags = 0;
+
+	if (FLAG_BIT(cmd_flags, __REQ_SYNC))
+		flags |= FLAG_SYNC;
+	if (FLAG_BIT(cmd_flags, __REQ_META))
+		flags |= FLAG_META;
+	if (FLAG_BIT(cmd_flags, __REQ_FUA))
+		flags |= FLAG_FUA;
+	if (FLAG_BIT(cmd_flags, __REQ_PREFLUSH))
+		flags |= FLAG_PREFLUSH;
+	if (FLAG_BIT(cmd_flags, __REQ_RAHEAD))
+		flags |= FLAG_READAHEAD;
+	return flags;
+}
+
+static __always_inline bool in_flush_sequence(const struct request *rq)
+{
+	__u32 bit = RQF_FLUSH_SEQ_BEFORE_6_11;
+
+	if (bpf_core_enum_value_exists(enum rqf_flags, __RQF_FLUSH_SEQ))
+		bit = bpf_core_enum_value(enum rqf_flags, __RQF_FLUSH_SEQ);
+	return rq->rq_flags >> bit & 1;
+}
+
+static __always_inline __u8 record_op(__u8 op_code)
+{
+	switch (op_code) {
+	case REQ_OP_READ:
+		return OP_READ;
+	case REQ_OP_WRITE:
+		return OP_WRITE;
+	case REQ_OP_FLUSH:
+		return OP_FLUSH;
+	case REQ_OP_DISCARD:
+		return OP_DISCARD;
+	default:
+		return OP_OTHER;
+	}
+}
+
+static __always_inline void current_submitter(struct submitter *submitter)
+{
+	__u64 pid_tgid = bpf_get_current_pid_tgid();
+
+	submitter->cgroup_id = bpf_get_current_cgroup_id();
+	submitter->pid = pid_tgid >> 32;
+	submitter->tid = pid_tgid;
+	bpf_get_current_comm(submitter->comm, sizeof(submitter->comm));
+}
+
+/* The first sight of a request: what is known only now is kept, until its completion. */
+static __noinline struct pending *remember(const struct request *rq, const struct submitter *submitter)
+{
+	const struct gendisk *disk = disk_of(rq);
+	struct pending pending = {}, *stale;
+	const struct bio *bio;
+	long error;
+	__u64 key = (__u64)rq;
+	__u32 cmd_flags;
+
+	if (!disk)
+		return NULL;
+	pending.dev = (__u32)BPF_CORE_READ(disk, major) << MINORBITS | BPF_CORE_READ(disk, first_minor);
+	if (!device_passes(pending.dev))
+		return NULL;
+	if (submitter) {
+		pending.submitter = *submitter;
+	} else {
+		if (!current_passes(bpf_get_current_pid_tgid()))
+			return NULL;
+		current_submitter(&pending.submitter);
+	}
+	cmd_flags = rq->cmd_flags;
+	pending.op_code = cmd_flags & REQ_OP_MASK;
+	/* Now rather than later: the flush machinery takes PREFLUSH and FUA off the request once it has seen to them. */
+	pending.flags = record_flags(cmd_flags);
+	if (!cfg_has_io_start) {
+		bio = rq->biotail;
+		if (bio)
+			pending.flags |= record_flags(BPF_CORE_READ(bio, bi_opf));
+	}
+	error = bpf_map_update_elem(&requests, &key, &pending, BPF_NOEXIST);
+	if (error == -EEXIST) {
+		stale = bpf_map_lookup_elem(&requests, &key);
+		/* Its completion was never seen: an event that was never made. */
+		if (stale && stale->issued_ns && !stale->reported)
+			count_untracked();
+		error = bpf_map_update_elem(&requests, &key, &pending, BPF_ANY);
+	}
+	if (error) {
+		count_untracked();
+		return NULL;
+	}
+	return bpf_map_lookup_elem(&requests, &key);
+}
+
+SEC("tp_btf/block_io_start")
+int BPF_PROG(on_block_io_start, struct request *rq)
+{
+	remember(rq, NULL);
+	return 0;
+}
+
+static __always_inline int getrq(const struct bio *bio)
+{
+	struct submitter submitter = {};
+	__u64 key = (__u64)bio;
+	__u32 flags = record_flags(bio->bi_opf);
+
+	if (!(flags & (FLAG_PREFLUSH | FLAG_FUA)))
+		return 0;
+	if (!current_passes(bpf_get_current_pid_tgid())) {
+		/* Another's, who had a bio at this address before. */
+		bpf_map_delete_elem(&asking_bios, &key);
+		return 0;
+	}
+	current_submitter(&submitter);
+	bpf_map_update_elem(&asking_bios, &key, &submitter, BPF_ANY);
+	return 0;
+}
+
+SEC("tp_btf/block_getrq")
+int BPF_PROG(on_block_getrq, struct bio *bio)
+{
+	return getrq(bio);
+}
+
+SEC("tp_btf/block_getrq")
+int BPF_PROG(on_block_getrq_q, struct request_queue *q, struct bio *bio)
+{
+	return getrq(bio);
+}
+
+static __always_inline int insert(struct request *rq)
+{
+	struct pending *pending = pending_of(rq);
+
+	if (!cfg_has_io_start && (!pending || (pending->issued_ns && !pending->reported)))
+		pending = remember(rq, NULL);
+	/* Waiting since it was first inserted, whatever sends it back there. */
+	if (pending && !pending->inserted_ns)
+		pending->inserted_ns = bpf_ktime_get_ns();
+	return 0;
+}
+
+SEC("tp_btf/block_rq_insert")
+int BPF_PROG(on_block_rq_insert, struct request *rq)
+{
+	return insert(rq);
+}
+
+/* Until 5.10.136 and in 5.11-rc the queue came first. */
+SEC("tp_btf/block_rq_insert")
+int BPF_PROG(on_block_rq_insert_q, struct request_queue *q, struct request *rq)
+{
+	return insert(rq);
+}
+
+/* The requests that wait for the flush that is now running stand in a list of the flush queue, the oldest first. */
+static __always_inline struct list_head *flush_askers(const struct request *rq)
+{
+	struct blk_flush_queue *fq = BPF_CORE_READ(rq, mq_hctx, fq);
+
+	if (!fq)
+		return NULL;
+	return BPF_CORE_READ_BITFIELD_PROBED(fq, flush_running_idx) ? &fq->flush_queue[1] : &fq->flush_queue[0];
+}
+
+static __always_inline __u32 flush_list_offset(void)
+{
+	if (bpf_core_field_exists(((struct request___flush_list *)0)->flush.list))
+		return bpf_core_field_offset(((struct request___flush_list *)0)->flush.list);
+	return bpf_core_field_offset(((struct request *)0)->queuelist);
+}
+
+/*
+ * The kernel's own flush request: it serves whoever called fsync or wrote with FUA, and runs in a worker. It belongs to
+ * the first of those that passed the filters, so that each flush is one event.
+ */
+static __always_inline struct pending *remember_flush(const struct request *rq)
+{
+	struct list_head *head = flush_askers(rq), *node = head;
+	struct submitter *by_bio;
+	struct pending *asker;
+	struct request *other;
+	__u64 key;
+
+	if (!head)
+		return NULL;
+	for (int i = 0; i < MAX_FLUSH_ASKERS; i++) {
+		node = BPF_CORE_READ(node, next);
+		if (!node || node == head)
+			break;
+		other = (void *)node - flush_list_offset();
+		asker = pending_of(other);
+		if (asker)
+			return remember(rq, &asker->submitter);
+		if (cfg_has_io_start)
+			continue;
+		key = (__u64)BPF_CORE_READ(other, biotail);
+		by_bio = bpf_map_lookup_elem(&asking_bios, &key);
+		if (by_bio)
+			return remember(rq, by_bio);
+	}
+	return NULL;
+}
+
+/* Flushes and commands that are passed through have none: -1 in the request. */
+static __always_inline __u64 sector_of(const struct request *rq)
+{
+	return rq->__sector == ~0ull ? 0 : rq->__sector;
+}
+
+static __always_inline int issue(struct request *rq)
+{
+	struct pending *pending = pending_of(rq);
+
+	if ((rq->cmd_flags & REQ_OP_MASK) == REQ_OP_FLUSH && !(pending && pending->requeued))
+		pending = remember_flush(rq);
+	else if (!cfg_has_io_start && (!pending || (pending->issued_ns && !pending->reported)))
+		pending = remember(rq, NULL);
+	if (!pending)
+		return 0;
+	/* What was merged into it is in by now. */
+	if (!pending->part_done) {
+		pending->sector = sector_of(rq);
+		pending->nr_bytes = rq->__data_len;
+	}
+	pending->issued_ns = bpf_ktime_get_ns();
+	return 0;
+}
+
+SEC("tp_btf/block_rq_issue")
+int BPF_PROG(on_block_rq_issue, struct request *rq)
+{
+	return issue(rq);
+}
+
+SEC("tp_btf/block_rq_issue")
+int BPF_PROG(on_block_rq_issue_q, struct request_queue *q, struct request *rq)
+{
+	return issue(rq);
+}
+
+/* The device was busy, or did only a part: back to waiting, without passing the insert hook again. */
+static __always_inline int requeue(struct request *rq)
+{
+	struct pending *pending = pending_of(rq);
+
+	if (!pending)
+		return 0;
+	/* An attempt that came to nothing, or to a part only, counts as waiting: the sum of both times leaves nothing out. */
+	if (!pending->inserted_ns)
+		pending->inserted_ns = pending->issued_ns;
+	pending->issued_ns = 0;
+	pending->requeued = 1;
+	return 0;
+}
+
+SEC("tp_btf/block_rq_requeue")
+int BPF_PROG(on_block_rq_requeue, struct request *rq)
+{
+	return requeue(rq);
+}
+
+SEC("tp_btf/block_rq_requeue")
+int BPF_PROG(on_block_rq_requeue_q, struct request_queue *q, struct request *rq)
+{
+	return requeue(rq);
+}
+
+/* Taken up by a neighbour before it was issued: it is never completed. */
+SEC("tp_btf/block_rq_merge")
+int BPF_PROG(on_block_rq_merge, struct request *rq)
+{
+	forget(rq);
+	return 0;
+}
+
+SEC("tp_btf/block_rq_merge")
+int BPF_PROG(on_block_rq_merge_q, struct request_queue *q, struct request *rq)
+{
+	forget(rq);
+	return 0;
+}
+
+/* Done, all of it: `pending` is complete and stays as it is during the call. */
+static __always_inline void request_done(const struct pending *pending, __u64 queue_ns, __u64 device_ns, __u64 now);
+
+static __always_inline void done(const struct pending *pending, __u64 now)
+{
+	__u64 queue_ns = 0, device_ns = 0;
+
+	if (pending->issued_ns)
+		device_ns = now - pending->issued_ns;
+	if (pending->inserted_ns)
+		queue_ns = (pending->issued_ns ?: now) - pending->inserted_ns;
+	request_done(pending, queue_ns, device_ns, now);
+}
+
+SEC("tp_btf/block_rq_complete")
+int BPF_PROG(on_block_rq_complete, struct request *rq, int error, unsigned int nr_bytes)
+{
+	struct pending *pending = pending_of(rq);
+	__u64 now;
+
+	if (!pending)
+		return 0;
+	now = bpf_ktime_get_ns();
+	if (error && !pending->error)
+		pending->error = errno_of(error);
+	if (nr_bytes < rq->__data_len) {
+		pending->part_done = 1;
+		return 0;
+	}
+	/* The second completion of a write that a flush had to follow, and the only one of an empty flush: no I/O of theirs. */
+	if (pending->reported || (!nr_bytes && pending->flags & FLAG_PREFLUSH && pending->op_code != REQ_OP_FLUSH)) {
+		forget(rq);
+		return 0;
+	}
+	if (!pending->issued_ns) {
+		/* Ended before it got to the device: with an error that is news, without one there was nothing to do. */
+		if (!pending->error) {
+			forget(rq);
+			return 0;
+		}
+		if (!pending->part_done) {
+			pending->sector = sector_of(rq);
+			pending->nr_bytes = nr_bytes;
+		}
+	}
+	done(pending, now);
+	/* A write that the cache flush of a FUA is still to follow names the flush's submitter; it completes once more. */
+	if (pending->op_code != REQ_OP_FLUSH && in_flush_sequence(rq))
+		pending->reported = 1;
+	else
+		forget(rq);
+	return 0;
+}
+
+#endif

@@ -1,0 +1,273 @@
+//! disk_full: file systems without room, or soon without.
+
+use super::load::is_kernel_thread;
+use super::words::{bytes, duration, percent, quoted};
+use crate::doctor::{Culprit, Eta, Finding, Severity, Unit, rule};
+use crate::signals::{DiskSummary, Filesystem};
+use crate::summary::{Series, Signals};
+
+/// File systems smaller than this are no place for data.
+const MIN_BYTES: u64 = 1 << 20;
+
+/// Calls that need room when they end with ENOSPC; others mean something else by it (inotify watches, ports).
+const NEEDS_ROOM: [&str; 22] = [
+    "write", "pwrite64", "writev", "pwritev", "pwritev2", "open", "openat", "openat2", "creat", "mkdir", "mkdirat", "fallocate",
+    "ftruncate", "truncate", "rename", "renameat", "renameat2", "link", "linkat", "symlink", "symlinkat", "copy_file_range",
+];
+
+/// How far a trend is followed, in lengths of the window: from a few seconds nobody knows what is in an hour.
+const FORESIGHT: f64 = 20.0;
+
+rule! {
+    /// File systems without room.
+    DiskFull = "disk_full", "disk_io", "A file system is full or soon will be",
+        "A file system that can be written to and has little left, in bytes or inodes, as a share and, for large ones, in bytes; or \
+         one whose room goes steadily and will be gone soon, judged by a straight line through what was seen, if it fits well and room \
+         went between most samples, and not further ahead than the length of the window allows. Read-only ones are always \
+         full and are left out.",
+        judge;
+    used: 0.95 Ratio, 0.5 ..= 1.0, "Share of bytes or inodes that is used: a warning.";
+    used_critical: 0.99 Ratio, 0.5 ..= 1.0, "Share that is used: critical.";
+    spare: 2e10 Bytes, 0.0 ..= 1e15, "With more bytes than this left a file system is not full, whatever the share.";
+    eta: 600.0 Seconds, 1.0 ..= 86400.0, "It will be full sooner than this.";
+    fit: 0.8 Ratio, 0.0 ..= 1.0, "How well a straight line must fit for a forecast (R squared).";
+}
+
+/// Bytes or inodes of one file system.
+struct Room<'a> {
+    what: &'static str,
+    used: f64,
+    left: &'a Series,
+    /// There is little left, not only a small share.
+    scarce: bool,
+}
+
+fn judge(signals: &Signals, rule: &DiskFull) -> Vec<Finding> {
+    let Some(disk) = &signals.disk_io else { return Vec::new() };
+    let writable = disk.filesystems.iter().filter(|fs| !fs.read_only && fs.total_bytes >= MIN_BYTES);
+    writable.filter_map(|fs| judge_one(signals, disk, fs, rule)).collect()
+}
+
+fn judge_one(signals: &Signals, disk: &DiskSummary, fs: &Filesystem, rule: &DiskFull) -> Option<Finding> {
+    let room_bytes = fs.bytes_used().map(|used| Room {
+        what: "space",
+        used,
+        left: &fs.available_bytes,
+        scarce: fs.available_bytes.last().is_some_and(|left| left <= rule.spare),
+    });
+    let room_inodes =
+        fs.inodes_used().map(|used| Room { what: "inodes", used, left: &fs.free_inodes, scarce: true });
+    let mut findings: Vec<_> = [room_bytes, room_inodes]
+        .into_iter()
+        .flatten()
+        .filter_map(|room| finding(signals, disk, fs, &room, rule))
+        .collect();
+    findings.sort_by(|a, b| b.severity.cmp(&a.severity).then(b.excess.total_cmp(&a.excess)));
+    findings.into_iter().next()
+}
+
+/// In how many seconds nothing is left, when that can be told.
+fn eta(signals: &Signals, room: &Room<'_>, rule: &DiskFull) -> Option<Eta> {
+    let seconds = room.left.seconds_until(0.0, rule.fit)?;
+    let trend = room.left.trend()?;
+    let points = room.left.points();
+    let fell = points.windows(2).filter(|pair| matches!(pair, [a, b] if b.1 < a.1)).count();
+    let steady = fell * 2 >= points.len().saturating_sub(1);
+    let horizon = signals.seconds() * FORESIGHT;
+    (trend.per_second < 0.0 && steady && points.len() >= 4 && seconds <= horizon)
+        .then(|| Eta { seconds, what: format!("no {} left", room.what), fit: trend.fit })
+}
+
+/// A process that was told that there is no room, by a call that needs some.
+fn refused(signals: &Signals) -> Vec<(u32, &str, u64)> {
+    let offenders = signals.syscall_latency.iter().flat_map(|calls| &calls.offenders);
+    let mut list: Vec<_> = offenders
+        .filter(|call| NEEDS_ROOM.contains(&call.name.as_str()))
+        .filter_map(|call| {
+            let error = call.errors.iter().find(|error| error.errno == libc::ENOSPC)?;
+            Some((call.pid, call.comm.as_str(), error.count))
+        })
+        .collect();
+    list.sort_by_key(|(pid, _, count)| (std::cmp::Reverse(*count), *pid));
+    list.dedup_by_key(|(pid, ..)| *pid);
+    list
+}
+
+fn finding(
+    signals: &Signals,
+    disk: &DiskSummary,
+    fs: &Filesystem,
+    room: &Room<'_>,
+    rule: &DiskFull,
+) -> Option<Finding> {
+    let eta = eta(signals, room, rule).filter(|eta| eta.seconds <= rule.eta);
+    let nearly_full = room.used >= rule.used && room.scarce;
+    if !nearly_full && eta.is_none() {
+        return None;
+    }
+    let refused = if nearly_full { refused(signals) } else { Vec::new() };
+    let left = room.left.last().unwrap_or(0.0);
+    // Calls do not say where: only a file system that has really run out is meant.
+    let failing = !refused.is_empty() && room.used >= rule.used_critical.min(0.98);
+    let full = nearly_full && room.used >= rule.used_critical;
+    let soon = eta.as_ref().is_some_and(|eta| eta.seconds <= 60.0 && room.used >= 0.5);
+    let severity = if full || failing || soon { Severity::Critical } else { Severity::Warning };
+    let who = suspect(signals, disk, fs, room, &refused, eta.is_some() || failing);
+    let name = |who: &Suspect| format!("{} ({})", who.comm, who.pid);
+    let how_full = format!("{} {} is {} full", fs.mount, room.what, percent(room.used));
+    let title = match (&who, &eta) {
+        (Some(who), Some(eta)) if left > 0.0 => {
+            format!("{} fills {}: {} of {} used, none left in {}", name(who), fs.mount, percent(room.used), room.what, duration(eta.seconds))
+        }
+        (None, Some(eta)) if left > 0.0 => {
+            format!("{} fills up: {} of {} used, none left in {}", fs.mount, percent(room.used), room.what, duration(eta.seconds))
+        }
+        (Some(who), _) => format!("{how_full}; {} writes most", name(who)),
+        (None, _) => how_full,
+    };
+    let mut finding = DiskFull::finding(severity, title)
+        .measured(format!("{} used", room.what), room.used, Unit::Ratio, Some(rule.used))
+        .measured(format!("{} left", room.what), left, if room.what == "space" { Unit::Bytes } else { Unit::Count }, None);
+    if let (Some(trend), Some(_)) = (room.left.trend(), &eta) {
+        let unit = if room.what == "space" { Unit::BytesPerSecond } else { Unit::PerSecond };
+        finding = finding.measured(format!("{} taken", room.what), -trend.per_second, unit, None);
+    }
+    for (_, comm, count) in refused.iter().take(3) {
+        #[allow(clippy::cast_precision_loss, reason = "a count")]
+        let count = *count as f64;
+        finding = finding.measured(format!("calls of {comm} that failed with ENOSPC"), count, Unit::Count, None);
+    }
+    finding.cause = cause(fs, room, who.as_ref(), left);
+    finding.impact = if failing {
+        "Writes fail with ENOSPC: data is lost, services stop.".into()
+    } else {
+        "When nothing is left, writes fail with ENOSPC: data is lost, services stop.".into()
+    };
+    finding.culprit = match &who {
+        Some(who) => Culprit::process(signals, who.pid, &who.comm),
+        None => Culprit::default(),
+    };
+    finding.culprit.mount = Some(fs.mount.clone());
+    let victims = refused.iter().filter(|(pid, ..)| who.as_ref().is_none_or(|who| who.pid != *pid));
+    finding.victims = victims.take(8).map(|(pid, comm, _)| Culprit::process(signals, *pid, comm)).collect();
+    finding.since = room.left.points().windows(2).find_map(|pair| match pair {
+        [a, b] if b.1 < a.1 && a.0 > 0.5 => Some(a.0),
+        _ => None,
+    });
+    finding.since = finding.since.filter(|since| eta.is_some() && *since > signals.seconds() * 0.1);
+    finding.excess = (room.used / rule.used).max(eta.as_ref().map_or(0.0, |eta| (rule.eta / eta.seconds.max(1.0)).min(100.0)));
+    finding.confidence = if nearly_full { 0.95 } else { eta.as_ref().map_or(0.8, |eta| eta.fit.min(0.9)) };
+    finding.eta = eta.filter(|_| left > 0.0);
+    Some(with_fixes(finding, fs, room, who.as_ref()))
+}
+
+fn cause(fs: &Filesystem, room: &Room<'_>, who: Option<&Suspect>, left: f64) -> String {
+    let left = match room.what {
+        "space" => format!("{} of {}", bytes(left), {
+            #[allow(clippy::cast_precision_loss, reason = "a size")]
+            bytes(fs.total_bytes as f64)
+        }),
+        _ => format!("{left:.0} of {} inodes", fs.total_inodes),
+    };
+    let kind = if fs.kind.ends_with("tmpfs") { " It is kept in memory." } else { "" };
+    match who {
+        Some(who) => format!("{left} are left on {} ({}, {}).{kind} {}", fs.mount, fs.source, fs.kind, who.why),
+        None => format!("{left} are left on {} ({}, {}).{kind} Nobody writes much to it now.", fs.mount, fs.source, fs.kind),
+    }
+}
+
+fn with_fixes(finding: Finding, fs: &Filesystem, room: &Room<'_>, who: Option<&Suspect>) -> Finding {
+    let mount = quoted(&fs.mount);
+    let mut finding = if room.what == "space" {
+        finding
+            .look(format!("du -xh {mount} | sort -h | tail"), "finds what takes the space")
+            .look(format!("lsof +L1 {mount}"), "finds deleted files that are still open and still take space")
+    } else {
+        finding
+            .look(format!("df -i {mount}"), "shows the inodes")
+            .look(format!("du -x --inodes {mount} | sort -n | tail"), "finds folders with many files")
+    };
+    finding = finding.look(format!("fuser -vm {mount}"), "shows who uses it");
+    let Some(who) = who else { return finding };
+    finding = finding.look(format!("ls -l /proc/{}/fd", who.pid), "shows the files that it writes");
+    if !who.path.is_empty() {
+        finding = finding.look(format!("ls -lh {}", quoted(&who.path)), "shows the file that grows");
+    }
+    finding.change(format!("kill -STOP {}", who.pid), "pauses it, so that the rest is not taken; kill -CONT goes on")
+}
+
+/// Who takes the room.
+struct Suspect {
+    pid: u32,
+    comm: String,
+    /// How that is known, as a sentence.
+    why: String,
+    path: String,
+}
+
+/// In the order of how sure it is: files that grew there; who is refused and writes; who wrote most, where there is a device.
+fn suspect(
+    signals: &Signals,
+    disk: &DiskSummary,
+    fs: &Filesystem,
+    room: &Room<'_>,
+    refused: &[(u32, &str, u64)],
+    going_on: bool,
+) -> Option<Suspect> {
+    let grew = |least: u64| fs.writers.iter().find(|writer| writer.grown_bytes > least);
+    // Files that are few and large take no inodes.
+    if let (Some(writer), "space") = (grew(0), room.what) {
+        #[allow(clippy::cast_precision_loss, reason = "a size")]
+        let grown = bytes(writer.grown_bytes as f64);
+        return Some(Suspect {
+            pid: writer.pid,
+            comm: writer.comm.clone(),
+            why: format!("Files that {} has open there grew by {grown} while they were watched.", writer.comm),
+            path: writer.path.clone(),
+        });
+    }
+    if !going_on {
+        return None;
+    }
+    let makes_files = signals.file_audit.as_ref().and_then(|files| files.processes.iter().max_by_key(|p| p.opens));
+    if let (Some(process), "inodes") = (makes_files.filter(|process| process.opens >= 10), room.what) {
+        return Some(Suspect {
+            pid: process.pid,
+            comm: process.comm.clone(),
+            why: format!("{} opened most files in this time: {}.", process.comm, process.opens),
+            path: String::new(),
+        });
+    }
+    if let Some((pid, comm, count)) = refused.first() {
+        return Some(Suspect {
+            pid: *pid,
+            comm: (*comm).to_owned(),
+            why: format!("{comm} wants to write more and was refused {count} times."),
+            path: String::new(),
+        });
+    }
+    let in_memory = fs.kind.ends_with("tmpfs");
+    let writer = |pid: u32| fs.writers.iter().find(|writer| writer.pid == pid);
+    let users = signals.processes.values().filter(|p| !is_kernel_thread(signals, p.pid, &p.comm));
+    // Pages of a tmpfs count as nobody's writes: what is left is who is open for writing there and at work.
+    let candidates: Vec<_> = if in_memory {
+        users.filter(|p| writer(p.pid).is_some()).map(|p| (p.used.run_ns, p)).collect()
+    } else {
+        users.map(|p| (p.used.write_bytes.max(submitted(disk, p.pid)), p)).collect()
+    };
+    let (amount, process) = candidates
+        .into_iter()
+        .max_by_key(|(amount, p)| (writer(p.pid).is_some(), *amount, std::cmp::Reverse(p.pid)))
+        .filter(|(amount, _)| *amount > 0)?;
+    #[allow(clippy::cast_precision_loss, reason = "a size")]
+    let why = if in_memory {
+        format!("{} has files open for writing there.", process.comm)
+    } else {
+        format!("{} wrote most in this time: {}.", process.comm, bytes(amount as f64))
+    };
+    Some(Suspect { pid: process.pid, comm: process.comm.clone(), why, path: String::new() })
+}
+
+fn submitted(disk: &DiskSummary, pid: u32) -> u64 {
+    disk.submitters.iter().filter(|submitter| submitter.pid == pid).map(|submitter| submitter.write_bytes).sum()
+}

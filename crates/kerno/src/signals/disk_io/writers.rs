@@ -1,0 +1,148 @@
+//! Who writes to a file system that runs full: the files that processes have open for writing there.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+
+use super::devices::{Dev, number};
+use super::summary::{Filesystem, FilesystemWriter};
+use crate::summary::{ProcessAccount, Tasks};
+
+/// Processes looked at: those that wrote most and those that ran most.
+const MAX_PROCESSES: usize = 48;
+
+/// Descriptors of each.
+const MAX_DESCRIPTORS: usize = 512;
+
+/// Writers told of, for each file system.
+const MAX_WRITERS: usize = 8;
+
+/// From this share used on a file system is watched,
+const WATCHED_FROM: f64 = 0.85;
+/// and from this share of what was left, when the window began, being taken.
+const WATCHED_LOSS: f64 = 0.02;
+
+/// Process, file system, inode number.
+type FileKey = (u32, Dev, u64);
+
+/// Sizes of files when they were first seen, so that growth shows.
+#[derive(Debug, Default)]
+pub(super) struct Writers {
+    first_sizes: HashMap<FileKey, u64>,
+    watched: bool,
+}
+
+#[derive(Debug)]
+struct OpenFile {
+    key: FileKey,
+    bytes: u64,
+    path: String,
+}
+
+impl Writers {
+    pub(super) fn begin(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Looks once, as soon as some file system is nearly full or loses room.
+    pub(super) fn sample(&mut self, filesystems: &[Filesystem], tasks: &Tasks) {
+        if self.watched {
+            return;
+        }
+        let watched = watched_devices(filesystems);
+        if !watched.is_empty() {
+            self.watched = true;
+            let files = open_files(&watched, tasks);
+            self.first_sizes = files.into_iter().map(|file| (file.key, file.bytes)).collect();
+        }
+    }
+
+    /// Looks once more and tells who has files open for writing there.
+    pub(super) fn finish(&self, filesystems: &mut [Filesystem], tasks: &Tasks) {
+        let watched = watched_devices(filesystems);
+        if watched.is_empty() {
+            return;
+        }
+        let mut writers: HashMap<(u32, Dev), FilesystemWriter> = HashMap::new();
+        let mut largest: HashMap<(u32, Dev), (u64, u64)> = HashMap::new();
+        for file in open_files(&watched, tasks) {
+            let (pid, dev, _) = file.key;
+            // One that was not there before has grown by all it has, unless nothing was looked at before.
+            let before = if self.watched { self.first_sizes.get(&file.key).copied().unwrap_or(0) } else { file.bytes };
+            let grown = file.bytes.saturating_sub(before);
+            let writer = writers.entry((pid, dev)).or_default();
+            writer.files += 1;
+            writer.grown_bytes += grown;
+            let most = largest.entry((pid, dev)).or_default();
+            if writer.path.is_empty() || (grown, file.bytes) > *most {
+                *most = (grown, file.bytes);
+                writer.path = file.path;
+            }
+        }
+        for filesystem in filesystems {
+            let of_this = writers.iter().filter(|((_, dev), _)| number(*dev) == filesystem.dev);
+            let mut list: Vec<_> = of_this
+                .map(|((pid, _), writer)| {
+                    let account = tasks.process(*pid);
+                    let comm = account.map(|account| account.row.comm.to_str_lossy().into_owned()).unwrap_or_default();
+                    let written = account.map_or(0, |account| account.used.write_bytes);
+                    (written, FilesystemWriter { pid: *pid, comm, ..writer.clone() })
+                })
+                .collect();
+            list.sort_by_key(|(written, w)| (std::cmp::Reverse((w.grown_bytes, *written, w.files)), w.pid));
+            list.truncate(MAX_WRITERS);
+            filesystem.writers = list.into_iter().map(|(_, writer)| writer).collect();
+        }
+    }
+}
+
+fn watched_devices(filesystems: &[Filesystem]) -> Vec<Dev> {
+    let worth_it = |fs: &&Filesystem| {
+        let nearly_full = fs.bytes_used().is_some_and(|used| used >= WATCHED_FROM)
+            || fs.inodes_used().is_some_and(|used| used >= WATCHED_FROM);
+        let falls = |series: &crate::summary::Series| -series.change() > WATCHED_LOSS * series.first().unwrap_or(0.0);
+        !fs.read_only && (nearly_full || falls(&fs.available_bytes) || falls(&fs.free_inodes))
+    };
+    filesystems.iter().filter(worth_it).filter_map(|fs| super::devices::parse_number(&fs.dev)).collect()
+}
+
+/// Files that the likeliest processes have open for writing on these file systems.
+fn open_files(devices: &[Dev], tasks: &Tasks) -> Vec<OpenFile> {
+    let mut pids = Vec::new();
+    let uses: [fn(&ProcessAccount) -> u64; 2] = [|p| p.used.write_bytes, |p| p.used.run_ns];
+    let mut all: Vec<_> = tasks.processes().filter(|p| p.alive && !p.row.is_kernel_thread()).collect();
+    for used in uses {
+        all.sort_unstable_by_key(|process| std::cmp::Reverse(used(process)));
+        pids.extend(all.iter().take(MAX_PROCESSES / 2).filter(|process| used(process) > 0).map(|process| process.row.pid));
+    }
+    pids.sort_unstable();
+    pids.dedup();
+    pids.into_iter().flat_map(|pid| open_files_of(pid, devices)).collect()
+}
+
+fn open_files_of(pid: u32, devices: &[Dev]) -> Vec<OpenFile> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let mut files: Vec<OpenFile> = Vec::new();
+    for entry in entries.take(MAX_DESCRIPTORS) {
+        let link = entry.path();
+        // The link itself tells how the file was opened.
+        let for_writing = link.symlink_metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o200 != 0);
+        if !for_writing {
+            continue;
+        }
+        // Not to ask a server that may not answer.
+        let wanted = StatxFlags::INO | StatxFlags::SIZE | StatxFlags::BLOCKS | StatxFlags::TYPE;
+        let Ok(stat) = statx(CWD, &link, AtFlags::STATX_DONT_SYNC, wanted) else { continue };
+        let dev = (stat.stx_dev_major, stat.stx_dev_minor);
+        let is_regular = u32::from(stat.stx_mode) & libc::S_IFMT == libc::S_IFREG;
+        let key = (pid, dev, stat.stx_ino);
+        if is_regular && devices.contains(&dev) && !files.iter().any(|file| file.key == key) {
+            let path = fs::read_link(&link).map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
+            // What it takes, or will when it is written back: delayed allocation has no blocks yet.
+            files.push(OpenFile { key, bytes: stat.stx_size.max(stat.stx_blocks * 512), path });
+        }
+    }
+    files
+}

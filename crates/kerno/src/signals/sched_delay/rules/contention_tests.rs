@@ -1,0 +1,127 @@
+use super::*;
+use crate::doctor::{Effect, Thresholds};
+use crate::signals::{CgroupThrottle, CpuStat};
+use crate::summary::{Process, Series, TaskUse};
+
+const MS: u64 = 1_000_000;
+
+/// Five seconds on two CPUs, with this many tasks that can run.
+fn machine(runnable: f64, stalled: f64) -> Signals {
+    let mut signals = Signals::default();
+    signals.window.seconds = 5.0;
+    signals.sched_delay = Some(SchedSummary {
+        cpus: (0..2).map(|cpu| CpuStat { cpu, busy: 1.0, ..CpuStat::default() }).collect(),
+        runnable: (0..25).map(|i| (f64::from(i) * 0.2, runnable)).collect::<Series>(),
+        some_stalled: Some(stalled),
+        ..SchedSummary::default()
+    });
+    signals
+}
+
+fn sched(signals: &mut Signals) -> &mut SchedSummary {
+    signals.sched_delay.as_mut().unwrap()
+}
+
+/// Processes of one name with ids from `pid` on, which ran and waited this long together.
+fn group(signals: &mut Signals, comm: &str, pid: u32, processes: u32, run_ms: u64, wait_ms: u64) {
+    let pids: Vec<_> = (pid..pid + processes).collect();
+    for pid in &pids {
+        let used = TaskUse { run_ns: run_ms * MS / u64::from(processes), wait_ns: wait_ms * MS / u64::from(processes), ..TaskUse::default() };
+        signals.processes.insert(*pid, Process { pid: *pid, comm: comm.into(), used, ..Process::default() });
+    }
+    let (run_ns, wait_ns) = (run_ms * MS, wait_ms * MS);
+    let pids = pids.into_iter().take(8).collect();
+    let group = CpuGroup { comm: comm.into(), processes, threads: processes, run_ns, wait_ns, pids, ..CpuGroup::default() };
+    sched(signals).groups.push(group);
+}
+
+/// A process that waited so often and so long, behind another.
+fn waiter(signals: &mut Signals, (pid, comm): (u32, &str), slow: u64, total_ms: u64, behind: (u32, &str)) {
+    let waiter = SchedWaiter {
+        pid,
+        comm: comm.into(),
+        slow,
+        slow_ns: 5 * MS,
+        slow_total_ns: total_ms * MS,
+        max_ns: total_ms * MS * 2 / slow,
+        first_ns: 0,
+        held_by: vec![(behind.0, behind.1.into(), slow)],
+    };
+    sched(signals).waiters.push(waiter);
+}
+
+fn found(signals: &Signals) -> Vec<Finding> {
+    judge(signals, &SchedulerContention::with(&Thresholds::default()))
+}
+
+#[test]
+fn a_herd_of_hogs_is_found_without_another_victim() {
+    let mut signals = machine(16.0, 0.99);
+    group(&mut signals, "python3", 100, 16, 9_900, 70_000);
+    group(&mut signals, "sshd", 50, 1, 20, 100);
+    let findings = found(&signals);
+    let [finding] = &findings[..] else { panic!("{findings:?}") };
+    assert_eq!(finding.title, "python3 (16 processes) overloads the machine: 16 tasks want to run on 2 CPUs at once");
+    assert_eq!((finding.severity, finding.culprit.pid, finding.since), (Severity::Warning, Some(100), None));
+    assert!((finding.excess - 2.0).abs() < 1e-9);
+    let change = finding.fixes.iter().find(|fix| fix.effect == Effect::Changing).unwrap();
+    assert_eq!(change.command, "renice -n 19 -p 100 101 102 103 104 105 106 107");
+}
+
+#[test]
+fn full_cpus_are_no_contention() {
+    let mut batch = machine(2.0, 0.05);
+    group(&mut batch, "gzip", 100, 2, 9_900, 60);
+    assert!(found(&batch).is_empty());
+    // A build with as many jobs as CPUs, beside another program; and some waits after wake-ups.
+    let mut build = machine(4.4, 0.89);
+    group(&mut build, "rustc", 100, 27, 7_400, 7_800);
+    waiter(&mut build, (110, "rustc"), 15, 105, (111, "rustc"));
+    assert!(found(&build).is_empty());
+    // A burst that is over soon.
+    let mut burst = machine(2.0, 0.6);
+    sched(&mut burst).runnable = (0..25).map(|i| (f64::from(i) * 0.2, if i < 15 { 20.0 } else { 2.0 })).collect();
+    group(&mut burst, "make", 100, 20, 6_000, 50_000);
+    assert!(found(&burst).is_empty());
+    // Many can run at every sample, and hardly anybody waits.
+    let mut samples = machine(8.0, 0.3);
+    group(&mut samples, "worker", 100, 8, 5_000, 3_000);
+    assert!(found(&samples).is_empty());
+}
+
+#[test]
+fn the_hog_and_not_the_one_it_keeps_waiting_is_the_culprit() {
+    let mut signals = machine(3.0, 0.8);
+    group(&mut signals, "spinner", 100, 1, 4_700, 0);
+    group(&mut signals, "kworker/0:1", 9, 1, 10, 100);
+    group(&mut signals, "web", 200, 1, 300, 4_000);
+    sched(&mut signals).groups[0].realtime = true;
+    waiter(&mut signals, (200, "web"), 50, 3_500, (100, "spinner"));
+    sched(&mut signals).waiters[0].held_by.push((9, "kworker/0:1".into(), 80));
+    let findings = found(&signals);
+    let [finding] = &findings[..] else { panic!("{findings:?}") };
+    assert_eq!(finding.title, "spinner (100) keeps web (200) off the CPU: it waited 70% of the time");
+    assert_eq!((finding.severity, finding.culprit.pid), (Severity::Critical, Some(100)));
+    assert_eq!(finding.victims.iter().map(|victim| victim.pid).collect::<Vec<_>>(), [Some(200)]);
+    assert!(finding.cause.contains("real time") && finding.fixes.iter().any(|fix| fix.command.starts_with("chrt --other")));
+}
+
+#[test]
+fn some_waits_are_somebody_elses_fault() {
+    let victim = |change: fn(&mut Signals)| {
+        let mut signals = machine(3.0, 0.8);
+        group(&mut signals, "spinner", 100, 1, 4_700, 0);
+        group(&mut signals, "web", 200, 1, 300, 4_000);
+        waiter(&mut signals, (200, "web"), 50, 3_500, (100, "spinner"));
+        change(&mut signals);
+        found(&signals).len()
+    };
+    assert_eq!(victim(|_| {}), 1);
+    assert_eq!(victim(|s| sched(s).waiters[0].held_by = vec![(0, "idle".into(), 40)]), 0, "nobody held the CPU");
+    assert_eq!(victim(|s| sched(s).waiters[0].slow = 600), 0, "each wait is short");
+    assert_eq!(victim(|s| sched(s).waiters[0].slow_total_ns = 900 * MS), 0, "not much of the window");
+    assert_eq!(victim(|s| s.processes.get_mut(&200).unwrap().kernel_thread = true), 0);
+    assert_eq!(victim(|s| s.processes.get_mut(&200).unwrap().used.run_ns = 5_000 * MS), 0, "it runs more than it waits");
+    let quota = |s: &mut Signals| sched(s).throttled.push(CgroupThrottle { pids: vec![200], ..CgroupThrottle::default() });
+    assert_eq!(victim(quota), 0, "its quota keeps it waiting");
+}

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Keeping entry and exit of a system call together: shared by the events and the summary. */
+#ifndef KERNO_SYSCALL_PAIRING_H
+#define KERNO_SYSCALL_PAIRING_H
+
+#include "start.h"
+#include "syscall.h"
+
+/* rt_sigreturn and its kin return whatever the interrupted code held in that register: no error of theirs. */
+const volatile __u32 cfg_sigreturn_nr = ~0u;
+const volatile __u32 cfg_compat_sigreturn_nrs[2] = { ~0u, ~0u };
+
+/* execve and execveat, native table and 32-bit table. */
+const volatile __u32 cfg_exec_nrs[2] = { ~0u, ~0u };
+const volatile __u32 cfg_compat_exec_nrs[2] = { ~0u, ~0u };
+
+/*
+ * The number as the table of the exit has it. An exec that leads from 64 bit to 32 or back enters through one table and leaves
+ * through the other, and x86 rewrites the saved number to execve's there.
+ */
+static __always_inline __u32 number_at_exit(const struct pt_regs *regs, __u32 nr, bool compat)
+{
+	__u32 execve = compat ? cfg_compat_exec_nrs[0] : cfg_exec_nrs[0];
+	__u32 execveat = compat ? cfg_compat_exec_nrs[1] : cfg_exec_nrs[1];
+
+	return syscall_nr(regs) == execve && nr != execveat ? execve : nr;
+}
+
+static __always_inline bool failed(long ret, __u32 nr, bool compat)
+{
+	if (!call_failed(ret))
+		return false;
+	if (compat)
+		return nr != cfg_compat_sigreturn_nrs[0] && nr != cfg_compat_sigreturn_nrs[1];
+	return nr != cfg_sigreturn_nr;
+}
+
+/* The thread ends inside a call: without this a new thread with its id would return from a call it never made. */
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(on_sched_process_exit, struct task_struct *task)
+{
+	start_clear(task->pid);
+	return 0;
+}
+
+/* exec in a thread other than the first takes over the first thread's id between entry and exit. */
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(on_sched_process_exec, struct task_struct *task, int old_pid)
+{
+	struct start_slot *from, *to;
+	__u32 tid = task->pid;
+	__u64 ns;
+
+	if ((__u32)old_pid == tid)
+		return 0;
+	from = start_slot(old_pid);
+	to = start_slot(tid);
+	if (!from || !to || !from->ns || from->tid != (__u32)old_pid)
+		return 0;
+	ns = from->ns;
+	from->ns = 0;
+	start_set_at(to, tid, from->data, ns);
+	return 0;
+}
+
+#endif

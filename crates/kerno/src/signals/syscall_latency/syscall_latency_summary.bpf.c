@@ -1,0 +1,429 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The summary of syscall_latency: how often each system call was made, how long it took and how it failed; who had slow ones and
+ * errors that are not normal life.
+ *
+ * hooks   tp_btf/sys_exit, tp_btf/sys_enter; sched_process_exit and sched_process_exec keep the pairing right
+ * key     call number and table; process for what was slow, failed abnormally or forced data onto storage
+ * cost    two timestamps, four array look-ups and two increments a call; a hash look-up for a failed call, a second one for an
+ *         abnormal or slow one and for fsync and its kin
+ * not     as in syscall_latency.bpf.c; our own process
+ */
+#include "kernel.h"
+#include "event.h"
+#include "block.h"
+#include "files.h"
+#include "histogram.h"
+#include "window.h"
+#include "pairing.h"
+
+/* A call's number with its table: native ones first, then those of the 32-bit table. */
+#define MAX_KEYS (2 * MAX_SYSCALLS)
+
+/* Values of cfg_kinds, from doctor/normal.rs. */
+#define KIND_WAITS 1 /* by design: never slow */
+#define KIND_ON_FILE 2 /* waits by design unless its first argument is a file or a block device */
+#define KIND_SYNC 4 /* puts data on storage */
+#define KIND_OPENS 8 /* waits by design if what it opens is neither file nor block device */
+
+const volatile __u32 cfg_self_tgid = 0;
+const volatile __u64 cfg_slow_ns = 10000000;
+const volatile __u8 cfg_kinds[MAX_KEYS] = {};
+
+/* Errors that are normal life: which set is a call's, and the sets, a bit an error number. Set 0 goes for every call. */
+#define MAX_ERROR_SETS 128
+#define ERROR_SET_WORDS 3
+const volatile __u8 cfg_error_set[MAX_KEYS] = {};
+const volatile __u64 cfg_error_sets[MAX_ERROR_SETS][ERROR_SET_WORDS] = {};
+
+/* Bytes that a read or write of a file moves in this many nanoseconds are not what makes it slow: 128 MB/s. */
+#define NS_PER_BYTE 8
+
+/* Histograms a CPU has; the first call of each kind takes one, and the last is for all that come too late. */
+const volatile __u32 cfg_slots = 1;
+
+struct calls {
+	__u64 calls[MAX_KEYS];
+	__u8 slot_of[MAX_KEYS]; /* 0: none yet, else one more than the slot */
+	__u32 slots_taken;
+	__u32 pad[15];
+};
+
+PER_CPU_BLOCK(calls, struct calls);
+
+/* cfg_slots elements a CPU. Not one block a CPU: that could be larger than the largest value a map may have. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct histogram);
+} histograms SEC(".maps");
+
+struct error_key {
+	__u32 nr;
+	__u16 error;
+	__u16 compat;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct error_key);
+	__type(value, __u64);
+} errors SEC(".maps");
+
+struct offender_key {
+	__u32 pid;
+	__u16 nr;
+	__u16 compat;
+};
+
+#define OFFENDER_ERRORS 6
+#define OFFENDER_EXEMPLARS 4
+
+struct offender_error {
+	__u64 count;
+	__u32 error; /* 0: free */
+	__u32 pad;
+};
+
+struct exemplar {
+	__u64 timestamp_ns;
+	__u64 latency_ns;
+	__s64 ret;
+	__u32 tid;
+	__u32 pad;
+};
+
+struct offender {
+	__u64 slow;
+	__u64 slow_total_ns;
+	/* From here to window_ns: of that window alone. */
+	__u64 max_ns;
+	__u64 next_exemplar;
+	__u64 window_ns;
+	/* The last one also takes what found no room. */
+	struct offender_error errors[OFFENDER_ERRORS];
+	struct exemplar exemplars[OFFENDER_EXEMPLARS];
+	char comm[TASK_COMM_LEN];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 512);
+	__type(key, struct offender_key);
+	__type(value, struct offender);
+} offenders SEC(".maps");
+
+struct sync_calls {
+	__u64 calls;
+	__u64 total_ns;
+	__u64 max_ns; /* this and the next of the window alone */
+	__u64 first_ns;
+	__u64 window_ns;
+	char comm[TASK_COMM_LEN];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 512);
+	__type(key, __u32);
+	__type(value, struct sync_calls);
+} syncs SEC(".maps");
+
+/* Where a new element comes from: too large for the stack. */
+const struct offender no_offender = {};
+
+const volatile struct calls *const volatile layout_of_calls SEC(".rodata") = NULL;
+const volatile struct offender *const volatile layout_of_offender SEC(".rodata") = NULL;
+const volatile struct sync_calls *const volatile layout_of_sync_calls SEC(".rodata") = NULL;
+
+/* One call that returned. */
+struct call {
+	__u64 now;
+	__u64 latency_ns;
+	__s64 ret;
+	__u32 pid;
+	__u32 tid;
+	__u32 nr;
+	__u32 compat;
+};
+
+SEC("tp_btf/sys_enter")
+int BPF_PROG(on_sys_enter, struct pt_regs *regs, long id)
+{
+	struct start_slot *slot;
+	__u64 pid_tgid;
+
+	if (id < 0) /* a tracer or seccomp cancelled the call */
+		return 0;
+	pid_tgid = bpf_get_current_pid_tgid();
+	if (cfg_self_tgid && pid_tgid >> 32 == cfg_self_tgid)
+		return 0;
+	slot = start_slot(pid_tgid);
+	if (slot)
+		start_set(slot, pid_tgid, id);
+	return 0;
+}
+
+static __always_inline struct offender *offender_of(const struct call *call)
+{
+	struct offender_key key = { .pid = call->pid, .nr = call->nr, .compat = call->compat };
+	__u64 window_ns = window_start_ns();
+	struct offender *offender = bpf_map_lookup_elem(&offenders, &key);
+
+	if (!offender) {
+		bpf_map_update_elem(&offenders, &key, &no_offender, BPF_NOEXIST);
+		offender = bpf_map_lookup_elem(&offenders, &key);
+		if (!offender) {
+			count_overflow();
+			return NULL;
+		}
+	}
+	/* Two threads at once may both do this; each then adds its own call, and at worst one maximum is missed. */
+	if (offender->window_ns != window_ns) {
+		offender->window_ns = window_ns;
+		offender->max_ns = 0;
+		offender->next_exemplar = 0;
+	}
+	bpf_get_current_comm(offender->comm, sizeof(offender->comm));
+	return offender;
+}
+
+static __always_inline void keep_exemplar(struct offender *offender, const struct call *call)
+{
+	struct exemplar *kept = &offender->exemplars[offender->next_exemplar++ % OFFENDER_EXEMPLARS];
+
+	kept->timestamp_ns = call->now;
+	kept->latency_ns = call->latency_ns;
+	kept->ret = call->ret;
+	kept->tid = call->tid;
+}
+
+static __always_inline void count_offender_error(struct offender *offender, __u32 error)
+{
+	for (int i = 0; i < OFFENDER_ERRORS; i++) {
+		struct offender_error *counted = &offender->errors[i];
+
+		if (!counted->error)
+			counted->error = error;
+		if (counted->error == error || i == OFFENDER_ERRORS - 1) {
+			__sync_fetch_and_add(&counted->count, 1);
+			return;
+		}
+	}
+}
+
+static __always_inline bool is_normal(__u32 key, __u32 error)
+{
+	__u32 set = cfg_error_set[key & (MAX_KEYS - 1)] & (MAX_ERROR_SETS - 1);
+	__u32 word = error / 64;
+
+	if (word >= ERROR_SET_WORDS)
+		return false;
+	return cfg_error_sets[set][word] >> (error % 64) & 1;
+}
+
+static __always_inline void count_error(const struct call *call, __u32 error)
+{
+	struct error_key key = { .nr = call->nr, .error = error, .compat = call->compat };
+	__u64 *count = bpf_map_lookup_elem(&errors, &key);
+	__u64 zero = 0;
+
+	if (!count) {
+		bpf_map_update_elem(&errors, &key, &zero, BPF_NOEXIST);
+		count = bpf_map_lookup_elem(&errors, &key);
+	}
+	if (count)
+		__sync_fetch_and_add(count, 1);
+	else
+		count_overflow();
+}
+
+static __always_inline void count_sync(const struct call *call)
+{
+	__u64 window_ns = window_start_ns();
+	struct sync_calls fresh = {}, *sync = bpf_map_lookup_elem(&syncs, &call->pid);
+
+	if (!sync) {
+		bpf_map_update_elem(&syncs, &call->pid, &fresh, BPF_NOEXIST);
+		sync = bpf_map_lookup_elem(&syncs, &call->pid);
+		if (!sync) {
+			count_overflow();
+			return;
+		}
+	}
+	if (sync->window_ns != window_ns) {
+		sync->window_ns = window_ns;
+		sync->max_ns = 0;
+		sync->first_ns = call->now;
+	}
+	if (call->latency_ns > sync->max_ns)
+		sync->max_ns = call->latency_ns;
+	__sync_fetch_and_add(&sync->calls, 1);
+	__sync_fetch_and_add(&sync->total_ns, call->latency_ns);
+	bpf_get_current_comm(sync->comm, sizeof(sync->comm));
+}
+
+#define S_IFMT 0170000
+#define S_IFREG 0100000
+#define S_IFDIR 0040000
+#define S_IFBLK 0060000
+
+/*
+ * A file whose data lies somewhere: not one that the kernel makes up and whose reader may wait for news (kmsg, trace_pipe).
+ * Descriptors without a file (eventfd, inotify, ...) look like regular files inside the kernel since 6.16.
+ */
+static __always_inline bool is_stored(const struct inode *inode)
+{
+	switch (BPF_CORE_READ(inode, i_sb, s_magic)) {
+	case 0x9fa0: /* proc */
+	case 0x62656572: /* sysfs */
+	case 0x74726163: /* tracefs */
+	case 0x64626720: /* debugfs */
+	case 0x09041934: /* anon_inode */
+	case 0x50495045: /* pipefs */
+	case 0x534f434b: /* sockfs */
+	case 0x27e0eb: /* cgroup v1 */
+	case 0x63677270: /* cgroup v2 */
+	case 0x6e736673: /* nsfs */
+	case 0x50494446: /* pidfs */
+		return false;
+	default:
+		return true;
+	}
+}
+
+static __always_inline bool on_file(__s32 fd)
+{
+	const struct task_struct *task = (const struct task_struct *)bpf_get_current_task();
+	const struct file *file = file_of(task, fd);
+	const struct inode *inode = file ? BPF_CORE_READ(file, f_inode) : NULL;
+	__u32 kind;
+
+	if (!inode)
+		return false;
+	kind = BPF_CORE_READ(inode, i_mode) & S_IFMT;
+	return kind == S_IFBLK || ((kind == S_IFREG || kind == S_IFDIR) && is_stored(inode));
+}
+
+static __always_inline bool is_slow(const struct pt_regs *regs, const struct call *call, __u8 kind)
+{
+	if (kind & KIND_WAITS)
+		return false;
+	if (kind & KIND_OPENS)
+		return call->ret < 0 || on_file(call->ret);
+	if (!(kind & KIND_ON_FILE))
+		return true;
+	if (call->ret > 0 && call->latency_ns < cfg_slow_ns + call->ret * NS_PER_BYTE)
+		return false;
+	return on_file(syscall_arg(regs, 0, call->compat));
+}
+
+/* A call that was long, failed or synced: the rare path, and a function of its own to keep the other one short. */
+static __noinline int look_closer(struct pt_regs *regs, struct call *call)
+{
+	__u32 key, error = 0;
+	struct offender *offender;
+	bool slow, abnormal = false;
+	__u8 kind;
+
+	if (!regs || !call)
+		return 0;
+	key = call->nr + (call->compat ? MAX_SYSCALLS : 0);
+	kind = cfg_kinds[key & (MAX_KEYS - 1)];
+	if (kind & KIND_SYNC)
+		count_sync(call);
+	if (failed(call->ret, call->nr, call->compat)) {
+		error = -call->ret;
+		count_error(call, error);
+		abnormal = !is_normal(key, error);
+	}
+	slow = call->latency_ns >= cfg_slow_ns && is_slow(regs, call, kind);
+	if (!slow && !abnormal)
+		return 0;
+	offender = offender_of(call);
+	if (!offender)
+		return 0;
+	if (slow) {
+		__sync_fetch_and_add(&offender->slow, 1);
+		__sync_fetch_and_add(&offender->slow_total_ns, call->latency_ns);
+	}
+	if (abnormal)
+		count_offender_error(offender, error);
+	/* A quick failure does not push out a slow call that is worse. */
+	if (slow && call->latency_ns > offender->max_ns) {
+		offender->max_ns = call->latency_ns;
+		keep_exemplar(offender, call);
+	} else if (abnormal && offender->next_exemplar < OFFENDER_EXEMPLARS) {
+		keep_exemplar(offender, call);
+	}
+	return 0;
+}
+
+static __always_inline struct histogram *histogram_of(struct calls *block, __u32 cpu, __u32 key)
+{
+	__u32 slot = block->slot_of[key], index;
+
+	if (!slot) {
+		slot = block->slots_taken + 1;
+		if (slot < cfg_slots)
+			block->slots_taken = slot;
+		else
+			slot = cfg_slots;
+		block->slot_of[key] = slot;
+	}
+	if (slot == cfg_slots)
+		count_overflow();
+	index = cpu * cfg_slots + slot - 1;
+	return bpf_map_lookup_elem(&histograms, &index);
+}
+
+SEC("tp_btf/sys_exit")
+int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
+{
+	__u64 pid_tgid = bpf_get_current_pid_tgid(), now, latency_ns;
+	struct start_slot *slot = start_slot(pid_tgid);
+	struct histogram *histogram;
+	__u32 cpu, nr, key;
+	struct calls *block;
+	bool compat;
+
+	if (!slot || !slot->ns || slot->tid != (__u32)pid_tgid)
+		return 0;
+	now = bpf_ktime_get_ns();
+	latency_ns = now - slot->ns;
+	slot->ns = 0;
+	compat = in_compat_syscall();
+	nr = number_at_exit(regs, slot->data, compat) & ~X32_SYSCALL_BIT;
+	if (nr >= MAX_SYSCALLS)
+		return 0;
+	key = nr + (compat ? MAX_SYSCALLS : 0);
+	cpu = bpf_get_smp_processor_id();
+	block = bpf_map_lookup_elem(&calls, &cpu);
+	if (!block)
+		return 0;
+	/* Plain increments: the kernel does not run this program on top of itself. */
+	block->calls[key]++;
+	histogram = histogram_of(block, cpu, key);
+	if (histogram)
+		histogram_add(histogram, latency_ns);
+
+	if (latency_ns >= cfg_slow_ns || (__u64)ret >= (__u64)-MAX_ERRNO || cfg_kinds[key] & KIND_SYNC) {
+		struct call call = {
+			.now = now,
+			.latency_ns = latency_ns,
+			.ret = ret,
+			.pid = pid_tgid >> 32,
+			.tid = pid_tgid,
+			.nr = nr,
+			.compat = compat,
+		};
+
+		look_closer(regs, &call);
+	}
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
