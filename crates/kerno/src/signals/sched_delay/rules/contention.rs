@@ -151,7 +151,8 @@ fn culprit<'a>(
     }
     if oversubscribed {
         // Who asks for much and gets nothing is starved by others.
-        return running().max_by_key(|group| u128::from(demand(group)) * u128::from(group.run_ns));
+        let all: u64 = running().map(|group| group.run_ns).sum();
+        return running().filter(|group| group.run_ns >= all / 20).max_by_key(|group| demand(group));
     }
     // Whoever is there when a wait ends may have come a moment before: who was there often and used the CPU long is behind it.
     let held = |group: &CpuGroup| -> u64 {
