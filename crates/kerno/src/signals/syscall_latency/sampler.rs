@@ -294,9 +294,8 @@ impl Sampled {
         let mut errors = Vec::new();
         for (i, error) in now.errors.iter().enumerate() {
             let before = before.map_or(0, |before| before.errors.get(i).map_or(0, |error| error.count));
-            match (i32::try_from(error.error), error.count.saturating_sub(before)) {
-                (Ok(errno @ 1..), count @ 1..) => errors.push(ErrnoCount::new(errno, count)),
-                _ => {}
+            if let (Ok(errno @ 1..), count @ 1..) = (i32::try_from(error.error), error.count.saturating_sub(before)) {
+                errors.push(ErrnoCount::new(errno, count));
             }
         }
         most_first(&mut errors);
