@@ -75,7 +75,7 @@ fn each_output_has_a_report() {
     assert!(!plain.is_empty() && !plain.contains('\x1b'), "{plain}");
     for line in plain.lines() {
         // A command to copy is never broken.
-        assert!(line.chars().count() <= 80 || line.trim_start().starts_with(['$', '#']), "{line:?}");
+        assert!(line.chars().count() <= 80 || line.trim_start().starts_with(['$', '!']), "{line:?}");
     }
     let markdown = printed(&mut doctor(&["-d", "300ms", "-o", "markdown"]));
     assert!(markdown.contains('#') && !markdown.contains('\x1b'), "{markdown}");

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use aya::Ebpf;
 use aya::maps::{Array, Map, MapData, PerCpuArray};
 use memmap2::{MmapOptions, MmapRaw};
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::counters::WireCounters;
 use super::error::{LoadError, chain};
@@ -276,10 +276,5 @@ where
         for key in keys {
             sys::delete(self.data.fd().as_fd(), key.as_bytes());
         }
-    }
-
-    /// The most elements it can have.
-    pub(crate) fn capacity(&self) -> u32 {
-        self.max_entries
     }
 }

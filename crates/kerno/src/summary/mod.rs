@@ -29,4 +29,4 @@ pub(crate) use cgroups::{CgroupDir, Hierarchy, read_numbers};
 use host_facts::host_facts;
 pub(crate) use observer::{Sampler, Tick};
 pub(crate) use pressure::PressureMeter;
-pub(crate) use tasks::{ProcessAccount, TaskRow, Tasks};
+pub(crate) use tasks::{ProcessAccount, Tasks};

@@ -48,8 +48,6 @@ pub(crate) struct Tick<'a> {
     pub(crate) seconds: f64,
     /// `CLOCK_MONOTONIC` now.
     pub(crate) now_ns: u64,
-    /// `CLOCK_MONOTONIC` when the window began.
-    pub(crate) started_ns: u64,
     /// Every task, sampled just now.
     pub(crate) tasks: &'a Tasks,
 }
@@ -151,7 +149,7 @@ impl Observer {
         self.samples = 1;
         self.cpu_before = cpu_seconds();
         self.loss_before = self.samplers.iter().map(|(info, sampler)| (info.name, sampler.loss())).collect();
-        let tick = Tick { seconds: 0.0, now_ns: self.started_ns, started_ns: self.started_ns, tasks: &self.tasks };
+        let tick = Tick { seconds: 0.0, now_ns: self.started_ns, tasks: &self.tasks };
         for (_, sampler) in &mut self.samplers {
             sampler.begin(&tick);
         }
@@ -167,7 +165,7 @@ impl Observer {
         self.tasks.sample(seconds, now_ns).map_err(|error| LoadError::Io("cannot read the tasks", error))?;
         self.samples += 1;
         self.identities.notice(self.tasks.processes());
-        let tick = Tick { seconds, now_ns, started_ns: self.started_ns, tasks: &self.tasks };
+        let tick = Tick { seconds, now_ns, tasks: &self.tasks };
         for (_, sampler) in &mut self.samplers {
             sampler.sample(&tick);
         }
@@ -200,7 +198,7 @@ impl Observer {
             missing: self.missing.clone(),
             ..Signals::default()
         };
-        let tick = Tick { seconds, now_ns, started_ns: self.started_ns, tasks: &self.tasks };
+        let tick = Tick { seconds, now_ns, tasks: &self.tasks };
         for (_, sampler) in &mut self.samplers {
             sampler.finish(&tick, &mut signals);
         }

@@ -62,6 +62,11 @@ impl Signals {
         self.processes.get(&pid)
     }
 
+    /// A process's name; `seen`, the name of the thread that was seen, where the process is not known.
+    pub fn name_of<'a>(&'a self, pid: u32, seen: &'a str) -> &'a str {
+        self.process(pid).map(|process| process.comm.as_str()).filter(|comm| !comm.is_empty()).unwrap_or(seen)
+    }
+
     /// The length of the window in seconds, never 0.
     pub fn seconds(&self) -> f64 {
         self.window.seconds.max(1e-3)

@@ -335,6 +335,7 @@ fn a_listener_that_does_not_accept_explains_what_goes_to_it() {
         comm: String::new(),
         net_namespace: 0,
         count: 1,
+        waiting: 0,
         first_ns: 0,
     };
     let failures = vec![failure(101, 80), failure(102, 81)];

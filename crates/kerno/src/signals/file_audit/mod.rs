@@ -38,6 +38,12 @@
 //!   The flags that `openat2` takes from memory are read then as well, except the access mode, which comes from the opened file.
 //! - A call that a signal cuts short is told as interrupted, not as failed; when the kernel then makes it again, there are two events.
 //!
+//! # The summary
+//!
+//! [`FileSummary`] is kept in the kernel by programs of its own: opens and failures by process, and how many failed on one of the last
+//! eight paths that had failed. A process that ends with few of either is forgotten at its exit, so that many short ones do not fill the
+//! map; totals have its opens all the same. A call that a signal cuts short is not counted; nor is what `io_uring` opens.
+//!
 //! # Compared with `opensnoop`
 //!
 //! The same workload gives the same number of events and the same results as `opensnoop` of the libbpf-tools. `opensnoop` shows the string

@@ -51,7 +51,8 @@ fn storm(signals: &Signals, process: &FileProcess, rule: &FileOpenStorm) -> Opti
     if matches!(error.errno, libc::EMFILE | libc::ENFILE) {
         return None;
     }
-    let (pid, comm, path) = (process.pid, &process.comm, &process.last_failed_path);
+    let (pid, path) = (process.pid, &process.last_failed_path);
+    let comm = signals.name_of(pid, &process.comm);
     let severity = if rate >= rule.critical_per_second { Severity::Critical } else { Severity::Warning };
     let what = if path.is_empty() { "files" } else { path.as_str() };
     let title = format!("{comm} ({pid}) fails to open {what}: {rate:.0} times a second, {}", error.name);
@@ -87,7 +88,8 @@ fn many(signals: &Signals, process: &FileProcess, rule: &FileOpenStorm) -> Optio
     if rate < rule.opens_per_second {
         return None;
     }
-    let (pid, comm) = (process.pid, &process.comm);
+    let pid = process.pid;
+    let comm = signals.name_of(pid, &process.comm);
     let title = format!("{comm} ({pid}) opens {rate:.0} files a second");
     let mut finding =
         FileOpenStorm::finding(Severity::Info, title).measured("opens", rate, Unit::PerSecond, Some(rule.opens_per_second));

@@ -294,9 +294,8 @@ impl Sampled {
         let mut errors = Vec::new();
         for (i, error) in now.errors.iter().enumerate() {
             let before = before.map_or(0, |before| before.errors.get(i).map_or(0, |error| error.count));
-            match (i32::try_from(error.error), error.count.saturating_sub(before)) {
-                (Ok(errno @ 1..), count @ 1..) => errors.push(ErrnoCount::new(errno, count)),
-                _ => {}
+            if let (Ok(errno @ 1..), count @ 1..) = (i32::try_from(error.error), error.count.saturating_sub(before)) {
+                errors.push(ErrnoCount::new(errno, count));
             }
         }
         most_first(&mut errors);
@@ -378,16 +377,15 @@ mod tests {
     #[test]
     fn the_kernel_side_honours_the_tables_exactly() {
         let normal = NormalErrors::of_the_tables();
-        let kinds = kinds();
-        for key in 0..MAX_KEYS {
+        for (key, kind) in kinds().into_iter().enumerate() {
             let name = name_of_key(key).unwrap_or("");
             let set = &normal.sets[usize::from(normal.set_of[key])];
             for errno in 1..(64 * ERROR_SET_WORDS) {
                 let bit = set[errno / 64] >> (errno % 64) & 1 == 1;
                 assert_eq!(bit, normal::is_normal_error(name, i32::try_from(errno).unwrap()), "{name} {errno}");
             }
-            assert_eq!(kinds[key] & KIND_WAITS != 0, normal::waiting(name) == Waiting::ByDesign, "{name}");
-            assert_eq!(kinds[key] & KIND_SYNC != 0, normal::syncs(name), "{name}");
+            assert_eq!(kind & KIND_WAITS != 0, normal::waiting(name) == Waiting::ByDesign, "{name}");
+            assert_eq!(kind & KIND_SYNC != 0, normal::syncs(name), "{name}");
         }
         let sets = normal.sets.iter().skip(1).filter(|set| **set != [0; ERROR_SET_WORDS]).count();
         assert!(sets < MAX_ERROR_SETS - 1, "{sets} sets: too many for the kernel side");

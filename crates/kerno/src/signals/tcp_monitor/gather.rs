@@ -229,7 +229,11 @@ impl<'a> Gathered<'a> {
             if drops == 0 && queued == 0 {
                 continue;
             }
-            let owner = self.readings.owners.get(&row.sock).or_else(|| self.readings.owners_before.get(&row.sock));
+            // Another socket may have the place of one that is gone.
+            let owner = match now.get(&row.sock).filter(|now| now.state == LISTEN) {
+                Some(_) => self.readings.owners.get(&row.sock),
+                None => earlier.and_then(|_| self.readings.owners_before.get(&row.sock)),
+            };
             let pid = owner.copied().unwrap_or(0);
             let (local, port, net_namespace) = (row.local(), row.local_port, row.netns);
             let backlog = row.backlog;

@@ -72,7 +72,7 @@ fn judge_process(
 fn finding(signals: &Signals, summary: &SyscallSummary, pid: u32, worst: &Failing<'_>, rule: &SyscallErrorRate) -> Finding {
     let Failing { offender, error, .. } = *worst;
     let rate = float(worst.count) / signals.seconds();
-    let (comm, name) = (&offender.comm, &offender.name);
+    let (comm, name) = (signals.name_of(pid, &offender.comm), &offender.name);
     let critical = worst.grave.is_some() && rate * rule.grave_per_second >= rule.grave_critical * worst.threshold;
     let severity = if critical { Severity::Critical } else { Severity::Warning };
     let title = format!("{comm} ({pid}) fails in {name} with {error}: {} a second", rounded(rate));

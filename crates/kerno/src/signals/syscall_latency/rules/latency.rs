@@ -49,7 +49,7 @@ fn judge_process(
         return None;
     }
     let severity = if mean_ms >= rule.critical_ms { Severity::Critical } else { Severity::Warning };
-    let (comm, name) = (&worst.comm, &worst.name);
+    let (comm, name) = (signals.name_of(pid, &worst.comm), &worst.name);
     let title = format!("{comm} ({pid}) stands still in {name}: {per_second:.1} slow calls a second of {mean_ms:.0} ms");
     let mut finding = SyscallLatencyHigh::finding(severity, title)
         .measured("time in slow calls, less waits for a CPU, of the window", share, Unit::Ratio, Some(rule.stalled_share))

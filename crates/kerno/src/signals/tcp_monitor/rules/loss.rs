@@ -221,10 +221,10 @@ fn inflation(signals: &Signals, rule: &RttInflation) -> Vec<Finding> {
         }
         let (remote, pid) = (peer.remote, peer.owners.first().map_or(0, |owner| owner.0));
         let title = format!(
-            "round trips of {} to {remote} take {:.0} ms, the path needs {:.1} ms",
+            "round trips of {} to {remote} take {}, the path needs {}",
             who(signals, pid),
-            f64::from(now) / 1000.0,
-            f64::from(lowest) / 1000.0
+            time(now),
+            time(lowest)
         );
         let mut finding = RttInflation::finding(Severity::Warning, title)
             .measured("round trip", f64::from(now) / 1000.0, Unit::Milliseconds, None)
@@ -249,6 +249,14 @@ fn inflation(signals: &Signals, rule: &RttInflation) -> Vec<Finding> {
         }
     }
     worst(findings.into_values().collect())
+}
+
+fn time(us: u32) -> String {
+    match us {
+        ..1000 => format!("{us} us"),
+        1000..10_000 => format!("{:.1} ms", f64::from(us) / 1000.0),
+        _ => format!("{} ms", us / 1000),
+    }
 }
 
 #[cfg(test)]
