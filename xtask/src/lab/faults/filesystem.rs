@@ -96,11 +96,11 @@ fn inodes_exhausted(scene: &mut Scene) -> Result<Staged> {
         for n in itertools.count():\n\
         \x20 try: os.close(os.open(f'{sys.argv[1]}/spool{n}',os.O_CREAT|os.O_WRONLY))\n\
         \x20 except OSError: time.sleep(0.05)";
-    scene.spawn(&Run::python(script).arg(mount.display()))?;
+    let maker = scene.spawn(&Run::python(script).arg(mount.display()))?;
     let free = |path: &Path| -> Result<f64> { Ok(statvfs(path)?.f_ffree as f64) };
     let (full, watched) = (mount.clone(), mount.clone());
     scene.until("the inodes to be used up", || free(&full).is_ok_and(|free| free == 0.0))?;
-    Ok(Staged::fault(&["disk_full"], [Mark::Mount(mount), Mark::Says("inode")]).reaches(
+    Ok(Staged::fault(&["disk_full"], [Mark::Mount(mount), Mark::Process(maker), Mark::Says("inode")]).reaches(
         "minus the free inodes",
         0.0,
         move || Ok(-free(&watched)?),

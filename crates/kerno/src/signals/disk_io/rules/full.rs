@@ -131,7 +131,10 @@ fn finding(
     let loses = -room.left.change() >= LOSES * size;
     let who = suspect(signals, disk, fs, room, &refused, eta.is_some() || failing || loses);
     let name = |who: &Suspect| format!("{} ({})", who.comm, who.pid);
-    let how_full = format!("{} {} is {} full", fs.mount, room.what, percent(room.used));
+    let how_full = match room.what {
+        "space" => format!("{} is {} full", fs.mount, percent(room.used)),
+        _ => format!("{} has {} of its inodes used", fs.mount, percent(room.used)),
+    };
     let title = match (&who, &eta) {
         (Some(who), Some(eta)) if left > 0.0 => {
             format!("{} fills {}: {} of {} used, none left in {}", name(who), fs.mount, percent(room.used), room.what, duration(eta.seconds))
@@ -139,6 +142,7 @@ fn finding(
         (None, Some(eta)) if left > 0.0 => {
             format!("{} fills up: {} of {} used, none left in {}", fs.mount, percent(room.used), room.what, duration(eta.seconds))
         }
+        (Some(who), _) if room.what == "inodes" => format!("{how_full}; {} makes files", name(who)),
         (Some(who), _) => format!("{how_full}; {} writes most", name(who)),
         (None, _) => how_full,
     };
@@ -246,22 +250,16 @@ fn suspect(
     if !going_on {
         return None;
     }
-    let makes_files = signals.file_audit.as_ref().and_then(|files| files.processes.iter().max_by_key(|p| p.opens));
-    if let (Some(process), "inodes") = (makes_files.filter(|process| process.opens >= 10), room.what) {
-        return Some(Suspect {
-            pid: process.pid,
-            comm: process.comm.clone(),
-            why: format!("{} opened most files in this time: {}.", process.comm, process.opens),
-            path: String::new(),
-        });
-    }
     if let Some((pid, comm, count)) = refused.first() {
         return Some(Suspect {
             pid: *pid,
             comm: (*comm).to_owned(),
-            why: format!("{comm} wants to write more and was refused {count} times."),
+            why: format!("{comm} wants more of it and was refused {count} times."),
             path: String::new(),
         });
+    }
+    if room.what == "inodes" {
+        return makes_files(signals, -room.left.change());
     }
     let in_memory = fs.kind.ends_with("tmpfs");
     let writer = |pid: u32| fs.writers.iter().find(|writer| writer.pid == pid);
@@ -277,7 +275,7 @@ fn suspect(
     let matches = |amount: u64| {
         #[allow(clippy::cast_precision_loss, reason = "a size")]
         let amount = amount as f64;
-        if in_memory || room.what == "inodes" || lost <= 0.0 { amount } else { amount.min(lost) / amount.max(lost) }
+        if in_memory || lost <= 0.0 { amount } else { amount.min(lost) / amount.max(lost) }
     };
     let (amount, process) = candidates.into_iter().filter(|(amount, _)| *amount > 0).max_by(|(a, p), (b, q)| {
         let open = |p: &Process| writer(p.pid).is_some();
@@ -290,6 +288,21 @@ fn suspect(
         format!("{} wrote {} in this time.", process.comm, bytes(amount as f64))
     };
     Some(Suspect { pid: process.pid, comm: process.comm.clone(), why, path: String::new() })
+}
+
+/// Opens do not say where: of those who opened as many files as went, the one whose number is nearest to it.
+fn makes_files(signals: &Signals, gone: f64) -> Option<Suspect> {
+    #[allow(clippy::cast_precision_loss, reason = "a count")]
+    let opens = |opens: u64| opens as f64;
+    let processes = signals.file_audit.iter().flat_map(|files| &files.processes);
+    let enough = processes.filter(|process| gone >= 1.0 && opens(process.opens) >= gone / 2.0);
+    let process = enough.min_by(|a, b| opens(a.opens).total_cmp(&opens(b.opens)).then(a.pid.cmp(&b.pid)))?;
+    Some(Suspect {
+        pid: process.pid,
+        comm: process.comm.clone(),
+        why: format!("{} opened {} files in this time, and {gone:.0} inodes went.", process.comm, process.opens),
+        path: String::new(),
+    })
 }
 
 fn submitted(disk: &DiskSummary, pid: u32) -> u64 {
