@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 use crate::support::{alone, kerno, signal, wait};
 
 const MAX_RESIDENT_KIB: u64 = 30_000;
-const MAX_CPU: f64 = 0.005;
 
 #[test]
-fn watching_everything_while_nothing_matches_costs_next_to_nothing() {
+fn watching_everything_while_nothing_matches_holds_little_memory() {
     let _alone = alone();
     let mut child = kerno(&["trace", "all", "--comm", "no such task"])
         .stdout(Stdio::null())
@@ -29,15 +28,10 @@ fn watching_everything_while_nothing_matches_costs_next_to_nothing() {
         assert!(Instant::now() < deadline, "it does not come to rest");
         last = now;
     }
-    let (before, start) = (on_cpu(), Instant::now());
-    std::thread::sleep(Duration::from_secs(5));
-    let share = Duration::from_nanos(on_cpu() - before).as_secs_f64() / start.elapsed().as_secs_f64();
     let status = proc("status");
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     let resident: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
     signal(&child, libc::SIGTERM);
     assert!(wait(&mut child).success());
-    println!("{:.3} % of a CPU, {resident} KiB resident", share * 100.0);
-    assert!(share < MAX_CPU, "{share}");
     assert!(resident < MAX_RESIDENT_KIB, "{resident} KiB");
 }

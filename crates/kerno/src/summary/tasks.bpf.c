@@ -146,37 +146,48 @@ static __always_inline __u32 ones(__u64 v)
 	return (v * 0x0101010101010101ull) >> 56;
 }
 
-/* Words of the bitmap read at a time; and how often, so that the loop is bounded on kernels without bpf_loop. */
+/* Words of the bitmap read at a time. */
 #define CHUNK 16
 
-/* A function of its own: its chunk and the row do not fit one stack frame together with what the compiler keeps there. */
-static __attribute__((noinline)) __u32 open_descriptors(const struct fdtable *fdt)
+/*
+ * Open descriptors in so many words of a bitmap; -1 when it cannot be read. Not static: the verifier looks at such a function once,
+ * and not in each of a thousand turns of the loop that calls it, which would take it seconds.
+ */
+__attribute__((noinline)) int open_in_chunk(__u64 address, __u32 words)
 {
-	const unsigned long *bitmap = BPF_CORE_READ(fdt, open_fds);
+	__u64 chunk[CHUNK] = {};
+	int fds = 0;
+
+	if (words >= CHUNK) {
+		if (bpf_probe_read_kernel(chunk, sizeof(chunk), (void *)address))
+			return -1;
+	} else {
+#pragma clang loop unroll(disable)
+		for (__u32 i = 0; i < CHUNK && i < words; i++)
+			if (bpf_probe_read_kernel(&chunk[i], sizeof(chunk[0]), (void *)address + i * sizeof(chunk[0])))
+				return -1;
+	}
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < CHUNK; i++)
+		fds += ones(chunk[i]);
+	return fds;
+}
+
+static __always_inline __u32 open_descriptors(const struct fdtable *fdt)
+{
+	__u64 bitmap = (__u64)BPF_CORE_READ(fdt, open_fds);
 	__u32 words = BPF_CORE_READ(fdt, max_fds) / 64, fds = 0;
-	__u64 chunk[CHUNK];
 
 	/* Of a kernel thread it is the table they all share, of a zombie there is none. */
 	if (!bitmap)
 		return 0;
 #pragma clang loop unroll(disable)
 	for (__u32 at = 0; at < MAX_FD_WORDS && at < words; at += CHUNK) {
-		__u32 left = words - at;
+		int more = open_in_chunk(bitmap + at * sizeof(__u64), words - at);
 
-		if (left >= CHUNK) {
-			if (bpf_probe_read_kernel(chunk, sizeof(chunk), bitmap + at))
-				break;
-#pragma clang loop unroll(disable)
-			for (__u32 i = 0; i < CHUNK; i++)
-				fds += ones(chunk[i]);
-			continue;
-		}
-#pragma clang loop unroll(disable)
-		for (__u32 i = 0; i < CHUNK; i++) {
-			if (i >= left || bpf_probe_read_kernel(&chunk[0], 8, bitmap + at + i))
-				break;
-			fds += ones(chunk[0]);
-		}
+		if (more < 0)
+			break;
+		fds += more;
 	}
 	return fds;
 }

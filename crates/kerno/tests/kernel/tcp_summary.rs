@@ -2,7 +2,6 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use kerno::doctor::{self, Finding, Thresholds};
@@ -11,7 +10,7 @@ use kerno::summary::{Observer, ObserverOptions, Signals};
 
 use crate::support::{Child, Link, set_comm, unless_init_ran};
 use crate::tcp_monitor::net::{
-    child_in_namespace, counter, drop_packets, enter, expect_end, receive, send, settle, tcp_info,
+    child_in_namespace, counter, drop_packets, enter, expect_end, receive, send, set_option, settle, tcp_info,
 };
 use crate::tcp_monitor::start_connect;
 
@@ -257,29 +256,36 @@ fn wait_for_an_answer() {
     end(child);
 }
 
-/// Drops a share of what comes in for this address.
-fn lose(address: &str, per_cent: u32) {
-    let rules = format!(
-        "table ip loss {{ chain input {{ type filter hook input priority 0; \
-         ip daddr {address} tcp dport 5000 numgen random mod 100 < {per_cent} drop; }}; }}\n"
-    );
-    let mut nft = Command::new("nft").args(["-f", "-"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
-    nft.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
-    assert!(nft.wait().unwrap().success(), "nft is needed");
+/// Drops a share of what comes in for this socket: a classic filter that throws dice for each segment.
+fn lose(stream: &TcpStream, per_cent: u32) {
+    let code = |code: u32, k: u32, jf: u8| libc::sock_filter { code: u16::try_from(code).unwrap(), jt: 0, jf, k };
+    let random = libc::SKF_AD_OFF.cast_unsigned().wrapping_add(libc::SKF_AD_RANDOM.cast_unsigned());
+    let filter = [
+        code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, random, 0),
+        code(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, 100, 0),
+        code(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, per_cent, 1),
+        code(libc::BPF_RET | libc::BPF_K, u32::MAX, 0),
+        code(libc::BPF_RET | libc::BPF_K, 0, 0),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+    set_option(stream, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program);
 }
 
-/// Sends to both addresses until that many segments were sent again on the lossy one.
-fn send_on_two_paths(again: u64) {
-    let streams = ["127.0.0.2", "127.0.0.3"].map(|address| {
+/// Sends on two connections until that many segments were sent again on the lossy one.
+fn send_on_two_paths(per_cent: u32, again: u64) {
+    let streams = [("127.0.0.2", true), ("127.0.0.3", false)].map(|(address, lossy)| {
         let listener = TcpListener::bind((address, 5000)).unwrap();
+        let client = TcpStream::connect((address, 5000)).unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        if lossy {
+            lose(&stream, per_cent);
+        }
         let server = std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
             let mut buffer = vec![0; 1 << 16];
             while stream.read(&mut buffer).unwrap() > 0 {}
         });
-        let client = TcpStream::connect((address, 5000)).unwrap();
-        client.set_nodelay(true).unwrap();
         // Small segments, so that there are many.
+        client.set_nodelay(true).unwrap();
         (client, server)
     });
     let before = counter("snmp", "Tcp:", "RetransSegs");
@@ -300,9 +306,8 @@ fn send_on_two_paths(again: u64) {
 fn one_of_two_paths_is_lossy(per_cent: u32) {
     unless_init_ran(|| {
         let mut child = child_in_namespace(|link| {
-            lose("127.0.0.2", per_cent);
             let fails = counter("netstat", "TcpExt:", "TCPRetransFail");
-            send_on_two_paths(25);
+            send_on_two_paths(per_cent, 25);
             done(link);
             link.tell(counter("snmp", "Tcp:", "RetransSegs"));
             link.tell(counter("netstat", "TcpExt:", "TCPRetransFail") - fails);
@@ -339,6 +344,51 @@ fn of_two_paths_only_the_one_that_loses_a_hundredth_is_named() {
     one_of_two_paths_is_lossy(1);
 }
 
+/// Lets this namespace's loopback device carry so many bytes a second, and queue so many: a token bucket (tc-tbf(8)), asked for by
+/// netlink(7).
+fn limit_loopback(bytes_per_second: u32, burst: u32, queue: u32) {
+    const RTM_NEWQDISC: u16 = 36;
+    const TCA_TBF_PARMS: u16 = 1;
+    const TCA_TBF_BURST: u16 = 6;
+    const TC_H_ROOT: u32 = u32::MAX;
+    let attribute = |kind: u16, value: &[u8]| {
+        let mut bytes = u16::try_from(4 + value.len()).unwrap().to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    };
+    // struct tc_tbf_qopt: rate and peak rate, 12 bytes each (cell, link layer Ethernet, overhead, align, mpu, rate), limit, burst, mtu.
+    let mut parameters = vec![0, 1, 0, 0, 0, 0, 0, 0];
+    parameters.extend(bytes_per_second.to_ne_bytes());
+    parameters.extend([0; 12]);
+    parameters.extend([queue, 1, 0].map(u32::to_ne_bytes).concat());
+    let options = [attribute(TCA_TBF_PARMS, &parameters), attribute(TCA_TBF_BURST, &burst.to_ne_bytes())].concat();
+    // struct tcmsg: family, interface 1 (loopback is the first), handle, parent, info.
+    let mut body = vec![0; 4];
+    body.extend([1, 0, TC_H_ROOT, 0].map(u32::to_ne_bytes).concat());
+    body.extend(attribute(1, b"tbf\0"));
+    body.extend(attribute(2, &options));
+    let mut message = u32::try_from(16 + body.len()).unwrap().to_ne_bytes().to_vec();
+    message.extend(RTM_NEWQDISC.to_ne_bytes());
+    let flags = libc::NLM_F_REQUEST | libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+    message.extend(u16::try_from(flags).unwrap().to_ne_bytes());
+    message.extend([0; 8]);
+    message.extend(body);
+    let mut answer = [0u8; 4096];
+    // SAFETY: the descriptor is our own, and both buffers are as long as is said.
+    let got = unsafe {
+        let socket = libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE);
+        assert!(socket >= 0);
+        assert_eq!(libc::send(socket, message.as_ptr().cast(), message.len(), 0), message.len() as isize);
+        let got = libc::recv(socket, answer.as_mut_ptr().cast(), answer.len(), 0);
+        libc::close(socket);
+        got
+    };
+    let error = i32::from_ne_bytes(answer[16..20].try_into().unwrap());
+    assert!(got >= 20 && error == 0, "tbf: {}", std::io::Error::from_raw_os_error(-error));
+}
+
 #[test]
 fn a_queue_on_the_way_shows_in_the_round_trips() {
     let mut child = child_in_namespace(|link| {
@@ -354,8 +404,7 @@ fn a_queue_on_the_way_shows_in_the_round_trips() {
             send(&mut client, 100);
             std::thread::sleep(Duration::from_millis(2));
         }
-        let limit = ["qdisc", "add", "dev", "lo", "root", "tbf", "rate", "8mbit", "burst", "70k", "latency", "400ms"];
-        assert!(Command::new("tc").args(limit).status().unwrap().success(), "tc is needed");
+        limit_loopback(1_000_000, 70 << 10, 400 << 10);
         let begun = Instant::now();
         client.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
         while begun.elapsed() < Duration::from_millis(1500) {
@@ -364,7 +413,7 @@ fn a_queue_on_the_way_shows_in_the_round_trips() {
         link.tell(u64::from(tcp_info(&client).tcpi_rtt));
         done(link);
         drop(client);
-        assert!(Command::new("tc").args(["qdisc", "del", "dev", "lo", "root"]).status().unwrap().success());
+        // What waits in the queue goes on at that pace.
         reader.join().unwrap();
     });
     let namespace = enter(&mut child);
