@@ -285,6 +285,11 @@ impl Run {
     }
 }
 
+/// The number that a load keeps in a file; 0 before it has begun to.
+pub(super) fn number_in(path: &Path) -> f64 {
+    fs::read_to_string(path).unwrap_or_default().trim().parse().unwrap_or(0.0)
+}
+
 /// Runs a command to its end and fails when it fails.
 pub(super) fn run(line: &str) -> Result<String> {
     let output = output(line)?;

@@ -371,8 +371,8 @@ pub const NORMAL_ERRORS: &[ErrorGroup] = &[
     ),
     (
         &["bpf", "perf_event_open"],
-        &[e::ENOENT, e::EINVAL, e::E2BIG, e::EACCES, e::EPERM, e::EEXIST],
-        "no such element; finds out what this kernel has",
+        &[e::ENOENT, e::EINVAL, e::E2BIG, e::EACCES, e::EPERM, e::EEXIST, e::ENOSPC],
+        "no such element; finds out what this kernel has; a batch or a log that needs more room is asked for again",
     ),
     (
         &["name_to_handle_at", "open_by_handle_at"],

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::lab::case::{Case, Mark, Staged};
-use crate::lab::scene::{Run, Scene};
+use crate::lab::scene::{Run, Scene, number_in};
 
 pub(super) const CASES: &[Case] = &[
     Case { name: "fd_leak_files", about: "a process opens files and never closes them", needs: &[], stage: files },
@@ -76,5 +76,5 @@ fn emfile(scene: &mut Scene) -> Result<Staged> {
     scene.until("EMFILE", || counted.exists())?;
     let failures = scene.window_seconds() * 10.0;
     Ok(Staged::fault(&["fd_exhaustion"], [Mark::Process(server)])
-        .grows("EMFILE", failures, move || Ok(std::fs::read_to_string(&counted)?.parse().unwrap_or(0.0))))
+        .grows("EMFILE", failures, move || Ok(number_in(&counted))))
 }

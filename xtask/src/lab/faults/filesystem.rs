@@ -6,7 +6,7 @@ use anyhow::Result;
 use rustix::fs::statvfs;
 
 use crate::lab::case::{Case, Mark, Staged};
-use crate::lab::scene::{Run, Scene, run, undo};
+use crate::lab::scene::{Run, Scene, number_in, run, undo};
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -85,7 +85,7 @@ fn enospc(scene: &mut Scene) -> Result<Staged> {
     Ok(Staged::fault(&["disk_full"], [Mark::Mount(mount), Mark::Process(writer)]).grows(
         "writes that failed",
         failures,
-        move || Ok(std::fs::read_to_string(&count)?.parse().unwrap_or(0.0)),
+        move || Ok(number_in(&count)),
     ))
 }
 

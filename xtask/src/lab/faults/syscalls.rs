@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::lab::case::{Case, Mark, Staged};
-use crate::lab::scene::{Run, Scene};
+use crate::lab::scene::{Run, Scene, number_in};
 use crate::lab::stage::Behaviour;
 
 pub(super) const CASES: &[Case] = &[
@@ -46,7 +46,7 @@ fn failed_opens(scene: &mut Scene) -> Result<Staged> {
     Ok(Staged::fault(&["file_open_storm"], [Mark::Process(pid)]).grows(
         "opens that failed",
         scene.window_seconds() * 500.0,
-        move || Ok(std::fs::read_to_string(&counted)?.parse().unwrap_or(0.0)),
+        move || Ok(number_in(&counted)),
     ))
 }
 
@@ -55,7 +55,7 @@ fn errors(scene: &mut Scene) -> Result<Staged> {
     Ok(Staged::fault(&["syscall_error_rate"], [Mark::Process(pid)]).grows(
         "writes that failed",
         scene.window_seconds() * 1000.0,
-        move || Ok(std::fs::read_to_string(&counted)?.parse().unwrap_or(0.0)),
+        move || Ok(number_in(&counted)),
     ))
 }
 
@@ -73,6 +73,6 @@ fn slow_file_system(scene: &mut Scene) -> Result<Staged> {
     Ok(Staged::fault(&["syscall_latency_high"], [Mark::Process(reader)]).grows(
         "milliseconds spent in reads",
         grown,
-        move || Ok(std::fs::read_to_string(&counted)?.parse().unwrap_or(0.0)),
+        move || Ok(number_in(&counted)),
     ))
 }

@@ -73,6 +73,10 @@ struct inet_sock {
 	__be16 inet_sport;
 } CORE;
 
+struct inet_connection_sock {
+	__u8 icsk_retransmits; /* of the oldest segment that is not acknowledged, in a row */
+} CORE;
+
 struct minmax_sample {
 	__u32 v;
 } CORE;

@@ -77,7 +77,7 @@ struct peer_value {
 	__u64 closed_segments; /* with data, of connections that ended, since they began */
 	__u64 closed_retransmits;
 	__u64 closed_spurious; /* of these, segments that had arrived all the same */
-	__u64 srtt_sum_us; /* of connections that ended */
+	__u64 srtt_sum_us; /* of connections that ended, except those that were given up on */
 	__u32 srtt_count;
 	__u32 min_rtt_us; /* the lowest of all that ended, 0 for none */
 	__u32 established;
@@ -216,11 +216,15 @@ static __always_inline void end_connect(const struct sock *sk, int state, int er
 static __always_inline void end_connection(const struct sock *sk, __u8 state)
 {
 	const struct tcp_sock *tcp = (const struct tcp_sock *)sk;
+	const struct inet_connection_sock *icsk = (const struct inet_connection_sock *)sk;
 	__u32 srtt_us = BPF_CORE_READ(tcp, srtt_us) >> 3, min_rtt_us = BPF_CORE_READ(tcp, rtt_min.s[0].v);
 	struct tcp_block *block = this_cpu_block(&blocks);
 	struct peer_value *peer;
 	struct flow flow;
 
+	/* Given up on, minutes perhaps after the last answer: that round trip is no news. */
+	if (BPF_CORE_READ(icsk, icsk_retransmits))
+		srtt_us = 0;
 	if (block) {
 		__sync_fetch_and_add(&block->closed, 1);
 		if (srtt_us)

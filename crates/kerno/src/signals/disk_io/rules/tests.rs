@@ -2,7 +2,7 @@
 
 use crate::doctor::{self, Effect, Finding, Severity, Thresholds};
 use crate::signals::{
-    CgroupIo, DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter, DiskSummary, Filesystem, FilesystemWriter,
+    CgroupIo, DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter, DiskSummary, FileProcess, FileSummary, Filesystem, FilesystemWriter,
     SyscallOffender, SyscallSummary, SyncStat,
 };
 use crate::summary::{ErrnoCount, Histogram, Process, Series, Signals, TaskUse, Window};
@@ -148,6 +148,19 @@ fn a_slow_device_is_itself_the_culprit() {
     // Slow flushes alone are enough.
     let disk = DiskSummary { devices: vec![device(vec![op("flush", 60, 0, 0, 150 * MS)], 0.9, 1.0)], ..DiskSummary::default() };
     assert!(the_only(&signals(disk, vec![], vec![])).title.contains("flushes take 15"));
+}
+
+#[test]
+fn a_device_that_holds_the_queue_itself_is_not_slow_for_that() {
+    // Each takes 80 ms, and sixteen do at a time: 200 a second, so one alone would take 5 ms.
+    let disk = DiskSummary {
+        devices: vec![device(vec![op("read", 2000, 4096, 1000, 80 * MS)], 0.99, 16.0)],
+        submitters: vec![submitter(10, "hog", 1900, 1900 * 4096, 80 * MS), submitter(20, "postgres", 100, 409_600, 80 * MS)],
+        ..DiskSummary::default()
+    };
+    let finding = the_only(&signals(disk, vec![], vec![process(10, "hog", 0), process(20, "postgres", 0)]));
+    assert_eq!(finding.culprit.pid, Some(10), "{}", finding.title);
+    assert_eq!(finding.victims.iter().map(|victim| victim.pid).collect::<Vec<_>>(), [Some(20)]);
 }
 
 #[test]
@@ -301,7 +314,7 @@ fn a_full_file_system_is_found_by_bytes_and_by_inodes() {
     inodes.free_inodes = steady(3.0);
     let finding = the_only(&with(inodes));
     assert_eq!(finding.severity, Severity::Critical);
-    assert!(finding.title.contains("/data inodes is 99 % full") || finding.title.contains("inodes"), "{}", finding.title);
+    assert_eq!(finding.title, "/data has 99 % of its inodes used");
     assert!(has_fix(&finding, Effect::ReadOnly, "df -i /data"));
 }
 
@@ -366,4 +379,28 @@ fn refused_writes_make_a_full_file_system_critical() {
     let mut elsewhere = with(filesystem(|_| 5e9));
     elsewhere.syscall_latency.as_mut().unwrap().offenders = vec![offender];
     assert_eq!(judge(&elsewhere), []);
+}
+
+#[test]
+fn inodes_go_by_who_makes_files() {
+    let mut all = with(filesystem(|_| 9e9));
+    let opener = |pid, comm: &str, opens| FileProcess { pid, comm: comm.into(), opens, ..FileProcess::default() };
+    let processes = vec![opener(91, "rustc", 5000), opener(92, "spool", 130), opener(93, "sh", 20)];
+    all.file_audit = Some(FileSummary { processes, ..FileSummary::default() });
+    let fs = |all: &mut Signals, free: Series| all.disk_io.as_mut().unwrap().filesystems[0].free_inodes = free;
+    fs(&mut all, steady(0.0));
+    assert_eq!(the_only(&all).culprit.pid, None, "nobody makes any now");
+    fs(&mut all, (0..=20).map(|i| (f64::from(i) / 2.0, 120.0 - f64::from(i) * 6.0)).collect());
+    let finding = the_only(&all);
+    assert_eq!(finding.culprit.pid, Some(92), "{}", finding.title);
+    assert_eq!(finding.title, "/data has 100 % of its inodes used; spool (92) makes files");
+    // Who is refused is surer.
+    all.syscall_latency.as_mut().unwrap().offenders = vec![SyscallOffender {
+        pid: 90,
+        comm: "maildrop".into(),
+        name: "openat".into(),
+        errors: vec![ErrnoCount::new(libc::ENOSPC, 12)],
+        ..SyscallOffender::default()
+    }];
+    assert_eq!(the_only(&all).culprit.pid, Some(90));
 }
