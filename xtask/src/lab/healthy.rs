@@ -20,13 +20,13 @@ const CASES: &[Case] = &[
         name: "nginx_wrk",
         about: "nginx under wrk at a rate that it can serve",
         needs: &["nginx", "wrk"],
-        stage: |scene| nginx(scene, ""),
+        stage: |scene| nginx(scene, "-c16"),
     },
     Case {
         name: "short_connections",
         about: "a web server with a new connection for each request",
         needs: &["nginx", "wrk"],
-        stage: |scene| nginx(scene, "-H 'Connection: close'"),
+        stage: |scene| nginx(scene, "-c16 -H 'Connection: close'"),
     },
     Case {
         name: "sqlite_commits",
@@ -47,6 +47,37 @@ const CASES: &[Case] = &[
         stage: backup,
     },
     Case { name: "git_gc", about: "git clones and packs a repository, again and again", needs: &["git"], stage: git },
+    Case {
+        name: "batch",
+        about: "a job that computes on every CPU, and nobody else who needs one",
+        needs: &["stress-ng"],
+        stage: batch,
+    },
+    Case {
+        name: "fast_reads",
+        about: "direct reads as fast as the disk can, one at a time",
+        needs: &["fio"],
+        stage: fast_reads,
+    },
+    Case {
+        name: "large_writes",
+        about: "large files are written and synced, again and again",
+        needs: &[],
+        stage: large_writes,
+    },
+    Case {
+        name: "cache_at_limit",
+        about: "a cgroup whose memory is full of pages read once, as any container's is after a while",
+        needs: &["losetup", "mkfs.ext4"],
+        stage: cache_at_limit,
+    },
+    Case {
+        name: "many_connections",
+        about: "a server takes 400 clients at once: descriptors go up, and stay there",
+        needs: &["nginx", "wrk"],
+        stage: many_connections,
+    },
+    Case { name: "find", about: "a walk over all files", needs: &[], stage: find },
     Case { name: "python_imports", about: "interpreters start and look for their modules", needs: &[], stage: python },
 ];
 
@@ -91,7 +122,7 @@ fn nginx(scene: &mut Scene, options: &str) -> Result<Staged> {
     run(&format!("chmod 755 {0} && dd if=/dev/urandom of={0}/file bs=1K count=4 status=none", dir.display()))?;
     let port = 20_000 + std::process::id() % 10_000;
     let config = format!(
-        "daemon off; worker_processes 1; pid {0}/pid; error_log {0}/error.log; events {{}}\n\
+        "daemon off; worker_processes 1; pid {0}/pid; error_log {0}/error.log; events {{ worker_connections 4096; }}\n\
          http {{ access_log off; client_body_temp_path {0}/a; proxy_temp_path {0}/b; fastcgi_temp_path {0}/c;\n\
          uwsgi_temp_path {0}/d; scgi_temp_path {0}/e; server {{ listen 127.0.0.1:{port} backlog=1024; root {0}; }} }}",
         dir.display()
@@ -100,7 +131,7 @@ fn nginx(scene: &mut Scene, options: &str) -> Result<Staged> {
     scene.spawn(&Run::words("nginx -e stderr -c").arg(dir.join("conf").display()))?;
     let started = dir.join("pid");
     scene.until("nginx", || started.exists())?;
-    let pid = scene.spawn(&Run::shell(format!("exec wrk -t1 -c16 -d600s {options} http://127.0.0.1:{port}/file")))?;
+    let pid = scene.spawn(&Run::shell(format!("exec wrk -t1 -d600s {options} http://127.0.0.1:{port}/file")))?;
     settled(scene, pid)
 }
 
@@ -150,5 +181,44 @@ fn git(scene: &mut Scene) -> Result<Staged> {
 fn python(scene: &mut Scene) -> Result<Staged> {
     let load = "while :; do /usr/bin/python3 -c 'import json,ssl,asyncio,http.client,sqlite3,decimal,unittest,email,xml.dom'; done";
     let pid = scene.spawn(&Run::shell(load))?;
+    settled(scene, pid)
+}
+
+fn batch(scene: &mut Scene) -> Result<Staged> {
+    let cpus = std::thread::available_parallelism()?.get();
+    let pid = scene.spawn(&Run::words("stress-ng --timeout 600 --cpu").arg(cpus))?;
+    settled(scene, pid)
+}
+
+fn fast_reads(scene: &mut Scene) -> Result<Staged> {
+    run(&format!("dd if=/dev/urandom of={}/data bs=1M count=64 conv=fsync status=none", scene.dir().display()))?;
+    let fio = "fio --name=reads --rw=read --bs=128k --direct=1 --ioengine=psync --size=64M --time_based --runtime=600 --thread --filename=data";
+    let pid = scene.spawn(&Run::words(fio))?;
+    settled(scene, pid)
+}
+
+fn large_writes(scene: &mut Scene) -> Result<Staged> {
+    let load = "while :; do dd if=/dev/zero of=large bs=1M count=256 conv=fsync status=none; rm large; done";
+    let pid = scene.spawn(&Run::shell(load))?;
+    settled(scene, pid)
+}
+
+fn cache_at_limit(scene: &mut Scene) -> Result<Staged> {
+    let device = scene.fast_device(512)?;
+    let mount = scene.ext4(&device, "-O ^has_journal")?;
+    run(&format!("dd if=/dev/zero of={}/data bs=1M count=400 oflag=direct status=none", mount.display()))?;
+    let cgroup = scene.memory_limit(128 << 20)?;
+    let reader = Run::shell(format!("while :; do cat '{}/data' >/dev/null; sleep 0.2; done", mount.display()));
+    let pid = scene.spawn(&reader.in_cgroup(&cgroup))?;
+    settled(scene, pid)
+}
+
+fn many_connections(scene: &mut Scene) -> Result<Staged> {
+    nginx(scene, "-c400")
+}
+
+fn find(scene: &mut Scene) -> Result<Staged> {
+    let pid = scene
+        .spawn(&Run::shell("while :; do find /usr /var /etc -xdev -type f -newer /etc/passwd >/dev/null 2>&1; done"))?;
     settled(scene, pid)
 }

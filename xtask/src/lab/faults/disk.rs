@@ -1,5 +1,7 @@
 //! Devices: slow, too busy, limited, broken.
 
+use std::path::Path;
+
 use anyhow::Result;
 
 use crate::lab::case::{Case, Mark, Staged};
@@ -30,6 +32,12 @@ pub(super) const CASES: &[Case] = &[
         about: "eight writers sync every 4 KiB, and a database's commits on the same file system wait",
         needs: &["fio", "sqlite3", "nbdkit", "nbdfuse", "fusermount3", "losetup", "mkfs.ext4"],
         stage: flush_storm,
+    },
+    Case {
+        name: "write_storm",
+        about: "a process writes large files as fast as it can, and a database's commits on the same file system wait",
+        needs: &["sqlite3", "nbdkit", "nbdfuse", "fusermount3", "losetup", "mkfs.ext4"],
+        stage: write_storm,
     },
     Case {
         name: "device_errors",
@@ -108,12 +116,7 @@ fn flush_storm(scene: &mut Scene) -> Result<Staged> {
     let storm = Run::words("fio --name=storm --rw=randwrite --bs=4k --fsync=1 --ioengine=psync --size=4M --numjobs=8 --time_based --runtime=600 --thread")
         .arg(format!("--directory={}", mount.display()));
     let storm = scene.spawn(&storm)?;
-    let victim = format!(
-        "cd '{}'; echo 'PRAGMA synchronous=FULL; CREATE TABLE t(x);' | sqlite3 db; \
-         while :; do echo \"INSERT INTO t VALUES(1);\"; sleep 0.05; done | sqlite3 db",
-        mount.display()
-    );
-    scene.spawn(&Run::shell(victim))?;
+    commits(scene, &mount)?;
     in_use(scene, &device)?;
     let watched = device.clone();
     Ok(Staged::fault(&["disk_io_bottleneck"], [Mark::Process(storm), Mark::Device(device.name)]).grows(
@@ -121,6 +124,33 @@ fn flush_storm(scene: &mut Scene) -> Result<Staged> {
         scene.window_seconds() * 40.0,
         move || watched.stat(4),
     ))
+}
+
+fn write_storm(scene: &mut Scene) -> Result<Staged> {
+    let device = scene.odd_device(512, &Behaviour { filters: "delay", parameters: "wdelay=10ms" })?;
+    let mount = scene.ext4(&device, "")?;
+    commits(scene, &mount)?;
+    // Written to memory first: what reaches the device is from a kernel thread.
+    let storm = format!("while :; do dd if=/dev/zero of='{}/large' bs=1M count=300 status=none; done", mount.display());
+    let storm = scene.spawn(&Run::shell(storm))?;
+    in_use(scene, &device)?;
+    let busy = scene.window_seconds() * 1000.0 * 0.7;
+    let watched = device.clone();
+    Ok(Staged::fault(&["disk_io_bottleneck"], [Mark::Process(storm), Mark::Device(device.name)]).grows(
+        "milliseconds that the device was busy",
+        busy,
+        move || watched.stat(9),
+    ))
+}
+
+/// A database that commits twenty times a second.
+fn commits(scene: &mut Scene, dir: &Path) -> Result<u32> {
+    let script = format!(
+        "cd '{}'; echo 'PRAGMA synchronous=FULL; CREATE TABLE t(x);' | sqlite3 db; \
+         while :; do echo \"INSERT INTO t VALUES(1);\"; sleep 0.05; done | sqlite3 db",
+        dir.display()
+    );
+    scene.spawn(&Run::shell(script))
 }
 
 fn device_errors(scene: &mut Scene) -> Result<Staged> {
