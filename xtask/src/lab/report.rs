@@ -98,7 +98,13 @@ pub(super) type Families = BTreeMap<u32, BTreeSet<u32>>;
 pub(super) fn diagnose(kerno: &Path, scene: &Scene, families: &mut Families) -> Result<(Report, serde_json::Value)> {
     let (path, errors) = (scene.dir().join("report.json"), scene.dir().join("doctor.log"));
     let seconds = format!("{}ms", scene.window.as_millis());
-    let child = Command::new(kerno)
+    let mut command = Command::new(kerno);
+    // The defaults are what is tried here, whatever this machine's settings are.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("KERNO_")) {
+        command.env_remove(name);
+    }
+    let child = command
+        .env("KERNO_CONFIG", "/dev/null")
         .args(["doctor", "--output", "json", "--duration", &seconds])
         .stdin(Stdio::null())
         .stdout(File::create(&path)?)
