@@ -60,7 +60,7 @@ pub(super) enum Mark {
 }
 
 impl Mark {
-    /// Whether it fits. `family` gives the processes that were seen of one that was started.
+    /// Whether it fits. `is_of` tells whether a process (the second) is one that was started (the first), or one that that started.
     pub(super) fn fits(&self, finding: &Finding, is_of: &dyn Fn(u32, u32) -> bool) -> bool {
         let culprit = &finding.culprit;
         let address = |given: &Option<String>, wanted: &str| {

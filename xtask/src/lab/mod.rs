@@ -76,11 +76,11 @@ pub fn run(args: &Args) -> Result<()> {
     let healthy = healthy::all().filter(|_| !args.faults_only).filter(is_chosen);
     if args.list {
         println!("Faults:");
-        faults.for_each(|case| println!("  {:<24} {}", case.name, case.about));
+        faults.for_each(|case| println!("  {:<26} {}", case.name, case.about));
         println!("Healthy loads:");
-        healthy.for_each(|case| println!("  {:<24} {}", case.name, case.about));
+        healthy.for_each(|case| println!("  {:<26} {}", case.name, case.about));
         println!("Not made here:");
-        println!("  cpu_steal                needs a hypervisor that takes CPU time away; the rule has unit tests");
+        println!("  cpu_steal                  needs a hypervisor that takes CPU time away; the rule has unit tests");
         return Ok(());
     }
     ensure!(rustix::process::geteuid().is_root(), "the lab needs root");

@@ -160,7 +160,7 @@ pub(super) fn line(score: &Score) -> String {
     let expected = if score.healthy { "nothing".to_owned() } else { or_dash(&score.expected) };
     let right = if score.healthy { "-".to_owned() } else { format!("{}/{}", score.right, score.expected.len()) };
     format!(
-        "{:<24} {:<44} {:<28} {right:>5} {rank:>4} {:>6.1}s  {:<24} {}",
+        "{:<26} {:<44} {:<28} {right:>5} {rank:>4} {:>6.1}s  {:<24} {}",
         score.name,
         expected,
         or_dash(&score.found),
@@ -173,7 +173,7 @@ pub(super) fn line(score: &Score) -> String {
 /// The table's head.
 pub(super) fn head() -> String {
     format!(
-        "{:<24} {:<44} {:<28} {:>5} {:>4} {:>7}  {:<24} verdict",
+        "{:<26} {:<44} {:<28} {:>5} {:>4} {:>7}  {:<24} verdict",
         "fault", "expected", "found", "right", "rank", "took", "false positives"
     )
 }
