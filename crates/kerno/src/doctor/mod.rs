@@ -10,6 +10,7 @@ mod finding;
 pub(crate) mod growth;
 pub mod normal;
 mod rule;
+pub(crate) mod shell;
 
 pub use finding::{Culprit, Effect, Eta, Evidence, Exemplar, Finding, Fix, Severity, Step, Unit};
 pub(crate) use rule::rule;

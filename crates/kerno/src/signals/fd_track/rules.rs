@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{FdKind, FdProcess};
 use crate::doctor::amount::{count, seconds, share};
 use crate::doctor::growth::{Growth, steady_growth};
+use crate::doctor::shell::{is_service, word};
 use crate::doctor::{Culprit, Eta, Finding, Rule, Severity, Unit, rule};
 use crate::summary::{ErrnoCount, Signals};
 
@@ -155,14 +156,18 @@ fn advise(mut finding: Finding, process: &FdProcess, leaked: &Leaked<'_>) -> Fin
 
 /// The command that raises a process's limit, as far as it may without privileges.
 fn raise_limit(mut finding: Finding, process: &FdProcess, why: &str) -> Finding {
-    let wanted = process.soft_limit.saturating_mul(4).max(1024);
-    let (soft, hard) = (wanted, wanted.max(process.hard_limit));
-    if process.soft_limit < u64::MAX / 4 {
-        finding = finding.change(format!("prlimit --pid {} --nofile={soft}:{hard}", process.pid), why);
+    /// The least that fs.nr_open is anywhere: nobody may have a higher limit than that, not even root.
+    const NR_OPEN: u64 = 1 << 20;
+    let soft = process.soft_limit.saturating_mul(4).max(1024).min(process.hard_limit.max(NR_OPEN));
+    let hard = soft.max(process.hard_limit);
+    if soft <= process.soft_limit {
+        return finding.look("sysctl fs.nr_open", "the highest limit that any process may have: this one's is no lower");
     }
-    if let Some(unit) = finding.culprit.unit.clone() {
+    finding = finding.change(format!("prlimit --pid {} --nofile={soft}:{hard}", process.pid), why);
+    // What is no service has no such setting.
+    if let Some(unit) = finding.culprit.unit.clone().filter(|unit| is_service(unit)) {
         finding = finding.change(
-            format!("systemctl edit {unit}   # [Service] LimitNOFILE={soft}"),
+            format!("systemctl edit {}   # [Service] LimitNOFILE={soft}", word(&unit)),
             "raises the limit for good, from the next start on",
         );
     }
@@ -176,7 +181,10 @@ fn failures(signals: &Signals) -> BTreeMap<u32, (String, u64, u64)> {
     };
     let pair = |errors: &[ErrnoCount]| (count(errors, libc::EMFILE), count(errors, libc::ENFILE));
     let mut found = BTreeMap::<u32, (String, u64, u64)>::new();
-    for offender in signals.syscall_latency.iter().flat_map(|part| &part.offenders) {
+    // For these the error has to do with a limit of their own (fs.inotify.max_user_instances and the like).
+    let own_limit = |name: &str| matches!(name, "inotify_init" | "inotify_init1" | "fanotify_init" | "mount" | "userfaultfd");
+    let offenders = signals.syscall_latency.iter().flat_map(|part| &part.offenders);
+    for offender in offenders.filter(|offender| !own_limit(&offender.name)) {
         let (process, system) = pair(&offender.errors);
         let entry = found.entry(offender.pid).or_insert_with(|| (offender.comm.clone(), 0, 0));
         entry.1 += process;

@@ -122,3 +122,22 @@ fn the_machine_itself_can_run_out() {
     let [finding] = &exhausted(&failing)[..] else { panic!("one finding") };
     assert_eq!(finding.victims[0].pid, Some(4711));
 }
+
+#[test]
+fn limits_are_raised_no_further_than_the_kernel_lets() {
+    let prlimit = |soft, hard| {
+        let full = FdProcess { soft_limit: soft, hard_limit: hard, ..process(|_| 1e9) };
+        let findings = exhausted(&signals(vec![full]));
+        findings[0].fixes.iter().find(|fix| fix.command.starts_with("prlimit")).map(|fix| fix.command.clone())
+    };
+    assert_eq!(prlimit(1024, 4096).unwrap(), "prlimit --pid 4711 --nofile=4096:4096");
+    assert_eq!(prlimit(524_288, 524_288).unwrap(), "prlimit --pid 4711 --nofile=1048576:1048576");
+    assert_eq!(prlimit(1 << 20, 1 << 20), None);
+}
+
+#[test]
+fn inotify_instances_are_no_descriptors() {
+    let mut calls = failed(libc::EMFILE, 37);
+    calls.as_mut().unwrap().offenders[0].name = "inotify_init1".into();
+    assert!(exhausted(&Signals { syscall_latency: calls, ..signals(Vec::new()) }).is_empty());
+}

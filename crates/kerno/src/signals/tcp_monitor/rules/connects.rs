@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use super::{culprit, since, who, within, worst};
+use super::{culprit, since, ss_address, who, within, worst};
 use crate::doctor::{Culprit, Finding, Severity, Unit, rule};
 use crate::signals::tcp_monitor::{TcpFailure, TcpFailureReason, TcpSummary};
 use crate::summary::Signals;
@@ -230,7 +230,7 @@ fn fixes(finding: Finding, tcp: &TcpSummary, group: &Group<'_>) -> Finding {
             .look("journalctl -p err --since -10min", "why it is not running");
     }
     let finding = finding
-        .look(within(format!("ss -tnp state syn-sent dst {remote}")), "attempts that wait right now")
+        .look(within(format!("ss -tnp state syn-sent dst {}", ss_address(remote))), "attempts that wait right now")
         .look(within(format!("ip route get {remote}")), "by which interface and router it goes")
         .look(within("nft list ruleset".into()), "rules here that drop or reject");
     let finding = match group.reason {

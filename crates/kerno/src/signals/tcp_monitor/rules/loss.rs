@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::{culprit, percent, since, who, within, worst};
+use super::{culprit, percent, since, ss_address, who, within, worst};
 use crate::doctor::{Culprit, Finding, Severity, Unit, rule};
 use crate::signals::tcp_monitor::{TcpPeer, TcpSummary};
 use crate::summary::Signals;
@@ -133,7 +133,7 @@ fn one(
     finding.confidence = if path.again as f64 >= 3.0 * rule.min_segments { 0.95 } else { 0.8 };
     let within = |command: String| within(tcp, netns, &command);
     finding
-        .look(within(format!("ss -tin dst {remote}")), "each connection's retransmissions, round trip and congestion window")
+        .look(within(format!("ss -tin dst {}", ss_address(remote))), "each connection's retransmissions, round trip and congestion window")
         .look(within("ip -s link".into()), "drops and errors of our own interfaces")
         .look(within("nft list ruleset".into()), "rules here that drop or limit")
         .look(within(format!("mtr -rwbc 50 {remote}")), "at which hop packets are lost")
@@ -239,7 +239,7 @@ fn inflation(signals: &Signals, rule: &RttInflation) -> Vec<Finding> {
         finding.confidence = 0.75;
         let within = |command: String| within(tcp, peer.net_namespace, &command);
         let finding = finding
-            .look(within(format!("ss -tin dst {remote}")), "each connection's round trip, congestion window and send queue")
+            .look(within(format!("ss -tin dst {}", ss_address(remote))), "each connection's round trip, congestion window and send queue")
             .look(within("tc -s qdisc".into()), "a queue of our own that is full")
             .look(within(format!("mtr -rwbc 50 {remote}")), "at which hop the time is spent");
         let key = (peer.net_namespace, remote);
@@ -333,5 +333,11 @@ mod tests {
         assert!(found(120_000, 80_000, 500).is_empty(), "far away is not slow");
         assert!(found(41_000, 50, 500).is_empty(), "acknowledgements held back");
         assert!(found(120_000, 2_000, 5).is_empty(), "hardly used");
+    }
+
+    #[test]
+    fn addresses_are_given_to_ss_as_it_takes_them() {
+        let findings = judge(&RetransmitStorm::RULE, |tcp| tcp.peers = vec![peer("fd00::2", 10_000, 1000)]);
+        assert_eq!(findings[0].fixes[0].command, "ss -tin dst '[fd00::2]'");
     }
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::{who, within, worst};
+use crate::doctor::shell::{is_service, word};
 use crate::doctor::{Culprit, Finding, Severity, Unit, rule};
 use crate::signals::tcp_monitor::{TcpListener, TcpNamespace, TcpSummary};
 use crate::summary::Signals;
@@ -91,8 +92,8 @@ fn of_listener(
             .look(format!("top -H -b -n 1 -p {pid}"), "whether it has no time to accept")
             .look(format!("timeout 5 strace -f -e trace=accept,accept4 -p {pid}"), "whether it accepts at all");
     }
-    if let Some(unit) = unit {
-        finding = finding.change(format!("systemctl restart {unit}"), "ends the standstill if it is stuck");
+    if let Some(unit) = unit.filter(|unit| is_service(unit)) {
+        finding = finding.change(format!("systemctl restart {}", word(&unit)), "ends the standstill if it is stuck");
     }
     finding.change(
         within("sysctl -w net.core.somaxconn=4096".into()),
