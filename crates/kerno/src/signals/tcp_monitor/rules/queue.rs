@@ -31,8 +31,11 @@ fn overflow(signals: &Signals, rule: &AcceptQueueOverflow) -> Vec<Finding> {
         let namespace = tcp.namespaces.iter().find(|namespace| namespace.inode == listener.net_namespace);
         let overflows = namespace.map_or(0, |namespace| namespace.listen_overflows + namespace.syn_drops);
         let full = listener.queued > listener.backlog;
-        if excess(listener.drops) >= 1.0 && (overflows > 0 || full) {
-            findings.push(of_listener(signals, tcp, rule, listener, namespace, excess(listener.drops)));
+        // The socket's own count has what was malformed or unwanted, too: no more than overflowed anywhere are for want of room.
+        let drops = if full { listener.drops } else { listener.drops.min(overflows) };
+        if excess(drops) >= 1.0 {
+            let listener = TcpListener { drops, ..listener.clone() };
+            findings.push(of_listener(signals, tcp, rule, &listener, namespace, excess(drops)));
         }
     }
     // The socket is gone, or could not be looked at.
@@ -169,6 +172,7 @@ mod tests {
         assert!(found(0, 100, 0).is_empty());
         assert!(found(2, 129, 2).is_empty());
         assert!(found(400, 3, 0).is_empty(), "no overflow was counted");
+        assert!(found(400, 3, 2).is_empty(), "nearly all for other reasons");
         assert_eq!(found(3, 129, 3)[0].severity, Severity::Warning);
     }
 
