@@ -22,6 +22,12 @@ fn percent(share: f64) -> String {
     format!("{:.0}%", share * 100.0)
 }
 
+/// A cgroup is another one or below it.
+fn is_within(path: &str, outer: &str) -> bool {
+    let outer = outer.trim_end_matches('/');
+    path.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 #[allow(clippy::cast_precision_loss, reason = "times of a window")]
 const fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
