@@ -12,6 +12,11 @@ use crate::summary::{ErrnoCount, Signals};
 /// The rules of this signal.
 pub(crate) const RULES: &[Rule] = &[FdLeak::RULE, FdExhaustion::RULE];
 
+/// In windows longer than this a slower leak is believed.
+const SHORT_SECONDS: f64 = 30.0;
+/// Growth by a smaller share of what is open is no leak.
+const MATTERS: f64 = 0.02;
+
 rule! {
     /// A process that opens and does not close.
     FdLeak = "fd_leak", "fd_track", "a process's open descriptors keep growing",
@@ -20,7 +25,7 @@ rule! {
          found by looking at the descriptors when the growth begins and again at the end.",
         fd_leak;
     min_growth: 20.0 Count, 1.0 ..= 1e9, "net new descriptors in the window";
-    min_per_second: 1.0 PerSecond, 0.001 ..= 1e9, "new descriptors a second";
+    min_per_second: 1.0 PerSecond, 0.001 ..= 1e9, "new descriptors a second; in windows longer than 30 seconds less, in proportion";
     min_fit: 0.9 Ratio, 0.0 ..= 1.0, "how well a straight line must fit (R squared)";
     critical_seconds: 600.0 Seconds, 0.0 ..= 1e9, "critical when the process's own limit will be reached sooner than this";
 }
@@ -43,7 +48,13 @@ fn fd_leak(signals: &Signals, rule: &FdLeak) -> Vec<Finding> {
     processes
         .filter_map(|process| {
             let growth = steady_growth(&process.open, rule.min_fit)?;
-            let enough = growth.net >= rule.min_growth && growth.per_second >= rule.min_per_second;
+            // The longer it was seen to go on, the slower a leak may be.
+            let per_second = rule.min_per_second * (SHORT_SECONDS / signals.seconds()).min(1.0);
+            // Of a server with very many connections some more are no leak, unless they lead to the limit soon.
+            #[allow(clippy::cast_precision_loss, reason = "a limit")]
+            let matters = growth.net >= MATTERS * growth.last
+                || growth.seconds_until(process.soft_limit as f64) <= rule.critical_seconds;
+            let enough = growth.net >= rule.min_growth && growth.per_second >= per_second && matters;
             enough.then(|| leak(signals, rule, process, &growth))
         })
         .collect()

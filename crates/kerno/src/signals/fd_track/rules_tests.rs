@@ -141,3 +141,19 @@ fn inotify_instances_are_no_descriptors() {
     calls.as_mut().unwrap().offenders[0].name = "inotify_init1".into();
     assert!(exhausted(&Signals { syscall_latency: calls, ..signals(Vec::new()) }).is_empty());
 }
+
+#[test]
+fn slow_leaks_show_in_long_windows_and_small_changes_of_many_do_not() {
+    let slow = |t: f64| 100.0 + 0.2 * t * 120.0;
+    let mut long = signals(vec![process(slow)]);
+    let open = &mut long.fd_track.as_mut().unwrap().processes[0].open;
+    *open = open.points().iter().map(|(t, value)| (t * 120.0, *value)).collect();
+    long.window.seconds = 580.0;
+    let rule = FdLeak::with(&Thresholds::default());
+    assert_eq!(fd_leak(&long, &rule).len(), 1, "one in five seconds, for ten minutes");
+    long.window.seconds = 30.0;
+    assert!(fd_leak(&long, &rule).is_empty());
+    let busy = |limit| FdProcess { soft_limit: limit, ..process(|t| 50_000.0 + 20.0 * t) };
+    assert!(leaks(busy(1 << 20)).is_empty());
+    assert_eq!(leaks(busy(52_000)).len(), 1, "little is left");
+}
