@@ -21,7 +21,7 @@ rule! {
     /// A process that opens and does not close.
     FdLeak = "fd_leak", "fd_track", "a process's open descriptors keep growing",
         "The number of open descriptors of each process is exact, from the kernel's own bitmap. A leak is a number that grows \
-         along a line to the window's end: a server whose connections rise and settle, a build, a burst are not. What grows is \
+         along a line to the window's end: a server whose connections rise and settle, a build, a burst are not, nor are a few more of very many. What grows is \
          found by looking at the descriptors when the growth begins and again at the end.",
         fd_leak;
     min_growth: 20.0 Count, 1.0 ..= 1e9, "net new descriptors in the window";

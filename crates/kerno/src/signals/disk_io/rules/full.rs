@@ -36,7 +36,8 @@ rule! {
         "A file system that can be written to and has little left, in bytes or inodes, as a share and, for large ones, in bytes; or \
          one whose room goes steadily and will be gone soon, judged by a straight line through what was seen, if it fits well and room \
          went between most samples since it began to, and not further ahead than the time that this was seen allows. Read-only ones are always \
-         full and are left out.",
+         full and are left out; those for the boot are small by design and are told for information while nobody fills them. One of \
+         which less than half is used counts only when it will be full within a minute.",
         judge;
     used: 0.95 Ratio, 0.5 ..= 1.0, "Share of bytes or inodes that is used: a warning.";
     used_critical: 0.99 Ratio, 0.5 ..= 1.0, "Share that is used: critical.";

@@ -9,7 +9,7 @@ rule! {
     "The kernel counts, for each cgroup with a quota, the periods in which it ran and those in which it had used its quota up and \
      was stopped until the next one. A stop lasts up to a whole period (100 ms mostly), whatever else the CPUs do, and shows \
      as latency that no CPU graph explains. Now and then is normal; in a good share of the periods it is what limits the program. \
-     A cgroup that ran in a few periods only is not judged.", judge;
+     A cgroup that ran in a few periods only is not judged; one and that above it, with the same process, are one finding.", judge;
     warning_share: 0.25 Ratio, 0.01 ..= 1.0, "share of its periods in which it was stopped, from where on it is found";
     critical_share: 0.75 Ratio, 0.01 ..= 1.0, "share from where on it is critical";
     min_periods: 10.0 Count, 1.0 ..= 100000.0, "periods it must have run in";

@@ -10,7 +10,8 @@ rule! {
         "Counts the errors of each process that are not normal life (EAGAIN, EINTR, ENOENT on a search and their kin are; the table \
          of them has the reasons). Of errors that say that something ran out or broke (ENOSPC, EDQUOT, EIO, EMFILE, ENFILE, ENOMEM, \
          a full table of processes) a handful matters; EROFS needs ten times as many, as programs try to write caches beside \
-         themselves; of any other many a second.",
+         themselves; of any other many a second. Opens that are not allowed and are on ever other paths are a look into what belongs to \
+         others, as monitors take.",
         judge;
     grave_per_second: 1.0 PerSecond, 0.01 ..= 1e6, "errors a second that say that something ran out or broke";
     grave_critical: 5.0 PerSecond, 0.01 ..= 1e6, "critical from so many of those a second";

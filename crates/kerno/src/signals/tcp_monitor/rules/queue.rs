@@ -32,7 +32,11 @@ fn overflow(signals: &Signals, rule: &AcceptQueueOverflow) -> Vec<Finding> {
         let overflows = namespace.map_or(0, |namespace| namespace.listen_overflows + namespace.syn_drops);
         let full = listener.queued > listener.backlog;
         // The socket's own count has what was malformed or unwanted, too: no more than overflowed anywhere are for want of room.
-        let drops = if full { listener.drops } else { listener.drops.min(overflows) };
+        let drops = match namespace {
+            Some(_) => listener.drops.min(overflows),
+            None if full => listener.drops,
+            None => 0,
+        };
         if excess(drops) >= 1.0 {
             let listener = TcpListener { drops, ..listener.clone() };
             findings.push(of_listener(signals, tcp, rule, &listener, namespace, excess(drops)));
