@@ -10,6 +10,7 @@ mod finding;
 pub(crate) mod growth;
 pub mod normal;
 mod rule;
+pub(crate) mod shell;
 
 pub use finding::{Culprit, Effect, Eta, Evidence, Exemplar, Finding, Fix, Severity, Step, Unit};
 pub(crate) use rule::rule;
@@ -27,8 +28,20 @@ pub fn rules() -> impl Iterator<Item = &'static Rule> {
 pub fn judge(signals: &Signals, thresholds: &Thresholds) -> Vec<Finding> {
     let findings = rules().flat_map(|rule| (rule.judge)(signals, thresholds)).collect();
     let mut findings = correlate::join(findings, signals);
+    leave_the_ended_alone(&mut findings, signals);
     rank(&mut findings);
     findings
+}
+
+/// Takes back commands for a culprit that has ended: they do not work, or meet another process that has its id now.
+fn leave_the_ended_alone(findings: &mut [Finding], signals: &Signals) {
+    for finding in findings {
+        leave_the_ended_alone(&mut finding.consequences, signals);
+        let ended = finding.culprit.pid.filter(|pid| signals.process(*pid).is_some_and(|process| !process.alive));
+        let Some(pid) = ended.map(|pid| pid.to_string()) else { continue };
+        let names_it = |command: &str| command.split(|c: char| !c.is_ascii_digit()).any(|number| number == pid);
+        finding.fixes.retain(|fix| !names_it(&fix.command));
+    }
 }
 
 /// By severity, then by how soon it will happen, then by how far past the threshold it is; then by name, so that the order is

@@ -206,8 +206,20 @@ pub const NORMAL_ERRORS: &[ErrorGroup] = &[
     ),
     (
         &["ioctl"],
-        &[e::ENOTTY, e::EINVAL, e::EOPNOTSUPP, e::ENODEV, e::ENXIO, e::EXDEV, e::ENODATA],
-        "asks whether it is a terminal, or whether the driver can do it",
+        &[
+            e::ENOTTY,
+            e::EINVAL,
+            e::EOPNOTSUPP,
+            e::ENODEV,
+            e::ENXIO,
+            e::EXDEV,
+            e::ENODATA,
+            e::EPERM,
+            e::EBUSY,
+            e::ETIME,
+            e::EIO,
+        ],
+        "asks whether it is a terminal, or whether the driver can or may do it; one that was hung up; a wait with an end (graphics)",
     ),
     (
         &["fcntl", "fcntl64", "close", "fstat", "fstat64", "dup", "close_range", "epoll_ctl"],
@@ -338,7 +350,8 @@ pub const NORMAL_ERRORS: &[ErrorGroup] = &[
         &[e::EAFNOSUPPORT, e::EPROTONOSUPPORT, e::ESOCKTNOSUPPORT],
         "asks whether there is such a protocol",
     ),
-    (&["mincore"], &[e::ENOMEM], "asks whether memory is mapped"),
+    (&["mincore", "msync", "madvise"], &[e::ENOMEM], "asks whether memory is mapped"),
+    (&["msgrcv"], &[e::ENOMSG], "no message: asked again later"),
     (
         &["mmap", "mmap2"],
         &[e::EEXIST, e::ENODEV],
@@ -486,6 +499,8 @@ mod tests {
 
     #[test]
     fn normal_life_is_told_from_trouble() {
+        assert!(is_normal_error("msync", libc::ENOMEM) && is_normal_error("msgrcv", libc::ENOMSG));
+        assert!(is_normal_error("ioctl", libc::ETIME) && !is_normal_error("munmap", libc::ENOMEM), "too many mappings");
         assert!(is_normal_error("read", libc::EAGAIN));
         assert!(!is_normal_error("clone", libc::EAGAIN), "no more processes");
         assert!(is_normal_error("openat", libc::ENOENT));

@@ -214,6 +214,8 @@ fn a_full_file_system_explains_enospc() {
     let fails = |id, error: &str| titled(finding(id, process(101)), &format!("write fails with {error}"));
     explains(&machine(vec![]), &full, &fails("syscall_error_rate", "ENOSPC"));
     explains(&machine(vec![]), &full, &fails("file_open_storm", "ENOSPC"));
+    let watches = titled(finding("syscall_error_rate", process(101)), "p101 fails in inotify_add_watch with ENOSPC");
+    independent(&machine(vec![]), &full, &watches);
     independent(&machine(vec![]), &full, &fails("syscall_error_rate", "EIO"));
 }
 
@@ -362,7 +364,7 @@ fn loss_on_a_path_explains_what_else_is_wrong_on_it() {
     many.victims = vec![Culprit::remote("192.0.2.7"), Culprit::remote("192.0.2.8:443")];
     explains(&signals, &many, &finding("tcp_rtt_inflation", Culprit::remote("192.0.2.8")));
     let fails = |what| titled(finding("tcp_connect_failures", Culprit::remote("192.0.2.1:443")), what);
-    explains(&signals, &loss, &fails("connections to 192.0.2.1:443 timed out"));
+    explains(&signals, &loss, &fails("client (7) cannot connect to 192.0.2.1:443: not answered 3 times"));
     independent(&signals, &loss, &fails("connections to 192.0.2.1:443 are refused"));
     let refused = finding("tcp_connect_failures", Culprit { pid: Some(101), ..Culprit::remote("192.0.2.1:1") });
     explains(

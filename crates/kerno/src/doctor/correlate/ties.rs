@@ -165,7 +165,11 @@ impl<'a> Ties<'a> {
 
     /// Errors that a full file system gives to calls.
     pub(super) fn no_space(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
-        if !self.any_errno(consequence, &[libc::ENOSPC, libc::EDQUOT]) {
+        // Watches, namespaces and the like have limits of their own, and the same error for them.
+        const OTHER_LIMITS: &[&str] =
+            &["inotify_add_watch", "fanotify_mark", "epoll_ctl", "unshare", "clone", "clone3", "semget", "shmget", "msgget", "bpf"];
+        let mut words = consequence.title.split(|c: char| !is_name(c));
+        if words.any(|word| OTHER_LIMITS.contains(&word)) || !self.any_errno(consequence, &[libc::ENOSPC, libc::EDQUOT]) {
             return None;
         }
         if shares_pid(cause, consequence) {
@@ -417,7 +421,7 @@ impl<'a> Ties<'a> {
     /// The same other end, and nothing came back from it.
     pub(super) fn timed_out_to_same_remote(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
         let timed_out = self.any_errno(consequence, &[libc::ETIMEDOUT])
-            || said(consequence).any(|text| text.contains("timed out") || text.contains("no answer"));
+            || said(consequence).any(|text| text.contains("timed out") || text.contains("not answered"));
         timed_out.then(|| self.same_remote(cause, consequence))?
     }
 

@@ -5,21 +5,27 @@ use std::collections::BTreeMap;
 use super::{FdKind, FdProcess};
 use crate::doctor::amount::{count, seconds, share};
 use crate::doctor::growth::{Growth, steady_growth};
+use crate::doctor::shell::{is_service, word};
 use crate::doctor::{Culprit, Eta, Finding, Rule, Severity, Unit, rule};
 use crate::summary::{ErrnoCount, Signals};
 
 /// The rules of this signal.
 pub(crate) const RULES: &[Rule] = &[FdLeak::RULE, FdExhaustion::RULE];
 
+/// In windows longer than this a slower leak is believed.
+const SHORT_SECONDS: f64 = 30.0;
+/// Growth by a smaller share of what is open is no leak.
+const MATTERS: f64 = 0.02;
+
 rule! {
     /// A process that opens and does not close.
     FdLeak = "fd_leak", "fd_track", "a process's open descriptors keep growing",
         "The number of open descriptors of each process is exact, from the kernel's own bitmap. A leak is a number that grows \
-         along a line to the window's end: a server whose connections rise and settle, a build, a burst are not. What grows is \
+         along a line to the window's end: a server whose connections rise and settle, a build, a burst are not, nor are a few more of very many. What grows is \
          found by looking at the descriptors when the growth begins and again at the end.",
         fd_leak;
     min_growth: 20.0 Count, 1.0 ..= 1e9, "net new descriptors in the window";
-    min_per_second: 1.0 PerSecond, 0.001 ..= 1e9, "new descriptors a second";
+    min_per_second: 1.0 PerSecond, 0.001 ..= 1e9, "new descriptors a second; in windows longer than 30 seconds less, in proportion";
     min_fit: 0.9 Ratio, 0.0 ..= 1.0, "how well a straight line must fit (R squared)";
     critical_seconds: 600.0 Seconds, 0.0 ..= 1e9, "critical when the process's own limit will be reached sooner than this";
 }
@@ -42,7 +48,13 @@ fn fd_leak(signals: &Signals, rule: &FdLeak) -> Vec<Finding> {
     processes
         .filter_map(|process| {
             let growth = steady_growth(&process.open, rule.min_fit)?;
-            let enough = growth.net >= rule.min_growth && growth.per_second >= rule.min_per_second;
+            // The longer it was seen to go on, the slower a leak may be.
+            let per_second = rule.min_per_second * (SHORT_SECONDS / signals.seconds()).min(1.0);
+            // Of a server with very many connections some more are no leak, unless they lead to the limit soon.
+            #[allow(clippy::cast_precision_loss, reason = "a limit")]
+            let matters = growth.net >= MATTERS * growth.last
+                || growth.seconds_until(process.soft_limit as f64) <= rule.critical_seconds;
+            let enough = growth.net >= rule.min_growth && growth.per_second >= per_second && matters;
             enough.then(|| leak(signals, rule, process, &growth))
         })
         .collect()
@@ -155,14 +167,18 @@ fn advise(mut finding: Finding, process: &FdProcess, leaked: &Leaked<'_>) -> Fin
 
 /// The command that raises a process's limit, as far as it may without privileges.
 fn raise_limit(mut finding: Finding, process: &FdProcess, why: &str) -> Finding {
-    let wanted = process.soft_limit.saturating_mul(4).max(1024);
-    let (soft, hard) = (wanted, wanted.max(process.hard_limit));
-    if process.soft_limit < u64::MAX / 4 {
-        finding = finding.change(format!("prlimit --pid {} --nofile={soft}:{hard}", process.pid), why);
+    /// The least that fs.nr_open is anywhere: nobody may have a higher limit than that, not even root.
+    const NR_OPEN: u64 = 1 << 20;
+    let soft = process.soft_limit.saturating_mul(4).max(1024).min(process.hard_limit.max(NR_OPEN));
+    let hard = soft.max(process.hard_limit);
+    if soft <= process.soft_limit {
+        return finding.look("sysctl fs.nr_open", "the highest limit that any process may have: this one's is no lower");
     }
-    if let Some(unit) = finding.culprit.unit.clone() {
+    finding = finding.change(format!("prlimit --pid {} --nofile={soft}:{hard}", process.pid), why);
+    // What is no service has no such setting.
+    if let Some(unit) = finding.culprit.unit.clone().filter(|unit| is_service(unit)) {
         finding = finding.change(
-            format!("systemctl edit {unit}   # [Service] LimitNOFILE={soft}"),
+            format!("systemctl edit {}   # [Service] LimitNOFILE={soft}", word(&unit)),
             "raises the limit for good, from the next start on",
         );
     }
@@ -176,7 +192,10 @@ fn failures(signals: &Signals) -> BTreeMap<u32, (String, u64, u64)> {
     };
     let pair = |errors: &[ErrnoCount]| (count(errors, libc::EMFILE), count(errors, libc::ENFILE));
     let mut found = BTreeMap::<u32, (String, u64, u64)>::new();
-    for offender in signals.syscall_latency.iter().flat_map(|part| &part.offenders) {
+    // For these the error has to do with a limit of their own (fs.inotify.max_user_instances and the like).
+    let own_limit = |name: &str| matches!(name, "inotify_init" | "inotify_init1" | "fanotify_init" | "mount" | "userfaultfd");
+    let offenders = signals.syscall_latency.iter().flat_map(|part| &part.offenders);
+    for offender in offenders.filter(|offender| !own_limit(&offender.name)) {
         let (process, system) = pair(&offender.errors);
         let entry = found.entry(offender.pid).or_insert_with(|| (offender.comm.clone(), 0, 0));
         entry.1 += process;

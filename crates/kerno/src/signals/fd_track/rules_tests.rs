@@ -122,3 +122,38 @@ fn the_machine_itself_can_run_out() {
     let [finding] = &exhausted(&failing)[..] else { panic!("one finding") };
     assert_eq!(finding.victims[0].pid, Some(4711));
 }
+
+#[test]
+fn limits_are_raised_no_further_than_the_kernel_lets() {
+    let prlimit = |soft, hard| {
+        let full = FdProcess { soft_limit: soft, hard_limit: hard, ..process(|_| 1e9) };
+        let findings = exhausted(&signals(vec![full]));
+        findings[0].fixes.iter().find(|fix| fix.command.starts_with("prlimit")).map(|fix| fix.command.clone())
+    };
+    assert_eq!(prlimit(1024, 4096).unwrap(), "prlimit --pid 4711 --nofile=4096:4096");
+    assert_eq!(prlimit(524_288, 524_288).unwrap(), "prlimit --pid 4711 --nofile=1048576:1048576");
+    assert_eq!(prlimit(1 << 20, 1 << 20), None);
+}
+
+#[test]
+fn inotify_instances_are_no_descriptors() {
+    let mut calls = failed(libc::EMFILE, 37);
+    calls.as_mut().unwrap().offenders[0].name = "inotify_init1".into();
+    assert!(exhausted(&Signals { syscall_latency: calls, ..signals(Vec::new()) }).is_empty());
+}
+
+#[test]
+fn slow_leaks_show_in_long_windows_and_small_changes_of_many_do_not() {
+    let slow = |t: f64| 100.0 + 0.2 * t * 120.0;
+    let mut long = signals(vec![process(slow)]);
+    let open = &mut long.fd_track.as_mut().unwrap().processes[0].open;
+    *open = open.points().iter().map(|(t, value)| (t * 120.0, *value)).collect();
+    long.window.seconds = 580.0;
+    let rule = FdLeak::with(&Thresholds::default());
+    assert_eq!(fd_leak(&long, &rule).len(), 1, "one in five seconds, for ten minutes");
+    long.window.seconds = 30.0;
+    assert!(fd_leak(&long, &rule).is_empty());
+    let busy = |limit| FdProcess { soft_limit: limit, ..process(|t| 50_000.0 + 20.0 * t) };
+    assert!(leaks(busy(1 << 20)).is_empty());
+    assert_eq!(leaks(busy(52_000)).len(), 1, "little is left");
+}

@@ -7,6 +7,7 @@ mod pressure;
 use super::limits::is_in;
 use super::{CgroupMemory, ProcessMemory};
 use crate::doctor::amount::bytes;
+use crate::doctor::shell::word;
 use crate::doctor::{Culprit, Finding, Rule};
 use crate::summary::Signals;
 
@@ -60,29 +61,37 @@ fn advise_cgroup(mut finding: Finding, cgroup: &CgroupMemory) -> Finding {
         (false, _) => "memory.limit_in_bytes",
     };
     let usage = if cgroup.v2 { "memory.current" } else { "memory.usage_in_bytes" };
+    let procs = format!("find {} -name cgroup.procs -exec cat {{}} +", word(dir));
+    let (limit, usage) = (word(&format!("{dir}/{file}")), word(&format!("{dir}/{usage}")));
     finding = finding
-        .look(format!("cat '{dir}/{file}' '{dir}/{usage}'"), "its limit, and what it uses with page cache")
-        .look(format!("ps -o pid,rss,comm -p $(paste -sd, '{dir}/cgroup.procs') --sort=-rss | head"), "who in it uses how much");
+        .look(format!("cat {limit} {usage}"), "its limit, and what it uses with page cache")
+        // Those of the cgroups in it, too: on v2 it often has none of its own.
+        .look(format!("ps -o pid,rss,comm --sort=-rss -p \"$({procs} | paste -sd,)\" | head"), "who in it uses how much");
     let why = format!("raises the limit to {}, if the machine has that to spare", bytes(wanted as f64));
-    match finding.culprit.unit.clone() {
-        Some(unit) if cgroup.v2 => finding.change(format!("systemctl set-property {unit} MemoryMax={wanted}"), why),
-        _ => finding.change(format!("echo {wanted} > '{dir}/{file}'"), why),
+    // The unit whose limit it is, which is not always that of the process.
+    let unit = cgroup.path.rsplit('/').next().unwrap_or_default();
+    let is_unit = [".service", ".scope", ".slice"].iter().any(|kind| unit.ends_with(kind));
+    if cgroup.v2 && is_unit {
+        let property = if file == "memory.high" { "MemoryHigh" } else { "MemoryMax" };
+        return finding.change(format!("systemctl set-property {} {property}={wanted}", word(unit)), why);
     }
+    finding.change(format!("echo {wanted} > {limit}"), why)
 }
 
 /// What to type when the machine itself has too little.
-fn advise_machine(mut finding: Finding) -> Finding {
+fn advise_machine(mut finding: Finding, ended: bool) -> Finding {
     finding = finding
         .look("ps -eo pid,rss,comm --sort=-rss | head", "who uses how much")
         .look("grep -E 'MemAvailable|Swap|Shmem|Slab|HugePages' /proc/meminfo", "what else uses memory");
     match (finding.culprit.unit.clone(), finding.culprit.pid) {
         (Some(unit), _) => finding.change(
-            format!("systemctl set-property {unit} MemoryMax=<bytes>"),
-            "bounds the culprit, so that it fails before others do",
+            format!("systemctl set-property {} MemoryMax=70%", word(&unit)),
+            "bounds the culprit to that much of the machine's memory, so that it fails before others do",
         ),
-        (None, Some(pid)) => {
+        // One that has ended may have left its id to another.
+        (None, Some(pid)) if !ended => {
             finding.change(format!("kill {pid}"), "ends the culprit and frees its memory, if it can be spared")
         }
-        (None, None) => finding,
+        _ => finding,
     }
 }

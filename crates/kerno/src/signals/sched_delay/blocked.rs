@@ -1,6 +1,6 @@
 //! Threads that sleep uninterruptibly for long: followed over the window, so that one that got free before its end is told of too.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::BlockedTask;
 use crate::summary::Tick;
@@ -30,6 +30,7 @@ impl BlockedTasks {
         let mut long: Vec<_> =
             tick.tasks.blocked().filter(|task| tick.now_ns.saturating_sub(task.since_ns) >= LONG_NS).collect();
         long.sort_unstable_by_key(|task| (task.since_ns, task.row.tid));
+        let now: HashSet<_> = long.iter().map(|task| (task.row.tid, task.since_ns)).collect();
         for task in long {
             let key = (task.row.tid, task.since_ns);
             #[allow(clippy::cast_precision_loss, reason = "seconds")]
@@ -39,7 +40,7 @@ impl BlockedTasks {
                 known.at_end = true;
                 continue;
             }
-            if self.seen.len() >= MAX_TASKS {
+            if self.seen.len() >= MAX_TASKS && !self.forget_shortest(&now) {
                 continue;
             }
             let row = &task.row;
@@ -60,6 +61,13 @@ impl BlockedTasks {
     }
 
     /// The longest first.
+    /// Makes room: of those that got free, the one that slept shortest is told of least. False where none did.
+    fn forget_shortest(&mut self, asleep: &HashSet<(u32, u64)>) -> bool {
+        let free = self.seen.iter().filter(|(key, _)| !asleep.contains(*key));
+        let shortest = free.min_by(|a, b| a.1.seconds.total_cmp(&b.1.seconds)).map(|(key, _)| *key);
+        shortest.is_some_and(|key| self.seen.remove(&key).is_some())
+    }
+
     pub(super) fn take(&mut self) -> Vec<BlockedTask> {
         let mut tasks: Vec<_> = self.seen.drain().map(|(_, task)| task).collect();
         tasks.sort_by(|a, b| b.seconds.total_cmp(&a.seconds).then(a.tid.cmp(&b.tid)));
@@ -97,5 +105,14 @@ mod tests {
         let text = "[<0>] xfs_log_force+0x1b1/0x2f0 [xfs]\n[<0>] do_syscall_64+0x71/0x280\n[<0>] 0xffffffff\n";
         assert_eq!(parse_stack(text), ["xfs_log_force", "do_syscall_64", "0xffffffff"]);
         assert!(parse_stack("").is_empty());
+    }
+
+    #[test]
+    fn those_that_got_free_make_room_for_others() {
+        let seen = (1..=3).map(|tid| ((tid, 7), BlockedTask { tid, seconds: f64::from(tid), ..BlockedTask::default() }));
+        let mut tasks = BlockedTasks { seen: seen.collect() };
+        assert!(tasks.forget_shortest(&HashSet::from([(1, 7)])));
+        assert_eq!(tasks.take().iter().map(|task| task.tid).collect::<Vec<_>>(), [3, 1]);
+        assert!(!BlockedTasks::default().forget_shortest(&HashSet::new()));
     }
 }

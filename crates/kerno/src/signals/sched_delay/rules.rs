@@ -7,6 +7,7 @@ mod throttling;
 mod wait_channels;
 
 use crate::doctor::Rule;
+use crate::doctor::shell::word as shell_word;
 
 /// The rules of this signal.
 pub(crate) const RULES: &[Rule] = &[
@@ -21,13 +22,13 @@ fn percent(share: f64) -> String {
     format!("{:.0}%", share * 100.0)
 }
 
+/// A cgroup is another one or below it.
+fn is_within(path: &str, outer: &str) -> bool {
+    let outer = outer.trim_end_matches('/');
+    path.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 #[allow(clippy::cast_precision_loss, reason = "times of a window")]
 const fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
-}
-
-/// A path as one word of a shell command.
-fn shell_word(path: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:@+=,".contains(c);
-    if !path.is_empty() && path.chars().all(plain) { path.to_owned() } else { format!("'{}'", path.replace('\'', r"'\''")) }
 }

@@ -222,9 +222,11 @@ impl<'a> Gathered<'a> {
         let gone = queues.values().filter(|row| now.get(&row.sock).is_none_or(|now| now.state != LISTEN));
         for row in now.values().chain(gone).filter(|row| row.state == LISTEN) {
             let earlier = self.readings.before.get(&row.sock).filter(|earlier| {
-                earlier.state == LISTEN && earlier.local_port == row.local_port && earlier.netns == row.netns
+                // One that was opened anew may have the place of the one before, and counts from zero.
+                let same_place = earlier.local_port == row.local_port && earlier.netns == row.netns;
+                earlier.state == LISTEN && same_place && row.drops >= earlier.drops
             });
-            let drops = u64::from(row.drops.wrapping_sub(earlier.map_or(0, |earlier| earlier.drops)));
+            let drops = u64::from(row.drops - earlier.map_or(0, |earlier| earlier.drops));
             let queued = row.queued.max(queues.get(&row.sock).map_or(0, |queue| queue.queued));
             if drops == 0 && queued == 0 {
                 continue;
@@ -473,5 +475,12 @@ mod tests {
         assert_eq!(summary.peers.len(), MAX_PEERS_BY + 1);
         assert_eq!(summary.peers[0].retransmitted_segments, 5);
         assert_eq!(summary.peers[1].sent_segments, 200);
+    }
+
+    #[test]
+    fn a_listener_that_was_opened_anew_counts_from_zero() {
+        let listener = |drops| row(9, 0, 0, |r| (r.state, r.local_port, r.drops, r.queued) = (LISTEN, 443, drops, 1));
+        let summary = gathered(table([listener(5000)]), table([listener(2)]), HashMap::new());
+        assert_eq!(summary.listeners[0].drops, 2);
     }
 }

@@ -4,6 +4,8 @@ mod connects;
 mod loss;
 mod queue;
 
+use std::net::IpAddr;
+
 use super::TcpSummary;
 use crate::doctor::{Culprit, Finding, Rule};
 use crate::summary::Signals;
@@ -26,6 +28,14 @@ fn within(tcp: &TcpSummary, net_namespace: u32, command: &str) -> String {
             format!("nsenter -t {} -n {command}", namespace.pid)
         }
         _ => command.to_owned(),
+    }
+}
+
+/// An address as filters of ss(8) take it: without brackets the end of an IPv6 address would be a port.
+fn ss_address(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("'[{address}]'"),
     }
 }
 

@@ -18,7 +18,9 @@ const MOVES_AT_LEAST: f64 = 30e6;
 
 /// A kind of request is judged from this many on,
 const MIN_REQUESTS: u64 = 10;
-/// or from this many under way on average, where each takes so long that there are few.
+/// or from this many, where each takes so long that there are few: one or two may be a disk that has to spin up.
+const FEW_REQUESTS: u64 = 3;
+/// And from this many under way on average.
 const MIN_UNDER_WAY: f64 = 0.2;
 
 rule! {
@@ -48,7 +50,7 @@ rule! {
     storm_syncs: 30.0 PerSecond, 1.0 ..= 1000000.0,
         "A process with more fsync calls than this a second can hold up others.";
     storm_sync_ms: 10.0 Milliseconds, 0.1 ..= 60000.0,
-        "Another process's fsync calls take longer than this on average beside such a process.";
+        "Another process's fsync calls take longer than this on average beside such a process; with moving parts, four times this.";
     limit_used: 0.9 Ratio, 0.5 ..= 2.0,
         "A cgroup that uses more of its own I/O limit than this is held back by it.";
 }
@@ -88,7 +90,7 @@ fn limit_ms(device: &DiskDevice, stat: &DiskOpStat, rule: &DiskBottleneck) -> f6
 /// Kinds that somebody waits for, enough of them to judge.
 fn judged(device: &DiskDevice, seconds: f64) -> impl Iterator<Item = &DiskOpStat> {
     let kinds = device.ops.iter().filter(|stat| matches!(stat.op.as_str(), "read" | "write" | "flush"));
-    kinds.filter(move |stat| under_way(stat, seconds) >= MIN_UNDER_WAY && (stat.count >= MIN_REQUESTS || under_way(stat, seconds) >= 0.5))
+    kinds.filter(move |stat| under_way(stat, seconds) >= MIN_UNDER_WAY && (stat.count >= MIN_REQUESTS || (stat.count >= FEW_REQUESTS && under_way(stat, seconds) >= 0.5)))
 }
 
 /// Requests waiting or under way, on average.

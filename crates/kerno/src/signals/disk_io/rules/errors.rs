@@ -19,7 +19,8 @@ rule! {
 /// Errors that are normal life.
 fn is_harmless(op: &str, errno: i32) -> bool {
     match errno {
-        libc::EOPNOTSUPP | libc::EAGAIN => true,
+        // A reader of cards without a card has no medium either.
+        libc::EOPNOTSUPP | libc::EAGAIN | libc::ENOMEDIUM => true,
         libc::EREMOTEIO => op == "discard",
         _ => op == "other",
     }
@@ -108,15 +109,27 @@ fn finding(
         Some(below) => format!("The device ended requests with an error: {meaning}. It is made of {below}: look there."),
         None => format!("The device ended requests with an error: {meaning}."),
     };
-    let mounts = device.mounts.join(", ");
+    // In a node with containers one device is mounted at very many places.
+    let mut places: Vec<_> = device.mounts.iter().map(String::as_str).collect();
+    places.sort_by_key(|place| (place.len(), *place));
+    let more = match places.len() {
+        0..=3 => String::new(),
+        all => format!(" and {} more places", all - 3),
+    };
+    places.truncate(3);
+    let mounts = format!("{}{more}", places.join(", "));
     finding.impact = if mounts.is_empty() {
         "Whoever asked gets the error, or data is lost.".into()
     } else {
         format!("Data of {mounts} cannot be read or is lost; the file system may turn read-only.")
     };
     finding.culprit = Culprit::device(label);
-    let mut pids: Vec<_> = failures.iter().map(|failure| (failure.pid, failure.comm.as_str())).collect();
-    pids.dedup_by_key(|process| process.0);
+    let mut pids: Vec<(u32, &str)> = Vec::new();
+    for failure in failures.iter().filter(|failure| failure.pid != 0) {
+        if !pids.iter().any(|(pid, _)| *pid == failure.pid) {
+            pids.push((failure.pid, failure.comm.as_str()));
+        }
+    }
     finding.victims = pids.iter().take(8).map(|(pid, comm)| Culprit::process(signals, *pid, comm)).collect();
     finding.excess = failed.count / rule.requests;
     finding.confidence = 0.98;

@@ -18,6 +18,12 @@ const NEEDS_ROOM: [&str; 22] = [
 /// How far a trend is followed, in lengths of what was seen of it: from a few seconds nobody knows what is in an hour.
 const FORESIGHT: f64 = 20.0;
 
+/// None left sooner than this is critical.
+const SOON_SECONDS: f64 = 60.0;
+
+/// A file system of which less is used has to be full very soon to be told of.
+const HALF: f64 = 0.5;
+
 /// Samples that a trend needs.
 const MIN_POINTS: usize = 5;
 
@@ -30,7 +36,8 @@ rule! {
         "A file system that can be written to and has little left, in bytes or inodes, as a share and, for large ones, in bytes; or \
          one whose room goes steadily and will be gone soon, judged by a straight line through what was seen, if it fits well and room \
          went between most samples since it began to, and not further ahead than the time that this was seen allows. Read-only ones are always \
-         full and are left out.",
+         full and are left out; those for the boot are small by design and are told for information while nobody fills them. One of \
+         which less than half is used counts only when it will be full within a minute.",
         judge;
     used: 0.95 Ratio, 0.5 ..= 1.0, "Share of bytes or inodes that is used: a warning.";
     used_critical: 0.99 Ratio, 0.5 ..= 1.0, "Share that is used: critical.";
@@ -51,7 +58,33 @@ struct Room<'a> {
 fn judge(signals: &Signals, rule: &DiskFull) -> Vec<Finding> {
     let Some(disk) = &signals.disk_io else { return Vec::new() };
     let writable = disk.filesystems.iter().filter(|fs| !fs.read_only && fs.total_bytes >= MIN_BYTES);
-    writable.filter_map(|fs| judge_one(signals, disk, fs, rule)).collect()
+    let found = writable.filter_map(|fs| Some((fs, judge_one(signals, disk, fs, rule)?)));
+    let mut findings: Vec<(&Filesystem, Finding)> = Vec::new();
+    for (fs, finding) in found {
+        // All file systems of a pool run full together.
+        let pool = findings.iter_mut().find(|(other, _)| pool(fs).is_some() && pool(fs) == pool(other));
+        match pool {
+            Some(told) if rank(&finding) > rank(&told.1) => *told = (fs, finding),
+            Some(_) => {}
+            None => findings.push((fs, finding)),
+        }
+    }
+    findings.into_iter().map(|(_, finding)| finding).collect()
+}
+
+/// One that somebody is known to fill says more than one that is only as full.
+const fn rank(finding: &Finding) -> (bool, Severity) {
+    (finding.culprit.pid.is_some(), finding.severity)
+}
+
+/// The pool that a file system shares its room in with others.
+fn pool(fs: &Filesystem) -> Option<&str> {
+    (fs.kind == "zfs").then(|| fs.source.split('/').next()).flatten()
+}
+
+/// What starts the machine: made as small as it can be, and written when a kernel is installed only.
+fn is_for_boot(fs: &Filesystem) -> bool {
+    ["/boot", "/efi"].iter().any(|place| fs.mount.strip_prefix(place).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
 }
 
 fn judge_one(signals: &Signals, disk: &DiskSummary, fs: &Filesystem, rule: &DiskFull) -> Option<Finding> {
@@ -114,7 +147,9 @@ fn finding(
     room: &Room<'_>,
     rule: &DiskFull,
 ) -> Option<Finding> {
-    let eta = eta(room, rule).filter(|eta| eta.seconds <= rule.eta);
+    // With half of it left, a copy or a build will mostly be done before it is gone.
+    let eta = eta(room, rule)
+        .filter(|eta| eta.seconds <= if room.used >= HALF { rule.eta } else { rule.eta.min(SOON_SECONDS) });
     let nearly_full = room.used >= rule.used && room.scarce;
     if !nearly_full && eta.is_none() {
         return None;
@@ -124,8 +159,13 @@ fn finding(
     // Calls do not say where: only a file system that has really run out is meant.
     let failing = !refused.is_empty() && room.used >= rule.used_critical.min(0.98);
     let full = nearly_full && room.used >= rule.used_critical;
-    let soon = eta.as_ref().is_some_and(|eta| eta.seconds <= 60.0 && room.used >= 0.5);
-    let severity = if full || failing || soon { Severity::Critical } else { Severity::Warning };
+    let soon = eta.as_ref().is_some_and(|eta| eta.seconds <= SOON_SECONDS && room.used >= HALF);
+    let severity = match full || failing || soon {
+        // Nobody writes there.
+        _ if is_for_boot(fs) && eta.is_none() && refused.is_empty() => Severity::Info,
+        true => Severity::Critical,
+        false => Severity::Warning,
+    };
     #[allow(clippy::cast_precision_loss, reason = "a size")]
     let size = if room.what == "space" { fs.total_bytes } else { fs.total_inodes } as f64;
     let loses = -room.left.change() >= LOSES * size;

@@ -45,7 +45,10 @@ pub(super) fn judge(signals: &Signals, disk: &DiskSummary, rule: &DiskBottleneck
     }
     let on = disk.submitters.iter().filter(|s| s.pid == flusher.pid || s.comm == flusher.comm);
     let device = on.max_by_key(|s| (s.flushes, s.requests)).and_then(|s| disk.device(&s.dev))?;
-    let all = sufferers(signals, disk, &device.dev, rule.slow_ms, rule.storm_sync_ms);
+    // An arm that moves takes that long for any fsync.
+    let moving = device.rotational && !device.name.starts_with("loop");
+    let sync_ms = if moving { rule.storm_sync_ms * 4.0 } else { rule.storm_sync_ms };
+    let all = sufferers(signals, disk, &device.dev, rule.slow_ms, sync_ms);
     // Calls for data to be on storage wait for the flushes of others; and for a share of the time that can be felt.
     let suffering: Vec<_> =
         others(&all, &flusher.comm).filter(|s| s.share >= 0.1 && s.what.contains("sync")).cloned().collect();
@@ -62,7 +65,7 @@ pub(super) fn judge(signals: &Signals, disk: &DiskSummary, rule: &DiskBottleneck
     );
     let mut finding = DiskBottleneck::finding(severity_of(suffering.iter()), title)
         .measured(format!("fsync calls of {}", flusher.comm), flusher.per_second, Unit::PerSecond, Some(rule.storm_syncs))
-        .measured(format!("fsync calls of {} (mean)", first.comm), first.mean_ms, Unit::Milliseconds, Some(rule.storm_sync_ms))
+        .measured(format!("fsync calls of {} (mean)", first.comm), first.mean_ms, Unit::Milliseconds, Some(sync_ms))
         .measured(format!("fsync calls that are {}'s", flusher.comm), flusher.share, Unit::Ratio, Some(0.6))
         .measured("busy", device.utilisation, Unit::Ratio, None);
     finding.cause = format!(
@@ -75,7 +78,7 @@ pub(super) fn judge(signals: &Signals, disk: &DiskSummary, rule: &DiskBottleneck
     finding.culprit = Culprit::process(signals, flusher.pid, &flusher.comm).on_device(label);
     finding.victims = victims(signals, suffering.iter());
     finding.since = since(signals, flusher.pid);
-    finding.excess = (first.mean_ms / rule.storm_sync_ms).max(flusher.per_second / rule.storm_syncs);
+    finding.excess = (first.mean_ms / sync_ms).max(flusher.per_second / rule.storm_syncs);
     finding.confidence = 0.85;
     let finding = with_fixes(finding, &flusher, device);
     Some((finding, Some(device.dev.clone())))

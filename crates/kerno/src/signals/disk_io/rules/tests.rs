@@ -404,3 +404,55 @@ fn inodes_go_by_who_makes_files() {
     }];
     assert_eq!(the_only(&all).culprit.pid, Some(90));
 }
+
+#[test]
+fn partitions_for_boot_and_pools_are_what_they_are() {
+    let mut boot = filesystem(|_| 5e7);
+    boot.mount = "/boot/efi".into();
+    assert_eq!(the_only(&with(boot.clone())).severity, Severity::Info);
+    let mut filling = with(Filesystem { mount: "/boot".into(), ..filesystem(|t| 1.7e8 - 1e7 * t) });
+    assert_eq!(the_only(&filling).severity, Severity::Critical, "somebody fills it");
+    let dataset = |name: &str| Filesystem { kind: "zfs".into(), source: name.into(), mount: format!("/{name}"), ..filesystem(|_| 5e7) };
+    filling.disk_io.as_mut().unwrap().filesystems = vec![dataset("tank/a"), dataset("tank/b"), dataset("pool/a")];
+    assert_eq!(judge(&filling).len(), 2);
+}
+
+#[test]
+fn half_empty_ones_have_to_be_full_very_soon() {
+    assert_eq!(judge(&with(filesystem(|t| 9e9 - 5e7 * t))), [], "a copy of some gigabytes");
+    assert_eq!(the_only(&with(filesystem(|t| 9e9 - 2e8 * t))).severity, Severity::Warning);
+}
+
+#[test]
+fn arms_that_move_take_their_time() {
+    let mut other = storm("etcd", 25 * MS);
+    other.disk_io.as_mut().unwrap().devices[0].rotational = true;
+    assert_eq!(judge(&other), []);
+    let mut spun_down = device(vec![op("read", 1, 4096, 0, 7000 * MS)], 0.7, 1.0);
+    spun_down.rotational = true;
+    let disk = DiskSummary { devices: vec![spun_down], ..DiskSummary::default() };
+    assert_eq!(judge(&signals(disk, vec![], vec![])), []);
+}
+
+#[test]
+fn who_has_ended_is_not_to_be_stopped() {
+    let mut ended = storm("etcd", 40 * MS);
+    assert!(has_fix(&the_only(&ended), Effect::Changing, "kill -STOP 40"));
+    ended.processes.get_mut(&40).unwrap().alive = false;
+    let finding = the_only(&ended);
+    assert_eq!(finding.culprit.pid, Some(40));
+    assert!(!has_fix(&finding, Effect::Changing, "40") && !has_fix(&finding, Effect::ReadOnly, "/proc/40/"));
+}
+
+#[test]
+fn errors_name_a_few_places_and_each_process_once() {
+    let mut failing = op("read", 100, 4096, 0, MS);
+    failing.errors = vec![ErrnoCount::new(libc::EIO, 4)];
+    let mut disk = device(vec![failing], 0.1, 0.1);
+    disk.mounts = (0..50).map(|i| format!("/var/lib/kubelet/{i}")).chain(["/".to_owned()]).collect();
+    let failure = |pid| DiskFailure { dev: "259:0".into(), pid, op: "read".into(), errno: libc::EIO, count: 1, ..DiskFailure::default() };
+    let failures = vec![failure(7), failure(8), failure(7), failure(0)];
+    let finding = the_only(&signals(DiskSummary { devices: vec![disk], failures, ..DiskSummary::default() }, vec![], vec![]));
+    assert!(finding.impact.starts_with("Data of /, /var/lib/kubelet/0, /var/lib/kubelet/1 and 48 more places"), "{}", finding.impact);
+    assert_eq!(finding.victims.iter().filter_map(|victim| victim.pid).collect::<Vec<_>>(), [7, 8]);
+}

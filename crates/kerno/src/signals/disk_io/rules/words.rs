@@ -1,5 +1,7 @@
 //! Numbers as people read them.
 
+pub(super) use crate::doctor::shell::word as quoted;
+
 /// `1.2 GB`
 pub(super) fn bytes(bytes: f64) -> String {
     let units = [(1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")];
@@ -33,11 +35,6 @@ pub(super) fn percent(share: f64) -> String {
     format!("{:.0} %", (share * 100.0).floor())
 }
 
-/// A word for the shell: in single quotes when it needs them.
-pub(super) fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:@+".contains(c);
-    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
-}
 
 #[cfg(test)]
 mod tests {

@@ -140,7 +140,7 @@ fn of_machine(signals: &Signals, rule: &OomImminent, part: &OomSummary) -> Optio
     finding.excess = rule.machine_available * total / available.max(1.0);
     finding.confidence = 0.8;
     let what = "the machine has no memory left".to_owned();
-    Some(advise_machine(with_trend(finding, rule, &growth, total, what)))
+    Some(advise_machine(with_trend(finding, rule, &growth, total, what), process.is_some_and(|process| !process.alive)))
 }
 
 fn severity(rule: &OomImminent, growth: Option<&Growth>, limit: f64) -> Severity {
@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(finding.title, "p1 (1) fills the 256 MiB of cgroup /app: 54 % used, 8.0 MiB a second, full in 15s");
         assert_eq!((finding.severity, finding.culprit.pid), (Severity::Critical, Some(1)));
         assert!((finding.eta.as_ref().unwrap().seconds - 14.7).abs() < 0.5);
-        assert!(finding.fixes.iter().any(|fix| fix.command == "echo 402653184 > '/sys/fs/cgroup/app/memory.max'"));
+        assert!(finding.fixes.iter().any(|fix| fix.command == "echo 402653184 > /sys/fs/cgroup/app/memory.max"));
     }
 
     #[test]
@@ -253,5 +253,18 @@ mod tests {
         let findings = machine(&|t| 1800.0 - 200.0 * t);
         assert!(findings[0].title.starts_with("p3 (3) uses up the machine's memory: 840 MiB available, 200 MiB a second less"));
         assert_eq!(findings[0].severity, Severity::Critical);
+    }
+
+    #[test]
+    fn the_unit_that_is_limited_is_raised_and_in_its_own_setting() {
+        let raise = |path: &str, high| {
+            let cgroup = CgroupMemory { path: path.into(), high_bytes: high, ..cgroup(|t| 100.0 + 8.0 * t) };
+            let part = OomSummary { cgroups: vec![cgroup], processes: vec![process(1, "/", |_| 9.0)], ..OomSummary::default() };
+            judge(part).remove(0).fixes.into_iter().rfind(|fix| fix.command.contains("402653184")).unwrap().command
+        };
+        assert_eq!(raise("/system.slice/db.service", None), "systemctl set-property db.service MemoryMax=402653184");
+        let escaped = raise(r"/user.slice/app-a\x2db.scope", Some(256 << 20));
+        assert_eq!(escaped, r"systemctl set-property 'app-a\x2db.scope' MemoryHigh=402653184");
+        assert_eq!(raise("/system.slice/db.service/init", None), "echo 402653184 > /sys/fs/cgroup/app/memory.max");
     }
 }

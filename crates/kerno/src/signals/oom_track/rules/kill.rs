@@ -1,6 +1,7 @@
 use super::super::OomKill;
 use super::{advise_cgroup, advise_machine, is_in};
 use crate::doctor::amount::{bytes, count};
+use crate::doctor::shell::word;
 use crate::doctor::{Culprit, Exemplar, Finding, Severity, Unit, rule};
 use crate::signals::{CgroupMemory, OomSummary};
 use crate::summary::Signals;
@@ -130,10 +131,10 @@ fn describe(
     Some(match (limited, place) {
         (Some(cgroup), _) => advise_cgroup(finding, cgroup),
         (None, Some(path)) => finding.look(
-            format!("cat /proc/{}/cgroup; systemd-cgls '{path}'", first.triggered_pid),
+            format!("cat /proc/{}/cgroup; systemd-cgls {}", first.triggered_pid, word(path)),
             "the cgroup, whose limit could not be read",
         ),
-        (None, None) => advise_machine(finding),
+        (None, None) => advise_machine(finding, itself),
     })
 }
 
@@ -178,7 +179,7 @@ mod tests {
         assert_eq!((finding.culprit.pid, finding.culprit.cgroup.as_deref()), (Some(7), Some("/app")));
         assert_eq!((finding.since, finding.severity), (Some(1.5), Severity::Critical));
         let raise = finding.fixes.iter().find(|fix| fix.effect == Effect::Changing).unwrap();
-        assert_eq!(raise.command, "echo 402653184 > '/sys/fs/cgroup/memory/app/memory.limit_in_bytes'");
+        assert_eq!(raise.command, "echo 402653184 > /sys/fs/cgroup/memory/app/memory.limit_in_bytes");
     }
 
     #[test]
@@ -210,5 +211,12 @@ mod tests {
     #[test]
     fn without_kills_nothing_is_found() {
         assert!(judge(Vec::new()).is_empty());
+    }
+
+    #[test]
+    fn one_that_was_killed_is_not_to_be_killed_again() {
+        let kills = |first| judge(vec![kill(7, None, &[(first, "hog", 200 << 20)])]).remove(0);
+        let kills = |first| kills(first).fixes.iter().any(|fix| fix.command.starts_with("kill "));
+        assert!(!kills(7) && kills(8));
     }
 }

@@ -38,7 +38,10 @@ fn memory_pressure(signals: &Signals, rule: &MemoryPressure) -> Vec<Finding> {
         return Vec::new();
     }
     let all = part.all_stalled.unwrap_or(0.0);
-    let cgroup = part.cgroups.iter().filter(|cgroup| is_short(rule, cgroup)).max_by_key(|cgroup| cgroup.limit_hits);
+    let cgroup = part.cgroups.iter().filter(|cgroup| is_short(rule, cgroup)).max_by(|a, b| {
+        let stalled = |cgroup: &CgroupMemory| cgroup.some_stalled.unwrap_or(0.0);
+        stalled(a).total_cmp(&stalled(b)).then(a.limit_hits.cmp(&b.limit_hits))
+    });
     let process = user_of_memory(signals, cgroup.map_or("/", |cgroup| &cgroup.path), 0.0);
     let place = cgroup.map_or_else(|| "the machine's memory".to_owned(), |cgroup| format!("cgroup {}", cgroup.path));
     let who = named(process, "something");
@@ -72,7 +75,7 @@ fn memory_pressure(signals: &Signals, rule: &MemoryPressure) -> Vec<Finding> {
     finding = finding.look("cat /proc/pressure/memory; vmstat 1 5", "whether it goes on");
     vec![match cgroup {
         Some(cgroup) => advise_cgroup(finding, cgroup),
-        None => advise_machine(finding),
+        None => advise_machine(finding, process.is_some_and(|process| !process.alive)),
     }]
 }
 

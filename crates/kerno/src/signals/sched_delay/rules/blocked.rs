@@ -12,7 +12,7 @@ rule! {
     "A task in this state (D in ps) waits for something that is expected to come at once: a disk, a page, a lock in the kernel, \
      the server of a network or FUSE file system. Nothing ends it but that, not even SIGKILL mostly. On a working machine each \
      such sleep takes milliseconds. One sleep (the task did not get a CPU in between) of seconds is judged, never many short ones; \
-     what sleeps so by design (the parent of a vfork, frozen tasks) is left out, and so are threads of the kernel of which it is \
+     what sleeps so by design (the parent of a vfork, frozen tasks, a sync of all there is, a trim) is left out, and so are threads of the kernel of which it is \
      not clear what they wait for. Tasks that wait for the same kind of thing are one finding.", judge;
     warning_seconds: 2.0 Seconds, 1.0 ..= 3600.0, "length of one sleep from where on it is found";
     critical_seconds: 10.0 Seconds, 1.0 ..= 3600.0, "length from where on it is critical";
@@ -37,6 +37,9 @@ fn judge(signals: &Signals, rule: &BlockedTasks) -> Vec<Finding> {
 /// Of the tasks that wait for the same kind of thing.
 fn finding(signals: &Signals, rule: &BlockedTasks, kind: WaitsFor, mut tasks: Vec<&BlockedTask>) -> Option<Finding> {
     tasks.retain(|task| task.seconds >= rule.warning_seconds);
+    // A thread that slept so more than once is one that is stuck.
+    tasks.sort_by(|a, b| a.tid.cmp(&b.tid).then(b.seconds.total_cmp(&a.seconds)));
+    tasks.dedup_by_key(|task| task.tid);
     // A program tells more than a thread of the kernel that waits for the same.
     tasks.sort_by(|a, b| a.kernel_thread.cmp(&b.kernel_thread).then(b.seconds.total_cmp(&a.seconds)).then(a.tid.cmp(&b.tid)));
     let worst = *tasks.first()?;
@@ -169,6 +172,9 @@ mod tests {
         let many = found((0..9).map(|tid| task(tid, 3.0, FUSE)).collect());
         assert_eq!((many.len(), many[0].severity), (1, Severity::Critical));
         assert!(many[0].title.starts_with("rsync (100) and 8 more have been stuck for 3s"), "{}", many[0].title);
+        let again = found((2..12).map(|seconds| task(100, f64::from(seconds) / 2.0 + 1.5, FUSE)).collect());
+        assert_eq!(again[0].severity, Severity::Warning, "one task, ten times");
+        assert!(again[0].title.starts_with("rsync (100) has been stuck for 7s"), "{}", again[0].title);
         let two = found(vec![task(1, 3.0, FUSE), task(2, 3.0, &["jbd2_log_wait_commit"])]);
         assert_eq!(two.len(), 2);
     }

@@ -1,4 +1,4 @@
-use super::{percent, seconds};
+use super::{is_within, percent, seconds};
 use crate::doctor::{Culprit, Finding, Severity, Unit, rule};
 use crate::signals::{CpuGroup, SchedSummary, SchedWaiter};
 use crate::summary::Signals;
@@ -33,6 +33,9 @@ const LONG_WAITS_SHARE: f64 = 0.5;
 /// A real-time group that takes this share of a CPU keeps others off it.
 const REALTIME_SHARE: f64 = 0.5;
 
+/// A cgroup whose tasks a quota stopped for less time than this share of the window, all CPUs together, is not held back by it.
+const HELD_BACK_SHARE: f64 = 0.02;
+
 /// A group that asks for this share of all CPU time asked for is behind it alone.
 const MAIN_SHARE: f64 = 0.4;
 
@@ -47,7 +50,7 @@ fn judge(signals: &Signals, rule: &SchedulerContention) -> Vec<Finding> {
     if !oversubscribed && victims.is_empty() {
         return Vec::new();
     }
-    let Some(culprit) = culprit(sched, signals.seconds(), &victims, oversubscribed) else { return Vec::new() };
+    let Some(culprit) = culprit(signals, sched, &victims, oversubscribed) else { return Vec::new() };
     victims.retain(|victim| !belongs(culprit, victim.pid, &victim.comm));
     if !oversubscribed && victims.is_empty() {
         return Vec::new();
@@ -99,7 +102,7 @@ fn long_waits(sched: &SchedSummary, at_least_ms: f64) -> f64 {
 #[allow(clippy::cast_precision_loss, reason = "times and counts of a window")]
 fn is_victim(signals: &Signals, rule: &SchedulerContention, waiter: &SchedWaiter) -> bool {
     let Some(sched) = &signals.sched_delay else { return false };
-    if sched.throttled.iter().any(|cgroup| cgroup.pids.contains(&waiter.pid)) {
+    if is_held_back(signals, sched, waiter.pid) {
         return false;
     }
     // Nobody held the CPU: it was the machine that was slow to wake.
@@ -122,6 +125,16 @@ fn share(signals: &Signals, waiter: &SchedWaiter) -> f64 {
     seconds(waiter.slow_total_ns) / signals.seconds()
 }
 
+/// Its waits are those of a quota: of its cgroup or one above, whose list of processes has the busiest only. One that was held back
+/// for a moment is not meant.
+fn is_held_back(signals: &Signals, sched: &SchedSummary, pid: u32) -> bool {
+    let own = signals.process(pid).and_then(|process| process.cgroup.as_deref());
+    sched.throttled.iter().any(|cgroup| {
+        seconds(cgroup.throttled_ns) >= HELD_BACK_SHARE * signals.seconds()
+            && (cgroup.pids.contains(&pid) || own.is_some_and(|own| is_within(own, &cgroup.path)))
+    })
+}
+
 fn belongs(group: &CpuGroup, pid: u32, comm: &str) -> bool {
     group.pids.contains(&pid) || group.comm == comm
 }
@@ -131,19 +144,16 @@ const fn demand(group: &CpuGroup) -> u64 {
     group.run_ns.saturating_add(group.wait_ns)
 }
 
-/// Its waits are those of its quota.
-fn is_throttled(sched: &SchedSummary, group: &CpuGroup) -> bool {
-    group.pids.first().is_some_and(|pid| sched.throttled.iter().any(|cgroup| cgroup.pids.contains(pid)))
-}
-
 /// Who is behind it.
 fn culprit<'a>(
+    signals: &Signals,
     sched: &'a SchedSummary,
-    window: f64,
     victims: &[&SchedWaiter],
     oversubscribed: bool,
 ) -> Option<&'a CpuGroup> {
-    let running = || sched.groups.iter().filter(|group| !is_throttled(sched, group));
+    let window = signals.seconds();
+    let is_throttled = |group: &CpuGroup| group.pids.first().is_some_and(|pid| is_held_back(signals, sched, *pid));
+    let running = || sched.groups.iter().filter(|group| !is_throttled(group));
     // Ordinary tasks get what a real-time one leaves, however many they are.
     let realtime = running().filter(|group| group.realtime && seconds(group.run_ns) >= window * REALTIME_SHARE);
     if let Some(group) = realtime.max_by_key(|group| group.run_ns) {

@@ -57,6 +57,11 @@ fn waiter(signals: &mut Signals, (pid, comm): (u32, &str), slow: u64, total_ms: 
     sched(signals).waiters.push(waiter);
 }
 
+/// A cgroup that its quota held back for much of the time.
+fn capped() -> CgroupThrottle {
+    CgroupThrottle { path: "/pods/a".into(), throttled_ns: 2_000 * MS, ..CgroupThrottle::default() }
+}
+
 fn found(signals: &Signals) -> Vec<Finding> {
     judge(signals, &SchedulerContention::with(&Thresholds::default()))
 }
@@ -135,8 +140,15 @@ fn some_waits_are_somebody_elses_fault() {
     assert_eq!(victim(|s| sched(s).waiters[0].slow_total_ns = 900 * MS), 0, "not much of the window");
     assert_eq!(victim(|s| s.processes.get_mut(&200).unwrap().kernel_thread = true), 0);
     assert_eq!(victim(|s| s.processes.get_mut(&200).unwrap().used.run_ns = 5_000 * MS), 0, "it runs more than it waits");
-    let quota = |s: &mut Signals| sched(s).throttled.push(CgroupThrottle { pids: vec![200], ..CgroupThrottle::default() });
+    let quota = |s: &mut Signals| sched(s).throttled.push(CgroupThrottle { pids: vec![200], ..capped() });
     assert_eq!(victim(quota), 0, "its quota keeps it waiting");
+    let one_of_many = |s: &mut Signals| {
+        sched(s).throttled.push(capped());
+        s.processes.get_mut(&200).unwrap().cgroup = Some("/pods/a/web".into());
+    };
+    assert_eq!(victim(one_of_many), 0, "so does that of a cgroup above, which lists its busiest processes only");
+    let a_moment = |s: &mut Signals| sched(s).throttled.push(CgroupThrottle { pids: vec![200], throttled_ns: 50 * MS, ..capped() });
+    assert_eq!(victim(a_moment), 1, "held back for a moment");
 }
 
 #[test]
@@ -146,7 +158,7 @@ fn a_realtime_hog_is_behind_it_also_in_a_crowd() {
     group(&mut signals, "spinner", 100, 1, 3_800, 200);
     group(&mut signals, "capped", 400, 2, 800, 9_000);
     group(&mut signals, "web", 200, 1, 16, 3_800);
-    sched(&mut signals).throttled.push(CgroupThrottle { pids: vec![400], ..CgroupThrottle::default() });
+    sched(&mut signals).throttled.push(CgroupThrottle { pids: vec![400], ..capped() });
     waiter(&mut signals, (200, "web"), 3, 1_900, (300, "qemu"));
     assert_eq!(found(&signals)[0].culprit.pid, Some(300), "the quota's waits are none of the CPU's");
     sched(&mut signals).groups[1].realtime = true;

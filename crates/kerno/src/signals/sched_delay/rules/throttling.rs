@@ -1,4 +1,4 @@
-use super::{percent, seconds, shell_word};
+use super::{is_within, percent, seconds, shell_word};
 use crate::doctor::{Culprit, Finding, Severity, Unit, rule};
 use crate::signals::CgroupThrottle;
 use crate::summary::Signals;
@@ -9,7 +9,7 @@ rule! {
     "The kernel counts, for each cgroup with a quota, the periods in which it ran and those in which it had used its quota up and \
      was stopped until the next one. A stop lasts up to a whole period (100 ms mostly), whatever else the CPUs do, and shows \
      as latency that no CPU graph explains. Now and then is normal; in a good share of the periods it is what limits the program. \
-     A cgroup that ran in a few periods only is not judged.", judge;
+     A cgroup that ran in a few periods only is not judged; one and that above it, with the same process, are one finding.", judge;
     warning_share: 0.25 Ratio, 0.01 ..= 1.0, "share of its periods in which it was stopped, from where on it is found";
     critical_share: 0.75 Ratio, 0.01 ..= 1.0, "share from where on it is critical";
     min_periods: 10.0 Count, 1.0 ..= 100000.0, "periods it must have run in";
@@ -20,13 +20,23 @@ const MAX_FINDINGS: usize = 5;
 
 fn judge(signals: &Signals, rule: &CpuThrottling) -> Vec<Finding> {
     let Some(sched) = &signals.sched_delay else { return Vec::new() };
-    let found = sched.throttled.iter().filter_map(|cgroup| {
-        let share = share(cgroup);
+    let mut found: Vec<&CgroupThrottle> = Vec::new();
+    for cgroup in &sched.throttled {
         #[allow(clippy::cast_precision_loss, reason = "periods of a window")]
-        let enough = cgroup.periods as f64 >= rule.min_periods;
-        (enough && share >= rule.warning_share).then(|| finding(signals, rule, cgroup, share))
-    });
-    found.take(MAX_FINDINGS).collect()
+        let (periods, length) = (cgroup.periods as f64, cgroup.period_us as f64 / 1e6);
+        // More than fit in are not of this window: the cgroup was not looked at when it began.
+        let in_window = periods * length <= signals.seconds() * 1.5 + 2.0 * length;
+        let held_back = periods >= rule.min_periods && in_window && share(cgroup) >= rule.warning_share;
+        // A pod and its only container have the same quota and are held back as one.
+        let same = |other: &&CgroupThrottle| {
+            (is_within(&cgroup.path, &other.path) || is_within(&other.path, &cgroup.path))
+                && cgroup.pids.first() == other.pids.first()
+        };
+        if held_back && !found.iter().any(same) {
+            found.push(cgroup);
+        }
+    }
+    found.into_iter().take(MAX_FINDINGS).map(|cgroup| finding(signals, rule, cgroup, share(cgroup))).collect()
 }
 
 #[allow(clippy::cast_precision_loss, reason = "periods of a window")]
@@ -146,5 +156,28 @@ mod tests {
         assert!(commands.contains(&"cat /sys/fs/cgroup/app/web.service/cpu.cfs_quota_us"), "{commands:?}");
         assert!(commands.contains(&"cat /sys/fs/cgroup/app/web.service/cpu.stat"));
         assert!(commands.contains(&"echo 100000 > /sys/fs/cgroup/app/web.service/cpu.cfs_quota_us"));
+    }
+
+    fn judged(cgroups: Vec<CgroupThrottle>) -> Vec<Finding> {
+        let mut signals = Signals::default();
+        signals.window.seconds = 5.0;
+        signals.sched_delay = Some(SchedSummary { throttled: cgroups, ..SchedSummary::default() });
+        judge(&signals, &CpuThrottling::with(&Thresholds::default()))
+    }
+
+    fn half(path: &str, periods: u64, pid: u32) -> CgroupThrottle {
+        let (path, pids) = (path.to_owned(), vec![pid]);
+        CgroupThrottle { path, pids, periods, throttled_periods: periods / 2, quota_us: 1, period_us: 100_000, ..CgroupThrottle::default() }
+    }
+
+    #[test]
+    fn a_pod_and_its_container_are_one() {
+        assert_eq!(judged(vec![half("/pod/app", 50, 7), half("/pod", 50, 7)]).len(), 1);
+        assert_eq!(judged(vec![half("/pod/app", 50, 7), half("/pod/db", 50, 8), half("/podium", 50, 7)]).len(), 3);
+    }
+
+    #[test]
+    fn periods_of_other_days_are_not_of_this_window() {
+        assert!(judged(vec![half("/app", 800_000, 7)]).is_empty());
     }
 }

@@ -24,7 +24,11 @@ const BY_DESIGN: &[(&str, &str)] = &[
     ("__refrigerator", "frozen by the freezer cgroup or for suspend, before Linux 6.1"),
     ("coredump_task_exit", "a thread of a crashed process, until the others have stopped and the dump is written"),
     ("exit_mm", "the same, before Linux 5.16"),
+    ("wb_wait_for_completion", "sync, syncfs or umount: lasts until all that was to be written has been, however much"),
 ];
+
+/// A device may take as long as it likes to throw away what is told, by fstrim or mkfs.
+const DISCARDS: &[&str] = &["blkdev_issue_discard", "blkdev_issue_secure_erase"];
 
 /// Beginnings of functions' names, looked for from the innermost frame outwards; the first frame with a meaning decides.
 const MEANINGS: &[(&str, WaitsFor)] = &[
@@ -121,6 +125,9 @@ fn is_plumbing(frame: &str) -> bool {
 pub(super) fn by_design(task: &BlockedTask) -> Option<&'static str> {
     let innermost = frames(task).find(|frame| !is_plumbing(frame));
     let channel = task.wait_channel.as_deref();
+    if frames(task).any(|frame| DISCARDS.contains(&frame)) {
+        return Some("the device discards");
+    }
     BY_DESIGN.iter().find(|(name, _)| channel == Some(*name) || innermost == Some(*name)).map(|(_, reason)| *reason)
 }
 
@@ -185,5 +192,12 @@ mod tests {
         assert_eq!(by_design(&asleep(&["percpu_rwsem_wait", "copy_process", "kernel_clone"])), None);
         let channel = BlockedTask { wait_channel: Some("__refrigerator".into()), ..BlockedTask::default() };
         assert!(by_design(&channel).is_some());
+    }
+
+    #[test]
+    fn a_sync_of_everything_and_a_trim_last_as_long_as_there_is_work() {
+        assert!(by_design(&asleep(&["wb_wait_for_completion", "sync_inodes_sb", "iterate_supers", "ksys_sync"])).is_some());
+        assert!(by_design(&asleep(&["submit_bio_wait", "blkdev_issue_discard", "ext4_trim_fs"])).is_some());
+        assert_eq!(by_design(&asleep(&["submit_bio_wait", "blkdev_issue_flush", "ext4_sync_file"])), None);
     }
 }

@@ -10,7 +10,8 @@ rule! {
         "Counts the errors of each process that are not normal life (EAGAIN, EINTR, ENOENT on a search and their kin are; the table \
          of them has the reasons). Of errors that say that something ran out or broke (ENOSPC, EDQUOT, EIO, EMFILE, ENFILE, ENOMEM, \
          a full table of processes) a handful matters; EROFS needs ten times as many, as programs try to write caches beside \
-         themselves; of any other many a second.",
+         themselves; of any other many a second. Opens that are not allowed and are on ever other paths are a look into what belongs to \
+         others, as monitors take.",
         judge;
     grave_per_second: 1.0 PerSecond, 0.01 ..= 1e6, "errors a second that say that something ran out or broke";
     grave_critical: 5.0 PerSecond, 0.01 ..= 1e6, "critical from so many of those a second";
@@ -51,6 +52,8 @@ fn judge_process(
     rule: &SyscallErrorRate,
 ) -> Option<Finding> {
     let all = calls.iter().flat_map(|offender| offender.errors.iter().map(move |error| (*offender, error)));
+    let searches = searches(signals, pid);
+    let all = all.filter(|(offender, error)| !(searches && is_closed_to_it(&offender.name, error.errno)));
     let failing = all.filter_map(|(offender, error)| {
         // Saying the same of fork needs no table: EAGAIN is kept only where it is not normal life.
         let full = (error.errno == libc::EAGAIN).then_some("the limit of processes or of locked memory is reached");
@@ -67,6 +70,17 @@ fn judge_process(
     });
     let worst = failing.max_by(|a, b| a.grave.is_some().cmp(&b.grave.is_some()).then(a.excess.total_cmp(&b.excess)))?;
     Some(finding(signals, summary, pid, &worst, rule))
+}
+
+/// An open of what others own: whoever looks into all processes or a whole tree without the right to meets many.
+fn is_closed_to_it(name: &str, errno: i32) -> bool {
+    matches!(name, "open" | "openat" | "openat2") && matches!(errno, libc::EACCES | libc::EPERM)
+}
+
+/// Whether the opens of the process that fail are on ever other paths.
+fn searches(signals: &Signals, pid: u32) -> bool {
+    let mut openers = signals.file_audit.iter().flat_map(|files| &files.processes);
+    openers.find(|opener| opener.pid == pid).is_some_and(|opener| opener.repeated * 2 < opener.failed)
 }
 
 fn finding(signals: &Signals, summary: &SyscallSummary, pid: u32, worst: &Failing<'_>, rule: &SyscallErrorRate) -> Finding {
@@ -86,6 +100,11 @@ fn finding(signals: &Signals, summary: &SyscallSummary, pid: u32, worst: &Failin
     }
     finding.cause = match (worst.grave, name.as_str(), worst.errno) {
         (_, "inotify_add_watch", libc::ENOSPC) => "the limit of inotify watches of its user is reached".into(),
+        (_, "inotify_init" | "inotify_init1", libc::EMFILE) => {
+            "the limit of inotify instances of its user is reached, of all its processes together".into()
+        }
+        (_, "unshare" | "clone" | "clone3", libc::ENOSPC) => "the limit of namespaces (user.max_*_namespaces) is reached".into(),
+        (_, "semget" | "shmget" | "msgget", libc::ENOSPC) => "the limit of semaphores, shared memory or queues is reached".into(),
         (_, "mmap" | "mmap2" | "mprotect" | "mremap", libc::ENOMEM) => {
             "no memory that it may have: a limit of address space, of mappings (vm.max_map_count), or of committed memory".into()
         }
@@ -110,6 +129,12 @@ fn fixes(finding: Finding, pid: u32, name: &str, errno: i32) -> Finding {
         (libc::ENOSPC, "inotify_add_watch") => finding
             .look("sysctl fs.inotify.max_user_watches", "the limit")
             .change("sysctl -w fs.inotify.max_user_watches=1048576", "a higher limit, until the next start"),
+        (libc::EMFILE, "inotify_init" | "inotify_init1") => finding
+            .look("sysctl fs.inotify.max_user_instances", "the limit")
+            .look("find /proc/[0-9]*/fd -lname anon_inode:inotify 2>/dev/null | cut -d/ -f3 | sort | uniq -c | sort -rn | head", "which processes have how many")
+            .change("sysctl -w fs.inotify.max_user_instances=1024", "a higher limit, until the next start"),
+        (libc::ENOSPC, "unshare" | "clone" | "clone3") => finding.look("sysctl -a -r '^user.max_'", "the limits"),
+        (libc::ENOSPC, "semget" | "shmget" | "msgget") => finding.look("ipcs -l; ipcs -u", "the limits, and what is in use"),
         (libc::ENOSPC, _) => finding
             .look("df -h; df -i", "which file system is full, of bytes or of inodes")
             .look(format!("ls -l /proc/{pid}/fd"), "which files it writes to"),
@@ -201,5 +226,25 @@ mod tests {
         let findings = judge(&signals, &SyscallErrorRate::with(&Thresholds::default()));
         assert_eq!(findings.len(), 1);
         assert!(findings[0].title.contains("ENOSPC"));
+    }
+
+    #[test]
+    fn limits_of_their_own_are_told_from_descriptors_and_disks() {
+        let findings = found("inotify_init1", libc::EMFILE, 30);
+        assert!(findings[0].cause.contains("inotify instances"));
+        assert!(findings[0].fixes.iter().any(|fix| fix.command == "sysctl -w fs.inotify.max_user_instances=1024"));
+        assert!(!findings[0].fixes.iter().any(|fix| fix.command.contains("prlimit")));
+        assert!(found("unshare", libc::ENOSPC, 30)[0].cause.contains("namespaces"));
+    }
+
+    #[test]
+    fn who_looks_into_all_that_others_have_is_no_symptom() {
+        let mut signals = signals("openat", libc::EACCES, 20_000);
+        let opener = |repeated| crate::signals::FileProcess { pid: 4711, failed: 20_000, repeated, ..Default::default() };
+        let part = |repeated| crate::signals::FileSummary { processes: vec![opener(repeated)], ..Default::default() };
+        signals.file_audit = Some(part(100));
+        assert!(judge(&signals, &SyscallErrorRate::with(&Thresholds::default())).is_empty());
+        signals.file_audit = Some(part(19_000));
+        assert_eq!(judge(&signals, &SyscallErrorRate::with(&Thresholds::default())).len(), 1);
     }
 }

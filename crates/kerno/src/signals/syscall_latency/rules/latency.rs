@@ -9,7 +9,8 @@ rule! {
     SyscallLatencyHigh = "syscall_latency_high", "syscall_latency", "a process stands still in system calls that should be quick",
         "Counts the calls of each process that took 10 ms or more and do not wait by design: fsync and its kin, reads and writes of \
          files and block devices, opens, path look-ups. Calls on sockets, pipes and terminals, sleeps, locks and waits for events \
-         never count. What the process waited for a CPU meanwhile is taken off, as it makes every call long. It is a symptom: the \
+         never count. What the process waited for a CPU meanwhile is taken off, as it makes every call long. A process that moves 30 MB a second \
+         or more, as backups do, waits for what it asked for itself, and is left out. It is a symptom: the \
          device, the file system or another process is behind it, and where a finding tells so, this one is put under it.",
         judge;
     stalled_share: 0.2 Ratio, 0.001 ..= 64.0, "time in slow calls, all threads together, as a share of the window";
@@ -48,6 +49,9 @@ fn judge_process(
     if slow < rule.min_calls || share < rule.stalled_share || mean_ms < rule.mean_ms || per_second < rule.slow_per_second {
         return None;
     }
+    if moves_much(signals, pid) {
+        return None;
+    }
     let severity = if mean_ms >= rule.critical_ms { Severity::Critical } else { Severity::Warning };
     let (comm, name) = (signals.name_of(pid, &worst.comm), &worst.name);
     let title = format!("{comm} ({pid}) stands still in {name}: {per_second:.1} slow calls a second of {mean_ms:.0} ms");
@@ -73,6 +77,15 @@ fn judge_process(
             .look(format!("timeout 5 strace -f -T -e trace={name} -p {pid}"), "each call with its file and how long it takes")
             .look("cat /proc/pressure/io /proc/diskstats", "whether all of the machine waits for storage, and which device is busy"),
     )
+}
+
+/// Whoever reads or writes as fast as storage can waits for it, and gets what it can give: backups, copies, checkpoints.
+fn moves_much(signals: &Signals, pid: u32) -> bool {
+    /// Bytes a second, read from storage and written: more than what is slow gives.
+    const MUCH: f64 = 30e6;
+    signals.process(pid).is_some_and(|process| {
+        float(process.used.read_bytes.saturating_add(process.used.write_bytes)) >= MUCH * signals.seconds()
+    })
 }
 
 /// Cause and impact, as far as the call's name tells.
@@ -153,5 +166,14 @@ mod tests {
     fn waits_for_a_cpu_are_not_the_calls_own() {
         assert_eq!(found(&signals("openat", 40, 100, 0)).len(), 1);
         assert!(found(&signals("openat", 40, 100, 3000)).is_empty());
+    }
+
+    #[test]
+    fn a_backup_waits_for_what_it_asked_for() {
+        let mut backup = signals("write", 40, 200, 0);
+        backup.processes.get_mut(&4711).unwrap().used.write_bytes = 800_000_000;
+        assert!(found(&backup).is_empty());
+        backup.processes.get_mut(&4711).unwrap().used.write_bytes = 8_000_000;
+        assert_eq!(found(&backup).len(), 1);
     }
 }

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use super::{culprit, since, who, within, worst};
+use super::{culprit, since, ss_address, who, within, worst};
 use crate::doctor::{Culprit, Finding, Severity, Unit, rule};
-use crate::signals::tcp_monitor::{TcpFailure, TcpFailureReason, TcpSummary};
+use crate::signals::tcp_monitor::{TcpFailure, TcpFailureReason, TcpPeer, TcpSummary};
 use crate::summary::Signals;
 
 rule! {
@@ -13,7 +13,9 @@ rule! {
     ConnectFailures = "tcp_connect_failures", "tcp_monitor", "connections cannot be opened",
         "Attempts that were refused, found no way or got no answer, by the service that they were for. Refusals are quick, so they \
         count by their rate or by their share of all attempts at that service. A missing answer shows slowly: a SYN that has been \
-        sent again counts at once when several wait, and a single one when it has waited for seconds. A refusal on ::1 is no symptom \
+        sent again counts at once when several wait, and a single one when it has waited for seconds; not where next to all others \
+        were answered. What is refused now and then only, as a check of a service's health may be that is down on purpose, is told for \
+        information, and so is a process that finds some of very many hosts gone, as crawlers and mail servers do. A refusal on ::1 is no symptom \
         where the same port answers on 127.0.0.1: that is how a name with both addresses is tried.", failures;
     min_refused: 5.0 Count, 1.0 ..= 1e9, "attempts refused (or without a way) before it is a symptom";
     per_second: 0.5 PerSecond, 0.0 ..= 1e6, "refused attempts a second that are a symptom whatever their share";
@@ -24,6 +26,9 @@ rule! {
 
 /// From how many services on, that one process cannot reach, it is one finding about the process.
 const MANY_SERVICES: usize = 4;
+
+/// A smaller share of attempts that were not answered is bad luck.
+const BAD_LUCK: f64 = 0.01;
 
 /// Attempts at one service that failed alike.
 #[derive(Debug)]
@@ -118,6 +123,9 @@ fn judged<'a>(
         let end_ns = signals.window.started_ns as f64 + signals.seconds() * 1e9;
         let waiting = group.failures.iter().filter(|failure| failure.waiting > 0 && failure.first_ns > 0);
         let longest = waiting.map(|failure| (end_ns - failure.first_ns as f64) / 1e9).fold(0.0, f64::max);
+        if group.share() < BAD_LUCK {
+            return None;
+        }
         (count / rule.min_timeouts).max(longest / rule.waiting_seconds)
     } else {
         if tried_both(tcp, &group) {
@@ -174,7 +182,10 @@ fn one(signals: &Signals, tcp: &TcpSummary, rule: &ConnectFailures, group: &Grou
     let (pid, service, reason) = (group.pid(), group.service, group.reason);
     let per_second = group.count as f64 / signals.seconds();
     let title = format!("{} cannot connect to {service}: {} {}", who(signals, pid), verb(reason), times(group.count));
-    let mut finding = ConnectFailures::finding(severity(group.count, group.succeeded, signals.seconds(), reason), title)
+    let seldom = reason != TcpFailureReason::TimedOut && per_second < rule.per_second;
+    let severity =
+        if seldom { Severity::Info } else { severity(group.count, group.succeeded, signals.seconds(), reason) };
+    let mut finding = ConnectFailures::finding(severity, title)
         .measured(format!("attempts {}", verb(reason)), group.count as f64, Unit::Count, Some(minimum(rule, reason)))
         .measured(format!("attempts {}", verb(reason)), per_second, Unit::PerSecond, (reason != TcpFailureReason::TimedOut).then_some(rule.per_second))
         .measured("share of all attempts at it", group.share(), Unit::Ratio, Some(rule.share));
@@ -230,7 +241,7 @@ fn fixes(finding: Finding, tcp: &TcpSummary, group: &Group<'_>) -> Finding {
             .look("journalctl -p err --since -10min", "why it is not running");
     }
     let finding = finding
-        .look(within(format!("ss -tnp state syn-sent dst {remote}")), "attempts that wait right now")
+        .look(within(format!("ss -tnp state syn-sent dst {}", ss_address(remote))), "attempts that wait right now")
         .look(within(format!("ip route get {remote}")), "by which interface and router it goes")
         .look(within("nft list ruleset".into()), "rules here that drop or reject");
     let finding = match group.reason {
@@ -257,12 +268,22 @@ fn several(signals: &Signals, tcp: &TcpSummary, rule: &ConnectFailures, pid: u32
         times(count)
     );
     let succeeded = groups.iter().map(|group| group.succeeded).sum();
-    let mut finding = ConnectFailures::finding(severity(count, succeeded, signals.seconds(), reason), title)
+    // Connections of its own to others: it reaches as many as it does not.
+    let own = |peer: &&TcpPeer| peer.outgoing && peer.owners.iter().any(|owner| owner.0 == pid);
+    let others = tcp.peers.iter().filter(own).count();
+    let severity =
+        if others >= groups.len() { Severity::Info } else { severity(count, succeeded, signals.seconds(), reason) };
+    let mut finding = ConnectFailures::finding(severity, title)
         .measured(format!("attempts {}", verb(reason)), count as f64, Unit::Count, Some(minimum(rule, reason)))
         .measured(format!("attempts {}", verb(reason)), count as f64 / signals.seconds(), Unit::PerSecond, None)
-        .measured("services", groups.len() as f64, Unit::Count, None);
+        .measured("services", groups.len() as f64, Unit::Count, None)
+        .measured("services that it reached", others as f64, Unit::Count, None);
     finding.cause = format!("{}; with so many at once the fault is likely nearer: this machine's network, or the process tries ports out", cause(reason));
-    finding.impact = "it gets no connection to any of them".into();
+    finding.impact = if succeeded == 0 {
+        "it gets no connection to any of them".into()
+    } else {
+        format!("{succeeded} connections to them were there all the same")
+    };
     finding.culprit = Culprit::process(signals, pid, "");
     let mut worst: Vec<_> = groups.iter().collect();
     worst.sort_by_key(|group| std::cmp::Reverse(group.count));
@@ -280,7 +301,6 @@ fn several(signals: &Signals, tcp: &TcpSummary, rule: &ConnectFailures, pid: u32
 mod tests {
     use super::super::testing::{judge, peer};
     use super::*;
-    use crate::signals::tcp_monitor::TcpPeer;
     use crate::summary::ErrnoCount;
 
     fn failure(reason: TcpFailureReason, remote: &str, count: u64) -> TcpFailure {
@@ -321,7 +341,7 @@ mod tests {
             (ConnectFailures::RULE.judge)(&signals, &crate::doctor::Thresholds::default())
         };
         assert!(seldom(vec![busy()]).is_empty());
-        assert_eq!(seldom(vec![]).len(), 1);
+        assert_eq!(seldom(vec![])[0].severity, Severity::Info, "a check of a service that is down on purpose");
     }
 
     #[test]
@@ -350,6 +370,18 @@ mod tests {
         let findings = found(failures, vec![]);
         let [finding] = &findings[..] else { panic!("{findings:#?}") };
         assert_eq!(finding.title, "client (815) cannot connect to 6 services: without a way there 60 times");
-        assert_eq!(finding.victims.len(), 6);
+        assert_eq!((finding.victims.len(), finding.severity), (6, Severity::Critical));
+    }
+
+    #[test]
+    fn some_of_very_many_hosts_are_always_gone() {
+        let gone = || (1..=6).map(|i| failure(TcpFailureReason::TimedOut, &format!("10.0.0.{i}"), 3)).collect();
+        let there = |n| (1..=n).map(|i| peer(&format!("10.0.1.{i}"), 30, 0)).collect();
+        assert_eq!(found(gone(), there(2))[0].severity, Severity::Critical);
+        assert_eq!(found(gone(), there(20))[0].severity, Severity::Info);
+        let unlucky = || vec![failure(TcpFailureReason::TimedOut, "10.0.0.9", 3)];
+        let of = |connections| vec![TcpPeer { connections, ..peer("10.0.0.9", 1000, 0) }];
+        assert_eq!(found(unlucky(), of(100)).len(), 1);
+        assert!(found(unlucky(), of(1000)).is_empty());
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::{culprit, percent, since, who, within, worst};
+use super::{culprit, percent, since, ss_address, who, within, worst};
 use crate::doctor::{Culprit, Finding, Severity, Unit, rule};
 use crate::signals::tcp_monitor::{TcpPeer, TcpSummary};
 use crate::summary::Signals;
@@ -13,7 +13,9 @@ rule! {
     RetransmitStorm = "tcp_retransmit_storm", "tcp_monitor", "segments have to be sent again",
         "The share of data segments sent to one other end that had to be sent again. The kernel sends again what is not \
         acknowledged in time, so the share is about that of lost packets; a healthy network stays far below one in a hundred. SYNs do \
-        not count: a host that does not answer is no lossy path; nor does what the other end says had arrived all the same. Where most of the other ends are affected it is one finding, for the \
+        not count: a host that does not answer is no lossy path; nor does what the other end says had arrived all the same. Clients \
+        from the Internet come over all sorts of networks of their own, where some loss is usual: of each of them four times as much \
+        is asked for. Where most of the other ends are affected it is one finding, for the \
         fault is then on our side.", storm;
     min_segments: 10.0 Count, 1.0 ..= 1e9, "segments sent again before a share means anything";
     warning_ratio: 0.005 Ratio, 0.0001 ..= 1.0, "share of segments sent again that is a warning";
@@ -25,7 +27,8 @@ rule! {
     RttInflation = "tcp_rtt_inflation", "tcp_monitor", "round trips take much longer than the path needs",
         "The smoothed round-trip time of connections that send, against the lowest that the same connections have seen, which is what \
         the path takes when nothing waits. Both a factor and an absolute difference are asked for: short paths vary by large \
-        factors, and acknowledgements may be held back for 40 ms.", inflation;
+        factors, and acknowledgements may be held back for 40 ms. A client from the Internet that fills its own line is told for \
+        information only.", inflation;
     factor: 5.0 Times, 1.5 ..= 1000.0, "round trip now, as a multiple of the lowest";
     above_ms: 50.0 Milliseconds, 1.0 ..= 60000.0, "round trip now, above the lowest";
     min_segments: 20.0 Count, 1.0 ..= 1e9, "segments sent in the window before the time means anything";
@@ -35,6 +38,27 @@ rule! {
 const EVERYWHERE: usize = 5;
 /// Segments from which on an other end counts for what is "most".
 const BUSY_SEGMENTS: u64 = 100;
+
+/// So many times the loss of other paths is usual with clients from the Internet.
+const USUAL_OF_CLIENTS: f64 = 4.0;
+
+/// A client from the Internet: what its network does is nobody's here.
+fn is_client_from_afar(peer: &TcpPeer) -> bool {
+    !peer.outgoing && is_public(peer.remote)
+}
+
+/// An address of the Internet at large.
+fn is_public(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            let shared = matches!(v4.octets(), [100, 64..=127, ..]);
+            !(v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.is_unspecified() || shared)
+        }
+        IpAddr::V6(v6) => {
+            !(v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local() || v6.is_unspecified())
+        }
+    }
+}
 
 /// An other end, its services taken together.
 #[derive(Debug, Default)]
@@ -51,6 +75,12 @@ impl Path<'_> {
     fn share(&self) -> f64 {
         // Fewer segments than were sent again: they had been sent before the window.
         if self.again == 0 { 0.0 } else { self.again as f64 / self.sent.max(self.again) as f64 }
+    }
+
+    /// The share that is a warning.
+    fn warning_ratio(&self, rule: &RetransmitStorm) -> f64 {
+        let from_afar = !self.peers.is_empty() && self.peers.iter().all(|peer| is_client_from_afar(peer));
+        if from_afar { (rule.warning_ratio * USUAL_OF_CLIENTS).min(1.0) } else { rule.warning_ratio }
     }
 
     fn main_owner(&self) -> u32 {
@@ -92,7 +122,7 @@ fn storm(signals: &Signals, rule: &RetransmitStorm) -> Vec<Finding> {
     let paths = paths(tcp);
     let lossy: Vec<_> = paths
         .iter()
-        .filter(|(_, path)| path.again as f64 >= rule.min_segments && path.share() >= rule.warning_ratio)
+        .filter(|(_, path)| path.again as f64 >= rule.min_segments && path.share() >= path.warning_ratio(rule))
         .collect();
     let busy = paths.values().filter(|path| path.sent >= BUSY_SEGMENTS || path.again > 0).count();
     if lossy.len() >= EVERYWHERE && 2 * lossy.len() > busy {
@@ -120,7 +150,7 @@ fn one(
     let (share, pid, name) = (path.share(), path.main_owner(), path.name(remote));
     let title = format!("{} of what {} sends to {name} is lost and sent again", percent(share), who(signals, pid));
     let mut finding = RetransmitStorm::finding(severity(share, rule), title)
-        .measured("data segments sent again", share, Unit::Ratio, Some(rule.warning_ratio))
+        .measured("data segments sent again", share, Unit::Ratio, Some(path.warning_ratio(rule)))
         .measured("segments sent again", path.again as f64, Unit::Count, Some(rule.min_segments))
         .measured("segments sent", path.sent as f64, Unit::Count, None);
     finding.cause = format!("packets between this machine and {remote} are dropped on the way, or its acknowledgements are");
@@ -128,12 +158,12 @@ fn one(
     finding.culprit = culprit(signals, pid, name);
     finding.victims = victims(signals, path);
     finding.since = since(signals, path.first_ns);
-    finding.excess = share / rule.warning_ratio;
+    finding.excess = share / path.warning_ratio(rule);
     // Ten segments are few to tell a share from.
     finding.confidence = if path.again as f64 >= 3.0 * rule.min_segments { 0.95 } else { 0.8 };
     let within = |command: String| within(tcp, netns, &command);
     finding
-        .look(within(format!("ss -tin dst {remote}")), "each connection's retransmissions, round trip and congestion window")
+        .look(within(format!("ss -tin dst {}", ss_address(remote))), "each connection's retransmissions, round trip and congestion window")
         .look(within("ip -s link".into()), "drops and errors of our own interfaces")
         .look(within("nft list ruleset".into()), "rules here that drop or limit")
         .look(within(format!("mtr -rwbc 50 {remote}")), "at which hop packets are lost")
@@ -190,18 +220,23 @@ fn scattered(tcp: &TcpSummary, rule: &RetransmitStorm) -> Vec<Finding> {
         let not_lost: u64 = of_here.map(|peer| peer.syn_retransmits + peer.spurious_retransmits).sum();
         let again = namespace.retransmitted_segments.saturating_sub(not_lost);
         let share = again as f64 / namespace.sent_segments.max(again).max(1) as f64;
+        let (from_afar, here) = tcp.peers.iter().filter(|peer| peer.net_namespace == namespace.inode).fold((0, 0), |(afar, all), peer| {
+            (afar + usize::from(is_client_from_afar(peer)), all + 1)
+        });
+        let usual = if from_afar > 0 && 2 * from_afar >= here { USUAL_OF_CLIENTS } else { 1.0 };
+        let warning_ratio = (rule.warning_ratio * usual).min(1.0);
         // Ten times as many as for one path: SYNs to hosts that are not listed are among them.
-        if (again as f64) < 10.0 * rule.min_segments || share < rule.warning_ratio {
+        if (again as f64) < 10.0 * rule.min_segments || share < warning_ratio {
             continue;
         }
         let title = format!("{} of what this machine sends is lost and sent again, to many hosts", percent(share));
         let mut finding = RetransmitStorm::finding(severity(share, rule), title)
-            .measured("segments sent again", share, Unit::Ratio, Some(rule.warning_ratio))
+            .measured("segments sent again", share, Unit::Ratio, Some(warning_ratio))
             .measured("segments sent again", again as f64, Unit::Count, Some(10.0 * rule.min_segments))
             .measured("segments sent", namespace.sent_segments as f64, Unit::Count, None);
         finding.cause = "no single other end stands out, so packets are lost near this machine".into();
         finding.impact = "each loss holds a connection up for a round trip or more, and makes it send slower".into();
-        finding.excess = share / rule.warning_ratio;
+        finding.excess = share / warning_ratio;
         finding.confidence = 0.7;
         findings.push(own_side(finding, tcp, namespace.inode));
     }
@@ -226,7 +261,8 @@ fn inflation(signals: &Signals, rule: &RttInflation) -> Vec<Finding> {
             time(now),
             time(lowest)
         );
-        let mut finding = RttInflation::finding(Severity::Warning, title)
+        let severity = if is_client_from_afar(peer) { Severity::Info } else { Severity::Warning };
+        let mut finding = RttInflation::finding(severity, title)
             .measured("round trip", f64::from(now) / 1000.0, Unit::Milliseconds, None)
             .measured("lowest round trip", f64::from(lowest) / 1000.0, Unit::Milliseconds, None)
             .measured("round trip, as a multiple of the lowest", factor, Unit::Times, Some(rule.factor))
@@ -239,7 +275,7 @@ fn inflation(signals: &Signals, rule: &RttInflation) -> Vec<Finding> {
         finding.confidence = 0.75;
         let within = |command: String| within(tcp, peer.net_namespace, &command);
         let finding = finding
-            .look(within(format!("ss -tin dst {remote}")), "each connection's round trip, congestion window and send queue")
+            .look(within(format!("ss -tin dst {}", ss_address(remote))), "each connection's round trip, congestion window and send queue")
             .look(within("tc -s qdisc".into()), "a queue of our own that is full")
             .look(within(format!("mtr -rwbc 50 {remote}")), "at which hop the time is spent");
         let key = (peer.net_namespace, remote);
@@ -333,5 +369,31 @@ mod tests {
         assert!(found(120_000, 80_000, 500).is_empty(), "far away is not slow");
         assert!(found(41_000, 50, 500).is_empty(), "acknowledgements held back");
         assert!(found(120_000, 2_000, 5).is_empty(), "hardly used");
+    }
+
+    #[test]
+    fn addresses_are_given_to_ss_as_it_takes_them() {
+        let findings = judge(&RetransmitStorm::RULE, |tcp| tcp.peers = vec![peer("fd00::2", 10_000, 1000)]);
+        assert_eq!(findings[0].fixes[0].command, "ss -tin dst '[fd00::2]'");
+    }
+
+    #[test]
+    fn clients_from_the_internet_have_networks_of_their_own() {
+        let client = |sent, again| TcpPeer { outgoing: false, port: 443, ..peer("8.8.4.4", sent, again) };
+        let found = |peer: TcpPeer| judge(&RetransmitStorm::RULE, |tcp| tcp.peers = vec![peer]);
+        assert!(found(client(2000, 30)).is_empty(), "usual");
+        assert_eq!(found(client(2000, 50))[0].severity, Severity::Warning);
+        assert_eq!(found(TcpPeer { outgoing: true, ..client(2000, 30) }).len(), 1, "a service that we use");
+        let many = |again| {
+            judge(&RetransmitStorm::RULE, |tcp| {
+                tcp.peers = (1..40).map(|i| TcpPeer { remote: format!("8.8.{i}.1").parse().unwrap(), ..client(300, 5) }).collect();
+                tcp.namespaces[0] = TcpNamespace { sent_segments: 20_000, retransmitted_segments: again, ..tcp.namespaces[0].clone() };
+            })
+        };
+        assert!(many(250).is_empty());
+        assert_eq!(many(600).len(), 1);
+        let slow = TcpPeer { srtt_us: Some(400_000), min_rtt_us: Some(20_000), ..client(500, 0) };
+        assert_eq!(judge(&RttInflation::RULE, |tcp| tcp.peers = vec![slow])[0].severity, Severity::Info);
+        assert!(!is_public("192.168.1.1".parse().unwrap()) && !is_public("::ffff:10.0.0.1".parse().unwrap()));
     }
 }

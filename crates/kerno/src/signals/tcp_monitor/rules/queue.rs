@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::{who, within, worst};
+use crate::doctor::shell::{is_service, word};
 use crate::doctor::{Culprit, Finding, Severity, Unit, rule};
 use crate::signals::tcp_monitor::{TcpListener, TcpNamespace, TcpSummary};
 use crate::summary::Signals;
@@ -30,8 +31,15 @@ fn overflow(signals: &Signals, rule: &AcceptQueueOverflow) -> Vec<Finding> {
         let namespace = tcp.namespaces.iter().find(|namespace| namespace.inode == listener.net_namespace);
         let overflows = namespace.map_or(0, |namespace| namespace.listen_overflows + namespace.syn_drops);
         let full = listener.queued > listener.backlog;
-        if excess(listener.drops) >= 1.0 && (overflows > 0 || full) {
-            findings.push(of_listener(signals, tcp, rule, listener, namespace, excess(listener.drops)));
+        // The socket's own count has what was malformed or unwanted, too: no more than overflowed anywhere are for want of room.
+        let drops = match namespace {
+            Some(_) => listener.drops.min(overflows),
+            None if full => listener.drops,
+            None => 0,
+        };
+        if excess(drops) >= 1.0 {
+            let listener = TcpListener { drops, ..listener.clone() };
+            findings.push(of_listener(signals, tcp, rule, &listener, namespace, excess(drops)));
         }
     }
     // The socket is gone, or could not be looked at.
@@ -91,8 +99,8 @@ fn of_listener(
             .look(format!("top -H -b -n 1 -p {pid}"), "whether it has no time to accept")
             .look(format!("timeout 5 strace -f -e trace=accept,accept4 -p {pid}"), "whether it accepts at all");
     }
-    if let Some(unit) = unit {
-        finding = finding.change(format!("systemctl restart {unit}"), "ends the standstill if it is stuck");
+    if let Some(unit) = unit.filter(|unit| is_service(unit)) {
+        finding = finding.change(format!("systemctl restart {}", word(&unit)), "ends the standstill if it is stuck");
     }
     finding.change(
         within("sysctl -w net.core.somaxconn=4096".into()),
@@ -168,6 +176,7 @@ mod tests {
         assert!(found(0, 100, 0).is_empty());
         assert!(found(2, 129, 2).is_empty());
         assert!(found(400, 3, 0).is_empty(), "no overflow was counted");
+        assert!(found(400, 3, 2).is_empty(), "nearly all for other reasons");
         assert_eq!(found(3, 129, 3)[0].severity, Severity::Warning);
     }
 
