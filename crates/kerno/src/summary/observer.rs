@@ -6,6 +6,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::identities::Identities;
 use super::signals::{CostOfObserving, HostFacts, Missing, SCHEMA_VERSION, Signals, Window};
 use super::tasks::{ProcessAccount, Tasks};
+use super::unseen::unseen;
 use crate::probe::{Host, LoadError, SummaryLoss};
 use crate::signals::{self, SignalInfo};
 
@@ -113,6 +114,8 @@ impl Observer {
         if let (true, Some(error)) = (samplers.is_empty(), first_error) {
             return Err(error);
         }
+        let running: Vec<&str> = samplers.iter().map(|(info, _)| info.name).collect();
+        missing.extend(unseen(&running));
         let facts = super::host_facts(&host);
         drop(host);
         tasks.begin(monotonic_ns()).map_err(|error| LoadError::Io("cannot read the tasks", error))?;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::BlockedTask;
-use crate::summary::Tick;
+use crate::summary::{Tick, proc_has_host_pids};
 
 /// The most threads that are named, and the most of their stack.
 const MAX_TASKS: usize = 32;
@@ -30,6 +30,8 @@ impl BlockedTasks {
         let mut long: Vec<_> =
             tick.tasks.blocked().filter(|task| tick.now_ns.saturating_sub(task.since_ns) >= LONG_NS).collect();
         long.sort_unstable_by_key(|task| (task.since_ns, task.row.tid));
+        // Else these ids are others' in /proc.
+        let here = proc_has_host_pids();
         for task in long {
             let key = (task.row.tid, task.since_ns);
             #[allow(clippy::cast_precision_loss, reason = "seconds")]
@@ -52,8 +54,8 @@ impl BlockedTasks {
                     kernel_thread: row.is_kernel_thread(),
                     seconds,
                     at_end: true,
-                    wait_channel: wait_channel(row.pid, row.tid),
-                    stack: stack(row.pid, row.tid),
+                    wait_channel: here.then(|| wait_channel(row.pid, row.tid)).flatten(),
+                    stack: if here { stack(row.pid, row.tid) } else { Vec::new() },
                 },
             );
         }
