@@ -13,7 +13,8 @@ use crate::probe::in_initial_pid_namespace;
 /// A part of what a signal tells, and how to find out whether it can be seen.
 type Part = (&'static str, &'static str, fn() -> io::Result<()>, &'static str);
 
-/// Each tries what the sampler will do; on process 1, which is somebody else's and is always there.
+/// Each tries what the sampler will do: on process 1, which is somebody else's and is always there, or where our own is as hidden as
+/// that of others, on that.
 const PARTS: &[Part] = &[
     (
         "disk_io",
@@ -24,7 +25,7 @@ const PARTS: &[Part] = &[
     (
         "sched_delay",
         "where in the kernel blocked tasks wait",
-        || fs::read("/proc/1/stack").map(drop),
+        || fs::read("/proc/self/stack").map(drop),
         "/proc/PID/stack; root sees it, on kernels with CONFIG_STACKTRACE",
     ),
     ("disk_io", "pressure on I/O", || readable("/proc/pressure/io"), "/proc/pressure/io; CONFIG_PSI, psi=1"),
@@ -41,12 +42,13 @@ pub(super) fn unseen(signals: &[&str]) -> Vec<Missing> {
     let missing =
         |signal: &str, what: &str, reason: String| Missing { signal: signal.to_owned(), what: what.to_owned(), reason };
     let mut all = Vec::new();
-    if let Some(reason) = processes_hidden() {
+    let hidden = processes_hidden();
+    if let Some(reason) = hidden {
         all.push(missing("all", "command lines, cgroups, open files and stacks of processes", reason.to_owned()));
     }
     for (signal, what, look, needs) in PARTS {
         // Of processes in the wrong or a hidden /proc all is said by now.
-        if (!all.is_empty() && needs.starts_with("/proc/PID")) || !signals.contains(signal) {
+        if (hidden.is_some() && needs.starts_with("/proc/PID")) || !signals.contains(signal) {
             continue;
         }
         if let Err(error) = look() {
