@@ -3,7 +3,7 @@
 use crate::doctor::{Culprit, Finding, Unit};
 use crate::event::text::Escaped;
 use crate::probe::SummaryLoss;
-use crate::summary::Window;
+use crate::summary::{Missing, Window};
 
 use super::Report;
 
@@ -239,12 +239,24 @@ pub(super) fn losses(report: &Report) -> Vec<String> {
 #[allow(clippy::cast_precision_loss, reason = "three digits are shown")]
 fn loss_in_words(loss: SummaryLoss) -> String {
     let parts = [
-        (loss.overflow, "values had no room, so that who caused them is unknown"),
-        (loss.untracked, "starts could not be followed"),
-        (loss.missed_runs, "times a program was skipped by the kernel"),
+        (loss.overflow, ["value", "values"], "had no room, so that who caused it is unknown"),
+        (loss.untracked, ["start", "starts"], "could not be followed"),
+        (loss.missed_runs, ["run", "runs"], "of a program skipped by the kernel"),
     ];
-    let told = parts.into_iter().filter(|(count, _)| *count > 0);
-    told.map(|(count, what)| format!("{} {what}", number(count as f64))).collect::<Vec<_>>().join(", ")
+    let told = parts.into_iter().filter(|(count, ..)| *count > 0).map(|(count, [one, many], what)| {
+        let noun = if count == 1 { one } else { many };
+        format!("{} {noun} {what}", number(count as f64))
+    });
+    told.collect::<Vec<_>>().join(", ")
+}
+
+/// What could not be observed, and why. Not escaped.
+pub(super) fn unseen(missing: &Missing) -> String {
+    match (missing.signal.as_str(), missing.what.as_str()) {
+        (signal, "all") => format!("{signal}: {}", missing.reason),
+        ("all", what) => format!("{what}: {}", missing.reason),
+        (signal, what) => format!("{signal}, {what}: {}", missing.reason),
+    }
 }
 
 /// How many of each severity, root causes only: `2 problems: 1 critical, 1 warning`.

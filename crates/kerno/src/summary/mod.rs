@@ -16,6 +16,7 @@ mod series;
 mod signals;
 mod tasks;
 mod track;
+mod unseen;
 
 pub(crate) use histogram::BUCKETS;
 pub use histogram::{Histogram, Percentiles};
@@ -30,3 +31,4 @@ use host_facts::host_facts;
 pub(crate) use observer::{Sampler, Tick};
 pub(crate) use pressure::PressureMeter;
 pub(crate) use tasks::{ProcessAccount, Tasks};
+pub(crate) use unseen::proc_has_host_pids;

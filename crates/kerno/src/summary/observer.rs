@@ -1,21 +1,37 @@
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
 use super::identities::Identities;
 use super::signals::{CostOfObserving, HostFacts, Missing, SCHEMA_VERSION, Signals, Window};
 use super::tasks::{ProcessAccount, Tasks};
-use crate::probe::{Host, LoadError, SummaryLoss};
+use super::unseen::unseen;
+use crate::probe::{CancelToken, Host, LoadError, SummaryLoss};
 use crate::signals::{self, SignalInfo};
 
 /// What to observe.
 #[derive(Clone, Debug, Default)]
 pub struct ObserverOptions {
-    /// The signals by name; empty for all.
+    /// The signals by name or alias ([`signals::by_name`]); empty for all.
     pub signals: Vec<String>,
     /// Leave out command lines, which may hold secrets.
     pub redact: bool,
+}
+
+impl ObserverOptions {
+    /// The signals that are wanted, each once.
+    fn wanted(&self) -> Result<Vec<&'static SignalInfo>, LoadError> {
+        let mut found = Vec::new();
+        for name in &self.signals {
+            let unknown = || {
+                let names: Vec<_> = signals::ALL.iter().map(|signal| signal.name).collect();
+                LoadError::Filter(format!("no signal {name:?}; there are: {}", names.join(", ")))
+            };
+            found.push(signals::by_name(name).ok_or_else(unknown)?.name);
+        }
+        Ok(signals::ALL.iter().filter(|info| found.is_empty() || found.contains(&info.name)).collect())
+    }
 }
 
 /// One signal's part: programs in the kernel and what is looked at beside them.
@@ -79,21 +95,16 @@ impl Observer {
     /// [`Signals::missing`].
     ///
     /// # Errors
-    /// [`LoadError`] when nothing can run: no privileges, no BTF, or not one of the signals.
+    /// [`LoadError`] when nothing can run: no privileges, no BTF, or not one of the signals; and when there is no signal of a name
+    /// that is asked for.
     pub fn start(options: ObserverOptions) -> Result<Self, LoadError> {
+        let wanted = options.wanted()?;
         let host = Host::detect();
         let mut tasks = Tasks::load(&host)?;
         let mut missing = Vec::new();
         let mut samplers: Vec<(&'static SignalInfo, Box<dyn Sampler>)> = Vec::new();
-        let wanted = |info: &&SignalInfo| {
-            options.signals.is_empty()
-                || options
-                    .signals
-                    .iter()
-                    .any(|name| signals::by_name(name).is_some_and(|found| found.name == info.name))
-        };
         let mut first_error = None;
-        for info in signals::ALL.iter().filter(wanted) {
+        for info in wanted {
             match (info.sampler)(&host) {
                 Ok(sampler) => samplers.push((info, sampler)),
                 Err(error) => {
@@ -113,6 +124,8 @@ impl Observer {
         if let (true, Some(error)) = (samplers.is_empty(), first_error) {
             return Err(error);
         }
+        let running: Vec<&str> = samplers.iter().map(|(info, _)| info.name).collect();
+        missing.extend(unseen(&running));
         let facts = super::host_facts(&host);
         drop(host);
         tasks.begin(monotonic_ns()).map_err(|error| LoadError::Io("cannot read the tasks", error))?;
@@ -133,7 +146,7 @@ impl Observer {
         Ok(observer)
     }
 
-    /// What cannot be observed here.
+    /// What is known by now not to be observed here; [`Signals::missing`] has what shows while a window passes, too.
     pub fn missing(&self) -> &[Missing] {
         &self.missing
     }
@@ -170,6 +183,25 @@ impl Observer {
             sampler.sample(&tick);
         }
         Ok(())
+    }
+
+    /// Lets a window of this length pass, with [`sample`](Self::sample) as often as it needs, and [`finish`](Self::finish)es it.
+    /// When it is cancelled it ends early, with what was seen by then.
+    ///
+    /// # Errors
+    /// As [`sample`](Self::sample).
+    pub fn watch(&mut self, window: Duration, cancel: &CancelToken) -> Result<Signals, LoadError> {
+        let begun = Instant::now();
+        let interval = Self::sampling_interval(window);
+        loop {
+            let rest = window.saturating_sub(begun.elapsed());
+            // The last sample is that of `finish`.
+            let last = rest < interval + interval / 2;
+            if cancel.wait(if last { rest } else { interval }) || last {
+                return self.finish();
+            }
+            self.sample()?;
+        }
     }
 
     /// A few words from each signal on what happens now: (signal's short name, words).
@@ -295,4 +327,29 @@ fn resident_bytes() -> u64 {
         .and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok())
         .unwrap_or(0);
     pages * rustix::param::page_size() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_signal_is_not_taken_for_none() {
+        let wanted = |names: &[&str]| {
+            let signals = names.iter().map(|name| (*name).to_owned()).collect();
+            let options = ObserverOptions { signals, redact: false };
+            options.wanted().map(|found| found.iter().map(|info| info.name).collect::<Vec<_>>())
+        };
+        assert_eq!(wanted(&[]).unwrap().len(), signals::ALL.len());
+        assert_eq!(wanted(&["tcp", "disk_io", "tcp_monitor"]).unwrap(), ["tcp_monitor", "disk_io"]);
+        let error = wanted(&["tcp", "nope"]).unwrap_err().to_string();
+        assert!(error.contains("no signal \"nope\"; there are: syscall_latency, "), "{error}");
+    }
+
+    #[test]
+    fn an_observer_may_move_to_a_thread() {
+        fn is_send<T: Send>() {}
+        is_send::<Observer>();
+        is_send::<Signals>();
+    }
 }

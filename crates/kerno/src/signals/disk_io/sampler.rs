@@ -4,7 +4,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::devices::{Dev, Devices, number};
 use super::event::DiskOp;
-use super::filesystems::Filesystems;
+use super::filesystems::{Filesystems, unread};
 use super::limits::Limits;
 use super::loader;
 use super::summary::{DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter, DiskSummary};
@@ -178,6 +178,7 @@ impl Sampler for Sampled {
         let mut filesystems = self.filesystems.list().to_vec();
         self.writers.finish(&mut filesystems, tick.tasks);
         let pressure = self.pressure.take(tick.seconds);
+        signals.missing.extend(unread(&filesystems));
         signals.disk_io = Some(DiskSummary {
             devices: self.describe_devices(tick.seconds, &now, &before),
             submitters: describe_submitters(&now, &before),

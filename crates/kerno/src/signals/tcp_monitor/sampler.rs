@@ -117,7 +117,8 @@ impl Sampled {
             missing.push((format!("{beyond} network namespaces"), "there are too many to look into each".to_owned()));
         }
         if found.unread > 0 {
-            let what = format!("the sockets of {} network namespaces", found.unread);
+            let many = if found.unread == 1 { "" } else { "s" };
+            let what = format!("the sockets of {} network namespace{many}", found.unread);
             missing.push((what, found.why.unwrap_or_default()));
         }
         if found.beyond > 0 {
