@@ -236,9 +236,8 @@ impl Observer {
     /// A few words from each signal on what happens now: (signal's short name, words).
     pub fn pulse(&mut self) -> Vec<(&'static str, String)> {
         let now_ns = monotonic_ns();
-        let words = |(info, sampler): &mut (&'static SignalInfo, Box<dyn Sampler>)| {
-            Some((info.alias, sampler.pulse(now_ns)?))
-        };
+        let words =
+            |(info, sampler): &mut (&'static SignalInfo, Box<dyn Sampler>)| Some((info.alias, sampler.pulse(now_ns)?));
         self.samplers.iter_mut().filter_map(words).collect()
     }
 
