@@ -48,8 +48,9 @@ pub(crate) trait Sampler: Send {
     /// Ends the window: puts its part into `signals`, and begins the next one.
     fn finish(&mut self, tick: &Tick<'_>, signals: &mut Signals);
 
-    /// A few words on what happens now, such as `12 k calls/s`, for a person who watches; from the latest sample.
-    fn pulse(&self) -> Option<String> {
+    /// A few words on what happens now, such as `12 k calls/s`, for a person who watches: whatever only this needs is read here, so
+    /// that it costs nothing where nobody watches.
+    fn pulse(&mut self, _now_ns: u64) -> Option<String> {
         None
     }
 
@@ -68,6 +69,41 @@ pub(crate) struct Tick<'a> {
     pub(crate) tasks: &'a Tasks,
 }
 
+/// CPU time of one part of observing, in seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Spent {
+    /// Of the samples.
+    pub sampling: f64,
+    /// Of beginning and ending windows.
+    pub windows: f64,
+}
+
+/// Shares a process's CPU time out among what it does in turn.
+struct Stopwatch(f64);
+
+impl Stopwatch {
+    fn start() -> Self {
+        Self(cpu_seconds())
+    }
+
+    /// Since the start or the last lap.
+    fn lap(&mut self) -> f64 {
+        let now = cpu_seconds();
+        now - std::mem::replace(&mut self.0, now)
+    }
+}
+
+/// Sampling takes at most one in so many of the time.
+const SAMPLING_SHARE: f64 = 100.0;
+/// Samples that a window has at least: what is found by trends needs some.
+const MIN_SAMPLES: u32 = 8;
+
+fn next_interval(window: Duration, sample_cost: f64) -> Duration {
+    let usual = Observer::sampling_interval(window);
+    let affordable = Duration::try_from_secs_f64(sample_cost * SAMPLING_SHARE).unwrap_or(usual);
+    usual.max(affordable.min(window / MIN_SAMPLES))
+}
+
 /// Watches the machine through every signal's summary. Dropping it removes everything from the kernel.
 pub struct Observer {
     options: ObserverOptions,
@@ -79,6 +115,9 @@ pub struct Observer {
     started_ns: u64,
     started_unix: f64,
     samples: u32,
+    /// CPU time of the latest sample, in seconds.
+    sample_cost: f64,
+    spent: BTreeMap<&'static str, Spent>,
     cpu_before: f64,
     loss_before: BTreeMap<&'static str, SummaryLoss>,
 }
@@ -139,6 +178,8 @@ impl Observer {
             started_ns: 0,
             started_unix: 0.0,
             samples: 0,
+            sample_cost: 0.0,
+            spent: BTreeMap::new(),
             cpu_before: 0.0,
             loss_before: BTreeMap::new(),
         };
@@ -156,6 +197,18 @@ impl Observer {
         (window / 24).clamp(Duration::from_millis(200), Duration::from_secs(2))
     }
 
+    /// How long to wait for the next sample: longer than [`sampling_interval`](Self::sampling_interval) where the latest one took
+    /// long (very many tasks), so that sampling takes at most about 1 % of a CPU; but a window has a few samples whatever they cost.
+    pub fn next_interval(&self, window: Duration) -> Duration {
+        next_interval(window, self.sample_cost)
+    }
+
+    /// CPU time that each part took since the start, in this process, by the signal's name; `tasks` (walking them all) and
+    /// `processes` (who is who) are shared by all signals.
+    pub const fn spent(&self) -> &BTreeMap<&'static str, Spent> {
+        &self.spent
+    }
+
     fn begin(&mut self) {
         self.started_ns = monotonic_ns();
         self.started_unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
@@ -163,25 +216,33 @@ impl Observer {
         self.cpu_before = cpu_seconds();
         self.loss_before = self.samplers.iter().map(|(info, sampler)| (info.name, sampler.loss())).collect();
         let tick = Tick { seconds: 0.0, now_ns: self.started_ns, tasks: &self.tasks };
-        for (_, sampler) in &mut self.samplers {
+        let mut watch = Stopwatch::start();
+        for (info, sampler) in &mut self.samplers {
             sampler.begin(&tick);
+            self.spent.entry(info.name).or_default().windows += watch.lap();
         }
     }
 
-    /// Looks at what only shows by looking twice. Call it every [`sampling_interval`](Self::sampling_interval).
+    /// Looks at what only shows by looking twice. Call it every [`next_interval`](Self::next_interval).
     ///
     /// # Errors
     /// When the kernel's tasks cannot be walked.
     pub fn sample(&mut self) -> Result<(), LoadError> {
         let now_ns = monotonic_ns();
         let seconds = seconds_between(self.started_ns, now_ns);
+        let mut watch = Stopwatch::start();
+        let begun = watch.0;
         self.tasks.sample(seconds, now_ns).map_err(|error| LoadError::Io("cannot read the tasks", error))?;
+        self.spent.entry("tasks").or_default().sampling += watch.lap();
         self.samples += 1;
         self.identities.notice(self.tasks.processes());
+        self.spent.entry("processes").or_default().sampling += watch.lap();
         let tick = Tick { seconds, now_ns, tasks: &self.tasks };
-        for (_, sampler) in &mut self.samplers {
+        for (info, sampler) in &mut self.samplers {
             sampler.sample(&tick);
+            self.spent.entry(info.name).or_default().sampling += watch.lap();
         }
+        self.sample_cost = watch.0 - begun;
         Ok(())
     }
 
@@ -205,9 +266,11 @@ impl Observer {
     }
 
     /// A few words from each signal on what happens now: (signal's short name, words).
-    pub fn pulse(&self) -> Vec<(&'static str, String)> {
-        let words = |(info, sampler): &(&'static SignalInfo, Box<dyn Sampler>)| Some((info.alias, sampler.pulse()?));
-        self.samplers.iter().filter_map(words).collect()
+    pub fn pulse(&mut self) -> Vec<(&'static str, String)> {
+        let now_ns = monotonic_ns();
+        let words =
+            |(info, sampler): &mut (&'static SignalInfo, Box<dyn Sampler>)| Some((info.alias, sampler.pulse(now_ns)?));
+        self.samplers.iter_mut().filter_map(words).collect()
     }
 
     /// Ends the window, gives all that was observed in it, and begins the next one.
@@ -231,12 +294,17 @@ impl Observer {
             ..Signals::default()
         };
         let tick = Tick { seconds, now_ns, tasks: &self.tasks };
-        for (_, sampler) in &mut self.samplers {
+        let mut watch = Stopwatch::start();
+        for (info, sampler) in &mut self.samplers {
             sampler.finish(&tick, &mut signals);
+            self.spent.entry(info.name).or_default().windows += watch.lap();
         }
         self.name_processes(&mut signals);
+        self.spent.entry("processes").or_default().windows += watch.lap();
         signals.cost = self.cost();
+        let _ = watch.lap();
         self.tasks.begin(now_ns).map_err(|error| LoadError::Io("cannot read the tasks", error))?;
+        self.spent.entry("tasks").or_default().windows += watch.lap();
         self.begin();
         Ok(signals)
     }
@@ -351,5 +419,16 @@ mod tests {
         fn is_send<T: Send>() {}
         is_send::<Observer>();
         is_send::<Signals>();
+    }
+
+    #[test]
+    fn dear_samples_are_taken_more_seldom() {
+        let window = Duration::from_secs(30);
+        assert_eq!(next_interval(window, 0.0), Duration::from_millis(1250));
+        assert_eq!(next_interval(window, 0.010), Duration::from_millis(1250));
+        assert_eq!(next_interval(window, 0.020), Duration::from_secs(2));
+        // A window without samples tells nothing.
+        assert_eq!(next_interval(window, 5.0), window / 8);
+        assert_eq!(next_interval(window, f64::NAN), Duration::from_millis(1250));
     }
 }

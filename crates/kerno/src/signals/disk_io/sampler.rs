@@ -11,7 +11,7 @@ use super::summary::{DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter, DiskSum
 use super::writers::Writers;
 use crate::event::Comm;
 use crate::probe::{Host, KernelHash, LoadError, Object, Plan, SummaryLoss, SummaryPrograms};
-use crate::summary::{ErrnoCount, Histogram, PressureMeter, Sampler, Series, Signals, Tick};
+use crate::summary::{ErrnoCount, Histogram, PressureMeter, ProcFile, Sampler, Series, Signals, Tick};
 
 /// `HISTOGRAM_BUCKETS`
 const BUCKETS: usize = 976;
@@ -114,6 +114,7 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
         limits: Limits::default(),
         writers: Writers::default(),
         pressure: PressureMeter::new("/proc/pressure/io"),
+        meminfo: ProcFile::new("/proc/meminfo"),
         dirty: Series::default(),
         writeback: Series::default(),
     }))
@@ -140,6 +141,7 @@ struct Sampled {
     limits: Limits,
     writers: Writers,
     pressure: PressureMeter,
+    meminfo: ProcFile,
     dirty: Series,
     writeback: Series,
 }
@@ -201,7 +203,7 @@ impl Sampler for Sampled {
         self.before = Some(now);
     }
 
-    fn pulse(&self) -> Option<String> {
+    fn pulse(&mut self, _now_ns: u64) -> Option<String> {
         let (name, busy, await_ms) = self.devices.busiest()?;
         let busy = format!("{name} {:.0} % busy", busy * 100.0);
         Some(match await_ms {
@@ -226,7 +228,7 @@ impl Sampled {
     }
 
     fn sample_dirty(&mut self, seconds: f64) {
-        let Ok(text) = std::fs::read_to_string("/proc/meminfo") else { return };
+        let Some(text) = self.meminfo.text() else { return };
         for line in text.lines() {
             let mut words = line.split_ascii_whitespace();
             let series = match words.next() {

@@ -69,6 +69,7 @@ impl BlockedTasks {
         shortest.is_some_and(|key| self.seen.remove(&key).is_some())
     }
 
+    /// The longest first.
     pub(super) fn take(&mut self) -> Vec<BlockedTask> {
         let mut tasks: Vec<_> = self.seen.drain().map(|(_, task)| task).collect();
         tasks.sort_by(|a, b| b.seconds.total_cmp(&a.seconds).then(a.tid.cmp(&b.tid)));
