@@ -14,7 +14,8 @@ rule! {
          device, the file system or another process is behind it, and where a finding tells so, this one is put under it.",
         judge;
     stalled_share: 0.2 Ratio, 0.001 ..= 64.0, "time in slow calls, all threads together, as a share of the window";
-    mean_ms: 50.0 Milliseconds, 10.0 ..= 60_000.0, "a slow call takes that long on average";
+    mean_ms: 50.0 Milliseconds, 10.0 ..= 60_000.0, "a slow call takes that long on average, where most time goes into fsync and its kin or writes";
+    lookup_mean_ms: 30.0 Milliseconds, 10.0 ..= 60_000.0, "the same for reads, opens and look-ups, which no disk in good order takes so long for";
     slow_per_second: 0.2 PerSecond, 0.01 ..= 1_000.0, "slow calls a second";
     min_calls: 3.0 Count, 1.0 ..= 1_000.0, "slow calls in the window, so that one hiccup is none";
     critical_ms: 2_000.0 Milliseconds, 10.0 ..= 600_000.0, "critical when a slow call takes that long on average";
@@ -46,7 +47,9 @@ fn judge_process(
     let share = float(stalled_ns) / 1e9 / seconds;
     let mean_ms = millis(stalled_ns) / slow;
     let per_second = slow / seconds;
-    if slow < rule.min_calls || share < rule.stalled_share || mean_ms < rule.mean_ms || per_second < rule.slow_per_second {
+    let writes = normal::syncs(&worst.name) || worst.name.contains("write");
+    let limit_ms = if writes { rule.mean_ms } else { rule.lookup_mean_ms };
+    if slow < rule.min_calls || share < rule.stalled_share || mean_ms < limit_ms || per_second < rule.slow_per_second {
         return None;
     }
     if moves_much(signals, pid) {
@@ -57,7 +60,7 @@ fn judge_process(
     let title = format!("{comm} ({pid}) stands still in {name}: {per_second:.1} slow calls a second of {mean_ms:.0} ms");
     let mut finding = SyscallLatencyHigh::finding(severity, title)
         .measured("time in slow calls, less waits for a CPU, of the window", share, Unit::Ratio, Some(rule.stalled_share))
-        .measured("a slow call takes, on average", mean_ms, Unit::Milliseconds, Some(rule.mean_ms))
+        .measured("a slow call takes, on average", mean_ms, Unit::Milliseconds, Some(limit_ms))
         .measured("slow calls", per_second, Unit::PerSecond, Some(rule.slow_per_second))
         .measured(format!("the longest {name}"), millis(worst.max_ns), Unit::Milliseconds, None);
     if let Some(p99) = summary.by_name(name).filter_map(|stat| stat.latency.quantile(0.99)).max() {
@@ -68,7 +71,7 @@ fn judge_process(
     finding.victims = vec![finding.culprit.clone()];
     finding.exemplars = exemplars(signals, worst);
     finding.since = since(signals, worst.first_ns);
-    finding.excess = (share / rule.stalled_share).min(mean_ms / rule.mean_ms);
+    finding.excess = (share / rule.stalled_share).min(mean_ms / limit_ms);
     finding.confidence = if normal::syncs(name) { 0.7 } else { 0.8 };
     Some(
         finding
@@ -158,6 +161,9 @@ mod tests {
         assert!(found(&signals("fsync", 0, 0, 0)).is_empty());
         assert!(found(&signals("fsync", 2, 5000, 0)).is_empty(), "too few");
         assert!(found(&signals("fsync", 200, 40, 0)).is_empty(), "an old disk in good order");
+        assert!(found(&signals("pwrite64", 200, 40, 0)).is_empty(), "a writer that is held back");
+        assert!(found(&signals("pread64", 200, 20, 0)).is_empty(), "a disk that turns");
+        assert_eq!(found(&signals("pread64", 200, 40, 0)).len(), 1, "no disk in good order");
         assert!(found(&signals("fsync", 15, 100, 0)).is_empty(), "a small share of the time");
         assert!(found(&Signals::default()).is_empty());
     }
