@@ -99,7 +99,7 @@ fn a_saturated_device_names_the_process_that_asks_most() {
     assert_eq!((finding.culprit.pid, finding.culprit.device.as_deref()), (Some(10), Some("nvme0n1")));
     assert_eq!(finding.victims.iter().map(|victim| victim.pid).collect::<Vec<_>>(), [Some(20)]);
     assert!(finding.title.contains("hog (10) saturates nvme0n1"), "{}", finding.title);
-    assert!(has_fix(&finding, Effect::ReadOnly, "iostat -x 1 nvme0n1"));
+    assert!(has_fix(&finding, Effect::ReadOnly, "iostat -x nvme0n1 1 5"));
     assert!(has_fix(&finding, Effect::Changing, "ionice -c3 -p 10"));
 }
 
