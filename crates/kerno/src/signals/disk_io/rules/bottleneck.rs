@@ -225,8 +225,8 @@ fn saturated(signals: &Signals, disk: &DiskSummary, device: &DiskDevice, rule: &
     finding.confidence = if first.bytes_share.max(first.requests_share) >= 0.5 { 0.9 } else { 0.6 };
     Some(
         finding
-            .look(format!("iotop -oPa -p {}", first.pid), "shows what it reads and writes")
-            .look(format!("iostat -x 1 {label}"), "shows queue and latency of the device")
+            .look(format!("iotop -boPa -n 5 -p {}", first.pid), "shows what it reads and writes")
+            .look(format!("iostat -x {label} 1 5"), "shows queue and latency of the device")
             .look(format!("cat /proc/{}/io", first.pid), "its bytes so far")
             .change(format!("ionice -c3 -p {}", first.pid), "lets others go first, where the I/O scheduler honors it (bfq, mq-deadline)")
             .change(format!("kill -STOP {}", first.pid), "pauses it; kill -CONT goes on"),
@@ -304,7 +304,7 @@ fn limit_file(cgroup: &CgroupIo) -> (String, String) {
 pub(super) fn look_at_device(finding: Finding, device: &DiskDevice) -> Finding {
     let label = device.label();
     let finding = finding
-        .look(format!("iostat -x 1 {label}"), "shows queue and latency of the device")
+        .look(format!("iostat -x {label} 1 5"), "shows queue and latency of the device")
         .look(format!("dmesg | grep {label}"), "shows resets, timeouts and errors of the device");
     if let Some(file) = device.backing.first().filter(|_| label.starts_with("loop")) {
         return finding

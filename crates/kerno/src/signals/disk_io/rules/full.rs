@@ -82,6 +82,11 @@ fn pool(fs: &Filesystem) -> Option<&str> {
     (fs.kind == "zfs").then(|| fs.source.split('/').next()).flatten()
 }
 
+/// Of bytes or inodes, whatever is scarcer.
+fn fullness(fs: &Filesystem) -> f64 {
+    fs.bytes_used().unwrap_or(0.0).max(fs.inodes_used().unwrap_or(0.0))
+}
+
 /// What starts the machine: made as small as it can be, and written when a kernel is installed only.
 fn is_for_boot(fs: &Filesystem) -> bool {
     ["/boot", "/efi"].iter().any(|place| fs.mount.strip_prefix(place).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
@@ -154,9 +159,10 @@ fn finding(
     if !nearly_full && eta.is_none() {
         return None;
     }
-    let refused = if nearly_full { refused(signals) } else { Vec::new() };
+    let fullest = !disk.filesystems.iter().any(|other| !other.read_only && other.dev != fs.dev && fullness(other) > fullness(fs));
+    let refused = if nearly_full && fullest { refused(signals) } else { Vec::new() };
     let left = room.left.last().unwrap_or(0.0);
-    // Calls do not say where: only a file system that has really run out is meant.
+    // Calls do not say where: only a file system that has really run out is meant, and of several the one with least left.
     let failing = !refused.is_empty() && room.used >= rule.used_critical.min(0.98);
     let full = nearly_full && room.used >= rule.used_critical;
     let soon = eta.as_ref().is_some_and(|eta| eta.seconds <= SOON_SECONDS && room.used >= HALF);
