@@ -10,8 +10,8 @@ use super::cgroups::Hierarchy;
 use super::signals::Missing;
 use crate::probe::in_initial_pid_namespace;
 
-/// A part of what a signal tells, and how to find out whether it can be seen.
-type Part = (&'static str, &'static str, fn() -> io::Result<()>, &'static str);
+/// A signal, a part of what it tells, where that is read, whether it can be read, and what that takes.
+type Part = (&'static str, &'static str, &'static str, fn() -> io::Result<()>, &'static str);
 
 /// Each tries what the sampler will do: on process 1, which is somebody else's and is always there, or where our own is as hidden as
 /// that of others, on that.
@@ -19,23 +19,22 @@ const PARTS: &[Part] = &[
     (
         "disk_io",
         "which files the processes of others write",
+        "/proc/PID/fd",
         || fs::read_dir("/proc/1/fd").map(drop),
-        "/proc/PID/fd; root sees it, or CAP_SYS_PTRACE with CAP_DAC_READ_SEARCH",
+        "root sees it, or CAP_SYS_PTRACE with CAP_DAC_READ_SEARCH",
     ),
     (
         "sched_delay",
         "where in the kernel blocked tasks wait",
+        "/proc/PID/stack",
         || fs::read("/proc/self/stack").map(drop),
-        "/proc/PID/stack; root sees it, on kernels with CONFIG_STACKTRACE",
+        "root sees it, on kernels with CONFIG_STACKTRACE",
     ),
-    ("disk_io", "pressure on I/O", || readable("/proc/pressure/io"), "/proc/pressure/io; CONFIG_PSI, psi=1"),
-    (
-        "oom_track",
-        "pressure on memory",
-        || readable("/proc/pressure/memory"),
-        "/proc/pressure/memory; CONFIG_PSI, psi=1",
-    ),
+    ("disk_io", "pressure on I/O", "/proc/pressure/io", || readable("/proc/pressure/io"), PSI),
+    ("oom_track", "pressure on memory", "/proc/pressure/memory", || readable("/proc/pressure/memory"), PSI),
 ];
+
+const PSI: &str = "it takes CONFIG_PSI and psi=1";
 
 /// What the observer of these signals will not see. Each signal tells itself what only shows while it looks.
 pub(super) fn unseen(signals: &[&str]) -> Vec<Missing> {
@@ -46,13 +45,13 @@ pub(super) fn unseen(signals: &[&str]) -> Vec<Missing> {
     if let Some(reason) = hidden {
         all.push(missing("all", "command lines, cgroups, open files and stacks of processes", reason.to_owned()));
     }
-    for (signal, what, look, needs) in PARTS {
+    for (signal, what, file, look, needs) in PARTS {
         // Of processes in the wrong or a hidden /proc all is said by now.
-        if (hidden.is_some() && needs.starts_with("/proc/PID")) || !signals.contains(signal) {
+        if (hidden.is_some() && file.starts_with("/proc/PID")) || !signals.contains(signal) {
             continue;
         }
         if let Err(error) = look() {
-            all.push(missing(signal, what, format!("{error}: {needs}")));
+            all.push(missing(signal, what, format!("{file}: {error}; {needs}")));
         }
     }
     // The root of all has no type.
