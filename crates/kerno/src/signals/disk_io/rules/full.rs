@@ -1,7 +1,8 @@
 //! disk_full: file systems without room, or soon without.
 
 use super::load::is_kernel_thread;
-use super::words::{bytes, duration, percent, quoted};
+use crate::doctor::amount::{bytes, seconds as duration, share};
+use crate::doctor::shell::word;
 use crate::doctor::{Culprit, Eta, Finding, Severity, Unit, rule};
 use crate::signals::{DiskSummary, Filesystem};
 use crate::summary::{Process, Series, Signals};
@@ -178,15 +179,15 @@ fn finding(
     let who = suspect(signals, disk, fs, room, &refused, eta.is_some() || failing || loses);
     let name = |who: &Suspect| format!("{} ({})", who.comm, who.pid);
     let how_full = match room.what {
-        "space" => format!("{} is {} full", fs.mount, percent(room.used)),
-        _ => format!("{} has {} of its inodes used", fs.mount, percent(room.used)),
+        "space" => format!("{} is {} full", fs.mount, share(room.used)),
+        _ => format!("{} has {} of its inodes used", fs.mount, share(room.used)),
     };
     let title = match (&who, &eta) {
         (Some(who), Some(eta)) if left > 0.0 => {
-            format!("{} fills {}: {} of {} used, none left in {}", name(who), fs.mount, percent(room.used), room.what, duration(eta.seconds))
+            format!("{} fills {}: {} of {} used, none left in {}", name(who), fs.mount, share(room.used), room.what, duration(eta.seconds))
         }
         (None, Some(eta)) if left > 0.0 => {
-            format!("{} fills up: {} of {} used, none left in {}", fs.mount, percent(room.used), room.what, duration(eta.seconds))
+            format!("{} fills up: {} of {} used, none left in {}", fs.mount, share(room.used), room.what, duration(eta.seconds))
         }
         (Some(who), _) if room.what == "inodes" => format!("{how_full}; {} makes files", name(who)),
         (Some(who), _) => format!("{how_full}; {} writes most", name(who)),
@@ -244,7 +245,7 @@ fn cause(fs: &Filesystem, room: &Room<'_>, who: Option<&Suspect>, left: f64) -> 
 }
 
 fn with_fixes(finding: Finding, fs: &Filesystem, room: &Room<'_>, who: Option<&Suspect>) -> Finding {
-    let mount = quoted(&fs.mount);
+    let mount = word(&fs.mount);
     let mut finding = if room.what == "space" {
         finding
             .look(format!("du -xh {mount} | sort -h | tail"), "finds what takes the space")
@@ -258,7 +259,7 @@ fn with_fixes(finding: Finding, fs: &Filesystem, room: &Room<'_>, who: Option<&S
     let Some(who) = who else { return finding };
     finding = finding.look(format!("ls -l /proc/{}/fd", who.pid), "shows the files that it writes");
     if !who.path.is_empty() {
-        finding = finding.look(format!("ls -lh {}", quoted(&who.path)), "shows the file that grows");
+        finding = finding.look(format!("ls -lh {}", word(&who.path)), "shows the file that grows");
     }
     finding.change(format!("kill -STOP {}", who.pid), "pauses it, so that the rest is not taken; kill -CONT goes on")
 }

@@ -2,7 +2,7 @@
 
 use super::bottleneck::{DiskBottleneck, impact, severity_of};
 use super::load::{is_kernel_thread, others, sufferers, victims};
-use super::words::millis;
+use crate::doctor::amount::millis;
 use crate::doctor::{Culprit, Finding, Unit};
 use crate::signals::{DiskDevice, DiskSummary};
 use crate::summary::Signals;
