@@ -97,10 +97,8 @@ fn timed(count: usize, mut work: impl FnMut(usize) -> anyhow::Result<()>) -> any
 fn first_in_line() -> anyhow::Result<()> {
     let priority = libc::sched_param { sched_priority: 1 };
     // SAFETY: a plain call with a valid struct.
-    ensure!(
-        unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) } == 0,
-        "no real-time priority"
-    );
+    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) };
+    ensure!(result == 0, "no real-time priority");
     Ok(())
 }
 
