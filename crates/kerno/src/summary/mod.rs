@@ -27,7 +27,7 @@ pub use series::{Series, Trend};
 pub use signals::{CostOfObserving, ErrnoCount, HostFacts, Missing, SCHEMA_VERSION, Signals, Window};
 pub use tasks::TaskUse;
 
-pub(crate) use cgroups::{CgroupDir, Hierarchy, read_numbers};
+pub(crate) use cgroups::{CgroupDir, Hierarchy, WalkAge, read_numbers};
 use host_facts::host_facts;
 pub(crate) use observer::{Sampler, Tick};
 pub(crate) use pressure::PressureMeter;

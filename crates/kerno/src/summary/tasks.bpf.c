@@ -219,7 +219,7 @@ int on_task(struct bpf_iter__task *ctx)
 	if (!task)
 		return 0;
 	__builtin_memset(&row, 0, sizeof(row));
-	/* What is in the task itself is read without a call for each field. */
+	/* Read without a helper call for each field: the task itself, and through pointers that are not under RCU (NULL reads as 0). */
 	leader = task->pid == task->tgid;
 	signal = task->signal;
 	row.start_ns = task->start_time;
@@ -245,17 +245,17 @@ int on_task(struct bpf_iter__task *ctx)
 	row.state = bpf_core_field_exists(task->__state)
 			    ? task->__state
 			    : (__u32)BPF_CORE_READ((struct task_struct___pre_5_14 *)task, state);
-	row.net_namespace = BPF_CORE_READ(more, nsproxy, net_ns, ns.inum);
+	row.net_namespace = more->nsproxy->net_ns->ns.inum;
 	if (leader) {
-		row.run_ns += BPF_CORE_READ(signal, sum_sched_runtime);
-		row.read_bytes += BPF_CORE_READ(signal, ioac.read_bytes);
-		row.write_bytes += BPF_CORE_READ(signal, ioac.write_bytes);
+		row.run_ns += signal->sum_sched_runtime;
+		row.read_bytes += signal->ioac.read_bytes;
+		row.write_bytes += signal->ioac.write_bytes;
 	}
 	/* A leader may exit before its threads: it stays as a zombie that has given up its files and its memory. */
 	if (leader || !BPF_CORE_READ(task, group_leader, files)) {
 		row.fds = open_descriptors(BPF_CORE_READ(task, files, fdt));
-		row.fd_soft_limit = BPF_CORE_READ(signal, rlim[7].rlim_cur);
-		row.fd_hard_limit = BPF_CORE_READ(signal, rlim[7].rlim_max);
+		row.fd_soft_limit = signal->rlim[RLIMIT_NOFILE].rlim_cur;
+		row.fd_hard_limit = signal->rlim[RLIMIT_NOFILE].rlim_max;
 		row.anon_pages = anon_pages(task);
 		row.memory_cgroup_id = memory_cgroup_id(task);
 	}
