@@ -3,6 +3,7 @@
 #[cfg(feature = "bench")]
 mod bench;
 mod bpf;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -23,6 +24,8 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Run the kernel tests in virtual machines, one a kernel line (installs qemu from Debian)
+    Vm(vm::Vm),
     /// Measure, as root, and print ratios
     #[cfg(feature = "bench")]
     #[command(subcommand)]
@@ -39,6 +42,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Bpf { check } => bpf::run(check),
+        Command::Vm(vm) => vm::run(&vm),
         #[cfg(feature = "bench")]
         Command::Bench(bench) => bench::run(&bench),
         #[cfg(not(feature = "bench"))]
