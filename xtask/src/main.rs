@@ -3,7 +3,9 @@
 #[cfg(feature = "bench")]
 mod bench;
 mod bpf;
+mod install;
 mod lab;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -26,6 +28,8 @@ enum Command {
     },
     /// Make faults for real, as root, run `kerno doctor` beside each, and say how good it was
     Lab(lab::Args),
+    /// Run the kernel tests in virtual machines, one a kernel line (installs qemu from Debian)
+    Vm(vm::Vm),
     /// Measure, as root, and print ratios
     #[cfg(feature = "bench")]
     #[command(subcommand)]
@@ -43,6 +47,7 @@ fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Bpf { check } => bpf::run(check),
         Command::Lab(args) => lab::run(&args),
+        Command::Vm(vm) => vm::run(&vm),
         #[cfg(feature = "bench")]
         Command::Bench(bench) => bench::run(&bench),
         #[cfg(not(feature = "bench"))]

@@ -6,7 +6,6 @@
 mod case;
 mod faults;
 mod healthy;
-mod install;
 mod report;
 mod scene;
 mod score;
@@ -21,10 +20,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 
+use crate::install::install;
+
 use case::{Case, Staged};
 use report::Families;
 use scene::Scene;
 use score::{Score, Verdict};
+
+/// What every scene is made with.
+const ALWAYS: [&str; 2] = ["setpriv", "python3"];
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -94,7 +98,7 @@ pub fn run(args: &Args) -> Result<()> {
         signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
     }
     stage::sweep();
-    install::install(chosen.iter().flat_map(|(_, case)| case.needs.iter().copied()))?;
+    install(chosen.iter().flat_map(|(_, case)| case.needs.iter().copied()).chain(ALWAYS))?;
     let kerno = match &args.kerno {
         Some(path) => path.clone(),
         None if args.rehearse => PathBuf::new(),

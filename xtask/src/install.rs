@@ -1,4 +1,4 @@
-//! The programs that faults and loads are made with, from Debian.
+//! Programs that developer commands run, from Debian.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -27,10 +27,14 @@ const PACKAGES: &[(&str, &str)] = &[
     ("pg_ctlcluster", "postgresql"),
     ("git", "git"),
     ("gzip", "gzip"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+    ("cpio", "cpio"),
+    ("depmod", "kmod"),
+    ("zstd", "zstd"),
+    ("xz", "xz-utils"),
+    ("strip", "binutils"),
 ];
-
-/// What every scene is made with.
-const ALWAYS: &[&str] = &["setpriv", "python3"];
 
 fn is_there(program: &str) -> bool {
     let path = std::env::var("PATH").unwrap_or_default();
@@ -40,9 +44,9 @@ fn is_there(program: &str) -> bool {
 }
 
 /// Installs what of this is missing.
-pub(super) fn install<'a>(programs: impl Iterator<Item = &'a str>) -> Result<()> {
+pub(crate) fn install<'a>(programs: impl Iterator<Item = &'a str>) -> Result<()> {
     let mut packages: Vec<&str> = Vec::new();
-    for program in programs.chain(ALWAYS.iter().copied()).filter(|program| !is_there(program)) {
+    for program in programs.filter(|program| !is_there(program)) {
         let package = PACKAGES.iter().find(|(name, _)| *name == program).map(|(_, package)| *package);
         packages.push(package.with_context(|| format!("no package is known to have {program}"))?);
     }
@@ -53,7 +57,7 @@ pub(super) fn install<'a>(programs: impl Iterator<Item = &'a str>) -> Result<()>
     }
     let list = packages.join(" ");
     ensure!(is_there("apt-get"), "these programs' packages are missing, and there is no apt-get: {list}");
-    eprintln!("lab: installing {list}");
+    eprintln!("installing {list}");
     let _no_services = NoServices::new();
     apt(&["update", "-qq"])?;
     let mut args = vec!["install", "-y", "-qq", "--no-install-recommends"];

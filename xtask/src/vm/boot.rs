@@ -1,0 +1,183 @@
+//! One run of a virtual machine, under software emulation.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+
+use super::image::Image;
+use super::{Vm, succeed};
+
+pub(super) struct Guest<'a> {
+    pub(super) image: &'a Image,
+    pub(super) args: &'a Vm,
+    /// Programs to have in it, at `/NAME`.
+    pub(super) files: &'a [PathBuf],
+    /// What its shell is to do.
+    pub(super) command: &'a str,
+}
+
+/// What came of a run.
+pub(super) struct Outcome {
+    /// What the command printed.
+    pub(super) output: Vec<String>,
+    /// The command's exit status, or why there is none.
+    pub(super) status: Result<i32, String>,
+    pub(super) seconds: f64,
+}
+
+impl Outcome {
+    pub(super) fn passed(&self) -> bool {
+        self.status == Ok(0) && self.counts().0 > 0
+    }
+
+    /// Tests that passed and that failed.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let number = |line: &str, word: &str| -> usize {
+            let before = line.split(word).next().unwrap_or_default().trim();
+            before.rsplit(' ').next().and_then(|digits| digits.parse().ok()).unwrap_or(0)
+        };
+        let results = self.output.iter().filter(|line| line.starts_with("test result:"));
+        results.fold((0, 0), |sum, line| (sum.0 + number(line, " passed"), sum.1 + number(line, " failed")))
+    }
+
+    pub(super) fn failed_tests(&self) -> Vec<&str> {
+        let failed = |line: &'_ String| line.starts_with("test ") && line.ends_with("FAILED");
+        self.output.iter().filter(|line| failed(line)).filter_map(|line| line.split(' ').nth(1)).collect()
+    }
+
+    pub(super) fn summary(&self) -> String {
+        match &self.status {
+            Ok(0) if self.counts().0 == 0 => "ran no test".to_owned(),
+            Ok(0) => "passed".to_owned(),
+            Ok(status) => format!("failed (status {status})"),
+            Err(reason) => reason.clone(),
+        }
+    }
+}
+
+impl Guest<'_> {
+    /// Runs the command to its end and takes what it prints.
+    pub(super) fn run(&self, limit: Duration) -> Outcome {
+        let started = Instant::now();
+        let mut output = Vec::new();
+        let status = self.run_into(limit, &mut output).unwrap_or_else(|error| Err(format!("{error:#}")));
+        Outcome { output, status, seconds: started.elapsed().as_secs_f64() }
+    }
+
+    fn run_into(&self, limit: Duration, output: &mut Vec<String>) -> anyhow::Result<Result<i32, String>> {
+        let work = tempfile::tempdir()?;
+        let console = work.path().join("console");
+        let nonce = format!("KERNO-EXIT-{:x}", std::process::id() ^ started_at());
+        let mut command = self.qemu(work.path(), &format!("kerno.nonce={nonce}"))?;
+        command.arg("-serial").arg(format!("file:{}", console.display())).args(["-serial", "stdio"]);
+        let mut qemu =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("qemu")?;
+        let lines = BufReader::new(qemu.stdout.take().context("piped")?);
+        let over = Arc::new(AtomicBool::new(false));
+        let watchdog = {
+            let (over, pid) = (Arc::clone(&over), qemu.id());
+            std::thread::spawn(move || {
+                let started = Instant::now();
+                while !over.load(Ordering::SeqCst) {
+                    if started.elapsed() > limit {
+                        // SAFETY: our own child, not yet waited for.
+                        unsafe { libc::kill(pid.cast_signed(), libc::SIGKILL) };
+                        return true;
+                    }
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                false
+            })
+        };
+        let mut status = None;
+        for line in lines.split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
+            match line.strip_prefix(&nonce) {
+                Some(code) => status = code.trim().parse().ok(),
+                None => output.push(line),
+            }
+        }
+        over.store(true, Ordering::SeqCst);
+        let timed_out = watchdog.join().unwrap_or(false);
+        let _ = qemu.wait();
+        Ok(match status {
+            Some(status) => {
+                if status != 0 {
+                    println!("{}", output.join("\n"));
+                }
+                Ok(status)
+            }
+            None => {
+                println!("{}\n{}", output.join("\n"), fs::read_to_string(&console).unwrap_or_default());
+                Err(if timed_out { format!("not done in {} s", limit.as_secs()) } else { "the kernel died".to_owned() })
+            }
+        })
+    }
+
+    /// On this terminal, until the shell ends.
+    pub(super) fn shell(&self) -> anyhow::Result<()> {
+        let work = tempfile::tempdir()?;
+        let mut command = self.qemu(work.path(), "kerno.shell=1")?;
+        let status = command.args(["-serial", "mon:stdio"]).status().context("qemu")?;
+        ensure!(status.success(), "qemu: {status}");
+        Ok(())
+    }
+
+    fn qemu(&self, work: &Path, words: &str) -> anyhow::Result<Command> {
+        let extra = work.join("extra");
+        fs::create_dir(&extra)?;
+        fs::write(extra.join("command"), self.command)?;
+        for file in self.files {
+            fs::copy(file, extra.join(file.file_name().context("a program has a name")?))?;
+        }
+        let initrd = work.join("initrd");
+        fs::copy(&self.image.initrd, &initrd)?;
+        // Archives one after another are unpacked over each other.
+        succeed(Command::new("sh").current_dir(&extra).args([
+            "-e",
+            "-c",
+            "find . -mindepth 1 | cpio -o -H newc --quiet >> ../initrd",
+        ]))?;
+        fs::remove_dir_all(&extra)?;
+        let disk = work.join("disk");
+        fs::File::create(&disk)?.set_len(512 << 20)?;
+        let mut command = Command::new("qemu-system-x86_64");
+        command
+            .args([
+                "-accel",
+                "tcg,thread=multi",
+                "-cpu",
+                "max,la57=off",
+                "-M",
+                "q35",
+                "-nodefaults",
+                "-display",
+                "none",
+                "-no-reboot",
+            ])
+            .args(["-m", "1536", "-smp", &self.args.cpus.to_string()])
+            .arg("-drive")
+            .arg(format!("file={},if=virtio,format=raw,cache=unsafe", disk.display()))
+            .arg("-kernel")
+            .arg(&self.image.vmlinux)
+            .arg("-initrd")
+            .arg(&initrd)
+            .arg("-append")
+            .arg(format!(
+                "console=ttyS0 panic=-1 quiet random.trust_cpu=on mitigations=off cryptomgr.notests \
+                 lsm=landlock,lockdown,yama,integrity,bpf {} {words}",
+                self.args.append
+            ));
+        Ok(command)
+    }
+}
+
+fn started_at() -> u32 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.subsec_nanos())
+}
