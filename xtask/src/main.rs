@@ -30,7 +30,7 @@ enum Command {
     #[cfg(feature = "bench")]
     #[command(subcommand)]
     Bench(bench::Bench),
-    /// Measure, as root, and print ratios: syscall, ring, idle
+    /// Measure, as root, and print ratios: syscall, hooks, doctor, ring, idle
     #[cfg(not(feature = "bench"))]
     #[command(disable_help_flag = true)]
     Bench {

@@ -47,7 +47,7 @@ Thresholds and defaults of these flags are read from /etc/kerno/config.toml, or 
 KERNO_CONFIG names instead; then from the environment (KERNO_FD_LEAK__MIN_GROWTH=50, KERNO_DOCTOR__DURATION=10s); then from \
 flags. The later wins. `kerno doctor --list-rules` has every rule with its thresholds.
 
-Privileges: root. With CAP_BPF and CAP_PERFMON alone it runs too, and sees less of other users' processes.
+Privileges: root. With CAP_BPF and CAP_PERFMON alone it runs too, sees less of other users' processes, and says what.
 
 Ctrl-C ends the watching and reports what was seen by then; a second Ctrl-C ends at once.
 

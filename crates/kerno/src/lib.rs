@@ -1,4 +1,5 @@
-//! eBPF kernel observability for Linux: seven signals, each an eBPF program with a loader and typed events.
+//! eBPF kernel observability for Linux: seven signals, each with typed events and with sums kept in the kernel, and a doctor that
+//! says what is wrong, who causes it and what to do.
 //!
 //! A [`Loader`] puts one signal's programs into the kernel and hands out its events; a [`LoaderSet`] does so for several.
 //! Events arrive as [`RawEvent`]s that borrow from the kernel's ring buffer; [`RawEvent::decode`] gives the typed event
@@ -24,6 +25,27 @@
 //! A stream is also an [`Iterator`] of copies, for those who keep events. [`LoaderSet`] loads several signals, all or nothing, and
 //! prepares all before it attaches the first, so that they start together. [`signals::ALL`] and [`signals::by_name`] find
 //! signals by name.
+//!
+//! # What is wrong
+//!
+//! A [`summary::Observer`] watches without events: the kernel side adds up, and each window gives one [`summary::Signals`].
+//! [`doctor::judge`] makes ranked findings of it, [`report`] text, Markdown or JSON of these.
+//!
+//! ```no_run
+//! use kerno::CancelToken;
+//! use kerno::doctor::{Thresholds, judge};
+//! use kerno::summary::{Observer, ObserverOptions};
+//! use std::time::Duration;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut observer = Observer::start(ObserverOptions::default())?; // unloads when dropped
+//! let signals = observer.watch(Duration::from_secs(10), &CancelToken::new()?)?;
+//! for finding in judge(&signals, &Thresholds::default()) {
+//!     println!("{}: {}", finding.severity, finding.title);
+//! }
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # What it needs
 //!

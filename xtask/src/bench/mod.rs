@@ -1,5 +1,10 @@
 //! Benchmarks: they print ratios measured side by side in one run. Never part of the tests: machines are noisy.
 
+mod child;
+mod crowd;
+mod doctor;
+mod floor;
+mod hooks;
 mod idle;
 mod ring;
 mod syscall;
@@ -29,12 +34,29 @@ pub(crate) enum Bench {
         #[arg(long, default_value_t = 20)]
         seconds: u64,
     },
+    /// What `kerno doctor` costs: CPU at rest and under load, memory, start, and what each part of it takes
+    Doctor {
+        /// Seconds to watch it beside each load
+        #[arg(long, default_value_t = 15)]
+        seconds: u64,
+        /// Windows of half a second over which its memory must stay as it is
+        #[arg(long, default_value_t = 200)]
+        windows: u64,
+    },
+    /// What each signal's summary adds per event in the kernel, against programs that only take timestamps on the same hooks
+    Hooks {
+        /// Rounds; each runs every variant once
+        #[arg(long, default_value_t = 15)]
+        rounds: usize,
+    },
 }
 
 pub(crate) fn run(bench: &Bench) -> anyhow::Result<()> {
     match *bench {
         Bench::Syscall { rounds } => syscall::run(rounds),
         Bench::Ring { rounds } => ring::run(rounds),
+        Bench::Doctor { seconds, windows } => doctor::run(Duration::from_secs(seconds), windows),
+        Bench::Hooks { rounds } => hooks::run(rounds),
         Bench::Idle { seconds } => idle::run(Duration::from_secs(seconds)),
     }
 }

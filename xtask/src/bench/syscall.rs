@@ -1,13 +1,11 @@
-use std::io::{Read as _, Write as _};
-use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context;
-use aya::programs::BtfTracePoint;
-use aya::{Btf, Ebpf};
+use aya::Ebpf;
 use kerno::summary::{Observer, ObserverOptions};
 use kerno::{Filter, Handle, Loader, Options, SyscallLatencyLoader};
 
+use super::child::in_child;
+use super::floor::Floor;
 use super::{Spread, getppids, pin};
 
 const CALLS: usize = 300_000;
@@ -29,41 +27,19 @@ fn cpu_seconds() -> f64 {
 
 /// Nanoseconds a call, in a process of its own: summaries leave out the process that reads them.
 fn ns_per_call() -> anyhow::Result<f64> {
-    let (mut read, mut write) = std::io::pipe()?;
-    // SAFETY: the child only makes calls, writes to a pipe and ends without running the parent's destructors.
-    let pid = unsafe { libc::fork() };
-    anyhow::ensure!(pid >= 0, "fork failed");
-    if pid == 0 {
+    in_child(|| {
         getppids(CALLS / 10);
         let start = cpu_seconds();
         getppids(CALLS);
-        let told = write.write_all(&(cpu_seconds() - start).to_ne_bytes());
-        // SAFETY: ends the child.
-        unsafe { libc::_exit(i32::from(told.is_err())) };
-    }
-    drop(write);
-    let mut seconds = [0; 8];
-    let heard = read.read_exact(&mut seconds);
-    // SAFETY: reaps our own child.
-    unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
-    heard?;
-    Ok(f64::from_ne_bytes(seconds) * 1e9 / CALLS as f64)
+        Ok((cpu_seconds() - start) * 1e9 / CALLS as f64)
+    })
 }
 
 pub(super) fn run(rounds: usize) -> anyhow::Result<()> {
-    let object = crate::bpf::compile_to_temp(Path::new("../../xtask/src/bench/floor.bpf.c"))?;
-    let btf = std::rc::Rc::new(Btf::from_sys_fs()?);
+    let floor = Floor::compile()?;
     let floor = |enter: &'static str, exit: &'static str| {
-        let (object, btf) = (object.clone(), std::rc::Rc::clone(&btf));
-        move || -> anyhow::Result<Loaded> {
-            let mut programs = Ebpf::load(&object)?;
-            for (name, hook) in [(exit, "sys_exit"), (enter, "sys_enter")] {
-                let program: &mut BtfTracePoint = programs.program_mut(name).context("in floor.bpf.c")?.try_into()?;
-                program.load(hook, &btf)?;
-                program.attach()?;
-            }
-            Ok(Loaded::Floor { _programs: programs })
-        }
+        let floor = floor.clone();
+        move || Ok(Loaded::Floor { _programs: floor.attach(&[(exit, "sys_exit"), (enter, "sys_enter")])? })
     };
     let kerno = |filter: Filter| {
         move || -> anyhow::Result<Loaded> {
@@ -81,7 +57,7 @@ pub(super) fn run(rounds: usize) -> anyhow::Result<()> {
     let variants: Vec<Variant> = vec![
         ("no probe", Box::new(|| Ok(Loaded::Nothing))),
         ("empty enter + exit", Box::new(floor("empty_enter", "empty_exit"))),
-        ("two timestamps (the floor)", Box::new(floor("stamp_enter", "stamp_exit"))),
+        ("two timestamps (the floor)", Box::new(floor("stamp_sys_enter", "stamp_sys_exit"))),
         (
             "kerno, slower than an hour",
             Box::new(kerno(Filter { min_latency: Some(Duration::from_secs(3600)), ..Filter::default() })),

@@ -1,12 +1,32 @@
-use std::io::IsTerminal as _;
+use std::cell::RefCell;
+use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kerno::event::text::Escaped;
+use textwrap::core::display_width;
+
+/// Columns of the bar, where there is room.
+const BAR: usize = 20;
+
+/// Columns where the terminal does not say how many.
+const WIDTH: usize = 80;
 
 /// What the watching person sees: how far it is, and a line of what happens. Only on a terminal.
+///
+/// The cursor waits at the begin of the first line, so that the `^C` which the terminal shows goes with the rest. Libraries for
+/// progress leave it at the right edge, from where `^C` begins a line that nobody takes away.
 pub(super) struct Progress {
-    bar: Option<ProgressBar>,
+    shown: Option<RefCell<Shown>>,
+}
+
+#[derive(Debug, Default)]
+struct Shown {
+    window: Duration,
+    elapsed: Duration,
+    /// What each signal has to say.
+    words: String,
+    /// There is something on the terminal.
+    painted: bool,
 }
 
 impl Progress {
@@ -14,63 +34,55 @@ impl Progress {
         // A dumb terminal cannot go back to a line's start.
         let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
         let shown = !quiet && !dumb && std::io::stderr().is_terminal();
-        Self { bar: shown.then(|| ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr())) }
+        Self { shown: shown.then(RefCell::default) }
     }
 
     pub(super) fn is_shown(&self) -> bool {
-        self.bar.is_some()
+        self.shown.is_some()
     }
 
     /// Loading takes a second or two.
     pub(super) fn loading(&self) {
-        if let Some(bar) = &self.bar {
-            bar.set_style(style("{wide_msg}"));
-            bar.set_message("loading the programs into the kernel");
-            bar.tick();
-        }
+        self.update(|_| {});
     }
 
     /// A window of this length begins.
     pub(super) fn begin(&self, window: Duration) {
-        if let Some(bar) = &self.bar {
-            bar.reset();
-            bar.set_length(milliseconds(window));
-            bar.set_style(style("watching {prefix} [{bar:20}]\n{wide_msg}"));
-            bar.set_message("");
-            self.total(window, Duration::ZERO);
-        }
+        self.update(|shown| *shown = Shown { window, painted: shown.painted, ..Shown::default() });
     }
 
     /// How often it must be told how far it is.
     pub(super) fn refresh_interval(&self) -> Duration {
-        if self.bar.is_some() { Duration::from_millis(250) } else { Duration::MAX }
+        if self.is_shown() { Duration::from_millis(250) } else { Duration::MAX }
     }
 
     pub(super) fn advance(&self, elapsed: Duration) {
-        if let Some(bar) = &self.bar {
-            let window = Duration::from_millis(bar.length().unwrap_or(0));
-            self.total(window, elapsed);
-            bar.set_position(milliseconds(elapsed));
-        }
-    }
-
-    fn total(&self, window: Duration, elapsed: Duration) {
-        if let Some(bar) = &self.bar {
-            bar.set_prefix(format!("{} of {}", short(elapsed), short(window)));
-        }
+        self.update(|shown| shown.elapsed = elapsed);
     }
 
     /// What each signal has to say; as much as the line holds.
     pub(super) fn show(&self, pulse: &[(&'static str, String)]) {
-        if let Some(bar) = &self.bar {
-            bar.set_message(line(pulse));
+        self.update(|shown| shown.words = line(pulse));
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Shown)) {
+        if let Some(shown) = &self.shown {
+            let mut shown = shown.borrow_mut();
+            change(&mut shown);
+            shown.painted = true;
+            let width = terminal_size::terminal_size_of(std::io::stderr()).map_or(WIDTH, |(width, _)| width.0.into());
+            // A line that ends at the edge may begin the next one.
+            let [first, second] = shown.lines(width.saturating_sub(1));
+            write(&format!("\r\x1b[2K\n\x1b[2K{second}\x1b[A\r{first}\r"));
         }
     }
 
     /// Leaves the terminal as it was.
     pub(super) fn clear(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
+        if let Some(shown) = &self.shown
+            && std::mem::take(&mut shown.borrow_mut().painted)
+        {
+            write("\r\x1b[2K\n\x1b[2K\x1b[A");
         }
     }
 }
@@ -81,19 +93,42 @@ impl Drop for Progress {
     }
 }
 
-/// A template of ours is sound; were it not, the default would do.
-fn style(template: &str) -> ProgressStyle {
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    style.progress_chars("=> ")
+impl Shown {
+    /// Both lines, no wider than this.
+    fn lines(&self, width: usize) -> [String; 2] {
+        if self.window.is_zero() {
+            return [cut("loading the programs into the kernel", width), String::new()];
+        }
+        let mut first = format!("watching {} of {}", short(self.elapsed), short(self.window));
+        if display_width(&first) + BAR + 3 <= width {
+            let part = (self.elapsed.as_secs_f64() / self.window.as_secs_f64()).clamp(0.0, 1.0);
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to BAR")]
+            let done = (part * BAR as f64) as usize;
+            first += &format!(" [{:<BAR$}]", "=".repeat(done));
+        }
+        [cut(&first, width), cut(&self.words, width)]
+    }
+}
+
+/// The terminal may be gone; what is lost then is of no use.
+fn write(text: &str) {
+    let mut stderr = std::io::stderr().lock();
+    let _ = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush());
+}
+
+/// As much of a line as so many columns hold.
+fn cut(text: &str, width: usize) -> String {
+    let mut used = 0;
+    let fits = |c: &char| {
+        used += display_width(c.encode_utf8(&mut [0; 4]));
+        used <= width
+    };
+    text.chars().take_while(fits).collect()
 }
 
 fn line(pulse: &[(&'static str, String)]) -> String {
     let parts = pulse.iter().map(|(signal, words)| format!("{signal} {}", Escaped(words.as_bytes())));
     parts.collect::<Vec<_>>().join(" | ")
-}
-
-fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// `7s`, `2m 05s`, `1h 00m`; tenths for windows of no seconds.
@@ -125,6 +160,24 @@ mod tests {
     }
 
     #[test]
+    fn lines_are_no_wider_than_the_terminal() {
+        let mut shown = Shown::default();
+        assert_eq!(shown.lines(11), ["loading the", ""]);
+        shown.window = Duration::from_secs(30);
+        shown.elapsed = Duration::from_secs(13);
+        shown.words = "disk sda 98 % busy, ä漢漢漢".to_owned();
+        assert_eq!(shown.lines(79), ["watching 13s of 30s [========            ]", "disk sda 98 % busy, ä漢漢漢"]);
+        assert_eq!(shown.lines(41)[0], "watching 13s of 30s");
+        assert_eq!(shown.lines(24)[1], "disk sda 98 % busy, ä漢");
+        for width in 0..90 {
+            assert!(shown.lines(width).iter().all(|line| display_width(line) <= width), "{width}");
+        }
+        // A last look may come late.
+        shown.elapsed = Duration::MAX;
+        assert!(shown.lines(79)[0].ends_with(&format!("[{}]", "=".repeat(BAR))));
+    }
+
+    #[test]
     fn nothing_is_shown_where_nobody_looks() {
         let progress = Progress::new(true);
         progress.loading();
@@ -132,6 +185,6 @@ mod tests {
         progress.advance(Duration::MAX);
         progress.show(&[("tcp", String::new())]);
         progress.clear();
-        assert!(progress.bar.is_none());
+        assert!(!progress.is_shown());
     }
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
-use kerno::summary::{SCHEMA_VERSION, Signals};
+use kerno::summary::{SCHEMA_VERSION, Signals, Window};
 use tempfile::NamedTempFile;
 
 /// No snapshot is larger, and a device is endless.
@@ -60,6 +60,8 @@ impl Destination {
             .prefix(".kerno-")
             .permissions(fs::Permissions::from_mode(mode))
             .tempfile_in(directory)
+            // Without the name that it would have had, which nobody asked for.
+            .map_err(|error| anyhow!("{}", error.to_string().split(" at path ").next().unwrap_or_default()))
             .with_context(|| self.failed())
     }
 
@@ -114,8 +116,21 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Signals> {
              or save a new one",
             env!("CARGO_PKG_VERSION")
         ),
-        Some(_) => serde_json::from_slice(&bytes).map_err(broken),
+        Some(_) => {
+            let signals: Signals = serde_json::from_slice(&bytes).map_err(broken)?;
+            if !is_possible(&signals.window) {
+                bail!("{name} has an impossible window; {ADVICE}");
+            }
+            Ok(signals)
+        }
     }
+}
+
+/// Whether it can have been: rates are counts over its length.
+fn is_possible(window: &Window) -> bool {
+    const YEAR_10000: f64 = 253_402_300_800.0;
+    const CENTURY: f64 = 3_155_760_000.0;
+    (0.0..YEAR_10000).contains(&window.started_unix) && (0.0..CENTURY).contains(&window.seconds)
 }
 
 const ADVICE: &str = "--from takes a file that `kerno doctor --save FILE` wrote";
@@ -135,6 +150,14 @@ mod tests {
         Destination::new(&path).unwrap().write(&signals).unwrap();
         assert_eq!(read(&path).unwrap(), signals);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left behind");
+    }
+
+    #[test]
+    fn what_cannot_have_been_is_refused() {
+        for (started_unix, seconds) in [(-1.0, 1.0), (1e300, 1.0), (0.0, -1.0), (0.0, 1e300)] {
+            assert!(!is_possible(&Window { started_unix, seconds, ..Window::default() }), "{started_unix} {seconds}");
+        }
+        assert!(is_possible(&Window::default()));
     }
 
     #[test]
@@ -166,6 +189,7 @@ mod tests {
         for path in ["/no/such/directory/file", "/proc/snapshot", "/tmp", ""] {
             let error = Destination::new(Path::new(path)).unwrap_err();
             assert!(error.to_string().contains("cannot save to"), "{path}: {error:#}");
+            assert!(!format!("{error:#}").contains(".kerno-"), "{path}: {error:#}");
         }
     }
 

@@ -26,7 +26,7 @@ pub(super) fn watch(
     must_end: bool,
 ) -> anyhow::Result<Ended> {
     let start = Instant::now();
-    let interval = Observer::sampling_interval(window);
+    let mut interval = Observer::sampling_interval(window);
     let mut next_sample = interval;
     progress.begin(window);
     loop {
@@ -38,11 +38,14 @@ pub(super) fn watch(
         let target = if next_sample + interval / 2 < window { next_sample } else { window };
         if elapsed >= target {
             observer.sample()?;
+            interval = observer.next_interval(window);
             // One that came late is not made up for.
             while next_sample <= start.elapsed() {
                 next_sample += interval;
             }
-            progress.show(&observer.pulse());
+            if progress.is_shown() {
+                progress.show(&observer.pulse());
+            }
             if !must_end && output::is_closed() {
                 return Ok(Ended::Unread);
             }

@@ -356,7 +356,21 @@ fn lack_of_privileges_names_them_and_what_to_type() {
         printed(&mut user.with(CapabilitySet::empty(), args));
     }
     let both = CapabilitySet::BPF | CapabilitySet::PERFMON;
-    printed(&mut user.with(both, &["doctor", "--duration", "300ms"]));
+    let report = json(&printed(&mut user.with(both, &["doctor", "--duration", "300ms", "--output", "json"])));
+    for (signal, part) in [("disk_io", "which files"), ("sched_delay", "where in the kernel")] {
+        let told = |missing: &Value| missing["signal"] == signal && missing["what"].as_str().unwrap().starts_with(part);
+        assert!(report["missing"].as_array().unwrap().iter().any(told), "{part}: {}", report["missing"]);
+    }
+}
+
+/// Process ids there are others than those that the kernel side sees.
+#[test]
+fn a_container_is_told_what_it_hides() {
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--mount-proc", env!("CARGO_BIN_EXE_kerno")]).env("KERNO_CONFIG", "/dev/null");
+    let report = json(&printed(command.args(["doctor", "--duration", "300ms", "--quiet", "--output", "json"])));
+    let missing = report["missing"].as_array().unwrap();
+    assert!(missing.iter().any(|missing| missing["reason"].as_str().unwrap().contains("pid namespace")), "{missing:?}");
 }
 
 #[test]

@@ -77,6 +77,8 @@ fn progress_shows_on_a_terminal_only() {
         progress.contains("loading") && progress.contains("watching") && progress.contains("of 1s"),
         "{progress:?}"
     );
+    // Both lines are empty in the end, and the cursor is where it was.
+    assert!(progress.ends_with("\r\x1b[2K\r\n\x1b[2K\x1b[A"), "{progress:?}");
     assert_eq!(stderr(kerno(&args).arg("--quiet")), "");
     assert_eq!(stderr(kerno(&args).env("TERM", "dumb")), "");
 }

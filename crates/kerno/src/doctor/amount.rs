@@ -45,9 +45,22 @@ pub(crate) fn seconds(seconds: f64) -> String {
     }
 }
 
-/// 97 %
+/// 0.4 ms, 40 ms, 2.1 s
+pub(crate) fn millis(ms: f64) -> String {
+    match ms {
+        ms if ms < 10.0 => format!("{ms:.1} ms"),
+        ms if ms < 1000.0 => format!("{ms:.0} ms"),
+        ms => format!("{:.1} s", ms / 1e3),
+    }
+}
+
+/// 97 %, and 0.9 % below 10: with as many digits as it is worth. 100 % only when it is all.
 pub(crate) fn share(share: f64) -> String {
-    format!("{:.0} %", share * 100.0)
+    let value = share * 100.0;
+    if value < 9.95 && (value - value.round()).abs() > 0.05 {
+        return format!("{value:.1} %");
+    }
+    format!("{:.0} %", if share < 1.0 { value.round().min(99.0) } else { value })
 }
 
 #[cfg(test)]
@@ -62,6 +75,7 @@ mod tests {
             ["512 B", "1.5 KiB", "18.2 GiB", "256 MiB"]
         );
         assert_eq!([0.42, 40.0, 200.0, 18_600.0, 266_400.0].map(seconds), ["0.4s", "40s", "3m 20s", "5h 10m", "3d 2h"]);
-        assert_eq!(share(0.968), "97 %");
+        assert_eq!([0.44, 44.0, 2100.0].map(millis), ["0.4 ms", "44 ms", "2.1 s"]);
+        assert_eq!([0.0091, 0.05, 0.968, 0.999, 1.0].map(share), ["0.9 %", "5 %", "97 %", "99 %", "100 %"]);
     }
 }

@@ -1,4 +1,4 @@
-//! From [`Signals`](crate::summary::Signals) to ranked [`Finding`]s. Pure: the same signals and thresholds give the same findings, on
+//! From [`Signals`] to ranked [`Finding`]s. Pure: the same signals and thresholds give the same findings, on
 //! any machine.
 //!
 //! Each signal's `rules.rs` has its rules; this module has what they share: the shape of a finding, thresholds, what is normal

@@ -149,14 +149,13 @@ impl Host {
         let uname = rustix::system::uname();
         let release = uname.release().to_string_lossy().into_owned();
         let version = KernelVersion::parse(&release);
-        let in_namespace = |link: &str, initial: &str| fs::read_link(link).is_ok_and(|ns| ns == Path::new(initial));
         let initial_user_namespace = in_namespace("/proc/self/ns/user", INITIAL_USER_NS);
         Self {
             version,
             machine: uname.machine().to_string_lossy().into_owned(),
             missing_capabilities: missing_capabilities(version, initial_user_namespace),
             lockdown: lockdown(),
-            initial_pid_namespace: in_namespace("/proc/self/ns/pid", INITIAL_PID_NS),
+            initial_pid_namespace: in_initial_pid_namespace(),
             initial_user_namespace,
             cgroup2_mount: super::cgroup::v2_mount(),
             btf: KernelBtf::shared(),
@@ -219,6 +218,18 @@ pub(super) fn lift_memlock(version: KernelVersion) {
     if version < KernelVersion::new(5, 11) {
         let unlimited = rustix::process::Rlimit { current: None, maximum: None };
         let _ = rustix::process::setrlimit(rustix::process::Resource::Memlock, unlimited);
+    }
+}
+
+pub(crate) fn in_initial_pid_namespace() -> bool {
+    in_namespace("/proc/self/ns/pid", INITIAL_PID_NS)
+}
+
+/// Where no /proc is mounted nothing says that it is another one.
+fn in_namespace(link: &str, initial: &str) -> bool {
+    match fs::read_link(link) {
+        Ok(namespace) => namespace == Path::new(initial),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
     }
 }
 

@@ -24,6 +24,7 @@ pub(crate) use cgroup::{unescape_mount, v2_mount};
 pub use counters::Counters;
 pub use error::{LoadError, Unavailable};
 pub use handle::{Handle, Prepared};
+pub(crate) use host::in_initial_pid_namespace;
 pub use host::{Capability, Host, KernelVersion};
 pub use loader::{Availability, Loader, SignalLoader};
 pub(crate) use object::Object;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::Report;
 use super::words::{
     clock, clock_ms, cost, date, first_evidence, looked_for, losses, machine, name, one_line, particulars, quantity,
-    since, span, verbatim, verdict,
+    since, span, unseen, verbatim, verdict,
 };
 use crate::doctor::{Effect, Finding, Fix, Unit};
 use crate::summary::Window;
@@ -32,8 +32,7 @@ fn write_report(out: &mut String, report: &Report) -> Written {
         writeln!(out, "- **Lost:** {}", plain(&loss))?;
     }
     for missing in &report.missing {
-        let (signal, what) = (plain(&missing.signal), plain(&missing.what));
-        writeln!(out, "- **Not seen:** {signal}, {what}: {}", plain(&missing.reason))?;
+        writeln!(out, "- **Not seen:** {}", plain(&unseen(missing)))?;
     }
     if report.healthy {
         writeln!(out, "\nLooked at:\n")?;

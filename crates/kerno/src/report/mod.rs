@@ -1,5 +1,5 @@
 //! What a person or a program gets to read: a [`Report`] as text for a terminal, as Markdown for an incident channel, as JSON (it
-//! serialises; [`json_schema`] describes it), and what changed from one report to the next.
+//! serialises; with the feature `schema`, `json_schema` describes it), and what changed from one report to the next.
 
 mod compare;
 mod markdown;

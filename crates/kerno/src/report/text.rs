@@ -5,7 +5,7 @@ use textwrap::{Options, WordSeparator, WordSplitter};
 
 use super::words::{
     clock, clock_ms, cost, date, first_evidence, looked_for, losses, machine, name, one_line, particulars, quantity,
-    safe, since, span, verbatim, verdict,
+    safe, since, span, unseen, verbatim, verdict,
 };
 use super::{Change, Course, Report};
 use crate::doctor::{Culprit, Effect, Evidence, Finding, Fix, Severity};
@@ -66,6 +66,12 @@ pub fn text(report: &Report, style: &TextStyle) -> String {
     page.set(0, 0, &verdict(report), paint);
     if report.healthy {
         healthy(&mut page, report);
+    }
+    // One is in the next line anyhow.
+    if report.findings.len() > 1 {
+        for (index, finding) in report.findings.iter().enumerate() {
+            page.labelled(2, &(index + 1).to_string(), 3, &safe(&finding.title), Paint::of(finding.severity));
+        }
     }
     for finding in &report.findings {
         page.blank();
@@ -128,8 +134,7 @@ fn header(page: &mut Page, report: &Report) {
         page.labelled(2, "Lost", 10, &safe(&loss), Paint::Warning);
     }
     for missing in &report.missing {
-        let line = format!("{}, {}: {}", missing.signal, missing.what, missing.reason);
-        page.labelled(2, "Not seen", 10, &safe(&line), Paint::Warning);
+        page.labelled(2, "Not seen", 10, &safe(&unseen(missing)), Paint::Warning);
     }
 }
 

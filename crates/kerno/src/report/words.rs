@@ -3,7 +3,7 @@
 use crate::doctor::{Culprit, Finding, Unit};
 use crate::event::text::Escaped;
 use crate::probe::SummaryLoss;
-use crate::summary::Window;
+use crate::summary::{Missing, Window};
 
 use super::Report;
 
@@ -177,13 +177,18 @@ pub(super) fn particulars(culprit: &Culprit) -> Vec<(&'static str, String)> {
         ("command", culprit.cmdline.clone()),
         ("unit", culprit.unit.clone()),
         ("container", container),
-        ("cgroup", culprit.cgroup.clone()),
+        ("cgroup", culprit.cgroup.clone().filter(|path| path != "/" && !is_of_unit(path, culprit))),
         ("device", culprit.device.clone()),
         ("mount", culprit.mount.clone()),
         ("remote", culprit.remote.clone()),
         ("local", culprit.local.clone()),
     ];
     parts.into_iter().filter_map(|(label, value)| Some((label, value.filter(|value| !value.is_empty())?))).collect()
+}
+
+/// Whether the unit that is named says the same as the cgroup's path.
+fn is_of_unit(path: &str, culprit: &Culprit) -> bool {
+    culprit.unit.as_deref().is_some_and(|unit| path.strip_suffix(unit).is_some_and(|slice| slice.ends_with('/')))
 }
 
 /// One who suffers, in one line. Not escaped.
@@ -239,12 +244,24 @@ pub(super) fn losses(report: &Report) -> Vec<String> {
 #[allow(clippy::cast_precision_loss, reason = "three digits are shown")]
 fn loss_in_words(loss: SummaryLoss) -> String {
     let parts = [
-        (loss.overflow, "values had no room, so that who caused them is unknown"),
-        (loss.untracked, "starts could not be followed"),
-        (loss.missed_runs, "times a program was skipped by the kernel"),
+        (loss.overflow, ["value", "values"], "had no room, so that who caused it is unknown"),
+        (loss.untracked, ["start", "starts"], "could not be followed"),
+        (loss.missed_runs, ["run", "runs"], "of a program skipped by the kernel"),
     ];
-    let told = parts.into_iter().filter(|(count, _)| *count > 0);
-    told.map(|(count, what)| format!("{} {what}", number(count as f64))).collect::<Vec<_>>().join(", ")
+    let told = parts.into_iter().filter(|(count, ..)| *count > 0).map(|(count, [one, many], what)| {
+        let noun = if count == 1 { one } else { many };
+        format!("{} {noun} {what}", number(count as f64))
+    });
+    told.collect::<Vec<_>>().join(", ")
+}
+
+/// What could not be observed, and why. Not escaped.
+pub(super) fn unseen(missing: &Missing) -> String {
+    match (missing.signal.as_str(), missing.what.as_str()) {
+        (signal, "all") => format!("{signal}: {}", missing.reason),
+        ("all", what) => format!("{what}: {}", missing.reason),
+        (signal, what) => format!("{signal}, {what}: {}", missing.reason),
+    }
 }
 
 /// How many of each severity, root causes only: `2 problems: 1 critical, 1 warning`.
@@ -334,6 +351,48 @@ mod tests {
         let window = Window { started_unix: 0.0, seconds: 30.0, ..Window::default() };
         assert_eq!(since(Some(18.0), &window), "00:00:18 UTC, 12 s before the end");
         assert_eq!(since(None, &window), "before 00:00:00 UTC: it was so when the window began");
+    }
+
+    #[test]
+    fn a_cgroup_is_told_where_it_says_something() {
+        let labels = |cgroup: &str, unit: Option<&str>| {
+            let culprit = Culprit { unit: unit.map(str::to_owned), ..Culprit::cgroup(cgroup) };
+            particulars(&culprit).into_iter().map(|(label, _)| label).collect::<Vec<_>>()
+        };
+        assert_eq!(labels("/", None), Vec::<&str>::new());
+        assert_eq!(labels("/system.slice/a.service", Some("a.service")), ["unit"]);
+        assert_eq!(labels("/system.slice/a.service/jail", Some("a.service")), ["unit", "cgroup"]);
+        assert_eq!(labels("/jail", None), ["cgroup"]);
+    }
+
+    #[test]
+    fn many_findings_are_named_first() {
+        let finding = |title: &str| Finding::new("x", "y", crate::doctor::Severity::Warning, title.to_owned());
+        let shown = |titles: &[&str]| {
+            let findings = titles.iter().map(|title| finding(title)).collect();
+            let report = Report::new(&crate::summary::Signals::default(), findings);
+            super::super::text(&report, &super::super::TextStyle { width: 80, color: false })
+        };
+        assert!(
+            shown(&["one", "two"]).contains("2 warning.\n  1  one\n  2  two\n\nWARNING   one\n"),
+            "{}",
+            shown(&["one", "two"])
+        );
+        assert!(!shown(&["one"]).contains("1  one"));
+    }
+
+    #[test]
+    fn what_was_not_seen_is_named_once() {
+        let missing =
+            |signal: &str, what: &str| Missing { signal: signal.into(), what: what.into(), reason: "r".into() };
+        assert_eq!(unseen(&missing("disk_io", "all")), "disk_io: r");
+        assert_eq!(unseen(&missing("all", "cgroups")), "cgroups: r");
+        assert_eq!(unseen(&missing("disk_io", "files")), "disk_io, files: r");
+        let lost = SummaryLoss { overflow: 1, untracked: 2, ..SummaryLoss::default() };
+        assert_eq!(
+            loss_in_words(lost),
+            "1 value had no room, so that who caused it is unknown, 2 starts could not be followed"
+        );
     }
 
     #[test]

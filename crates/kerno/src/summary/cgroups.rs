@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::unix::fs::DirEntryExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// The most cgroups that are looked at in one walk; a host with more is told of by [`Walk::cut`].
 const MAX_CGROUPS: usize = 8192;
@@ -26,6 +27,30 @@ pub(crate) struct CgroupDir {
     pub(crate) dir: PathBuf,
     /// Its id in the kernel: the directory's inode number.
     pub(crate) id: u64,
+}
+
+/// When to walk a hierarchy again: walks take at most one in so many of the time,
+const WALK_SHARE: u32 = 400;
+/// and what one found is at most so old.
+const MAX_WALK_AGE: Duration = Duration::from_secs(20);
+
+/// How old what a walk found is, and how old it may become.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WalkAge {
+    walked: Instant,
+    cost: Duration,
+}
+
+impl WalkAge {
+    /// Of a walk, with all that was read of the cgroups, which began then and ends now.
+    pub(crate) fn since(begun: Instant) -> Self {
+        Self { walked: begun, cost: begun.elapsed() }
+    }
+
+    /// Whether it is time for another.
+    pub(crate) fn is_over(self) -> bool {
+        self.walked.elapsed() >= (self.cost * WALK_SHARE).min(MAX_WALK_AGE)
+    }
 }
 
 /// All cgroups of a hierarchy.

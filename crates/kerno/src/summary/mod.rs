@@ -11,22 +11,26 @@ mod identities;
 mod membership;
 mod observer;
 mod pressure;
+mod proc_file;
 mod process;
 mod series;
 mod signals;
 mod tasks;
 mod track;
+mod unseen;
 
 pub(crate) use histogram::BUCKETS;
 pub use histogram::{Histogram, Percentiles};
-pub use observer::{Observer, ObserverOptions};
+pub use observer::{Observer, ObserverOptions, Spent};
 pub use process::{Container, Process};
 pub use series::{Series, Trend};
 pub use signals::{CostOfObserving, ErrnoCount, HostFacts, Missing, SCHEMA_VERSION, Signals, Window};
 pub use tasks::TaskUse;
 
-pub(crate) use cgroups::{CgroupDir, Hierarchy, read_numbers};
+pub(crate) use cgroups::{CgroupDir, Hierarchy, WalkAge, read_numbers};
 use host_facts::host_facts;
 pub(crate) use observer::{Sampler, Tick};
 pub(crate) use pressure::PressureMeter;
+pub(crate) use proc_file::ProcFile;
 pub(crate) use tasks::{ProcessAccount, Tasks};
+pub(crate) use unseen::proc_has_host_pids;

@@ -1,21 +1,37 @@
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
 use super::identities::Identities;
 use super::signals::{CostOfObserving, HostFacts, Missing, SCHEMA_VERSION, Signals, Window};
 use super::tasks::{ProcessAccount, Tasks};
-use crate::probe::{Host, LoadError, SummaryLoss};
+use super::unseen::unseen;
+use crate::probe::{CancelToken, Host, LoadError, SummaryLoss};
 use crate::signals::{self, SignalInfo};
 
 /// What to observe.
 #[derive(Clone, Debug, Default)]
 pub struct ObserverOptions {
-    /// The signals by name; empty for all.
+    /// The signals by name or alias ([`signals::by_name`]); empty for all.
     pub signals: Vec<String>,
     /// Leave out command lines, which may hold secrets.
     pub redact: bool,
+}
+
+impl ObserverOptions {
+    /// The signals that are wanted, each once.
+    fn wanted(&self) -> Result<Vec<&'static SignalInfo>, LoadError> {
+        let mut found = Vec::new();
+        for name in &self.signals {
+            let unknown = || {
+                let names: Vec<_> = signals::ALL.iter().map(|signal| signal.name).collect();
+                LoadError::Filter(format!("no signal {name:?}; there are: {}", names.join(", ")))
+            };
+            found.push(signals::by_name(name).ok_or_else(unknown)?.name);
+        }
+        Ok(signals::ALL.iter().filter(|info| found.is_empty() || found.contains(&info.name)).collect())
+    }
 }
 
 /// One signal's part: programs in the kernel and what is looked at beside them.
@@ -32,8 +48,9 @@ pub(crate) trait Sampler: Send {
     /// Ends the window: puts its part into `signals`, and begins the next one.
     fn finish(&mut self, tick: &Tick<'_>, signals: &mut Signals);
 
-    /// A few words on what happens now, such as `12 k calls/s`, for a person who watches; from the latest sample.
-    fn pulse(&self) -> Option<String> {
+    /// A few words on what happens now, such as `12 k calls/s`, for a person who watches: whatever only this needs is read here, so
+    /// that it costs nothing where nobody watches.
+    fn pulse(&mut self, _now_ns: u64) -> Option<String> {
         None
     }
 
@@ -52,6 +69,41 @@ pub(crate) struct Tick<'a> {
     pub(crate) tasks: &'a Tasks,
 }
 
+/// CPU time of one part of observing, in seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Spent {
+    /// Of the samples.
+    pub sampling: f64,
+    /// Of beginning and ending windows.
+    pub windows: f64,
+}
+
+/// Shares a process's CPU time out among what it does in turn.
+struct Stopwatch(f64);
+
+impl Stopwatch {
+    fn start() -> Self {
+        Self(cpu_seconds())
+    }
+
+    /// Since the start or the last lap.
+    fn lap(&mut self) -> f64 {
+        let now = cpu_seconds();
+        now - std::mem::replace(&mut self.0, now)
+    }
+}
+
+/// Sampling takes at most one in so many of the time.
+const SAMPLING_SHARE: f64 = 100.0;
+/// Samples that a window has at least: what is found by trends needs some.
+const MIN_SAMPLES: u32 = 8;
+
+fn next_interval(window: Duration, sample_cost: f64) -> Duration {
+    let usual = Observer::sampling_interval(window);
+    let affordable = Duration::try_from_secs_f64(sample_cost * SAMPLING_SHARE).unwrap_or(usual);
+    usual.max(affordable.min(window / MIN_SAMPLES))
+}
+
 /// Watches the machine through every signal's summary. Dropping it removes everything from the kernel.
 pub struct Observer {
     options: ObserverOptions,
@@ -63,6 +115,9 @@ pub struct Observer {
     started_ns: u64,
     started_unix: f64,
     samples: u32,
+    /// CPU time of the latest sample, in seconds.
+    sample_cost: f64,
+    spent: BTreeMap<&'static str, Spent>,
     cpu_before: f64,
     loss_before: BTreeMap<&'static str, SummaryLoss>,
 }
@@ -79,21 +134,16 @@ impl Observer {
     /// [`Signals::missing`].
     ///
     /// # Errors
-    /// [`LoadError`] when nothing can run: no privileges, no BTF, or not one of the signals.
+    /// [`LoadError`] when nothing can run: no privileges, no BTF, or not one of the signals; and when there is no signal of a name
+    /// that is asked for.
     pub fn start(options: ObserverOptions) -> Result<Self, LoadError> {
+        let wanted = options.wanted()?;
         let host = Host::detect();
         let mut tasks = Tasks::load(&host)?;
         let mut missing = Vec::new();
         let mut samplers: Vec<(&'static SignalInfo, Box<dyn Sampler>)> = Vec::new();
-        let wanted = |info: &&SignalInfo| {
-            options.signals.is_empty()
-                || options
-                    .signals
-                    .iter()
-                    .any(|name| signals::by_name(name).is_some_and(|found| found.name == info.name))
-        };
         let mut first_error = None;
-        for info in signals::ALL.iter().filter(wanted) {
+        for info in wanted {
             match (info.sampler)(&host) {
                 Ok(sampler) => samplers.push((info, sampler)),
                 Err(error) => {
@@ -113,6 +163,8 @@ impl Observer {
         if let (true, Some(error)) = (samplers.is_empty(), first_error) {
             return Err(error);
         }
+        let running: Vec<&str> = samplers.iter().map(|(info, _)| info.name).collect();
+        missing.extend(unseen(&running));
         let facts = super::host_facts(&host);
         drop(host);
         tasks.begin(monotonic_ns()).map_err(|error| LoadError::Io("cannot read the tasks", error))?;
@@ -126,6 +178,8 @@ impl Observer {
             started_ns: 0,
             started_unix: 0.0,
             samples: 0,
+            sample_cost: 0.0,
+            spent: BTreeMap::new(),
             cpu_before: 0.0,
             loss_before: BTreeMap::new(),
         };
@@ -133,7 +187,7 @@ impl Observer {
         Ok(observer)
     }
 
-    /// What cannot be observed here.
+    /// What is known by now not to be observed here; [`Signals::missing`] has what shows while a window passes, too.
     pub fn missing(&self) -> &[Missing] {
         &self.missing
     }
@@ -143,6 +197,18 @@ impl Observer {
         (window / 24).clamp(Duration::from_millis(200), Duration::from_secs(2))
     }
 
+    /// How long to wait for the next sample: longer than [`sampling_interval`](Self::sampling_interval) where the latest one took
+    /// long (very many tasks), so that sampling takes at most about 1 % of a CPU; but a window has a few samples whatever they cost.
+    pub fn next_interval(&self, window: Duration) -> Duration {
+        next_interval(window, self.sample_cost)
+    }
+
+    /// CPU time that each part took since the start, in this process, by the signal's name; `tasks` (walking them all) and
+    /// `processes` (who is who) are shared by all signals.
+    pub const fn spent(&self) -> &BTreeMap<&'static str, Spent> {
+        &self.spent
+    }
+
     fn begin(&mut self) {
         self.started_ns = monotonic_ns();
         self.started_unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
@@ -150,32 +216,61 @@ impl Observer {
         self.cpu_before = cpu_seconds();
         self.loss_before = self.samplers.iter().map(|(info, sampler)| (info.name, sampler.loss())).collect();
         let tick = Tick { seconds: 0.0, now_ns: self.started_ns, tasks: &self.tasks };
-        for (_, sampler) in &mut self.samplers {
+        let mut watch = Stopwatch::start();
+        for (info, sampler) in &mut self.samplers {
             sampler.begin(&tick);
+            self.spent.entry(info.name).or_default().windows += watch.lap();
         }
     }
 
-    /// Looks at what only shows by looking twice. Call it every [`sampling_interval`](Self::sampling_interval).
+    /// Looks at what only shows by looking twice. Call it every [`next_interval`](Self::next_interval).
     ///
     /// # Errors
     /// When the kernel's tasks cannot be walked.
     pub fn sample(&mut self) -> Result<(), LoadError> {
         let now_ns = monotonic_ns();
         let seconds = seconds_between(self.started_ns, now_ns);
+        let mut watch = Stopwatch::start();
+        let begun = watch.0;
         self.tasks.sample(seconds, now_ns).map_err(|error| LoadError::Io("cannot read the tasks", error))?;
+        self.spent.entry("tasks").or_default().sampling += watch.lap();
         self.samples += 1;
         self.identities.notice(self.tasks.processes());
+        self.spent.entry("processes").or_default().sampling += watch.lap();
         let tick = Tick { seconds, now_ns, tasks: &self.tasks };
-        for (_, sampler) in &mut self.samplers {
+        for (info, sampler) in &mut self.samplers {
             sampler.sample(&tick);
+            self.spent.entry(info.name).or_default().sampling += watch.lap();
         }
+        self.sample_cost = watch.0 - begun;
         Ok(())
     }
 
+    /// Lets a window of this length pass, with [`sample`](Self::sample) as often as it needs, and [`finish`](Self::finish)es it.
+    /// When it is cancelled it ends early, with what was seen by then.
+    ///
+    /// # Errors
+    /// As [`sample`](Self::sample).
+    pub fn watch(&mut self, window: Duration, cancel: &CancelToken) -> Result<Signals, LoadError> {
+        let begun = Instant::now();
+        let interval = Self::sampling_interval(window);
+        loop {
+            let rest = window.saturating_sub(begun.elapsed());
+            // The last sample is that of `finish`.
+            let last = rest < interval + interval / 2;
+            if cancel.wait(if last { rest } else { interval }) || last {
+                return self.finish();
+            }
+            self.sample()?;
+        }
+    }
+
     /// A few words from each signal on what happens now: (signal's short name, words).
-    pub fn pulse(&self) -> Vec<(&'static str, String)> {
-        let words = |(info, sampler): &(&'static SignalInfo, Box<dyn Sampler>)| Some((info.alias, sampler.pulse()?));
-        self.samplers.iter().filter_map(words).collect()
+    pub fn pulse(&mut self) -> Vec<(&'static str, String)> {
+        let now_ns = monotonic_ns();
+        let words =
+            |(info, sampler): &mut (&'static SignalInfo, Box<dyn Sampler>)| Some((info.alias, sampler.pulse(now_ns)?));
+        self.samplers.iter_mut().filter_map(words).collect()
     }
 
     /// Ends the window, gives all that was observed in it, and begins the next one.
@@ -199,12 +294,17 @@ impl Observer {
             ..Signals::default()
         };
         let tick = Tick { seconds, now_ns, tasks: &self.tasks };
-        for (_, sampler) in &mut self.samplers {
+        let mut watch = Stopwatch::start();
+        for (info, sampler) in &mut self.samplers {
             sampler.finish(&tick, &mut signals);
+            self.spent.entry(info.name).or_default().windows += watch.lap();
         }
         self.name_processes(&mut signals);
+        self.spent.entry("processes").or_default().windows += watch.lap();
         signals.cost = self.cost();
+        let _ = watch.lap();
         self.tasks.begin(now_ns).map_err(|error| LoadError::Io("cannot read the tasks", error))?;
+        self.spent.entry("tasks").or_default().windows += watch.lap();
         self.begin();
         Ok(signals)
     }
@@ -295,4 +395,40 @@ fn resident_bytes() -> u64 {
         .and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok())
         .unwrap_or(0);
     pages * rustix::param::page_size() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_signal_is_not_taken_for_none() {
+        let wanted = |names: &[&str]| {
+            let signals = names.iter().map(|name| (*name).to_owned()).collect();
+            let options = ObserverOptions { signals, redact: false };
+            options.wanted().map(|found| found.iter().map(|info| info.name).collect::<Vec<_>>())
+        };
+        assert_eq!(wanted(&[]).unwrap().len(), signals::ALL.len());
+        assert_eq!(wanted(&["tcp", "disk_io", "tcp_monitor"]).unwrap(), ["tcp_monitor", "disk_io"]);
+        let error = wanted(&["tcp", "nope"]).unwrap_err().to_string();
+        assert!(error.contains("no signal \"nope\"; there are: syscall_latency, "), "{error}");
+    }
+
+    #[test]
+    fn an_observer_may_move_to_a_thread() {
+        fn is_send<T: Send>() {}
+        is_send::<Observer>();
+        is_send::<Signals>();
+    }
+
+    #[test]
+    fn dear_samples_are_taken_more_seldom() {
+        let window = Duration::from_secs(30);
+        assert_eq!(next_interval(window, 0.0), Duration::from_millis(1250));
+        assert_eq!(next_interval(window, 0.010), Duration::from_millis(1250));
+        assert_eq!(next_interval(window, 0.020), Duration::from_secs(2));
+        // A window without samples tells nothing.
+        assert_eq!(next_interval(window, 5.0), window / 8);
+        assert_eq!(next_interval(window, f64::NAN), Duration::from_millis(1250));
+    }
 }

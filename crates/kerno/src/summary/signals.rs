@@ -91,7 +91,7 @@ pub struct Window {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Missing {
-    /// The signal.
+    /// The signal, or "all" when it concerns each.
     pub signal: String,
     /// What of it: "all", or a part such as "direct reclaim per process".
     pub what: String,

@@ -212,23 +212,26 @@ int on_task(struct bpf_iter__task *ctx)
 {
 	struct task_struct *task = ctx->task;
 	struct task_struct___row *more = (void *)task;
+	const struct signal_struct *signal;
 	struct task_row row;
 	bool leader;
 
 	if (!task)
 		return 0;
 	__builtin_memset(&row, 0, sizeof(row));
+	/* Read without a helper call for each field: the task itself, and through pointers that are not under RCU (NULL reads as 0). */
 	leader = task->pid == task->tgid;
+	signal = task->signal;
 	row.start_ns = task->start_time;
-	row.run_ns = BPF_CORE_READ(more, se.sum_exec_runtime);
-	row.wait_ns = BPF_CORE_READ(more, sched_info.run_delay);
-	row.waits = BPF_CORE_READ(more, sched_info.pcount);
-	row.arrived_ns = BPF_CORE_READ(more, sched_info.last_arrival);
-	row.voluntary = BPF_CORE_READ(more, nvcsw);
-	row.involuntary = BPF_CORE_READ(more, nivcsw);
-	row.major_faults = BPF_CORE_READ(more, maj_flt);
-	row.read_bytes = BPF_CORE_READ(more, ioac.read_bytes);
-	row.write_bytes = BPF_CORE_READ(more, ioac.write_bytes);
+	row.run_ns = more->se.sum_exec_runtime;
+	row.wait_ns = more->sched_info.run_delay;
+	row.waits = more->sched_info.pcount;
+	row.arrived_ns = more->sched_info.last_arrival;
+	row.voluntary = more->nvcsw;
+	row.involuntary = more->nivcsw;
+	row.major_faults = more->maj_flt;
+	row.read_bytes = more->ioac.read_bytes;
+	row.write_bytes = more->ioac.write_bytes;
 	if (bpf_core_field_exists(more->delays)) {
 		row.io_delay_ns = BPF_CORE_READ(more, delays, blkio_delay);
 		row.reclaim_delay_ns = BPF_CORE_READ(more, delays, freepages_delay);
@@ -240,19 +243,19 @@ int on_task(struct bpf_iter__task *ctx)
 	row.uid = BPF_CORE_READ(task, cred, uid.val);
 	row.flags = task->flags;
 	row.state = bpf_core_field_exists(task->__state)
-			    ? BPF_CORE_READ(task, __state)
+			    ? task->__state
 			    : (__u32)BPF_CORE_READ((struct task_struct___pre_5_14 *)task, state);
-	row.net_namespace = BPF_CORE_READ(more, nsproxy, net_ns, ns.inum);
+	row.net_namespace = more->nsproxy->net_ns->ns.inum;
 	if (leader) {
-		row.run_ns += BPF_CORE_READ(task, signal, sum_sched_runtime);
-		row.read_bytes += BPF_CORE_READ(task, signal, ioac.read_bytes);
-		row.write_bytes += BPF_CORE_READ(task, signal, ioac.write_bytes);
+		row.run_ns += signal->sum_sched_runtime;
+		row.read_bytes += signal->ioac.read_bytes;
+		row.write_bytes += signal->ioac.write_bytes;
 	}
 	/* A leader may exit before its threads: it stays as a zombie that has given up its files and its memory. */
 	if (leader || !BPF_CORE_READ(task, group_leader, files)) {
 		row.fds = open_descriptors(BPF_CORE_READ(task, files, fdt));
-		row.fd_soft_limit = BPF_CORE_READ(task, signal, rlim[7].rlim_cur);
-		row.fd_hard_limit = BPF_CORE_READ(task, signal, rlim[7].rlim_max);
+		row.fd_soft_limit = signal->rlim[RLIMIT_NOFILE].rlim_cur;
+		row.fd_hard_limit = signal->rlim[RLIMIT_NOFILE].rlim_max;
 		row.anon_pages = anon_pages(task);
 		row.memory_cgroup_id = memory_cgroup_id(task);
 	}

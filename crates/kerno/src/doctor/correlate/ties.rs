@@ -166,10 +166,21 @@ impl<'a> Ties<'a> {
     /// Errors that a full file system gives to calls.
     pub(super) fn no_space(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
         // Watches, namespaces and the like have limits of their own, and the same error for them.
-        const OTHER_LIMITS: &[&str] =
-            &["inotify_add_watch", "fanotify_mark", "epoll_ctl", "unshare", "clone", "clone3", "semget", "shmget", "msgget", "bpf"];
+        const OTHER_LIMITS: &[&str] = &[
+            "inotify_add_watch",
+            "fanotify_mark",
+            "epoll_ctl",
+            "unshare",
+            "clone",
+            "clone3",
+            "semget",
+            "shmget",
+            "msgget",
+            "bpf",
+        ];
         let mut words = consequence.title.split(|c: char| !is_name(c));
-        if words.any(|word| OTHER_LIMITS.contains(&word)) || !self.any_errno(consequence, &[libc::ENOSPC, libc::EDQUOT]) {
+        if words.any(|word| OTHER_LIMITS.contains(&word)) || !self.any_errno(consequence, &[libc::ENOSPC, libc::EDQUOT])
+        {
             return None;
         }
         if shares_pid(cause, consequence) {

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::summary::DiskDevice;
-use crate::summary::Series;
+use crate::summary::{ProcFile, Series};
 
 /// The most devices that are followed; a host with more has mostly idle ones, which come last.
 const MAX_DEVICES: usize = 256;
@@ -57,12 +57,20 @@ struct Followed {
 }
 
 /// All whole devices over the window.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Devices {
     followed: HashMap<Dev, Followed>,
     /// Partitions and the like: their requests are their disk's.
     passed_over: HashMap<Dev, String>,
     last_seconds: f64,
+    file: ProcFile,
+}
+
+impl Default for Devices {
+    fn default() -> Self {
+        let (followed, passed_over) = (HashMap::new(), HashMap::new());
+        Self { followed, passed_over, last_seconds: 0.0, file: ProcFile::new("/proc/diskstats") }
+    }
 }
 
 impl Devices {
@@ -79,7 +87,7 @@ impl Devices {
     }
 
     pub(super) fn sample(&mut self, seconds: f64) {
-        let Ok(text) = fs::read_to_string("/proc/diskstats") else { return };
+        let Some(text) = self.file.text() else { return };
         let elapsed_ms = (seconds - self.last_seconds).max(1e-3) * 1e3;
         for (dev, name, counters) in text.lines().filter_map(parse_line) {
             if self.passed_over.get(&dev).is_some_and(|known| known == name) {

@@ -9,6 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::devices::{Dev, number, parse_number, whole_disk};
 use super::summary::Filesystem;
 use crate::probe::unescape_mount;
+use crate::summary::Missing;
 
 /// The most that are looked at.
 const MAX_FILESYSTEMS: usize = 128;
@@ -180,6 +181,20 @@ impl Filesystems {
     }
 }
 
+/// Those that could not be asked for their room, such as those below a directory that is not ours to enter.
+pub(super) fn unread(filesystems: &[Filesystem]) -> Option<Missing> {
+    let mut unread = filesystems.iter().filter(|fs| fs.available_bytes.points().is_empty());
+    let first = unread.next()?;
+    // Gone by now, if it can be asked.
+    let error = rustix::fs::statvfs(first.mount.as_str()).err()?;
+    let others = match unread.count() {
+        0 => String::new(),
+        others => format!(" and {others} more"),
+    };
+    let what = format!("room on the file system at {}{others}", first.mount);
+    Some(Missing { signal: "disk_io".into(), what, reason: std::io::Error::from(error).to_string() })
+}
+
 /// Others make inodes as long as there is room.
 fn has_fixed_inodes(kind: &str) -> bool {
     kind.starts_with("ext") || kind.ends_with("tmpfs") || kind == "overlay"
@@ -209,6 +224,19 @@ mod tests {
     fn chosen(text: &str) -> Vec<(String, bool)> {
         let nodev = ["proc", "tmpfs", "overlay", "nfs", "fuse", "cgroup2", "btrfs"].map(str::to_owned).into();
         choose(&lines(text), &nodev).into_iter().map(|line| (line.mount, line.read_only)).collect()
+    }
+
+    #[test]
+    fn a_file_system_that_cannot_be_asked_is_missed() {
+        let mut filesystems = vec![Filesystem { mount: "/".into(), ..Filesystem::default() }];
+        assert_eq!(unread(&filesystems), None, "it came just now");
+        filesystems[0].mount = "/no/such\n".into();
+        filesystems.push(Filesystem { mount: "/no/such/either".into(), ..Filesystem::default() });
+        let missing = unread(&filesystems).unwrap();
+        assert_eq!(missing.what, "room on the file system at /no/such\n and 1 more");
+        assert!(missing.reason.contains("No such file"), "{missing:?}");
+        filesystems.iter_mut().for_each(|fs| fs.available_bytes.push(0.0, 1.0));
+        assert_eq!(unread(&filesystems), None);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Cgroups with an I/O limit of their own, and how much of it they use. What they wait there is before any request.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use super::summary::CgroupIo;
-use crate::summary::{CgroupDir, Hierarchy, PressureMeter, Tasks};
+use crate::summary::{CgroupDir, Hierarchy, PressureMeter, Tasks, WalkAge};
 
 /// The most pairs of a cgroup and a device that are followed.
 const MAX_LIMITED: usize = 256;
@@ -43,16 +44,29 @@ struct Limited {
     readings: Vec<(f64, PerKind)>,
 }
 
-/// All cgroups with limits, found when a window begins.
+/// All cgroups with limits, found when a window begins unless that was done a moment ago.
 #[derive(Debug, Default)]
 pub(super) struct Limits {
     v2: bool,
     limited: Vec<Limited>,
     pressure: HashMap<String, PressureMeter>,
+    age: Option<WalkAge>,
 }
 
 impl Limits {
     pub(super) fn begin(&mut self) {
+        if self.age.is_none_or(WalkAge::is_over) {
+            self.find();
+        }
+        self.limited.iter_mut().for_each(|limited| limited.readings.clear());
+        for meter in self.pressure.values_mut() {
+            let _ = meter.take(1.0);
+        }
+        self.sample(0.0);
+    }
+
+    fn find(&mut self) {
+        let begun = Instant::now();
         *self = Self::default();
         let Some(hierarchy) = Hierarchy::of_controller("io") else { return };
         self.v2 = hierarchy.v2;
@@ -72,7 +86,7 @@ impl Limits {
             };
             self.pressure = self.limited.iter().map(meter).collect();
         }
-        self.sample(0.0);
+        self.age = Some(WalkAge::since(begun));
     }
 
     pub(super) fn sample(&mut self, seconds: f64) {

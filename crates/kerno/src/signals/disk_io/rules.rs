@@ -7,7 +7,6 @@ mod load;
 mod storm;
 #[cfg(test)]
 mod tests;
-mod words;
 
 use crate::doctor::Rule;
 

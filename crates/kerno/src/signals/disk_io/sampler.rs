@@ -4,14 +4,14 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::devices::{Dev, Devices, number};
 use super::event::DiskOp;
-use super::filesystems::Filesystems;
+use super::filesystems::{Filesystems, unread};
 use super::limits::Limits;
 use super::loader;
 use super::summary::{DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter, DiskSummary};
 use super::writers::Writers;
 use crate::event::Comm;
 use crate::probe::{Host, KernelHash, LoadError, Object, Plan, SummaryLoss, SummaryPrograms};
-use crate::summary::{ErrnoCount, Histogram, PressureMeter, Sampler, Series, Signals, Tick};
+use crate::summary::{ErrnoCount, Histogram, PressureMeter, ProcFile, Sampler, Series, Signals, Tick};
 
 /// `HISTOGRAM_BUCKETS`
 const BUCKETS: usize = 976;
@@ -114,6 +114,7 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
         limits: Limits::default(),
         writers: Writers::default(),
         pressure: PressureMeter::new("/proc/pressure/io"),
+        meminfo: ProcFile::new("/proc/meminfo"),
         dirty: Series::default(),
         writeback: Series::default(),
     }))
@@ -140,6 +141,7 @@ struct Sampled {
     limits: Limits,
     writers: Writers,
     pressure: PressureMeter,
+    meminfo: ProcFile,
     dirty: Series,
     writeback: Series,
 }
@@ -178,6 +180,7 @@ impl Sampler for Sampled {
         let mut filesystems = self.filesystems.list().to_vec();
         self.writers.finish(&mut filesystems, tick.tasks);
         let pressure = self.pressure.take(tick.seconds);
+        signals.missing.extend(unread(&filesystems));
         signals.disk_io = Some(DiskSummary {
             devices: self.describe_devices(tick.seconds, &now, &before),
             submitters: describe_submitters(&now, &before),
@@ -200,7 +203,7 @@ impl Sampler for Sampled {
         self.before = Some(now);
     }
 
-    fn pulse(&self) -> Option<String> {
+    fn pulse(&mut self, _now_ns: u64) -> Option<String> {
         let (name, busy, await_ms) = self.devices.busiest()?;
         let busy = format!("{name} {:.0} % busy", busy * 100.0);
         Some(match await_ms {
@@ -225,7 +228,7 @@ impl Sampled {
     }
 
     fn sample_dirty(&mut self, seconds: f64) {
-        let Ok(text) = std::fs::read_to_string("/proc/meminfo") else { return };
+        let Some(text) = self.meminfo.text() else { return };
         for line in text.lines() {
             let mut words = line.split_ascii_whitespace();
             let series = match words.next() {

@@ -8,7 +8,7 @@ use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 use super::devices::{Dev, number};
 use super::summary::{Filesystem, FilesystemWriter};
-use crate::summary::{ProcessAccount, Tasks};
+use crate::summary::{ProcessAccount, Tasks, proc_has_host_pids};
 
 /// Descriptors looked at in all, of the processes that wrote most and ran most first,
 const MAX_DESCRIPTORS: usize = 16_384;
@@ -109,6 +109,10 @@ fn watched_devices(filesystems: &[Filesystem]) -> Vec<Dev> {
 
 /// Files that processes have open for writing on these file systems.
 fn open_files(devices: &[Dev], tasks: &Tasks) -> Vec<OpenFile> {
+    if !proc_has_host_pids() {
+        // These ids are others' in /proc.
+        return Vec::new();
+    }
     let mut all: Vec<_> = tasks.processes().filter(|p| p.alive && !p.row.is_kernel_thread()).collect();
     all.sort_unstable_by_key(|p| std::cmp::Reverse((p.used.write_bytes, p.used.run_ns)));
     let mut budget = MAX_DESCRIPTORS;

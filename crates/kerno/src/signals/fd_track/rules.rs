@@ -17,6 +17,10 @@ const SHORT_SECONDS: f64 = 30.0;
 /// Growth by a smaller share of what is open is no leak.
 const MATTERS: f64 = 0.02;
 
+/// A program has started up after so long, and needs less of its limit for it.
+const START_SECONDS: f64 = 10.0;
+const START_SHARE: f64 = 0.5;
+
 rule! {
     /// A process that opens and does not close.
     FdLeak = "fd_leak", "fd_track", "a process's open descriptors keep growing",
@@ -55,9 +59,17 @@ fn fd_leak(signals: &Signals, rule: &FdLeak) -> Vec<Finding> {
             let matters = growth.net >= MATTERS * growth.last
                 || growth.seconds_until(process.soft_limit as f64) <= rule.critical_seconds;
             let enough = growth.net >= rule.min_growth && growth.per_second >= per_second && matters;
+            let enough = enough && !starts_up(signals, process);
             enough.then(|| leak(signals, rule, process, &growth))
         })
         .collect()
+}
+
+/// It began in this window, and what it has opened so far may be all that it needs.
+fn starts_up(signals: &Signals, process: &FdProcess) -> bool {
+    let began = signals.process(process.pid).map_or(0, |process| process.started_ns);
+    let seen = process.open.points().last().zip(process.open.points().first()).map_or(0.0, |(last, first)| last.0 - first.0);
+    began > signals.window.started_ns && seen < START_SECONDS && process.share() < START_SHARE
 }
 
 /// What a process leaks, in the plural, and what of it.

@@ -157,3 +157,16 @@ fn slow_leaks_show_in_long_windows_and_small_changes_of_many_do_not() {
     assert!(leaks(busy(1 << 20)).is_empty());
     assert_eq!(leaks(busy(52_000)).len(), 1, "little is left");
 }
+
+#[test]
+fn a_program_that_starts_opens_what_it_needs() {
+    let started = |started_ns, limit| {
+        let mut signals = signals(vec![FdProcess { soft_limit: limit, ..process(|t| 10.0 + 50.0 * t) }]);
+        signals.window.started_ns = 1_000;
+        let known = crate::summary::Process { pid: 4711, started_ns, ..Default::default() };
+        signals.processes.insert(4711, known);
+        fd_leak(&signals, &FdLeak::with(&Thresholds::default())).len()
+    };
+    assert_eq!((started(2_000, 1024), started(500, 1024)), (0, 1));
+    assert_eq!(started(2_000, 400), 1, "it will not get far");
+}

@@ -5,7 +5,7 @@ use super::kinds::Inventory;
 use super::{FdProcess, FdSummary};
 use crate::doctor::amount::count;
 use crate::probe::{Host, LoadError, SummaryLoss};
-use crate::summary::{ProcessAccount, Sampler, Series, Signals, Tick};
+use crate::summary::{ProcFile, ProcessAccount, Sampler, Series, Signals, Tick};
 
 /// How many processes are told of for each reason: most descriptors, nearest to the limit, growing.
 const TOP: usize = 16;
@@ -20,20 +20,29 @@ pub(crate) fn sampler(_host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
     Ok(Box::new(Sampled::default()))
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Sampled {
     open: Series,
     files: Series,
     files_max: u64,
     /// What they had open when they became suspects.
     suspects: BTreeMap<u32, Inventory>,
+    file_nr: ProcFile,
+}
+
+impl Default for Sampled {
+    fn default() -> Self {
+        let (open, files) = (Series::default(), Series::default());
+        let file_nr = ProcFile::new("/proc/sys/fs/file-nr");
+        Self { open, files, files_max: 0, suspects: BTreeMap::new(), file_nr }
+    }
 }
 
 impl Sampled {
     fn look(&mut self, tick: &Tick<'_>) {
         let alive = tick.tasks.processes().filter(|process| process.alive);
         self.open.push(tick.seconds, alive.map(|process| f64::from(process.row.fds)).sum());
-        if let Some((files, max)) = file_nr() {
+        if let Some((files, max)) = file_nr(&mut self.file_nr) {
             #[allow(clippy::cast_precision_loss, reason = "a number of files")]
             self.files.push(tick.seconds, files as f64);
             self.files_max = max;
@@ -113,7 +122,7 @@ impl Sampler for Sampled {
         });
     }
 
-    fn pulse(&self) -> Option<String> {
+    fn pulse(&mut self, _now_ns: u64) -> Option<String> {
         Some(format!("{} open", count(self.open.last()?)))
     }
 
@@ -132,9 +141,8 @@ fn share(process: &ProcessAccount) -> f64 {
 }
 
 /// Files open in the machine, and the most that may be.
-fn file_nr() -> Option<(u64, u64)> {
-    let text = std::fs::read_to_string("/proc/sys/fs/file-nr").ok()?;
-    let mut fields = text.split_whitespace();
+fn file_nr(file: &mut ProcFile) -> Option<(u64, u64)> {
+    let mut fields = file.text()?.split_whitespace();
     Some((fields.next()?.parse().ok()?, fields.nth(1)?.parse().ok()?))
 }
 
@@ -144,7 +152,7 @@ mod tests {
 
     #[test]
     fn the_machine_tells_its_files() {
-        let (files, max) = file_nr().unwrap();
+        let (files, max) = file_nr(&mut ProcFile::new("/proc/sys/fs/file-nr")).unwrap();
         assert!(files > 0 && max >= files);
     }
 }

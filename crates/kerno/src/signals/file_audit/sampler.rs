@@ -78,11 +78,11 @@ struct Kept {
     openers: HashMap<u32, Opener>,
 }
 
+/// At the latest pulse.
 #[derive(Debug, Default)]
 struct Pulse {
     opens: u64,
     at_ns: u64,
-    per_second: Option<f64>,
 }
 
 #[derive(Debug)]
@@ -111,16 +111,7 @@ impl Sampler for Sampled {
         }
     }
 
-    fn sample(&mut self, tick: &Tick<'_>) {
-        let opens = self.totals().0;
-        let pulse = &mut self.pulse;
-        let (made, ns) = (opens.wrapping_sub(pulse.opens), tick.now_ns.saturating_sub(pulse.at_ns));
-        #[allow(clippy::cast_precision_loss, reason = "a rate")]
-        {
-            pulse.per_second = (pulse.at_ns > 0 && ns > 0).then(|| made as f64 * 1e9 / ns as f64);
-        }
-        (pulse.opens, pulse.at_ns) = (opens, tick.now_ns);
-    }
+    fn sample(&mut self, _tick: &Tick<'_>) {}
 
     fn finish(&mut self, tick: &Tick<'_>, signals: &mut Signals) {
         let mut now = self.read();
@@ -144,8 +135,12 @@ impl Sampler for Sampled {
         self.begin_window(tick.now_ns);
     }
 
-    fn pulse(&self) -> Option<String> {
-        Some(format!("{:.0} opens/s", self.pulse.per_second?))
+    #[allow(clippy::cast_precision_loss, reason = "a rate")]
+    fn pulse(&mut self, now_ns: u64) -> Option<String> {
+        let opens = self.totals().0;
+        let before = std::mem::replace(&mut self.pulse, Pulse { opens, at_ns: now_ns });
+        let (made, ns) = (opens.wrapping_sub(before.opens), now_ns.saturating_sub(before.at_ns));
+        (before.at_ns > 0 && ns > 0).then(|| format!("{:.0} opens/s", made as f64 * 1e9 / ns as f64))
     }
 
     fn loss(&self) -> SummaryLoss {

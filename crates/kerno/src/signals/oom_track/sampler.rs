@@ -8,7 +8,7 @@ use super::{OomKill, OomScope, OomSummary, ProcessMemory};
 use crate::doctor::amount::bytes;
 use crate::probe::{Host, LoadError, Object, Options, Plan, Signal as _, SummaryLoss, SummaryPrograms};
 use crate::summary::{
-    PressureMeter, ProcessAccount, Sampler, Signals, Tasks, Tick, read_numbers,
+    PressureMeter, ProcFile, ProcessAccount, Sampler, Signals, Tasks, Tick, read_numbers,
 };
 
 /// The most kills of a window that are told of one by one.
@@ -30,11 +30,13 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
     plan.size_per_cpu("totals");
     let mut programs = SummaryPrograms::load(object, plan, host)?;
     let kills = Kills::of(&mut programs)?;
-    let memory = Memory::now();
+    let mut meminfo = ProcFile::new("/proc/meminfo");
+    let memory = Memory::now(&mut meminfo);
     Ok(Box::new(Sampled {
         programs,
         kills,
         limits: Limits::new(memory.total),
+        meminfo,
         summary: OomSummary::default(),
         faults: Faults::now(),
         pressure: PressureMeter::new("/proc/pressure/memory"),
@@ -47,6 +49,7 @@ struct Sampled {
     kills: Kills,
     /// `None` without a memory controller.
     limits: Option<Limits>,
+    meminfo: ProcFile,
     /// Of the window so far.
     summary: OomSummary,
     faults: Faults,
@@ -56,7 +59,7 @@ struct Sampled {
 impl Sampled {
     #[allow(clippy::cast_precision_loss, reason = "bytes")]
     fn look(&mut self, tick: &Tick<'_>) {
-        let memory = Memory::now();
+        let memory = Memory::now(&mut self.meminfo);
         self.summary.total_bytes = memory.total;
         self.summary.swap_total_bytes = memory.swap_total;
         self.summary.available_bytes.push(tick.seconds, memory.available as f64);
@@ -193,7 +196,7 @@ impl Sampler for Sampled {
         signals.oom_track = Some(self.summary.clone());
     }
 
-    fn pulse(&self) -> Option<String> {
+    fn pulse(&mut self, _now_ns: u64) -> Option<String> {
         Some(format!("{} available", bytes(self.summary.available_bytes.last()?)))
     }
 
@@ -212,8 +215,8 @@ struct Memory {
 }
 
 impl Memory {
-    fn now() -> Self {
-        let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    fn now(file: &mut ProcFile) -> Self {
+        let text = file.text().unwrap_or_default();
         let mut memory = Self::default();
         for (name, rest) in text.lines().filter_map(|line| line.split_once(':')) {
             let value = || rest.trim().trim_end_matches(" kB").parse::<u64>().map_or(0, |kib| kib * 1024);

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::BlockedTask;
-use crate::summary::Tick;
+use crate::summary::{Tick, proc_has_host_pids};
 
 /// The most threads that are named, and the most of their stack.
 const MAX_TASKS: usize = 32;
@@ -31,6 +31,8 @@ impl BlockedTasks {
             tick.tasks.blocked().filter(|task| tick.now_ns.saturating_sub(task.since_ns) >= LONG_NS).collect();
         long.sort_unstable_by_key(|task| (task.since_ns, task.row.tid));
         let now: HashSet<_> = long.iter().map(|task| (task.row.tid, task.since_ns)).collect();
+        // Else these ids are others' in /proc.
+        let here = proc_has_host_pids();
         for task in long {
             let key = (task.row.tid, task.since_ns);
             #[allow(clippy::cast_precision_loss, reason = "seconds")]
@@ -53,14 +55,13 @@ impl BlockedTasks {
                     kernel_thread: row.is_kernel_thread(),
                     seconds,
                     at_end: true,
-                    wait_channel: wait_channel(row.pid, row.tid),
-                    stack: stack(row.pid, row.tid),
+                    wait_channel: here.then(|| wait_channel(row.pid, row.tid)).flatten(),
+                    stack: if here { stack(row.pid, row.tid) } else { Vec::new() },
                 },
             );
         }
     }
 
-    /// The longest first.
     /// Makes room: of those that got free, the one that slept shortest is told of least. False where none did.
     fn forget_shortest(&mut self, asleep: &HashSet<(u32, u64)>) -> bool {
         let free = self.seen.iter().filter(|(key, _)| !asleep.contains(*key));
@@ -68,6 +69,7 @@ impl BlockedTasks {
         shortest.is_some_and(|key| self.seen.remove(&key).is_some())
     }
 
+    /// The longest first.
     pub(super) fn take(&mut self) -> Vec<BlockedTask> {
         let mut tasks: Vec<_> = self.seen.drain().map(|(_, task)| task).collect();
         tasks.sort_by(|a, b| b.seconds.total_cmp(&a.seconds).then(a.tid.cmp(&b.tid)));

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::summary::ProcFile;
+
 /// Ticks of one CPU since the machine started, as `/proc/stat` has them (proc_stat(5)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct CpuTimes {
@@ -74,9 +76,8 @@ fn parse(text: &str) -> BTreeMap<u32, CpuTimes> {
 
 /// Tasks that run or could run now, without the caller's thread. The fourth word of `/proc/loadavg`; `/proc/stat` has it too, at many
 /// times the price.
-pub(super) fn runnable() -> Option<f64> {
-    let text = std::fs::read_to_string("/proc/loadavg").ok()?;
-    let running: u32 = text.split(' ').nth(3)?.split_once('/')?.0.parse().ok()?;
+pub(super) fn runnable(loadavg: &mut ProcFile) -> Option<f64> {
+    let running: u32 = loadavg.text()?.split(' ').nth(3)?.split_once('/')?.0.parse().ok()?;
     Some(f64::from(running.saturating_sub(1)))
 }
 
@@ -99,6 +100,6 @@ mod tests {
     #[test]
     fn this_machine_tells() {
         assert!(CpuTimes::read().values().all(|times| times.idle + times.user + times.system > 0));
-        assert!(runnable().is_some());
+        assert!(runnable(&mut ProcFile::new("/proc/loadavg")).is_some());
     }
 }

@@ -17,11 +17,6 @@ pub(crate) const RULES: &[Rule] = &[
     blocked::BlockedTasks::RULE,
 ];
 
-/// A share as people read it: 0.25 is `25%`.
-fn percent(share: f64) -> String {
-    format!("{:.0}%", share * 100.0)
-}
-
 /// A cgroup is another one or below it.
 fn is_within(path: &str, outer: &str) -> bool {
     let outer = outer.trim_end_matches('/');

@@ -11,7 +11,7 @@ use crate::event::Comm;
 use crate::probe::{
     Hook, Host, KernelHash, LoadError, Object, PerCpuBlock, Plan, SummaryLoss, SummaryPrograms, VolatileBlock,
 };
-use crate::summary::{Histogram, Missing, PressureMeter, Sampler, Series, Signals, Tasks, Tick};
+use crate::summary::{Histogram, Missing, PressureMeter, ProcFile, Sampler, Series, Signals, Tasks, Tick};
 
 /// A wait after a wake-up of this length is a long one: a machine that is merely busy has few.
 const SLOW_NS: u64 = 5_000_000;
@@ -87,9 +87,9 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
         pressure: PressureMeter::new("/proc/pressure/cpu"),
         throttle: ThrottleMeter::new(),
         blocked: BlockedTasks::default(),
+        loadavg: ProcFile::new("/proc/loadavg"),
         runnable: Series::default(),
         uninterruptible: Series::default(),
-        latest: Histogram::new(),
     }))
 }
 
@@ -113,10 +113,9 @@ struct Sampled {
     pressure: PressureMeter,
     throttle: ThrottleMeter,
     blocked: BlockedTasks,
+    loadavg: ProcFile,
     runnable: Series,
     uninterruptible: Series,
-    /// Waits after a wake-up since the window began.
-    latest: Histogram,
 }
 
 impl Reading {
@@ -131,7 +130,7 @@ impl Reading {
 
 impl Sampled {
     fn look(&mut self, tick: &Tick<'_>) {
-        if let Some(tasks) = runnable() {
+        if let Some(tasks) = runnable(&mut self.loadavg) {
             self.runnable.push(tick.seconds, tasks);
         }
         let blocked = u32::try_from(tick.tasks.blocked().count()).unwrap_or(u32::MAX);
@@ -227,19 +226,11 @@ impl Sampler for Sampled {
         let _ = self.take_waiters(tick.tasks);
         self.times = CpuTimes::read();
         self.before = self.blocks.iter().map(Reading::of).collect();
-        self.latest = Histogram::new();
         self.look(tick);
     }
 
     fn sample(&mut self, tick: &Tick<'_>) {
         self.look(tick);
-        let mut latest = Histogram::new();
-        let mut woken = Vec::new();
-        for (block, before) in self.blocks.iter().zip(&self.before) {
-            block.project::<[u32; BUCKETS]>(std::mem::offset_of!(Block, woken_ns)).copy_to(&mut woken);
-            latest.add_kernel_delta(&woken, &before.woken_ns);
-        }
-        self.latest = latest;
     }
 
     fn finish(&mut self, tick: &Tick<'_>, signals: &mut Signals) {
@@ -273,8 +264,15 @@ impl Sampler for Sampled {
         });
     }
 
-    fn pulse(&self) -> Option<String> {
-        let p99 = self.latest.quantile(0.99)?;
+    fn pulse(&mut self, _now_ns: u64) -> Option<String> {
+        // Since the window began.
+        let mut waits = Histogram::new();
+        let mut woken = Vec::new();
+        for (block, before) in self.blocks.iter().zip(&self.before) {
+            block.project::<[u32; BUCKETS]>(std::mem::offset_of!(Block, woken_ns)).copy_to(&mut woken);
+            waits.add_kernel_delta(&woken, &before.woken_ns);
+        }
+        let p99 = waits.quantile(0.99)?;
         let p99 = crate::event::text::Latency(std::time::Duration::from_nanos(p99));
         Some(format!("run queue p99 {p99}"))
     }

@@ -1,9 +1,10 @@
 //! Cgroups with a quota of CPU time, and how often they were held back by it, on v1 and v2.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use super::CgroupThrottle;
-use crate::summary::{CgroupDir, Hierarchy, Tasks};
+use crate::summary::{CgroupDir, Hierarchy, Tasks, WalkAge};
 
 /// The most cgroups that a summary names, and the most processes of each.
 const MAX_CGROUPS: usize = 32;
@@ -25,11 +26,21 @@ pub(super) struct ThrottleMeter {
     hierarchy: Option<Hierarchy>,
     /// By the cgroup's id.
     before: HashMap<u64, Totals>,
+    limited: Limited,
+    age: Option<WalkAge>,
+}
+
+/// The cgroups that have a quota, with those below them.
+#[derive(Debug, Default)]
+struct Limited {
+    cgroups: Vec<CgroupDir>,
+    all: Vec<CgroupDir>,
+    cut: bool,
 }
 
 impl ThrottleMeter {
     pub(super) fn new() -> Self {
-        Self { hierarchy: Hierarchy::of_controller("cpu"), before: HashMap::new() }
+        Self { hierarchy: Hierarchy::of_controller("cpu"), before: HashMap::new(), limited: Limited::default(), age: None }
     }
 
     /// False where no hierarchy has the controller.
@@ -39,20 +50,39 @@ impl ThrottleMeter {
 
     /// Takes the totals as they are as the window's zero.
     pub(super) fn begin(&mut self) {
-        let Some(hierarchy) = &self.hierarchy else { return };
-        let cgroups = hierarchy.walk().cgroups;
-        let limited = cgroups.iter().filter(|cgroup| quota(cgroup, hierarchy.v2).is_some());
-        self.before = limited.map(|cgroup| (cgroup.id, totals(cgroup, hierarchy.v2))).collect();
+        // Later windows begin where the one before ended.
+        if self.age.is_none() {
+            self.look();
+            let Some(hierarchy) = &self.hierarchy else { return };
+            let limited = self.limited.cgroups.iter();
+            self.before = limited.map(|cgroup| (cgroup.id, totals(cgroup, hierarchy.v2))).collect();
+        }
     }
 
-    /// Those that were held back in the window, the longest first, and whether there were more cgroups than could be looked at.
-    pub(super) fn take(&self, tasks: &Tasks) -> (Vec<CgroupThrottle>, bool) {
-        let Some(hierarchy) = &self.hierarchy else { return (Vec::new(), false) };
+    /// Finds those with a quota, unless that was done a moment ago.
+    fn look(&mut self) {
+        let Some(hierarchy) = &self.hierarchy else { return };
+        if self.age.is_some_and(|age| !age.is_over()) {
+            return;
+        }
+        let begun = Instant::now();
         let walk = hierarchy.walk();
+        let cgroups = walk.cgroups.iter().filter(|cgroup| quota(cgroup, hierarchy.v2).is_some()).cloned().collect();
+        self.limited = Limited { cgroups, all: walk.cgroups, cut: walk.cut };
+        self.age = Some(WalkAge::since(begun));
+    }
+
+    /// Those that were held back in the window, the longest first, and whether there were more cgroups than could be looked at. The next
+    /// window begins.
+    pub(super) fn take(&mut self, tasks: &Tasks) -> (Vec<CgroupThrottle>, bool) {
+        self.look();
+        let Some(hierarchy) = &self.hierarchy else { return (Vec::new(), false) };
         let mut throttled = Vec::new();
-        for cgroup in &walk.cgroups {
+        let mut latest = HashMap::new();
+        for cgroup in &self.limited.cgroups {
             let Some((quota_us, period_us)) = quota(cgroup, hierarchy.v2) else { continue };
             let now = totals(cgroup, hierarchy.v2);
+            latest.insert(cgroup.id, now);
             // One that has come since begins at zero; one that got its quota since had none to be held back by.
             let before = self.before.get(&cgroup.id).copied().unwrap_or_default();
             let throttled_periods = now.throttled_periods.saturating_sub(before.throttled_periods);
@@ -79,7 +109,7 @@ impl ThrottleMeter {
         throttled.sort_unstable_by_key(|(_, found)| std::cmp::Reverse(found.throttled_ns));
         throttled.truncate(MAX_CGROUPS);
         let name_pids = |(cgroup, mut found): (&CgroupDir, CgroupThrottle)| {
-            let mut users: Vec<_> = pids_below(cgroup, &walk.cgroups)
+            let mut users: Vec<_> = pids_below(cgroup, &self.limited.all)
                 .into_iter()
                 .map(|pid| (tasks.process(pid).map_or(0, |process| process.used.run_ns), pid))
                 .collect();
@@ -90,7 +120,9 @@ impl ThrottleMeter {
             found.pids = users.into_iter().take(MAX_PIDS).map(|(_, pid)| pid).collect();
             found
         };
-        (throttled.into_iter().map(name_pids).collect(), walk.cut)
+        let throttled = throttled.into_iter().map(name_pids).collect();
+        self.before = latest;
+        (throttled, self.limited.cut)
     }
 }
 

@@ -128,11 +128,11 @@ struct Kept {
     syncs: HashMap<u32, SyncCalls>,
 }
 
+/// At the latest pulse.
 #[derive(Debug, Default)]
 struct Pulse {
     calls: u64,
     at_ns: u64,
-    per_second: Option<f64>,
 }
 
 #[derive(Debug)]
@@ -165,21 +165,7 @@ impl Sampler for Sampled {
         }
     }
 
-    fn sample(&mut self, tick: &Tick<'_>) {
-        let mut calls = Vec::new();
-        let mut total = 0u64;
-        for block in self.calls.iter() {
-            block.project::<[u64; MAX_KEYS]>(std::mem::offset_of!(Calls, calls)).copy_to(&mut calls);
-            total = calls.iter().fold(total, |sum, count| sum.wrapping_add(*count));
-        }
-        let pulse = &mut self.pulse;
-        let (made, ns) = (total.wrapping_sub(pulse.calls), tick.now_ns.saturating_sub(pulse.at_ns));
-        #[allow(clippy::cast_precision_loss, reason = "a rate")]
-        {
-            pulse.per_second = (pulse.at_ns > 0 && ns > 0).then(|| made as f64 * 1e9 / ns as f64);
-        }
-        (pulse.calls, pulse.at_ns) = (total, tick.now_ns);
-    }
+    fn sample(&mut self, _tick: &Tick<'_>) {}
 
     fn finish(&mut self, tick: &Tick<'_>, signals: &mut Signals) {
         let mut now = self.read();
@@ -198,8 +184,15 @@ impl Sampler for Sampled {
         self.begin_window(tick.now_ns);
     }
 
-    fn pulse(&self) -> Option<String> {
-        Some(match self.pulse.per_second? {
+    #[allow(clippy::cast_precision_loss, reason = "a rate")]
+    fn pulse(&mut self, now_ns: u64) -> Option<String> {
+        let calls = self.total();
+        let before = std::mem::replace(&mut self.pulse, Pulse { calls, at_ns: now_ns });
+        let ns = now_ns.saturating_sub(before.at_ns);
+        if before.at_ns == 0 || ns == 0 {
+            return None;
+        }
+        Some(match calls.wrapping_sub(before.calls) as f64 * 1e9 / ns as f64 {
             rate if rate >= 1e6 => format!("{:.1} M calls/s", rate / 1e6),
             rate if rate >= 1e4 => format!("{:.0} k calls/s", rate / 1e3),
             rate => format!("{rate:.0} calls/s"),
@@ -212,6 +205,17 @@ impl Sampler for Sampled {
 }
 
 impl Sampled {
+    /// Calls on all CPUs since the load.
+    fn total(&self) -> u64 {
+        let mut calls = Vec::new();
+        let mut total = 0u64;
+        for block in self.calls.iter() {
+            block.project::<[u64; MAX_KEYS]>(std::mem::offset_of!(Calls, calls)).copy_to(&mut calls);
+            total = calls.iter().fold(total, |sum, count| sum.wrapping_add(*count));
+        }
+        total
+    }
+
     fn begin_window(&mut self, now_ns: u64) {
         self.window_ns = now_ns;
         self.programs.begin_window(now_ns);

@@ -68,12 +68,6 @@ fn worst(mut findings: Vec<Finding>) -> Vec<Finding> {
     findings
 }
 
-/// A share in per cent, with as many digits as it is worth.
-fn percent(share: f64) -> String {
-    let value = 100.0 * share;
-    if value >= 10.0 { format!("{value:.0} %") } else { format!("{value:.1} %") }
-}
-
 #[cfg(test)]
 mod testing {
     use super::*;

@@ -41,12 +41,10 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
         failures: programs.hash("failures")?,
         programs,
         before: Reading::default(),
-        last: Totals::default(),
         begun: false,
         queues: HashMap::new(),
         queued_ns: 0,
         queue_look: Duration::ZERO,
-        own: None,
     }))
 }
 
@@ -58,15 +56,11 @@ struct Sampled {
     programs: SummaryPrograms,
     /// As it was when the window began.
     before: Reading,
-    /// As it was at the last sample.
-    last: Totals,
     begun: bool,
     /// Each listening socket at the latest sample, with its longest accept queue in the window.
     queues: HashMap<u64, Row>,
     queued_ns: u64,
     queue_look: Duration,
-    /// Our own namespace's counters at the last sample.
-    own: Option<Counters>,
 }
 
 /// What the kernel side has added up since it was loaded.
@@ -93,11 +87,16 @@ struct Reading {
 }
 
 impl Sampled {
+    fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        self.blocks.iter().for_each(|block| counts += block.project::<Counts>(offset_of!(Block, counts)).read());
+        counts
+    }
+
     fn totals(&self) -> Totals {
-        let mut totals = Totals::default();
+        let mut totals = Totals { counts: self.counts(), rtt_us: Vec::new() };
         let mut cpu = Vec::new();
         for block in self.blocks.iter() {
-            totals.counts += block.project::<Counts>(offset_of!(Block, counts)).read();
             block.project::<[u32; crate::summary::BUCKETS]>(offset_of!(Block, rtt_us)).copy_to(&mut cpu);
             totals.rtt_us.resize(cpu.len(), 0);
             for (sum, count) in totals.rtt_us.iter_mut().zip(&cpu) {
@@ -117,7 +116,8 @@ impl Sampled {
             missing.push((format!("{beyond} network namespaces"), "there are too many to look into each".to_owned()));
         }
         if found.unread > 0 {
-            let what = format!("the sockets of {} network namespaces", found.unread);
+            let many = if found.unread == 1 { "" } else { "s" };
+            let what = format!("the sockets of {} network namespace{many}", found.unread);
             missing.push((what, found.why.unwrap_or_default()));
         }
         if found.beyond > 0 {
@@ -150,7 +150,7 @@ impl Sampled {
 
     fn connections(&self) -> u64 {
         let before = self.before.sockets.values().filter(|row| row.is_connection()).count() as u64;
-        let Counts { opened, accepted, closed, .. } = self.last.counts.since(self.before.totals.counts);
+        let Counts { opened, accepted, closed, .. } = self.counts().since(self.before.totals.counts);
         (before + opened + accepted).saturating_sub(closed)
     }
 }
@@ -166,16 +166,12 @@ impl Sampler for Sampled {
             let _ = (self.peers.take(), self.failures.take());
             self.before = self.read(tick);
         }
-        self.last = self.totals();
         self.queues.clear();
         self.queued_ns = tick.now_ns;
         self.queue_look = Duration::ZERO;
-        self.own = None;
     }
 
     fn sample(&mut self, tick: &Tick<'_>) {
-        self.last = self.totals();
-        self.own = self.before.namespaces.first().and_then(|own| Counters::read(*own));
         self.look_at_queues(tick);
     }
 
@@ -226,10 +222,10 @@ impl Sampler for Sampled {
     }
 
     #[allow(clippy::cast_precision_loss, reason = "a share")]
-    fn pulse(&self) -> Option<String> {
+    fn pulse(&mut self, _now_ns: u64) -> Option<String> {
         let connections = self.connections();
         let own = self.before.namespaces.first().and_then(|own| {
-            Some(self.own?.since(*self.before.counters.get(&own.inode)?, *own, 0))
+            Some(Counters::read(*own)?.since(*self.before.counters.get(&own.inode)?, *own, 0))
         });
         Some(match own {
             Some(own) if own.sent_segments > 0 && own.retransmitted_segments > 0 => {

@@ -109,7 +109,8 @@ pub(super) fn sockets(programs: &mut SummaryPrograms, which: Which, namespaces: 
                 Ok(beyond) => found.beyond += beyond / size_of::<Row>() as u64,
                 Err(error) => {
                     found.unread += 1;
-                    found.why.get_or_insert_with(|| error.to_string());
+                    let needs = if error.kind() == io::ErrorKind::PermissionDenied { ": it takes root" } else { "" };
+                    found.why.get_or_insert_with(|| format!("{error}{needs}"));
                 }
             }
         }

@@ -5,7 +5,8 @@ use super::load::{
     Sufferer, demand, mean_bytes, others, pace, quantile_ms, sufferers, typical_ms, under_way, victims,
 };
 use super::storm;
-use super::words::{bytes, millis, percent, quoted};
+use crate::doctor::amount::{bytes, millis, share};
+use crate::doctor::shell::word;
 use crate::doctor::{Culprit, Finding, Severity, Unit, rule};
 use crate::signals::{CgroupIo, DiskDevice, DiskOpStat, DiskSummary};
 use crate::summary::Signals;
@@ -192,7 +193,7 @@ fn saturated(signals: &Signals, disk: &DiskSummary, device: &DiskDevice, rule: &
         "{} ({}) saturates {label}: {} busy, {depth:.0} requests at a time, {} take {}",
         first.comm,
         first.pid,
-        percent(device.utilisation),
+        share(device.utilisation),
         plural(&worst.op),
         millis(typical_ms(worst))
     );
@@ -213,8 +214,8 @@ fn saturated(signals: &Signals, disk: &DiskSummary, device: &DiskDevice, rule: &
         "{} causes {} of the requests and {} of the bytes. The device does what it can ({requests:.0} requests and {} a second), \
          so the rest waits.",
         first.comm,
-        percent(first.requests_share),
-        percent(first.bytes_share),
+        share(first.requests_share),
+        share(first.bytes_share),
         bytes(moved)
     );
     finding.impact = impact(suffering.iter());
@@ -225,8 +226,8 @@ fn saturated(signals: &Signals, disk: &DiskSummary, device: &DiskDevice, rule: &
     finding.confidence = if first.bytes_share.max(first.requests_share) >= 0.5 { 0.9 } else { 0.6 };
     Some(
         finding
-            .look(format!("iotop -oPa -p {}", first.pid), "shows what it reads and writes")
-            .look(format!("iostat -x 1 {label}"), "shows queue and latency of the device")
+            .look(format!("iotop -boPa -n 5 -p {}", first.pid), "shows what it reads and writes")
+            .look(format!("iostat -x {label} 1 5"), "shows queue and latency of the device")
             .look(format!("cat /proc/{}/io", first.pid), "its bytes so far")
             .change(format!("ionice -c3 -p {}", first.pid), "lets others go first, where the I/O scheduler honors it (bfq, mq-deadline)")
             .change(format!("kill -STOP {}", first.pid), "pauses it; kill -CONT goes on"),
@@ -263,7 +264,7 @@ fn limited(signals: &Signals, disk: &DiskSummary, cgroup: &CgroupIo, rule: &Disk
         "The cgroup may use no more than {} on {label}, and uses {} of its {}. Requests wait before they reach the device, so the \
          device shows nothing of it.",
         cgroup.limits.join(" "),
-        percent(cgroup.limit_used),
+        share(cgroup.limit_used),
         cgroup.tightest
     );
     finding.impact = "Its processes wait for their own limit; others do not.".into();
@@ -277,7 +278,7 @@ fn limited(signals: &Signals, disk: &DiskSummary, cgroup: &CgroupIo, rule: &Disk
     let (file, raise) = limit_file(cgroup);
     Some(
         finding
-            .look(format!("cat {}", quoted(&file)), "shows the limit")
+            .look(format!("cat {}", word(&file)), "shows the limit")
             .change(raise, "takes the limit away; a number instead of it raises it"),
     )
 }
@@ -287,7 +288,7 @@ fn limit_file(cgroup: &CgroupIo) -> (String, String) {
     let path = cgroup.path.trim_end_matches('/');
     if cgroup.v2 {
         let file = format!("/sys/fs/cgroup{path}/io.max");
-        let raise = format!("echo '{} {}=max' > {}", cgroup.dev, cgroup.tightest, quoted(&file));
+        let raise = format!("echo '{} {}=max' > {}", cgroup.dev, cgroup.tightest, word(&file));
         return (file, raise);
     }
     let kind = match cgroup.tightest.as_str() {
@@ -297,19 +298,19 @@ fn limit_file(cgroup: &CgroupIo) -> (String, String) {
         _ => "write_iops",
     };
     let file = format!("/sys/fs/cgroup/blkio{path}/blkio.throttle.{kind}_device");
-    let raise = format!("echo '{} 0' > {}", cgroup.dev, quoted(&file));
+    let raise = format!("echo '{} 0' > {}", cgroup.dev, word(&file));
     (file, raise)
 }
 
 pub(super) fn look_at_device(finding: Finding, device: &DiskDevice) -> Finding {
     let label = device.label();
     let finding = finding
-        .look(format!("iostat -x 1 {label}"), "shows queue and latency of the device")
+        .look(format!("iostat -x {label} 1 5"), "shows queue and latency of the device")
         .look(format!("dmesg | grep {label}"), "shows resets, timeouts and errors of the device");
     if let Some(file) = device.backing.first().filter(|_| label.starts_with("loop")) {
         return finding
             .look(format!("losetup -l /dev/{label}"), "shows the file that it is made of")
-            .look(format!("df -h {}", quoted(file)), "shows the file system that this file is on");
+            .look(format!("df -h {}", word(file)), "shows the file system that this file is on");
     }
     if !device.backing.is_empty() {
         return finding.look(format!("lsblk -s /dev/{label}"), "shows the devices that it is made of");

@@ -1,7 +1,7 @@
 //! disk_errors: requests that devices failed.
 
 use super::bottleneck::look_at_device;
-use super::words::quoted;
+use crate::doctor::shell::word;
 use crate::doctor::{Culprit, Exemplar, Finding, Severity, Unit, rule};
 use crate::signals::{DiskDevice, DiskFailure, DiskSummary};
 use crate::summary::{ErrnoCount, Signals};
@@ -135,7 +135,7 @@ fn finding(
     finding.confidence = 0.98;
     let finding = look_at_device(finding, device);
     match device.mounts.first() {
-        Some(mount) => finding.look(format!("findmnt {}", quoted(mount)), "shows whether it was remounted read-only"),
+        Some(mount) => finding.look(format!("findmnt {}", word(mount)), "shows whether it was remounted read-only"),
         None => finding,
     }
 }

@@ -1,7 +1,8 @@
 //! disk_full: file systems without room, or soon without.
 
 use super::load::is_kernel_thread;
-use super::words::{bytes, duration, percent, quoted};
+use crate::doctor::amount::{bytes, seconds as duration, share};
+use crate::doctor::shell::word;
 use crate::doctor::{Culprit, Eta, Finding, Severity, Unit, rule};
 use crate::signals::{DiskSummary, Filesystem};
 use crate::summary::{Process, Series, Signals};
@@ -82,6 +83,11 @@ fn pool(fs: &Filesystem) -> Option<&str> {
     (fs.kind == "zfs").then(|| fs.source.split('/').next()).flatten()
 }
 
+/// Of bytes or inodes, whatever is scarcer.
+fn fullness(fs: &Filesystem) -> f64 {
+    fs.bytes_used().unwrap_or(0.0).max(fs.inodes_used().unwrap_or(0.0))
+}
+
 /// What starts the machine: made as small as it can be, and written when a kernel is installed only.
 fn is_for_boot(fs: &Filesystem) -> bool {
     ["/boot", "/efi"].iter().any(|place| fs.mount.strip_prefix(place).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
@@ -154,9 +160,10 @@ fn finding(
     if !nearly_full && eta.is_none() {
         return None;
     }
-    let refused = if nearly_full { refused(signals) } else { Vec::new() };
+    let fullest = !disk.filesystems.iter().any(|other| !other.read_only && other.dev != fs.dev && fullness(other) > fullness(fs));
+    let refused = if nearly_full && fullest { refused(signals) } else { Vec::new() };
     let left = room.left.last().unwrap_or(0.0);
-    // Calls do not say where: only a file system that has really run out is meant.
+    // Calls do not say where: only a file system that has really run out is meant, and of several the one with least left.
     let failing = !refused.is_empty() && room.used >= rule.used_critical.min(0.98);
     let full = nearly_full && room.used >= rule.used_critical;
     let soon = eta.as_ref().is_some_and(|eta| eta.seconds <= SOON_SECONDS && room.used >= HALF);
@@ -172,15 +179,15 @@ fn finding(
     let who = suspect(signals, disk, fs, room, &refused, eta.is_some() || failing || loses);
     let name = |who: &Suspect| format!("{} ({})", who.comm, who.pid);
     let how_full = match room.what {
-        "space" => format!("{} is {} full", fs.mount, percent(room.used)),
-        _ => format!("{} has {} of its inodes used", fs.mount, percent(room.used)),
+        "space" => format!("{} is {} full", fs.mount, share(room.used)),
+        _ => format!("{} has {} of its inodes used", fs.mount, share(room.used)),
     };
     let title = match (&who, &eta) {
         (Some(who), Some(eta)) if left > 0.0 => {
-            format!("{} fills {}: {} of {} used, none left in {}", name(who), fs.mount, percent(room.used), room.what, duration(eta.seconds))
+            format!("{} fills {}: {} of {} used, none left in {}", name(who), fs.mount, share(room.used), room.what, duration(eta.seconds))
         }
         (None, Some(eta)) if left > 0.0 => {
-            format!("{} fills up: {} of {} used, none left in {}", fs.mount, percent(room.used), room.what, duration(eta.seconds))
+            format!("{} fills up: {} of {} used, none left in {}", fs.mount, share(room.used), room.what, duration(eta.seconds))
         }
         (Some(who), _) if room.what == "inodes" => format!("{how_full}; {} makes files", name(who)),
         (Some(who), _) => format!("{how_full}; {} writes most", name(who)),
@@ -238,7 +245,7 @@ fn cause(fs: &Filesystem, room: &Room<'_>, who: Option<&Suspect>, left: f64) -> 
 }
 
 fn with_fixes(finding: Finding, fs: &Filesystem, room: &Room<'_>, who: Option<&Suspect>) -> Finding {
-    let mount = quoted(&fs.mount);
+    let mount = word(&fs.mount);
     let mut finding = if room.what == "space" {
         finding
             .look(format!("du -xh {mount} | sort -h | tail"), "finds what takes the space")
@@ -252,7 +259,7 @@ fn with_fixes(finding: Finding, fs: &Filesystem, room: &Room<'_>, who: Option<&S
     let Some(who) = who else { return finding };
     finding = finding.look(format!("ls -l /proc/{}/fd", who.pid), "shows the files that it writes");
     if !who.path.is_empty() {
-        finding = finding.look(format!("ls -lh {}", quoted(&who.path)), "shows the file that grows");
+        finding = finding.look(format!("ls -lh {}", word(&who.path)), "shows the file that grows");
     }
     finding.change(format!("kill -STOP {}", who.pid), "pauses it, so that the rest is not taken; kill -CONT goes on")
 }

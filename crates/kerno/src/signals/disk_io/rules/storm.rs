@@ -2,7 +2,7 @@
 
 use super::bottleneck::{DiskBottleneck, impact, severity_of};
 use super::load::{is_kernel_thread, others, sufferers, victims};
-use super::words::millis;
+use crate::doctor::amount::millis;
 use crate::doctor::{Culprit, Finding, Unit};
 use crate::signals::{DiskDevice, DiskSummary};
 use crate::summary::Signals;
@@ -87,9 +87,9 @@ pub(super) fn judge(signals: &Signals, disk: &DiskSummary, rule: &DiskBottleneck
 fn with_fixes(finding: Finding, flusher: &Flusher, device: &DiskDevice) -> Finding {
     let pid = flusher.pid;
     finding
-        .look(format!("strace -f -c -e trace=fsync,fdatasync,msync,sync_file_range -p {pid}"), "counts its fsync calls")
+        .look(format!("timeout 5 strace -f -c -e trace=fsync,fdatasync,msync,sync_file_range -p {pid}"), "counts its fsync calls")
         .look(format!("ls -l /proc/{pid}/fd"), "shows the files that it writes")
-        .look(format!("iostat -x 1 {}", device.label()), "shows flushes (f/s) and their latency (f_await)")
+        .look(format!("iostat -x {} 1 5", device.label()), "shows flushes (f/s) and their latency (f_await)")
         .change(format!("ionice -c3 -p {pid}"), "lets others go first, where the I/O scheduler honors it (bfq, mq-deadline)")
         .change(format!("kill -STOP {pid}"), "pauses it; kill -CONT goes on")
 }

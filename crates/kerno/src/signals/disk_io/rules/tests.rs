@@ -99,7 +99,7 @@ fn a_saturated_device_names_the_process_that_asks_most() {
     assert_eq!((finding.culprit.pid, finding.culprit.device.as_deref()), (Some(10), Some("nvme0n1")));
     assert_eq!(finding.victims.iter().map(|victim| victim.pid).collect::<Vec<_>>(), [Some(20)]);
     assert!(finding.title.contains("hog (10) saturates nvme0n1"), "{}", finding.title);
-    assert!(has_fix(&finding, Effect::ReadOnly, "iostat -x 1 nvme0n1"));
+    assert!(has_fix(&finding, Effect::ReadOnly, "iostat -x nvme0n1 1 5"));
     assert!(has_fix(&finding, Effect::Changing, "ionice -c3 -p 10"));
 }
 
@@ -455,4 +455,18 @@ fn errors_name_a_few_places_and_each_process_once() {
     let finding = the_only(&signals(DiskSummary { devices: vec![disk], failures, ..DiskSummary::default() }, vec![], vec![]));
     assert!(finding.impact.starts_with("Data of /, /var/lib/kubelet/0, /var/lib/kubelet/1 and 48 more places"), "{}", finding.impact);
     assert_eq!(finding.victims.iter().filter_map(|victim| victim.pid).collect::<Vec<_>>(), [7, 8]);
+}
+
+#[test]
+fn refused_writes_are_of_the_one_with_least_left() {
+    let boot = Filesystem { mount: "/boot".into(), dev: "259:9".into(), ..filesystem(|_| 1.5e8) };
+    let mut signals = with(filesystem(|_| 0.0));
+    signals.disk_io.as_mut().unwrap().filesystems.push(boot);
+    let errors = vec![ErrnoCount::new(libc::ENOSPC, 50)];
+    let call = SyscallOffender { pid: 80, comm: "writer".into(), name: "write".into(), errors, ..SyscallOffender::default() };
+    signals.syscall_latency.as_mut().unwrap().offenders = vec![call];
+    let findings = judge(&signals);
+    let of = |mount: &str| findings.iter().find(|finding| finding.culprit.mount.as_deref() == Some(mount)).unwrap();
+    assert_eq!((of("/data").severity, of("/data").culprit.pid), (Severity::Critical, Some(80)));
+    assert_eq!((of("/boot").severity, of("/boot").culprit.pid), (Severity::Info, None));
 }

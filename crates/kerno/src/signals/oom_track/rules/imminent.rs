@@ -63,7 +63,7 @@ fn of_cgroup(signals: &Signals, rule: &OomImminent, cgroup: &CgroupMemory) -> Op
         return None;
     }
     let process = user_of_memory(signals, &cgroup.path, cgroup.used_bytes.change());
-    let who = named(process, "something");
+    let who = named(process, "a process");
     let path = &cgroup.path;
     let (size, of_limit) = (bytes(limit), share(used / limit));
     let title = match &growth {
@@ -125,7 +125,7 @@ fn of_machine(signals: &Signals, rule: &OomImminent, part: &OomSummary) -> Optio
     let process = user_of_memory(signals, "/", growth.net);
     let title = format!(
         "{} uses up the machine's memory: {} available, {} a second less, none in {}",
-        named(process, "something"),
+        named(process, "a process"),
         bytes(available),
         bytes(growth.per_second),
         seconds(left)

@@ -44,7 +44,7 @@ fn memory_pressure(signals: &Signals, rule: &MemoryPressure) -> Vec<Finding> {
     });
     let process = user_of_memory(signals, cgroup.map_or("/", |cgroup| &cgroup.path), 0.0);
     let place = cgroup.map_or_else(|| "the machine's memory".to_owned(), |cgroup| format!("cgroup {}", cgroup.path));
-    let who = named(process, "something");
+    let who = named(process, "a process");
     let title = match part.some_stalled {
         Some(some) => format!("{who} keeps {place} short: tasks waited for memory {} of the time", share(some)),
         None => format!("{who} keeps {place} short: {reclaims:.0} direct reclaims a second"),

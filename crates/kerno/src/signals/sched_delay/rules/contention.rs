@@ -1,4 +1,5 @@
-use super::{is_within, percent, seconds};
+use super::{is_within, seconds};
+use crate::doctor::amount;
 use crate::doctor::{Culprit, Finding, Severity, Unit, rule};
 use crate::signals::{CpuGroup, SchedSummary, SchedWaiter};
 use crate::summary::Signals;
@@ -250,7 +251,7 @@ fn title(signals: &Signals, crowd: &Crowd, oversubscribed: bool, culprit: &CpuGr
             format!("{who} overloads the machine: {:.0} tasks want to run on {cpus} at once", crowd.mean)
         }
         Some(worst) => {
-            let waited = percent(share(signals, worst).min(1.0));
+            let waited = amount::share(share(signals, worst).min(1.0));
             format!("{who} keeps {} ({}) off the CPU: it waited {waited} of the time", worst.comm, worst.pid)
         }
         None => who,
@@ -261,9 +262,9 @@ fn cause(crowd: &Crowd, oversubscribed: bool, culprit: &CpuGroup, main: f64) -> 
     let mut cause = String::new();
     if oversubscribed {
         cause = if main >= MAIN_SHARE {
-            format!("{} of all CPU time that is asked for is asked for by {}.", percent(main), name(culprit))
+            format!("{} of all CPU time that is asked for is asked for by {}.", amount::share(main), name(culprit))
         } else {
-            format!("Many programs run at once; {} asks for most CPU time, {} of all.", name(culprit), percent(main))
+            format!("Many programs run at once; {} asks for most CPU time, {} of all.", name(culprit), amount::share(main))
         };
         if culprit.threads > culprit.processes && culprit.processes <= 1 {
             cause += &format!(" It has {} threads for {:.0} CPUs.", culprit.threads, crowd.cpus);
@@ -287,7 +288,7 @@ fn impact(oversubscribed: bool, victims: &[&SchedWaiter], waited: f64) -> String
         [one, others @ ..] => format!("{} ({}) and {} more wake and do not get a CPU.", one.comm, one.pid, others.len()),
     };
     if oversubscribed {
-        impact += &format!(" Each of the culprit's tasks waits {} of the time, and so does all else that needs a CPU.", percent(waited));
+        impact += &format!(" Each of the culprit's tasks waits {} of the time, and so does all else that needs a CPU.", amount::share(waited));
     }
     impact.trim_start().to_owned()
 }

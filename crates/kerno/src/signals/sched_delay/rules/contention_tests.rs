@@ -118,7 +118,7 @@ fn the_hog_and_not_the_one_it_keeps_waiting_is_the_culprit() {
     sched(&mut signals).waiters[0].held_by.push((9, "kworker/0:1".into(), 80));
     let findings = found(&signals);
     let [finding] = &findings[..] else { panic!("{findings:?}") };
-    assert_eq!(finding.title, "spinner (100) keeps web (200) off the CPU: it waited 70% of the time");
+    assert_eq!(finding.title, "spinner (100) keeps web (200) off the CPU: it waited 70 % of the time");
     assert_eq!((finding.severity, finding.culprit.pid), (Severity::Critical, Some(100)));
     assert_eq!(finding.victims.iter().map(|victim| victim.pid).collect::<Vec<_>>(), [Some(200)]);
     assert!(finding.cause.contains("real time") && finding.fixes.iter().any(|fix| fix.command.starts_with("chrt --other")));
@@ -163,6 +163,6 @@ fn a_realtime_hog_is_behind_it_also_in_a_crowd() {
     assert_eq!(found(&signals)[0].culprit.pid, Some(300), "the quota's waits are none of the CPU's");
     sched(&mut signals).groups[1].realtime = true;
     let findings = found(&signals);
-    assert_eq!(findings[0].title, "spinner (100) keeps web (200) off the CPU: it waited 38% of the time");
+    assert_eq!(findings[0].title, "spinner (100) keeps web (200) off the CPU: it waited 38 % of the time");
     assert_eq!((findings[0].severity, findings[0].culprit.pid), (Severity::Critical, Some(100)));
 }

@@ -1,4 +1,4 @@
-use super::percent;
+use crate::doctor::amount;
 use crate::doctor::{Finding, Severity, Unit, rule};
 use crate::summary::Signals;
 
@@ -22,7 +22,7 @@ fn judge(signals: &Signals, rule: &CpuSteal) -> Vec<Finding> {
         return Vec::new();
     }
     let severity = if steal >= rule.critical_share { Severity::Critical } else { Severity::Warning };
-    let title = format!("the hypervisor takes {} of this machine's CPU time for others", percent(steal));
+    let title = format!("the hypervisor takes {} of this machine's CPU time for others", amount::share(steal));
     let mut finding = CpuSteal::finding(severity, title)
         .measured("CPU time stolen, mean of all CPUs", steal, Unit::Ratio, Some(rule.warning_share))
         .measured("CPU time used by tasks, mean of all CPUs", mean(|cpu| cpu.busy), Unit::Ratio, None)
@@ -57,7 +57,7 @@ mod tests {
         assert!(stolen(&[]).is_empty() && stolen(&[0.15, 0.0]).is_empty());
         let found = stolen(&[0.15, 0.05]);
         assert_eq!((found.len(), found[0].severity), (1, Severity::Warning));
-        assert!(found[0].title.contains("10%") && (found[0].excess - 1.0).abs() < 1e-9);
+        assert!(found[0].title.contains("10 %") && (found[0].excess - 1.0).abs() < 1e-9);
         assert_eq!(stolen(&[0.5, 0.2])[0].severity, Severity::Critical);
     }
 }

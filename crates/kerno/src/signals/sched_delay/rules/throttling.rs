@@ -1,4 +1,5 @@
-use super::{is_within, percent, seconds, shell_word};
+use super::{is_within, seconds, shell_word};
+use crate::doctor::amount;
 use crate::doctor::{Culprit, Finding, Severity, Unit, rule};
 use crate::signals::CgroupThrottle;
 use crate::summary::Signals;
@@ -54,7 +55,7 @@ fn finding(signals: &Signals, rule: &CpuThrottling, cgroup: &CgroupThrottle, sha
         (Some(pid), Some(name)) => format!("{name} ({pid}) in cgroup {}", cgroup.path),
         _ => format!("cgroup {}", cgroup.path),
     };
-    let title = format!("{who} is held back by its limit of {limit:.2} CPUs in {} of its periods", percent(share));
+    let title = format!("{who} is held back by its limit of {limit:.2} CPUs in {} of its periods", amount::share(share));
     let mut finding = CpuThrottling::finding(severity, title)
         .measured("periods in which it was held back", share, Unit::Ratio, Some(rule.warning_share))
         .measured("periods in which it ran", cgroup.periods as f64, Unit::Count, None)
@@ -140,7 +141,7 @@ mod tests {
         assert_eq!(finding.severity, Severity::Warning);
         assert_eq!(
             finding.title,
-            "nginx (4711) in cgroup /app/web.service is held back by its limit of 0.50 CPUs in 25% of its periods"
+            "nginx (4711) in cgroup /app/web.service is held back by its limit of 0.50 CPUs in 25 % of its periods"
         );
         assert_eq!((finding.culprit.pid, finding.culprit.cgroup.as_deref()), (Some(4711), Some("/app/web.service")));
         let change = finding.fixes.iter().find(|fix| fix.effect == Effect::Changing).unwrap();

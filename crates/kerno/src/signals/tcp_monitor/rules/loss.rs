@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::{culprit, percent, since, ss_address, who, within, worst};
+use super::{culprit, since, ss_address, who, within, worst};
+use crate::doctor::amount;
 use crate::doctor::{Culprit, Finding, Severity, Unit, rule};
 use crate::signals::tcp_monitor::{TcpPeer, TcpSummary};
 use crate::summary::Signals;
@@ -148,7 +149,7 @@ fn one(
     path: &Path<'_>,
 ) -> Finding {
     let (share, pid, name) = (path.share(), path.main_owner(), path.name(remote));
-    let title = format!("{} of what {} sends to {name} is lost and sent again", percent(share), who(signals, pid));
+    let title = format!("{} of what {} sends to {name} is lost and sent again", amount::share(share), who(signals, pid));
     let mut finding = RetransmitStorm::finding(severity(share, rule), title)
         .measured("data segments sent again", share, Unit::Ratio, Some(path.warning_ratio(rule)))
         .measured("segments sent again", path.again as f64, Unit::Count, Some(rule.min_segments))
@@ -185,7 +186,7 @@ fn everywhere(
 ) -> Finding {
     let (sent, again) = lossy.iter().fold((0, 0), |(sent, again), (_, path)| (sent + path.sent, again + path.again));
     let share = again as f64 / sent.max(again).max(1) as f64;
-    let title = format!("{} of what this machine sends to {} hosts is lost and sent again", percent(share), lossy.len());
+    let title = format!("{} of what this machine sends to {} hosts is lost and sent again", amount::share(share), lossy.len());
     let mut finding = RetransmitStorm::finding(severity(share, rule), title)
         .measured("data segments sent again", share, Unit::Ratio, Some(rule.warning_ratio))
         .measured("segments sent again", again as f64, Unit::Count, Some(rule.min_segments))
@@ -229,7 +230,7 @@ fn scattered(tcp: &TcpSummary, rule: &RetransmitStorm) -> Vec<Finding> {
         if (again as f64) < 10.0 * rule.min_segments || share < warning_ratio {
             continue;
         }
-        let title = format!("{} of what this machine sends is lost and sent again, to many hosts", percent(share));
+        let title = format!("{} of what this machine sends is lost and sent again, to many hosts", amount::share(share));
         let mut finding = RetransmitStorm::finding(severity(share, rule), title)
             .measured("segments sent again", share, Unit::Ratio, Some(warning_ratio))
             .measured("segments sent again", again as f64, Unit::Count, Some(10.0 * rule.min_segments))
@@ -349,7 +350,7 @@ mod tests {
             tcp.peers = (1..=6).map(|i| peer(&format!("10.0.0.{i}"), 1000, 20)).collect();
         });
         let [finding] = &findings[..] else { panic!("{findings:#?}") };
-        assert_eq!(finding.title, "2.0 % of what this machine sends to 6 hosts is lost and sent again");
+        assert_eq!(finding.title, "2 % of what this machine sends to 6 hosts is lost and sent again");
         assert_eq!(finding.victims.len(), 6);
         let findings = judge(&RetransmitStorm::RULE, |tcp| {
             tcp.namespaces[0] = TcpNamespace { sent_segments: 5000, retransmitted_segments: 150, ..tcp.namespaces[0].clone() };
