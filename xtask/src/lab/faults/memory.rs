@@ -84,7 +84,7 @@ fn memory_pressure(scene: &mut Scene) -> Result<Staged> {
     // Some of it is read far more often than the rest, as in a database; so it is worth keeping, and does not fit.
     let reader = Run::words(
         "fio --name=data --rw=randread --norandommap --random_distribution=zipf:1.1 --bs=64k --ioengine=psync --size=40M \
-         --time_based --runtime=600 --thread --numjobs=8",
+         --time_based --runtime=600 --thread --numjobs=4",
     )
     .arg(format!("--filename={}/data", mount.display()))
     .in_cgroup(&cgroup);
