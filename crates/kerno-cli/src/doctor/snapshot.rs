@@ -55,7 +55,8 @@ impl Destination {
     fn temporary(&self) -> anyhow::Result<NamedTempFile> {
         let directory = self.file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         // As a file that was there, or as the umask says.
-        let mode = fs::metadata(&self.file).map_or(0o666, |found| found.permissions().mode() & 0o777);
+        // Command lines may hold secrets: a new file is its owner's alone.
+        let mode = fs::metadata(&self.file).map_or(0o600, |found| found.permissions().mode() & 0o777);
         tempfile::Builder::new()
             .prefix(".kerno-")
             .permissions(fs::Permissions::from_mode(mode))
