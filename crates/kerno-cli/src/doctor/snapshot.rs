@@ -54,8 +54,7 @@ impl Destination {
     /// A file beside the one it will replace, gone when it does not.
     fn temporary(&self) -> anyhow::Result<NamedTempFile> {
         let directory = self.file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        // As a file that was there, or as the umask says.
-        // Command lines may hold secrets: a new file is its owner's alone.
+        // As a file that was there; a new one is its owner's alone, since command lines may hold secrets.
         let mode = fs::metadata(&self.file).map_or(0o600, |found| found.permissions().mode() & 0o777);
         tempfile::Builder::new()
             .prefix(".kerno-")

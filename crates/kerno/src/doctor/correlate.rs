@@ -3,6 +3,7 @@
 //! [`LINKS`] says which rule's findings may explain which other's, and by what they must be tied together: a process, a device, a
 //! cgroup, an address, or at least the mechanism. Two faults that only happen at the same time stay two root causes.
 
+mod storage;
 mod ties;
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::storage::{REMOTE_SLEEPS, STORAGE_CALLS, STORAGE_SLEEPS};
 use crate::doctor::finding::{Culprit, Finding};
 use crate::signals::DiskDevice;
 use crate::summary::Signals;
@@ -16,114 +17,6 @@ pub(super) enum Tie {
     /// A process.
     Process,
 }
-
-/// Calls whose time is spent on storage, when it is spent on anything.
-const STORAGE_CALLS: &[&str] = &[
-    "fsync",
-    "fdatasync",
-    "sync",
-    "syncfs",
-    "sync_file_range",
-    "msync",
-    "fallocate",
-    "truncate",
-    "ftruncate",
-    "pread64",
-    "pwrite64",
-    "preadv",
-    "pwritev",
-    "preadv2",
-    "pwritev2",
-    "read",
-    "write",
-    "readv",
-    "writev",
-    "sendfile",
-    "copy_file_range",
-    "splice",
-    "open",
-    "openat",
-    "openat2",
-    "creat",
-    "close",
-    "unlink",
-    "unlinkat",
-    "rename",
-    "renameat",
-    "renameat2",
-    "link",
-    "linkat",
-    "symlink",
-    "symlinkat",
-    "mkdir",
-    "mkdirat",
-    "rmdir",
-    "getdents",
-    "getdents64",
-    "stat",
-    "lstat",
-    "fstat",
-    "newfstatat",
-    "statx",
-    "statfs",
-    "fstatfs",
-    "access",
-    "faccessat",
-    "faccessat2",
-    "readahead",
-    "fadvise64",
-    "io_submit",
-    "io_getevents",
-    "io_uring_enter",
-    "mmap",
-    "munmap",
-    "execve",
-    "execveat",
-    "mount",
-    "umount2",
-    "chmod",
-    "fchmod",
-    "fchmodat",
-    "chown",
-    "fchown",
-    "fchownat",
-    "utimensat",
-    "setxattr",
-    "getxattr",
-    "fsetxattr",
-    "swapoff",
-];
-
-/// Kernel functions that a task sleeps in while it waits for storage; parts of their names.
-const STORAGE_SLEEPS: &[&str] = &[
-    "io_schedule",
-    "blk_",
-    "bio_wait",
-    "submit_bio",
-    "folio_wait",
-    "wait_on_page",
-    "wait_on_buffer",
-    "wait_on_bit_io",
-    "bit_wait_io",
-    "jbd2",
-    "ext4",
-    "xfs",
-    "btrfs",
-    "f2fs",
-    "balance_dirty",
-    "wb_wait",
-    "writeback",
-    "sync_inode",
-    "rq_qos",
-    "wbt_wait",
-    "filemap",
-    "dio_",
-    "iomap",
-    "vfs_fsync",
-];
-
-/// Parts of names that say that what looks like storage is another program or machine.
-const REMOTE_SLEEPS: &[&str] = &["fuse", "nfs", "smb", "cifs", "ceph", "9p", "freeze"];
 
 /// Ties between findings of the same signals.
 pub(super) struct Ties<'a> {
