@@ -54,8 +54,8 @@ impl Destination {
     /// A file beside the one it will replace, gone when it does not.
     fn temporary(&self) -> anyhow::Result<NamedTempFile> {
         let directory = self.file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        // As a file that was there; a new one is its owner's alone, since command lines may hold secrets.
-        let mode = fs::metadata(&self.file).map_or(0o600, |found| found.permissions().mode() & 0o777);
+        // As a file that was there, or as the umask says: what root saved, others may judge, and command lines are no secret in /proc.
+        let mode = fs::metadata(&self.file).map_or(0o666, |found| found.permissions().mode() & 0o777);
         tempfile::Builder::new()
             .prefix(".kerno-")
             .permissions(fs::Permissions::from_mode(mode))
