@@ -39,7 +39,8 @@ pub(crate) trait Sampler: Send {
     /// Attaches what was loaded: from here on the kernel adds up.
     fn attach(&mut self) -> Result<(), LoadError>;
 
-    /// Begins the first window: takes what has been added up so far as its zero.
+    /// Begins a window. The first one takes what has been added up so far as its zero; a later one may go on where `finish` ended
+    /// the one before.
     fn begin(&mut self, tick: &Tick<'_>);
 
     /// Looks at what only shows by looking. The last one of a window comes just before `finish`.

@@ -6,7 +6,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::{FileProcess, FileSummary, loader};
 use crate::event::{Comm, MAX_FILENAME_LEN};
 use crate::probe::{Hook, Host, KernelHash, LoadError, Object, PerCpuBlock, Plan, SummaryLoss, SummaryPrograms};
-use crate::summary::{ErrnoCount, Sampler, Signals, Tick};
+use crate::summary::{ErrnoCount, Pace, Sampler, Signals, Tick};
 
 const OBJECT: Object = Object {
     name: "file_audit_summary",
@@ -66,7 +66,7 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
         before: Kept::default(),
         begun: false,
         window_ns: 0,
-        pulse: Pulse::default(),
+        pace: Pace::default(),
     }))
 }
 
@@ -78,13 +78,6 @@ struct Kept {
     openers: HashMap<u32, Opener>,
 }
 
-/// At the latest pulse.
-#[derive(Debug, Default)]
-struct Pulse {
-    opens: u64,
-    at_ns: u64,
-}
-
 #[derive(Debug)]
 struct Sampled {
     programs: SummaryPrograms,
@@ -94,7 +87,7 @@ struct Sampled {
     begun: bool,
     /// What the kernel side has been told as the window's begin.
     window_ns: u64,
-    pulse: Pulse,
+    pace: Pace,
 }
 
 impl Sampler for Sampled {
@@ -135,12 +128,9 @@ impl Sampler for Sampled {
         self.begin_window(tick.now_ns);
     }
 
-    #[allow(clippy::cast_precision_loss, reason = "a rate")]
     fn pulse(&mut self, now_ns: u64) -> Option<String> {
         let opens = self.totals().0;
-        let before = std::mem::replace(&mut self.pulse, Pulse { opens, at_ns: now_ns });
-        let (made, ns) = (opens.wrapping_sub(before.opens), now_ns.saturating_sub(before.at_ns));
-        (before.at_ns > 0 && ns > 0).then(|| format!("{:.0} opens/s", made as f64 * 1e9 / ns as f64))
+        self.pace.per_second(opens, now_ns).map(|rate| format!("{rate:.0} opens/s"))
     }
 
     fn loss(&self) -> SummaryLoss {

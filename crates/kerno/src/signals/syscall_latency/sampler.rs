@@ -9,7 +9,7 @@ use super::{SyncStat, SyscallExemplar, SyscallOffender, SyscallStat, SyscallSumm
 use crate::doctor::normal::{self, Waiting};
 use crate::event::syscall_names::{self, MAX_SYSCALLS};
 use crate::probe::{Host, KernelHash, LoadError, Object, PerCpuBlock, Plan, SummaryLoss, SummaryPrograms, possible_cpus};
-use crate::summary::{BUCKETS, ErrnoCount, Histogram, Sampler, Signals, Tick};
+use crate::summary::{BUCKETS, ErrnoCount, Histogram, Pace, Sampler, Signals, Tick};
 
 pub(super) const OBJECT: Object = Object {
     name: "syscall_latency_summary",
@@ -55,7 +55,7 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
         before: Kept::default(),
         begun: false,
         window_ns: 0,
-        pulse: Pulse::default(),
+        pace: Pace::default(),
     }))
 }
 
@@ -128,13 +128,6 @@ struct Kept {
     syncs: HashMap<u32, SyncCalls>,
 }
 
-/// At the latest pulse.
-#[derive(Debug, Default)]
-struct Pulse {
-    calls: u64,
-    at_ns: u64,
-}
-
 #[derive(Debug)]
 struct Sampled {
     programs: SummaryPrograms,
@@ -148,7 +141,7 @@ struct Sampled {
     begun: bool,
     /// What the kernel side has been told as the window's begin.
     window_ns: u64,
-    pulse: Pulse,
+    pace: Pace,
 }
 
 impl Sampler for Sampled {
@@ -184,15 +177,9 @@ impl Sampler for Sampled {
         self.begin_window(tick.now_ns);
     }
 
-    #[allow(clippy::cast_precision_loss, reason = "a rate")]
     fn pulse(&mut self, now_ns: u64) -> Option<String> {
         let calls = self.total();
-        let before = std::mem::replace(&mut self.pulse, Pulse { calls, at_ns: now_ns });
-        let ns = now_ns.saturating_sub(before.at_ns);
-        if before.at_ns == 0 || ns == 0 {
-            return None;
-        }
-        Some(match calls.wrapping_sub(before.calls) as f64 * 1e9 / ns as f64 {
+        Some(match self.pace.per_second(calls, now_ns)? {
             rate if rate >= 1e6 => format!("{:.1} M calls/s", rate / 1e6),
             rate if rate >= 1e4 => format!("{:.0} k calls/s", rate / 1e3),
             rate => format!("{rate:.0} calls/s"),
