@@ -94,11 +94,27 @@ fn switches_are_those_that_the_kernel_counts() {
     assert_eq!(sched.cpus.len(), cpus());
 }
 
+/// Naps until this thread left the CPU so often: a nap whose time is over before the thread is asleep takes no switch.
+fn nap_until_switched(times: u64) {
+    let left = || {
+        // SAFETY: the struct is writable and may be zero.
+        unsafe {
+            let mut usage: libc::rusage = std::mem::zeroed();
+            assert_eq!(libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage), 0);
+            usage.ru_nvcsw.cast_unsigned()
+        }
+    };
+    let before = left();
+    while left() - before < times {
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
 #[test]
 fn every_wake_up_of_a_child_is_a_wait() {
     const NAPS: u64 = 503;
     let mut child = Child::new(|link| {
-        Span::of(|| (0..NAPS).for_each(|_| std::thread::sleep(Duration::from_micros(200)))).tell(link);
+        Span::of(|| nap_until_switched(NAPS)).tell(link);
     });
     let mut observer = observer();
     let hidden = init_switches();
