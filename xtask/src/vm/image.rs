@@ -22,6 +22,9 @@ pub(super) struct Image {
 const MODULES: &[&str] =
     &["virtio_pci", "virtio_blk", "loop", "veth", "dummy", "nf_tables", "nft_numgen", "ext4", "overlay", "fuse"];
 
+/// Programs of this machine that the tests run.
+const TOOLS: &[&str] = &["mkfs.ext4"];
+
 /// Unpacks a kernel's packages into what qemu boots; once, unless the recipe changed.
 pub(super) fn prepare(archive: &Archive, kernel: &Kernel, home: &Path) -> anyhow::Result<Image> {
     let packages = archive.fetch(&kernel.packages)?;
@@ -87,9 +90,28 @@ fn build(folder: &Path, release: &str) -> anyhow::Result<()> {
             fs::copy(file, to).with_context(|| file.to_owned())?;
         }
     }
+    for tool in TOOLS {
+        take_program(tool, &initial)?;
+    }
     let init = initial.join("init");
     fs::write(&init, INIT)?;
     shell(&initial, "chmod +x init; find . | cpio -o -H newc --quiet > ../initrd")
+}
+
+/// Copies a program and the libraries it is linked with.
+fn take_program(name: &str, to: &Path) -> anyhow::Result<()> {
+    let found = Command::new("sh").args(["-c", "command -v \"$0\"", name]).env("PATH", path_with_sbin()).output()?;
+    let program = PathBuf::from(String::from_utf8_lossy(&found.stdout).trim());
+    let linked = Command::new("ldd").arg(&program).output()?;
+    let text = String::from_utf8_lossy(&linked.stdout).into_owned();
+    let libraries = text.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from);
+    fs::copy(&program, to.join("usr/sbin").join(name)).with_context(|| format!("this machine has no {name}"))?;
+    for library in libraries {
+        let place = to.join(library.strip_prefix("/")?);
+        fs::create_dir_all(place.parent().context("a library lies in a folder")?)?;
+        fs::copy(&library, place)?;
+    }
+    Ok(())
 }
 
 /// Takes the kernel out of its self-extracting wrapper: emulated, unpacking takes seconds at every start.

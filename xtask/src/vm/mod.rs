@@ -45,9 +45,12 @@ pub(crate) struct Vm {
     test_args: Vec<String>,
 }
 
+/// How many times slower than a machine an emulated one is, about.
+const SLOWNESS: u32 = 10;
+
 pub(crate) fn run(args: &Vm) -> anyhow::Result<()> {
     let home = target_directory().join("vm");
-    install(["qemu-system-x86_64", "busybox", "cpio", "depmod", "zstd", "xz", "strip"].into_iter())?;
+    install(["qemu-system-x86_64", "busybox", "cpio", "depmod", "zstd", "xz", "strip", "mkfs.ext4"].into_iter())?;
     let archive = Archive::open(&home.join("apt"))?;
     let kernels = archive.kernels()?;
     let names: Vec<_> = LINES.iter().map(|line| line.name).collect();
@@ -73,12 +76,14 @@ pub(crate) fn run(args: &Vm) -> anyhow::Result<()> {
     if args.shell {
         ensure!(images.len() == 1, "--shell needs one kernel: --kernel LINE");
         for image in images.values() {
-            Guest { image, args, files: &[], command: "exec setsid cttyhack sh" }.shell()?;
+            Guest { image, args, files: &[], command: "exec setsid cttyhack sh", log: Path::new("") }.shell()?;
         }
         return Ok(());
     }
     let programs = build_static()?;
-    let outcomes = test_all(args, &images, &programs);
+    let logs = home.join("logs");
+    std::fs::create_dir_all(&logs)?;
+    let outcomes = test_all(args, &images, &programs, &logs);
     print_matrix(&outcomes);
     let failed: Vec<_> = outcomes.iter().filter(|(_, outcome)| !outcome.passed()).map(|(line, _)| *line).collect();
     ensure!(failed.is_empty(), "tests failed on {}", failed.join(", "));
@@ -89,6 +94,7 @@ fn test_all(
     args: &Vm,
     images: &BTreeMap<&'static str, image::Image>,
     programs: &[PathBuf],
+    logs: &Path,
 ) -> BTreeMap<&'static str, Outcome> {
     let queue = std::sync::Mutex::new(images.iter().collect::<std::collections::VecDeque<_>>());
     let outcomes = std::sync::Mutex::new(BTreeMap::new());
@@ -98,7 +104,8 @@ fn test_all(
             scope.spawn(|| {
                 while let Some((line, image)) = next() {
                     let started = Instant::now();
-                    let outcome = test_one(args, image, programs);
+                    let log = logs.join(format!("{line}.log"));
+                    let outcome = test_one(args, image, programs, &log);
                     println!("{line:<8} {} in {:.0} s", outcome.summary(), started.elapsed().as_secs_f64());
                     if let Ok(mut outcomes) = outcomes.lock() {
                         outcomes.insert(*line, outcome);
@@ -110,7 +117,7 @@ fn test_all(
     outcomes.into_inner().unwrap_or_default()
 }
 
-fn test_one(args: &Vm, image: &image::Image, programs: &[PathBuf]) -> Outcome {
+fn test_one(args: &Vm, image: &image::Image, programs: &[PathBuf], log: &Path) -> Outcome {
     let words: Vec<_> = args.test_args.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''"))).collect();
     let words = words.join(" ");
     let runs: Vec<_> = programs
@@ -118,8 +125,8 @@ fn test_one(args: &Vm, image: &image::Image, programs: &[PathBuf]) -> Outcome {
         .filter_map(|program| program.file_name()?.to_str())
         .map(|name| format!("/{name} {words} || status=1"))
         .collect();
-    let command = format!("status=0\n{}\nexit $status", runs.join("\n"));
-    Guest { image, args, files: programs, command: &command }.run(Duration::from_secs(args.minutes * 60))
+    let command = format!("status=0\nexport KERNO_TEST_SCALE={SLOWNESS}\n{}\nexit $status", runs.join("\n"));
+    Guest { image, args, files: programs, command: &command, log }.run(Duration::from_secs(args.minutes * 60))
 }
 
 fn print_matrix(outcomes: &BTreeMap<&'static str, Outcome>) {
@@ -140,6 +147,8 @@ fn build_static() -> anyhow::Result<Vec<PathBuf>> {
         .args(["test", "--package", "kerno", "--test", "kernel", "--test", "lifecycle", "--no-run"])
         .args(["--message-format", "json-render-diagnostics", "--target", &target])
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        // Emulated, what is not optimised takes minutes.
+        .env("CARGO_PROFILE_DEV_OPT_LEVEL", "2")
         .env("CARGO_TARGET_DIR", target_directory().join("vm/build"))
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())

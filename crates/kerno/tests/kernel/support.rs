@@ -4,9 +4,10 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use kerno::{Batch, CancelToken, Counters, Event, Filter, Handle, Loader, Options, RawEventBuf};
+use kerno::{Batch, CancelToken, Counters, Event, Filter, Handle, Host, Loader, Options, RawEventBuf};
 
 /// A forked child that waits until it is told to go, does its work and exits. Forked rather than started, so that the work is a
 /// closure and nothing else happens in the process; the work must not use what other threads may have locked at the fork (stdout).
@@ -119,6 +120,19 @@ impl Drop for Child {
     }
 }
 
+/// How often to repeat what is repeated only to be thorough: fewer times where `KERNO_TEST_SCALE` says that the machine is that
+/// many times slower. What is compared stays exact.
+pub fn scaled(count: usize) -> usize {
+    let scale = std::env::var("KERNO_TEST_SCALE").map_or(1, |text| text.parse().expect("KERNO_TEST_SCALE is a number"));
+    (count / scale).max(1)
+}
+
+/// Keeps the kernel's parsed BTF from test to test: under emulation it takes longer to parse than most tests take.
+fn keep_btf() {
+    static HOST: OnceLock<Host> = OnceLock::new();
+    HOST.get_or_init(Host::detect);
+}
+
 /// Options with a filter and nothing else changed.
 pub fn options(filter: Filter) -> Options {
     Options { filter, ..Options::default() }
@@ -137,6 +151,7 @@ pub struct Run<L> {
 
 impl<L: Loader> Run<L> {
     pub fn start(mut loader: L) -> Self {
+        keep_btf();
         let handle = loader.load().unwrap_or_else(|error| panic!("cannot load {}: {}", loader.name(), error.reason()));
         Self { loader, handle }
     }
