@@ -19,8 +19,19 @@ pub(super) struct Image {
 }
 
 /// What the tests use and Debian builds as modules.
-const MODULES: &[&str] =
-    &["virtio_pci", "virtio_blk", "loop", "veth", "dummy", "nf_tables", "nft_numgen", "ext4", "overlay", "fuse"];
+const MODULES: &[&str] = &[
+    "virtio_pci",
+    "virtio_blk",
+    "loop",
+    "veth",
+    "dummy",
+    "nf_tables",
+    "nft_numgen",
+    "ext4",
+    "overlay",
+    "fuse",
+    "mq-deadline",
+];
 
 /// Programs of this machine that the tests run.
 const TOOLS: &[&str] = &["mkfs.ext4"];
@@ -169,8 +180,9 @@ v1|hybrid)
 *) mount -t cgroup2 cg /sys/fs/cgroup; echo '+cpu +memory +io +pids' > /sys/fs/cgroup/cgroup.subtree_control ;;
 esac
 ip link set lo up
-echo root:x:0:0:root:/root:/bin/sh > /etc/passwd; echo root:x:0: > /etc/group
-for m in virtio_pci virtio_blk loop veth nf_tables; do modprobe $m 2>/dev/null; done
+echo root:x:0:0:root:/root:/bin/sh > /etc/passwd; echo root:x:0: > /etc/group; (umask 077; echo 'root:*::::::' > /etc/shadow)
+for m in virtio_pci virtio_blk loop veth nf_tables ext4 mq-deadline binfmt_misc; do modprobe $m 2>/dev/null; done
+mkdir -p /var/tmp; mkfs.ext4 -q /dev/vda && mount /dev/vda /var/tmp && chmod 1777 /var/tmp
 cd /root
 if [ "$(word shell)" = 1 ]; then sh /command; reboot -f; fi
 stty -F /dev/ttyS1 raw -echo

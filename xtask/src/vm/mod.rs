@@ -46,7 +46,7 @@ pub(crate) struct Vm {
 }
 
 /// How many times slower than a machine an emulated one is, about.
-const SLOWNESS: u32 = 10;
+const SLOWNESS: u32 = 20;
 
 pub(crate) fn run(args: &Vm) -> anyhow::Result<()> {
     let home = target_directory().join("vm");
@@ -125,7 +125,7 @@ fn test_one(args: &Vm, image: &image::Image, programs: &[PathBuf], log: &Path) -
         .filter_map(|program| program.file_name()?.to_str())
         .map(|name| format!("/{name} {words} || status=1"))
         .collect();
-    let command = format!("status=0\nexport KERNO_TEST_SCALE={SLOWNESS}\n{}\nexit $status", runs.join("\n"));
+    let command = format!("status=0\nexport KERNO_TEST_SLOWNESS={SLOWNESS}\n{}\nexit $status", runs.join("\n"));
     Guest { image, args, files: programs, command: &command, log }.run(Duration::from_secs(args.minutes * 60))
 }
 

@@ -68,6 +68,10 @@ impl Child {
         assert!(pid >= 0, "fork failed");
         if pid == 0 {
             drop((go_write, report_read));
+            // What a test prints is kept in its process until it fails; this one's would be lost.
+            std::panic::set_hook(Box::new(|panic| {
+                let _ = writeln!(std::io::stderr().lock(), "in a child: {panic}");
+            }));
             let mut link = Link { go: go_read, report: report_write };
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 link.wait();
@@ -120,11 +124,14 @@ impl Drop for Child {
     }
 }
 
-/// How often to repeat what is repeated only to be thorough: fewer times where `KERNO_TEST_SCALE` says that the machine is that
-/// many times slower. What is compared stays exact.
+/// How many times slower than a machine this one is, when it is an emulated one: `KERNO_TEST_SLOWNESS`.
+pub fn slowness() -> u64 {
+    std::env::var("KERNO_TEST_SLOWNESS").map_or(1, |text| text.parse().expect("KERNO_TEST_SLOWNESS is a number"))
+}
+
+/// How often to repeat what is repeated only to be thorough. What is compared stays exact.
 pub fn scaled(count: usize) -> usize {
-    let scale = std::env::var("KERNO_TEST_SCALE").map_or(1, |text| text.parse().expect("KERNO_TEST_SCALE is a number"));
-    (count / scale).max(1)
+    (count / usize::try_from(slowness()).unwrap()).max(1)
 }
 
 /// Keeps the kernel's parsed BTF from test to test: under emulation it takes longer to parse than most tests take.
