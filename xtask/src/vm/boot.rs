@@ -16,7 +16,7 @@ use super::{Vm, succeed};
 pub(super) struct Guest<'a> {
     pub(super) image: &'a Image,
     pub(super) args: &'a Vm,
-    /// Programs to have in it, at `/NAME`.
+    /// Programs to have in it, at `/tmp/bin/NAME`.
     pub(super) files: &'a [PathBuf],
     /// What its shell is to do.
     pub(super) command: &'a str,
@@ -137,10 +137,10 @@ impl Guest<'_> {
 
     fn qemu(&self, work: &Path, words: &str) -> anyhow::Result<Command> {
         let extra = work.join("extra");
-        fs::create_dir(&extra)?;
+        fs::create_dir_all(extra.join("tests"))?;
         fs::write(extra.join("command"), self.command)?;
         for file in self.files {
-            fs::copy(file, extra.join(file.file_name().context("a program has a name")?))?;
+            fs::copy(file, extra.join("tests").join(file.file_name().context("a program has a name")?))?;
         }
         let initrd = work.join("initrd");
         fs::copy(&self.image.initrd, &initrd)?;
@@ -157,7 +157,7 @@ impl Guest<'_> {
         command
             .args([
                 "-accel",
-                "tcg,thread=multi",
+                "tcg,thread=single",
                 "-cpu",
                 "max,la57=off",
                 "-M",

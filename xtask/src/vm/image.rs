@@ -31,6 +31,8 @@ const MODULES: &[&str] = &[
     "overlay",
     "fuse",
     "mq-deadline",
+    "binfmt_misc",
+    "sch_tbf",
 ];
 
 /// Programs of this machine that the tests run.
@@ -166,10 +168,10 @@ fn path_with_sbin() -> String {
 
 /// Process 1 of the machine: mounts, runs /command, tells its status on the second serial line.
 const INIT: &str = r#"#!/bin/busybox sh
-/bin/busybox --install -s /bin
+/bin/busybox --install -s /bin; ln -sf /bin/modprobe /sbin/modprobe
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb RUST_BACKTRACE=0
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
-mkdir -p /dev/pts /dev/shm; mount -t devpts pts /dev/pts; mount -t tmpfs shm /dev/shm; mount -t tmpfs tmp /tmp; chmod 1777 /tmp
+mkdir -p /dev/pts /dev/shm; mount -t devpts pts /dev/pts; mount -t tmpfs shm /dev/shm
 mount -t debugfs dbg /sys/kernel/debug; mount -t tracefs tr /sys/kernel/tracing; mount -t bpf bpf /sys/fs/bpf
 word() { sed -n "s/.*kerno\.$1=\([^ ]*\).*/\1/p" /proc/cmdline; }
 case "$(word cgroups)" in
@@ -180,10 +182,13 @@ v1|hybrid)
 *) mount -t cgroup2 cg /sys/fs/cgroup; echo '+cpu +memory +io +pids' > /sys/fs/cgroup/cgroup.subtree_control ;;
 esac
 ip link set lo up
-echo root:x:0:0:root:/root:/bin/sh > /etc/passwd; echo root:x:0: > /etc/group; (umask 077; echo 'root:*::::::' > /etc/shadow)
+echo root:x:0:0:root:/root:/bin/sh > /etc/passwd; echo root:x:0: > /etc/group; echo kerno > /etc/hostname; (umask 077; echo 'root:*::::::' > /etc/shadow)
 for m in virtio_pci virtio_blk loop veth nf_tables ext4 mq-deadline binfmt_misc; do modprobe $m 2>/dev/null; done
-mkdir -p /var/tmp; mkfs.ext4 -q /dev/vda && mount /dev/vda /var/tmp && chmod 1777 /var/tmp
-cd /root
+# A disk as programs have one: what they run from and write to is backed by files.
+mkfs.ext4 -q /dev/vda && mount /dev/vda /tmp && chmod 1777 /tmp
+mkdir -p /tmp/var /var/tmp && chmod 1777 /tmp/var && mount --bind /tmp/var /var/tmp
+mkdir -p /tmp/bin && for f in /tests/*; do [ -f $f ] && mv $f /tmp/bin/; done
+cd /tmp
 if [ "$(word shell)" = 1 ]; then sh /command; reboot -f; fi
 stty -F /dev/ttyS1 raw -echo
 sh /command </dev/null >/dev/ttyS1 2>&1

@@ -123,7 +123,7 @@ fn test_one(args: &Vm, image: &image::Image, programs: &[PathBuf], log: &Path) -
     let runs: Vec<_> = programs
         .iter()
         .filter_map(|program| program.file_name()?.to_str())
-        .map(|name| format!("/{name} {words} || status=1"))
+        .map(|name| format!("/tmp/bin/{name} {words} || status=1"))
         .collect();
     let command = format!("status=0\nexport KERNO_TEST_SLOWNESS={SLOWNESS}\n{}\nexit $status", runs.join("\n"));
     Guest { image, args, files: programs, command: &command, log }.run(Duration::from_secs(args.minutes * 60))
