@@ -48,9 +48,32 @@ pub(crate) struct Vm {
 /// How many times slower than a machine an emulated one is, about.
 const SLOWNESS: u32 = 20;
 
+/// What unpacks a kernel and makes what it starts from.
+const TOOLS: [&str; 8] = ["busybox", "cpio", "depmod", "zstd", "xz", "lz4", "strip", "mkfs.ext4"];
+
+/// A kernel of the matrix, fetched and unpacked.
+pub(crate) struct Unpacked {
+    /// As `uname -r` would say.
+    pub(crate) release: String,
+    pub(crate) packages: Vec<PathBuf>,
+    pub(crate) vmlinux: PathBuf,
+}
+
+/// The newest kernel of each line.
+pub(crate) fn unpack() -> anyhow::Result<Vec<Unpacked>> {
+    let home = home();
+    install(TOOLS.into_iter())?;
+    let archive = Archive::open(&home.join("apt"))?;
+    let unpack = |kernel: packages::Kernel| {
+        let vmlinux = image::prepare(&archive, &kernel, &home)?.vmlinux;
+        Ok(Unpacked { packages: archive.fetch(&kernel.packages)?, release: kernel.release, vmlinux })
+    };
+    archive.kernels()?.into_iter().map(unpack).collect()
+}
+
 pub(crate) fn run(args: &Vm) -> anyhow::Result<()> {
-    let home = target_directory().join("vm");
-    install(["qemu-system-x86_64", "busybox", "cpio", "depmod", "zstd", "xz", "strip", "mkfs.ext4"].into_iter())?;
+    let home = home();
+    install(TOOLS.into_iter().chain(["qemu-system-x86_64"]))?;
     let archive = Archive::open(&home.join("apt"))?;
     let kernels = archive.kernels()?;
     let names: Vec<_> = LINES.iter().map(|line| line.name).collect();
@@ -171,6 +194,10 @@ fn stripped(program: &Path) -> anyhow::Result<PathBuf> {
     let to = target_directory().join("vm").join(short);
     succeed(Command::new("strip").arg("-g").arg("-o").arg(&to).arg(program))?;
     Ok(to)
+}
+
+fn home() -> PathBuf {
+    target_directory().join("vm")
 }
 
 fn target_directory() -> PathBuf {
