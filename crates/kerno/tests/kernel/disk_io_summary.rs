@@ -14,7 +14,7 @@ use kerno::summary::{Observer, ObserverOptions, Signals};
 
 use crate::block::{Buffer, KIB, LoopDevice, MIB, file_without_room};
 use crate::cgroups::Cgroup;
-use crate::support::{Child, unless_init_ran};
+use crate::support::{Child, compare, unless_init_ran};
 
 fn observer() -> Observer {
     Observer::start(ObserverOptions { signals: vec!["disk_io".into()], ..ObserverOptions::default() }).unwrap()
@@ -92,7 +92,8 @@ fn sums_are_what_the_kernel_counts() {
         let submitter = submitters[0];
         assert_eq!((submitter.pid, submitter.comm.as_str()), (child.pid, "disk worker"));
         assert_eq!(submitter.requests, READS + WRITES + FLUSHES);
-        assert_eq!(submitter.read_bytes, stat.reads.sectors * 512);
+        let source = "/sys/block/DEVICE/stat";
+        compare("disk_io", "bytes read, summary", submitter.read_bytes, stat.reads.sectors * 512, source);
         assert_eq!((submitter.write_bytes, submitter.flushes), (stat.writes.sectors * 512, FLUSHES));
         assert!(submitter.total_ns > 0);
         assert!(signals.process(child.pid).is_some(), "who it is");
