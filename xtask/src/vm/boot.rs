@@ -194,7 +194,7 @@ impl Guest<'_> {
             .arg(&initrd)
             .arg("-append")
             .arg(format!(
-                "console=ttyS0 panic=-1 quiet random.trust_cpu=on mitigations=off cryptomgr.notests \
+                "console=ttyS0 panic=-1 quiet random.trust_cpu=on mitigations=off cryptomgr.notests tsc=reliable clocksource=tsc \
                  lsm=landlock,lockdown,yama,integrity,bpf {} {words}",
                 self.args.append
             ));

@@ -73,7 +73,7 @@ fn test_one(args: &Vm, line: &str, image: &Image, programs: &[PathBuf], logs: &P
         let names = programs.iter().filter_map(|program| program.file_name()?.to_str());
         let tests = names
             .filter(|name| *name != "kerno")
-            .map(|name| format!("/tmp/bin/{name} --show-output {words} || status=1"));
+            .map(|name| format!("/tmp/bin/{name} --test-threads 1 --show-output {words} || status=1"));
         let tests = tests.collect::<Vec<_>>().join("\n");
         let check = format!("echo \"{CHECK}$(/tmp/bin/kerno check --output json | tr -d '\\n')\"");
         let command = format!("status=0\nexport KERNO_TEST_SLOWNESS={SLOWNESS}\n{check}\n{tests}\nexit $status");
