@@ -1,6 +1,9 @@
 //! As much of BTF as is needed: which tracepoints there are and with how many arguments, and the layout of structs.
 //! Format: Documentation/bpf/btf.rst in the kernel.
 
+#[cfg(test)]
+pub(crate) mod describe;
+
 use std::collections::HashMap;
 
 const MAGIC: u16 = 0xeb9f;
@@ -124,12 +127,6 @@ impl Btf {
             });
         }
         Ok(Some((self.size_or_type(id)? as usize, members)))
-    }
-
-    /// Names of all structs.
-    #[cfg(test)]
-    pub(crate) fn struct_names(&self) -> impl Iterator<Item = &str> {
-        self.structs.keys().map(String::as_str)
     }
 
     #[cfg(test)]
