@@ -46,15 +46,23 @@ fn files(folder: &str, suffix: &str) -> Vec<(String, Vec<u8>)> {
     files
 }
 
+/// Releases and their BTF.
+fn stored_kernels() -> Vec<(String, Vec<u8>)> {
+    let unpacked = |packed: &[u8]| {
+        let mut btf = Vec::new();
+        flate2::read::GzDecoder::new(packed).read_to_end(&mut btf).unwrap();
+        btf
+    };
+    files("tests/btf", ".btf.gz").into_iter().map(|(release, packed)| (release, unpacked(&packed))).collect()
+}
+
 /// The oldest first.
 static KERNELS: LazyLock<Vec<Kernel>> = LazyLock::new(|| {
-    let kernel = |(release, packed): (String, Vec<u8>)| {
-        let mut btf = Vec::new();
-        flate2::read::GzDecoder::new(packed.as_slice()).read_to_end(&mut btf).unwrap();
+    let kernel = |(release, btf): (String, Vec<u8>)| {
         let host = Host::of_kernel(&release, btf).unwrap();
         Kernel { line: KernelVersion::new(host.version.major, host.version.minor), plans: plans(&host), host }
     };
-    let mut kernels: Vec<_> = files("tests/btf", ".btf.gz").into_iter().map(kernel).collect();
+    let mut kernels: Vec<_> = stored_kernels().into_iter().map(kernel).collect();
     kernels.sort_by_key(|kernel| kernel.line);
     kernels
 });
@@ -161,6 +169,24 @@ fn every_relocation_finds_what_it_is_about_or_is_known_not_to() {
     assert!(checked > 5000, "only {checked} relocations");
 }
 
+/// The proof that the checks see what they are for: a kernel that has lost a field.
+#[test]
+fn a_lost_field_is_seen_and_what_reads_it_can_be_reached() {
+    let (release, mut btf) = stored_kernels().pop().unwrap();
+    let field = b"\0__state\0";
+    let at = btf.windows(field.len()).position(|window| window == field).unwrap();
+    btf[at + 3] = b'g';
+    let host = Host::of_kernel(&release, btf).unwrap();
+    let linked = Linked::on(&host, "sched_delay");
+    let access = |number: &usize| linked.source.relocations[*number].access.as_str();
+    let lost: BTreeSet<_> = (0..linked.found.len()).filter(|number| !linked.found[*number]).collect();
+    assert!(lost.iter().map(access).any(|lost| lost == "task_struct.__state"));
+    let reached = linked.reach("on_sched_switch", &Knobs::new());
+    // The program then takes the kernel for an older one, whose field is not there either.
+    let poisons: BTreeSet<_> = reached.poisons.iter().map(access).collect();
+    assert_eq!(poisons, ["task_struct___pre_5_14.state"].into());
+}
+
 #[test]
 fn no_relocated_type_is_defined_twice() {
     let mut failures = BTreeSet::new();
@@ -192,14 +218,16 @@ fn no_relocated_type_is_defined_twice() {
 struct Linked {
     object: aya_obj::Object,
     source: &'static Source,
+    /// For each relocation whether the kernel has what it is about.
+    found: Vec<bool>,
     rodata: Option<i32>,
 }
 
 impl Linked {
-    fn on(kernel: &Kernel, name: &str) -> Self {
+    fn on(host: &Host, name: &str) -> Self {
         let Committed { data, source, .. } = OBJECTS.iter().find(|object| object.name == name).unwrap();
         let mut object = aya_obj::Object::parse(data).unwrap();
-        relocations::relocate(&mut object, &source.relocations, &kernel.host.btf().unwrap().relocations).unwrap();
+        let found = relocations::relocate(&mut object, &source.relocations, &host.btf().unwrap().relocations).unwrap();
         let maps = object.maps.clone();
         let descriptors: BTreeMap<_, _> = maps.keys().zip(1000..).collect();
         let sections = object.functions.keys().map(|(section, _)| *section).collect();
@@ -208,7 +236,7 @@ impl Linked {
             .unwrap();
         object.relocate_calls(&sections).unwrap();
         let rodata = descriptors.iter().find(|(name, _)| name.as_str() == ".rodata").map(|(_, descriptor)| *descriptor);
-        Self { object, source, rodata }
+        Self { object, source, found, rodata }
     }
 
     fn instructions(&self, program: &str) -> &[bpf_insn] {
@@ -292,7 +320,7 @@ static PLANNED: LazyLock<Vec<Planned>> = LazyLock::new(|| {
     let mut planned = Vec::new();
     for kernel in KERNELS.iter() {
         for (object, plan) in &kernel.plans {
-            let linked = Arc::new(Linked::on(kernel, object.name));
+            let linked = Arc::new(Linked::on(&kernel.host, object.name));
             let knobs = knobs(object.data, plan, decided.get(object.name));
             for (program, hook) in &plan.programs {
                 let reached = linked.reach(program, &knobs);
