@@ -205,6 +205,11 @@ impl Host {
         self.btf().ok()?.index.tracepoint_arity(name)
     }
 
+    /// The value of this name in any of the kernel's enums: for what CO-RE cannot find because the enum has no name.
+    pub(crate) fn enum_value(&self, name: &str) -> Option<u32> {
+        self.btf().ok()?.index.enum_value(name)
+    }
+
     /// How many arguments `io_uring_complete` has, where requests are laid out as uring.h knows them: since 6.0, when this struct
     /// came. 5.10 has a tracepoint of that name too, with other arguments.
     pub(crate) fn uring_completion_arity(&self) -> Option<usize> {

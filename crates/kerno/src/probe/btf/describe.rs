@@ -33,7 +33,7 @@ impl Btf {
         definitions
     }
 
-    /// What a relocation accesses: `task_struct.thread_info.status`, `mm_struct.rss_stat[0].count`, `rqf_flags.__RQF_FLUSH_SEQ`.
+    /// What a relocation accesses: `task_struct.thread_info.status`, `mm_struct.rss_stat[0].count`, `bpf_func_id.BPF_FUNC_loop`.
     pub(crate) fn access(&self, root: u32, access: &str) -> Result<String, MalformedBtf> {
         let mut text = self.name(root)?.to_owned();
         let mut id = self.resolve(root)?;

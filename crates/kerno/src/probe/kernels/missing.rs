@@ -59,8 +59,8 @@ pub(super) const MISSING: &[(&str, Has)] = &[
     ("io_ring_ctx.file_table.data.nodes", Since(v(6, 13))),
     ("io_ring_ctx.file_table.data.nr", Since(v(6, 13))),
     ("io_rsrc_node.file_ptr", Since(v(6, 13))),
-    // Then a bit of int_flags whose number BTF does not tell.
     ("io_ring_ctx.compat", Until(v(7, 0))),
+    ("io_ring_ctx.int_flags", Since(v(7, 0))),
     ("mm_struct.rss_stat[0].count", Since(v(6, 2))),
     ("mm_struct.rss_stat[1].count", Since(v(6, 2))),
     ("mm_struct.rss_stat[2].count", Since(v(6, 2))),
@@ -76,8 +76,9 @@ pub(super) const MISSING: &[(&str, Has)] = &[
     ("request___flush_list.flush.list", Until(v(6, 9))),
     ("request___rq_disk.rq_disk", Until(v(5, 17))),
     ("request_queue.disk", Since(v(5, 15))),
-    // In 6.11 and 6.12 a value of an enum without a name, which CO-RE cannot find.
-    ("rqf_flags.__RQF_FLUSH_SEQ", Since(v(6, 13))),
     ("task_struct.__state", Since(v(5, 14))),
     ("task_struct___pre_5_14.state", Until(v(5, 14))),
 ];
+
+/// Values of enums that the loaders look up by [`Host::enum_value`](crate::Host).
+pub(super) const VALUES: &[(&str, Has)] = &[("IO_RING_F_COMPAT", Since(v(7, 0))), ("__RQF_FLUSH_SEQ", Since(v(6, 11)))];

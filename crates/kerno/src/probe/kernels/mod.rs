@@ -16,7 +16,7 @@ use object::{Object as _, ObjectSymbol as _};
 
 use super::btf::describe::{kind_name, without_flavour};
 use super::{Hook, Host, KernelVersion, Object, Plan, loader};
-use missing::MISSING;
+use missing::{MISSING, VALUES};
 use reach::{Knobs, Program, Reached};
 use relocations::{INSTRUCTION_BYTES, Relocation, Source};
 
@@ -167,6 +167,16 @@ fn every_relocation_finds_what_it_is_about_or_is_known_not_to() {
     }
     assert_none(&failures);
     assert!(checked > 5000, "only {checked} relocations");
+}
+
+#[test]
+fn values_of_enums_without_names_are_found() {
+    for kernel in KERNELS.iter() {
+        for (name, has) in VALUES {
+            let found = kernel.host.enum_value(name).is_some();
+            assert_eq!(found, has.there(kernel.line), "{name} on {}", kernel.host.release);
+        }
+    }
 }
 
 /// The proof that the checks see what they are for: a kernel that has lost a field.
