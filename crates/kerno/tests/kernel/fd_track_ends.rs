@@ -9,7 +9,8 @@ use kerno::{FdEvent, FdTrackLoader, Filter};
 use kerno::{FdOp, FdSource};
 
 use crate::fd_track::{TIMES, address, call, decode, open_fds};
-use kerno::{Host, KernelVersion};
+use kerno::Host;
+use kerno::probe::KernelVersion;
 
 use crate::support::{Child, Link, Run, options, pid};
 

@@ -5,7 +5,8 @@ use std::ffi::{c_int, c_long};
 
 use crate::fd_track::{Log, Received, TIMES, address, call, expect_exactly, send};
 use crate::support::monotonic_ns;
-use kerno::{Host, KernelVersion};
+use kerno::Host;
+use kerno::probe::KernelVersion;
 
 const RECVMSG: u8 = 10;
 const ACCEPT: u8 = 13;

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use kerno::FileEvent;
 use kerno::Filter;
-use kerno::{Host, KernelVersion};
+use kerno::Host;
+use kerno::probe::KernelVersion;
 use kerno::{OpenVia, PathKind};
 
 use super::{OpenHow, assert_all_resolved, audit, audit_with, c, folder};
