@@ -125,14 +125,6 @@ struct open_request {
 	__u8 via;
 };
 
-/* One for each program: they can interrupt each other where tracepoints are preemptible. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 2);
-	__type(key, __u32);
-	__type(value, struct path_scratch);
-} scratch SEC(".maps");
-
 static __always_inline void read_path(struct path *path, const struct path *from)
 {
 	path->mnt = BPF_CORE_READ(from, mnt);
@@ -140,7 +132,7 @@ static __always_inline void read_path(struct path *path, const struct path *from
 }
 
 /* Fills s->head; returns the kind of path it is. */
-static __always_inline __u8 make_path(struct path_scratch *s, const struct open_request *req, __u8 *truncated)
+static __always_inline __u8 make_path(struct path_scratch *s, __u32 program, const struct open_request *req, __u8 *truncated)
 {
 	const struct task_struct *task = req->task;
 	const struct fs_struct *fs = BPF_CORE_READ(task, fs);
@@ -192,7 +184,7 @@ static __always_inline __u8 make_path(struct path_scratch *s, const struct open_
 
 	if (from.dentry) {
 		read_path(&root, &fs->root);
-		end = walk_up(s, &from, &root);
+		end = walk_up(s, program, &from, &root);
 		if (end != WALK_WHOLE) {
 			*truncated = end == WALK_CUT;
 			kind = kind == PATH_RESOLVED && s->tail_at == PATH_BYTES ? PATH_UNKNOWN : PATH_RELATIVE;
@@ -259,7 +251,7 @@ static __always_inline void report(const struct open_request *req, __u32 program
 
 	if (!s)
 		return;
-	kind = make_path(s, req, &truncated);
+	kind = make_path(s, program, req, &truncated);
 	if (!prefix_passes(s, kind))
 		return;
 	event = event_reserve(struct file_event);

@@ -56,8 +56,16 @@ enum walk_end {
 	WALK_DETACHED, /* the dentry hangs on nothing: opened by a handle, before its folders were looked up */
 };
 
+/* How far a walk has come. */
+struct walk {
+	const struct dentry *dentry, *root_dentry;
+	const struct vfsmount *mnt, *root_mnt;
+	const struct dentry *top; /* of mnt */
+};
+
 /* Where paths are put together: too large for the stack of a program. */
 struct path_scratch {
+	struct walk walk;
 	/* The result, NUL-padded to MAX_FILENAME_LEN; behind that, room for what is cut off. */
 	char head[MAX_FILENAME_LEN + MAX_FILENAME_LEN + 32];
 	/* Filled from its end, as names are found from the last to the first. */
@@ -65,6 +73,14 @@ struct path_scratch {
 	__u32 tail_at;
 	__u32 pad;
 };
+
+/* One for each program: they can interrupt each other where tracepoints are preemptible. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, struct path_scratch);
+} scratch SEC(".maps");
 
 static __always_inline bool prepend(struct path_scratch *s, const void *text, __u32 len, bool slash)
 {
@@ -124,34 +140,59 @@ static __always_inline const struct mount *real_mount(const struct vfsmount *mnt
 	return (const void *)mnt - bpf_core_field_offset(struct mount, mnt);
 }
 
-/* Prepends the names from the dentry up to the root, exclusive, each with a slash before it. */
-static __always_inline enum walk_end walk_up(struct path_scratch *s, const struct path *from, const struct path *root)
-{
-	const struct dentry *dentry = from->dentry, *root_dentry = root->dentry, *top;
-	const struct vfsmount *mnt = from->mnt, *root_mnt = root->mnt;
-	const struct mount *mount, *above;
-	struct step step;
+#define WALK_ON (-1)
 
-	top = BPF_CORE_READ(mnt, mnt_root);
-	for (int i = 0; i < MAX_STEPS; i++) {
-		if (dentry == root_dentry && mnt == root_mnt)
+/*
+ * One step of the walk: a name is prepended, with a slash before it, or a mount is crossed; WALK_ON, or how the walk ends. Not static:
+ * the verifier looks at such a function once, and not in each turn of the loop that calls it (626,000 instructions on 6.1).
+ */
+__attribute__((noinline)) int walk_step(__u32 program)
+{
+	struct path_scratch *s = bpf_map_lookup_elem(&scratch, &program);
+	const struct mount *mount, *above;
+	const struct vfsmount *mnt;
+	struct step step;
+	struct walk *at;
+
+	if (!s)
+		return WALK_CUT;
+	at = &s->walk;
+	if (at->dentry == at->root_dentry && at->mnt == at->root_mnt)
+		return WALK_WHOLE;
+	if (at->dentry == at->top) {
+		mount = real_mount(at->mnt);
+		above = BPF_CORE_READ(mount, mnt_parent);
+		if (!above || above == mount)
 			return WALK_WHOLE;
-		if (dentry == top) {
-			mount = real_mount(mnt);
-			above = BPF_CORE_READ(mount, mnt_parent);
-			if (!above || above == mount)
-				return WALK_WHOLE;
-			dentry = BPF_CORE_READ(mount, mnt_mountpoint);
-			mnt = (const void *)above + bpf_core_field_offset(struct mount, mnt);
-			top = BPF_CORE_READ(mnt, mnt_root);
-			continue;
-		}
-		read_step(&step, dentry);
-		if (!step.parent || step.parent == dentry)
-			return WALK_DETACHED;
-		if (!prepend_name(s, &step))
-			return WALK_CUT;
-		dentry = step.parent;
+		at->dentry = BPF_CORE_READ(mount, mnt_mountpoint);
+		mnt = (const void *)above + bpf_core_field_offset(struct mount, mnt);
+		at->mnt = mnt;
+		at->top = BPF_CORE_READ(mnt, mnt_root);
+		return WALK_ON;
+	}
+	read_step(&step, at->dentry);
+	if (!step.parent || step.parent == at->dentry)
+		return WALK_DETACHED;
+	if (!prepend_name(s, &step))
+		return WALK_CUT;
+	at->dentry = step.parent;
+	return WALK_ON;
+}
+
+/* Prepends the names from the dentry up to the root, exclusive, each with a slash before it. */
+static __always_inline enum walk_end walk_up(struct path_scratch *s, __u32 program, const struct path *from, const struct path *root)
+{
+	int end;
+
+	s->walk.dentry = from->dentry;
+	s->walk.mnt = from->mnt;
+	s->walk.root_dentry = root->dentry;
+	s->walk.root_mnt = root->mnt;
+	s->walk.top = BPF_CORE_READ(from->mnt, mnt_root);
+	for (int i = 0; i < MAX_STEPS; i++) {
+		end = walk_step(program);
+		if (end != WALK_ON)
+			return end;
 	}
 	return WALK_CUT;
 }
