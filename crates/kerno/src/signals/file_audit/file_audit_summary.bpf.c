@@ -164,6 +164,16 @@ static __always_inline void count_failure(struct scratch *s, struct opener *open
 	opener->last_error = error;
 }
 
+static __always_inline void count_error(struct opens *block, __u32 error)
+{
+	if (error >= MAX_COUNTED_ERRORS)
+		error = 0;
+	/* Older verifiers (6.1) forget the bound of a copy: what is compared must be what is added. */
+	OPAQUE(error);
+	if (error < MAX_COUNTED_ERRORS)
+		block->errors[error]++;
+}
+
 SEC("tp_btf/sys_exit")
 int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 {
@@ -196,7 +206,7 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 	if (block) {
 		block->opens++;
 		if (error)
-			block->errors[error < MAX_COUNTED_ERRORS ? error : 0]++;
+			count_error(block, error);
 	}
 	s = bpf_map_lookup_elem(&scratch, &zero);
 	if (!s)
