@@ -14,7 +14,8 @@
 //! over a Unix socket, does not become its owner. Connections that were open at load belong to the oldest process that has them open.
 //! The kernel has no accept of its own to hook: where a connection was accepted through `io_uring` it is the first reader's, or the
 //! closer's, and there is no `Accept` event. One that nobody accepted is nobody's: pid 0, no name, no user. So are the answers to a
-//! SYN that are sent again, and resets sent for closed ports (Linux 6.10, 19822a980e19). A filter on pid, name, user or cgroup lets only known owners through.
+//! SYN that are sent again, and resets sent for closed ports (told since Linux 6.10, 19822a980e19). A filter on pid, name, user or
+//! cgroup lets only known owners through.
 //!
 //! # What the numbers mean
 //!
