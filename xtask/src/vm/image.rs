@@ -94,7 +94,9 @@ fn build(folder: &Path, release: &str) -> anyhow::Result<()> {
 
 /// Takes the kernel out of its self-extracting wrapper: emulated, unpacking takes seconds at every start.
 fn uncompressed(vmlinuz: &[u8]) -> anyhow::Result<Vec<u8>> {
-    const KINDS: [(&[u8], &str); 3] = [(b"\x28\xb5\x2f\xfd", "zstd"), (b"\xfd7zXZ\0", "xz"), (b"\x1f\x8b\x08", "gzip")];
+    // The kernel's own build uses LZ4's legacy frame.
+    const KINDS: [(&[u8], &str); 4] =
+        [(b"\x28\xb5\x2f\xfd", "zstd"), (b"\xfd7zXZ\0", "xz"), (b"\x1f\x8b\x08", "gzip"), (b"\x02\x21\x4c\x18", "lz4")];
     for (magic, tool) in KINDS {
         let places = vmlinuz.windows(magic.len()).enumerate().filter(|(_, window)| *window == magic);
         for (at, _) in places {

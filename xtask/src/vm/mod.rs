@@ -47,7 +47,7 @@ pub(crate) struct Vm {
 
 pub(crate) fn run(args: &Vm) -> anyhow::Result<()> {
     let home = target_directory().join("vm");
-    install(["qemu-system-x86_64", "busybox", "cpio", "depmod", "zstd", "xz", "strip"].into_iter())?;
+    install(["qemu-system-x86_64", "busybox", "cpio", "depmod", "zstd", "xz", "lz4", "strip"].into_iter())?;
     let archive = Archive::open(&home.join("apt"))?;
     let kernels = archive.kernels()?;
     let names: Vec<_> = LINES.iter().map(|line| line.name).collect();
