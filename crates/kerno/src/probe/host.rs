@@ -92,6 +92,8 @@ pub struct Host {
     /// Where the cgroup v2 hierarchy is mounted, which filters by cgroup need.
     pub cgroup2_mount: Option<PathBuf>,
     btf: Result<Arc<KernelBtf>, String>,
+    /// Tracepoints to be taken for missing.
+    without: Vec<&'static str>,
 }
 
 /// The kernel's BTF, parsed once for our questions and once for the relocations.
@@ -159,8 +161,23 @@ impl Host {
             initial_user_namespace,
             cgroup2_mount: super::cgroup::v2_mount(),
             btf: KernelBtf::shared(),
+            without: Vec::new(),
             release,
         }
+    }
+
+    /// This machine as if its kernel lacked a tracepoint: plans made for it take what older kernels are given instead.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn without_tracepoint(mut self, name: &'static str) -> Self {
+        self.without.push(name);
+        self
+    }
+
+    /// Whether the kernel has a tracepoint that BTF programs can be attached to.
+    #[doc(hidden)]
+    pub fn has_tracepoint(&self, name: &str) -> bool {
+        self.tracepoint_arity(name).is_some()
     }
 
     /// Why the kernel's BTF cannot be used, if so.
@@ -182,7 +199,11 @@ impl Host {
         Some(format!("needs {}{place}", names.join(" and ")))
     }
 
+    /// How many arguments the tracepoint has; `None` where there is none of this name.
     pub(crate) fn tracepoint_arity(&self, name: &str) -> Option<usize> {
+        if self.without.contains(&name) {
+            return None;
+        }
         self.btf().ok()?.index.tracepoint_arity(name)
     }
 

@@ -35,6 +35,10 @@ pub trait Loader: sealed::Sealed + Send + Sync + fmt::Debug {
     /// Whether it could be loaded here, and with which hooks. Loads nothing.
     fn check(&self, host: &Host) -> Availability;
 
+    /// Plans for this host rather than for the one that [`Host::detect`] finds.
+    #[doc(hidden)]
+    fn set_host(&mut self, host: Host);
+
     /// Does the part of [`load`](Self::load) that takes time, and attaches nothing. Signals that are all prepared before the first is
     /// attached start together, and no ring fills while others load.
     ///
@@ -78,6 +82,7 @@ pub enum Availability {
 /// The loader of one signal. Use it by the signal's own name, such as [`SyscallLatencyLoader`](crate::SyscallLatencyLoader).
 pub struct SignalLoader<S> {
     options: Options,
+    host: Option<Host>,
     shared: Option<Arc<Shared>>,
     signal: PhantomData<fn() -> S>,
 }
@@ -86,7 +91,7 @@ pub struct SignalLoader<S> {
 impl<S: Signal> SignalLoader<S> {
     /// A loader that is not loaded yet.
     pub const fn new(options: Options) -> Self {
-        Self { options, shared: None, signal: PhantomData }
+        Self { options, host: None, shared: None, signal: PhantomData }
     }
 
     fn plan(&self, host: &Host) -> Result<Plan, LoadError> {
@@ -120,7 +125,7 @@ pub(super) fn hooks_exist(host: &Host, plan: &Plan) -> Result<(), LoadError> {
     let btf = host.btf().map_err(|reason| LoadError::Kernel(reason.to_owned()))?;
     for (_, hook) in &plan.programs {
         let there = match hook {
-            Hook::Tracepoint(name) => btf.index.tracepoint_arity(name).is_some(),
+            Hook::Tracepoint(name) => host.tracepoint_arity(name).is_some(),
             Hook::Seed(name) | Hook::Iterator(name) => btf.index.has_iterator(name),
         };
         if !there {
@@ -160,11 +165,15 @@ impl<S: Signal> Loader for SignalLoader<S> {
         }
     }
 
+    fn set_host(&mut self, host: Host) {
+        self.host = Some(host);
+    }
+
     fn prepare(&mut self) -> Result<Prepared, LoadError> {
         if self.shared.as_ref().is_some_and(|shared| !shared.is_closed()) {
             return Err(LoadError::AlreadyLoaded);
         }
-        let host = Host::detect();
+        let host = self.host.clone().unwrap_or_else(Host::detect);
         let plan = self.plan(&host)?;
         if let Some(missing) = host.missing_privileges() {
             return Err(LoadError::Privileges(missing));

@@ -259,3 +259,13 @@ fn a_failed_write_tells_the_errno_that_its_caller_got() {
         }
     });
 }
+
+again! { before_6_5, without "block_io_start":
+    direct_reads_and_writes_are_all_seen_with_every_field_right
+    a_flush_is_put_down_to_the_one_who_called_fsync
+    a_forced_write_is_followed_by_a_flush_of_the_same_submitter
+    discards_are_exact
+    a_large_read_is_several_requests_without_gap_or_overlap
+    two_devices_are_never_mixed
+    a_failed_write_tells_the_errno_that_its_caller_got
+}

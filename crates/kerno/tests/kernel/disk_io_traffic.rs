@@ -339,3 +339,14 @@ fn its_own_requests_are_left_out_unless_asked_for() {
         }
     });
 }
+
+again! { before_6_5, without "block_io_start":
+    heavy_parallel_traffic_counts_as_the_kernel_does
+    buffered_writes_are_merged_and_counted_as_the_kernel_does
+    waiting_in_the_scheduler_is_told_from_time_at_the_device
+    without_a_scheduler_nothing_waits
+    a_read_that_is_completed_in_parts_is_one_event
+    process_filters_look_at_the_submitter
+    the_cgroup_filter_looks_at_the_submitter
+    a_flush_passes_for_a_submitter_that_passes
+}

@@ -10,7 +10,7 @@ use kerno::OomScope;
 use kerno::{Filter, OomEvent, OomTrackLoader, Options};
 
 use crate::cgroups::{Cgroup, id_of, v2_mount};
-use crate::support::{Child, Link, Run, monotonic_ns, observe, options, pid, set_comm};
+use crate::support::{Child, Link, Run, monotonic_ns, observe, options, pid, set_comm, without};
 
 const MIB: usize = 1 << 20;
 const LIMIT: u64 = 24 << 20;
@@ -199,6 +199,18 @@ fn kills_are_told_as_the_kernel_log_tells_them() {
 
 #[test]
 fn the_victim_and_who_needed_the_memory_are_told_apart() {
+    the_victim_is_told_with(OomScope::Cgroup);
+}
+
+#[test]
+fn without_the_hooks_of_reclaim_only_the_scope_is_unknown() {
+    without(&["mm_vmscan_memcg_reclaim_begin", "mm_vmscan_direct_reclaim_begin"], || {
+        the_victim_is_told_with(OomScope::Unknown);
+    });
+}
+
+/// One process uses most of a cgroup's memory, another asks for what is more than the rest.
+fn the_victim_is_told_with(scope: OomScope) {
     const ADJ: i16 = 500;
     let group = Cgroup::with_memory(32 << 20, "oom");
     let mut large = Child::new(|link| {
@@ -229,7 +241,7 @@ fn the_victim_and_who_needed_the_memory_are_told_apart() {
     let [event] = events[..] else { panic!("{} events", events.len()) };
     assert_eq!((event.pid, &*event.comm()), (large.pid, "kerno-large"));
     assert_eq!((event.triggered_pid, &*event.triggered_comm()), (small.pid, "kerno-small"));
-    assert_eq!(event.scope, OomScope::Cgroup);
+    assert_eq!(event.scope, scope);
     assert!(scores.contains(&event.oom_score), "score {}, /proc/PID/oom_score {scores:?}", event.oom_score);
     assert_eq!(as_logged(&event), log.killed()[&large.pid]);
     // Asleep, it had what it asked for.

@@ -1,12 +1,14 @@
 //! What the kernel tests share: children that wait for a go, and a run from load to the last event.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use kerno::{Batch, CancelToken, Counters, Event, Filter, Handle, Loader, Options, RawEventBuf};
+use kerno::summary::{Observer, ObserverOptions};
+use kerno::{Batch, CancelToken, Counters, Event, Filter, Handle, Host, Loader, Options, RawEventBuf};
 
 /// A forked child that waits until it is told to go, does its work and exits. Forked rather than started, so that the work is a
 /// closure and nothing else happens in the process; the work must not use what other threads may have locked at the fork (stdout).
@@ -119,6 +121,34 @@ impl Drop for Child {
     }
 }
 
+thread_local! {
+    /// What this test loads for, where that is not simply this machine.
+    static HOST: RefCell<Option<Host>> = const { RefCell::new(None) };
+}
+
+/// Runs a test as if the kernel lacked these tracepoints: what it loads then is what older kernels are given.
+pub fn without(tracepoints: &[&'static str], test: impl FnOnce()) {
+    struct AsBefore;
+    impl Drop for AsBefore {
+        fn drop(&mut self) {
+            HOST.set(None);
+        }
+    }
+    let host = tracepoints.iter().fold(Host::detect(), |host, name| host.without_tracepoint(name));
+    assert!(tracepoints.iter().all(|name| !host.has_tracepoint(name)));
+    HOST.set(Some(host));
+    let _as_before = AsBefore;
+    test();
+}
+
+/// An observer of these signals.
+pub fn observer(signals: &[&str]) -> Observer {
+    let signals = signals.iter().map(|name| (*name).to_owned()).collect();
+    let options = ObserverOptions { signals, ..ObserverOptions::default() };
+    let host = HOST.with_borrow(Clone::clone).unwrap_or_else(Host::detect);
+    Observer::start_on(options, host).expect("the observer starts")
+}
+
 /// Options with a filter and nothing else changed.
 pub fn options(filter: Filter) -> Options {
     Options { filter, ..Options::default() }
@@ -137,6 +167,9 @@ pub struct Run<L> {
 
 impl<L: Loader> Run<L> {
     pub fn start(mut loader: L) -> Self {
+        if let Some(host) = HOST.with_borrow(Clone::clone) {
+            loader.set_host(host);
+        }
         let handle = loader.load().unwrap_or_else(|error| panic!("cannot load {}: {}", loader.name(), error.reason()));
         Self { loader, handle }
     }
