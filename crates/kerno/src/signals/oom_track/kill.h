@@ -282,8 +282,7 @@ int BPF_PROG(on_signal_generate, int sig, void *info, struct task_struct *task)
 	return 0;
 }
 
-SEC("tp_btf/mark_victim")
-int BPF_PROG(on_mark_victim_pid, int pid)
+static __always_inline int pid_marked(int pid)
 {
 	__u32 tid = bpf_get_current_pid_tgid();
 	const struct task_struct *victim = NULL;
@@ -297,6 +296,12 @@ int BPF_PROG(on_mark_victim_pid, int pid)
 	if (!victim && (__u32)pid == tid)
 		victim = current_task();
 	return victim_marked(victim, pid);
+}
+
+SEC("tp_btf/mark_victim")
+int BPF_PROG(on_mark_victim_pid, int pid)
+{
+	return pid_marked(pid);
 }
 
 #endif
