@@ -92,7 +92,7 @@ pub struct Host {
     /// Where the cgroup v2 hierarchy is mounted, which filters by cgroup need.
     pub cgroup2_mount: Option<PathBuf>,
     btf: Result<Arc<KernelBtf>, String>,
-    /// Tracepoints to be taken for missing.
+    /// Tracepoints and functions to be taken for missing.
     without: Vec<&'static str>,
 }
 
@@ -166,18 +166,12 @@ impl Host {
         }
     }
 
-    /// This machine as if its kernel lacked a tracepoint: plans made for it take what older kernels are given instead.
+    /// This machine as if its kernel lacked a tracepoint or function: plans made for it take what other kernels are given instead.
     #[doc(hidden)]
     #[must_use]
-    pub fn without_tracepoint(mut self, name: &'static str) -> Self {
+    pub fn without(mut self, name: &'static str) -> Self {
         self.without.push(name);
         self
-    }
-
-    /// Whether the kernel has a tracepoint that BTF programs can be attached to.
-    #[doc(hidden)]
-    pub fn has_tracepoint(&self, name: &str) -> bool {
-        self.tracepoint_arity(name).is_some()
     }
 
     /// Why the kernel's BTF cannot be used, if so.
@@ -205,6 +199,14 @@ impl Host {
             return None;
         }
         self.btf().ok()?.index.tracepoint_arity(name)
+    }
+
+    /// How many arguments the kernel's function has; `None` where there is none of this name.
+    pub(crate) fn function_arity(&self, name: &str) -> Option<usize> {
+        if self.without.contains(&name) {
+            return None;
+        }
+        self.btf().ok()?.index.function_arity(name)
     }
 
     /// How many arguments `io_uring_complete` has, where requests are laid out as uring.h knows them: since 6.0, when this struct

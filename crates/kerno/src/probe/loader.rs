@@ -123,9 +123,11 @@ fn plan_hooks<S: Signal>(host: &Host, plan: &mut Plan) -> Result<(), LoadError> 
 /// Fails with the first hook of the plan that this kernel does not have.
 pub(super) fn hooks_exist(host: &Host, plan: &Plan) -> Result<(), LoadError> {
     let btf = host.btf().map_err(|reason| LoadError::Kernel(reason.to_owned()))?;
-    for (_, hook) in &plan.programs {
+    let substitutes = plan.substitutes.iter().map(|(_, (_, hook))| hook);
+    for hook in plan.programs.iter().map(|(_, hook)| hook).chain(substitutes) {
         let there = match hook {
             Hook::Tracepoint(name) => host.tracepoint_arity(name).is_some(),
+            Hook::FunctionExit(name) => host.function_arity(name).is_some(),
             Hook::Seed(name) | Hook::Iterator(name) => btf.index.has_iterator(name),
         };
         if !there {
@@ -158,7 +160,7 @@ impl<S: Signal> Loader for SignalLoader<S> {
     fn check(&self, host: &Host) -> Availability {
         let mut plan = Plan::default();
         let planned = plan_hooks::<S>(host, &mut plan);
-        let hooks = plan.programs.iter().map(|(_, hook)| hook.display()).collect();
+        let hooks = plan.display_hooks();
         match planned.map_err(|error| error.reason()).err().or_else(|| host.missing_privileges()) {
             None => Availability::Available { hooks },
             Some(reason) => Availability::Unavailable { reason, hooks },
@@ -174,13 +176,13 @@ impl<S: Signal> Loader for SignalLoader<S> {
             return Err(LoadError::AlreadyLoaded);
         }
         let host = self.host.clone().unwrap_or_else(Host::detect);
-        let plan = self.plan(&host)?;
+        let mut plan = self.plan(&host)?;
         if let Some(missing) = host.missing_privileges() {
             return Err(LoadError::Privileges(missing));
         }
         let btf = host.btf().map_err(|reason| LoadError::Kernel(reason.to_owned()))?;
         super::host::lift_memlock(host.version);
-        let shared = Arc::new(Shared::load::<S>(&plan, &btf.relocations, self.options.ring_bytes)?);
+        let shared = Arc::new(Shared::load::<S>(&mut plan, &btf.relocations, self.options.ring_bytes)?);
         self.shared = Some(Arc::clone(&shared));
         Ok(Prepared::new(shared, plan))
     }

@@ -5,11 +5,11 @@
 
 /// Repeats tests of the module above with [`support::without`], in a module of their own.
 macro_rules! again {
-    ($module:ident, without $tracepoint:literal: $($test:ident)+) => {
+    ($module:ident, without $hook:literal: $($test:ident)+) => {
         mod $module {
             $(#[test]
             fn $test() {
-                crate::support::without(&[$tracepoint], super::$test);
+                crate::support::without(&[$hook], super::$test);
             })+
         }
     };

@@ -384,3 +384,10 @@ fn resets_tell_who_sent_them() {
         assert_eq!((ours.state, theirs.state), (TcpState::Established, TcpState::Established));
     }
 }
+
+again! { by_system_calls, without "inet_csk_accept":
+    every_connection_is_seen_on_both_sides_over_ipv4
+    every_connection_is_seen_on_both_sides_over_ipv6
+    ipv4_over_v6_sockets_is_shown_as_ipv4
+    the_wait_in_the_accept_queue_is_measured
+}
