@@ -1,7 +1,7 @@
 //! One run of a virtual machine, under software emulation.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -16,10 +16,12 @@ use super::{Vm, succeed};
 pub(super) struct Guest<'a> {
     pub(super) image: &'a Image,
     pub(super) args: &'a Vm,
-    /// Programs to have in it, at `/NAME`.
+    /// Programs to have in it, at `/tmp/bin/NAME`.
     pub(super) files: &'a [PathBuf],
     /// What its shell is to do.
     pub(super) command: &'a str,
+    /// Where what it prints is kept, with the second of the run in which each line came.
+    pub(super) log: &'a Path,
 }
 
 /// What came of a run.
@@ -96,11 +98,15 @@ impl Guest<'_> {
             })
         };
         let mut status = None;
+        let (mut log, started) = (fs::File::create(self.log)?, Instant::now());
         for line in lines.split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
             match line.strip_prefix(&nonce) {
                 Some(code) => status = code.trim().parse().ok(),
-                None => output.push(line),
+                None => {
+                    writeln!(log, "{:7.1} {line}", started.elapsed().as_secs_f64())?;
+                    output.push(line);
+                }
             }
         }
         over.store(true, Ordering::SeqCst);
@@ -131,10 +137,10 @@ impl Guest<'_> {
 
     fn qemu(&self, work: &Path, words: &str) -> anyhow::Result<Command> {
         let extra = work.join("extra");
-        fs::create_dir(&extra)?;
+        fs::create_dir_all(extra.join("tests"))?;
         fs::write(extra.join("command"), self.command)?;
         for file in self.files {
-            fs::copy(file, extra.join(file.file_name().context("a program has a name")?))?;
+            fs::copy(file, extra.join("tests").join(file.file_name().context("a program has a name")?))?;
         }
         let initrd = work.join("initrd");
         fs::copy(&self.image.initrd, &initrd)?;
@@ -151,7 +157,7 @@ impl Guest<'_> {
         command
             .args([
                 "-accel",
-                "tcg,thread=multi",
+                "tcg,thread=single",
                 "-cpu",
                 "max,la57=off",
                 "-M",

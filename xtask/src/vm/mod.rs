@@ -45,9 +45,35 @@ pub(crate) struct Vm {
     test_args: Vec<String>,
 }
 
+/// How many times slower than a machine an emulated one is, about.
+const SLOWNESS: u32 = 20;
+
+/// What unpacks a kernel and makes what it starts from.
+const TOOLS: [&str; 8] = ["busybox", "cpio", "depmod", "zstd", "xz", "lz4", "strip", "mkfs.ext4"];
+
+/// A kernel of the matrix, fetched and unpacked.
+pub(crate) struct Unpacked {
+    /// As `uname -r` would say.
+    pub(crate) release: String,
+    pub(crate) packages: Vec<PathBuf>,
+    pub(crate) vmlinux: PathBuf,
+}
+
+/// The newest kernel of each line.
+pub(crate) fn unpack() -> anyhow::Result<Vec<Unpacked>> {
+    let home = home();
+    install(TOOLS.into_iter())?;
+    let archive = Archive::open(&home.join("apt"))?;
+    let unpack = |kernel: packages::Kernel| {
+        let vmlinux = image::prepare(&archive, &kernel, &home)?.vmlinux;
+        Ok(Unpacked { packages: archive.fetch(&kernel.packages)?, release: kernel.release, vmlinux })
+    };
+    archive.kernels()?.into_iter().map(unpack).collect()
+}
+
 pub(crate) fn run(args: &Vm) -> anyhow::Result<()> {
-    let home = target_directory().join("vm");
-    install(["qemu-system-x86_64", "busybox", "cpio", "depmod", "zstd", "xz", "lz4", "strip"].into_iter())?;
+    let home = home();
+    install(TOOLS.into_iter().chain(["qemu-system-x86_64"]))?;
     let archive = Archive::open(&home.join("apt"))?;
     let kernels = archive.kernels()?;
     let names: Vec<_> = LINES.iter().map(|line| line.name).collect();
@@ -73,12 +99,14 @@ pub(crate) fn run(args: &Vm) -> anyhow::Result<()> {
     if args.shell {
         ensure!(images.len() == 1, "--shell needs one kernel: --kernel LINE");
         for image in images.values() {
-            Guest { image, args, files: &[], command: "exec setsid cttyhack sh" }.shell()?;
+            Guest { image, args, files: &[], command: "exec setsid cttyhack sh", log: Path::new("") }.shell()?;
         }
         return Ok(());
     }
     let programs = build_static()?;
-    let outcomes = test_all(args, &images, &programs);
+    let logs = home.join("logs");
+    std::fs::create_dir_all(&logs)?;
+    let outcomes = test_all(args, &images, &programs, &logs);
     print_matrix(&outcomes);
     let failed: Vec<_> = outcomes.iter().filter(|(_, outcome)| !outcome.passed()).map(|(line, _)| *line).collect();
     ensure!(failed.is_empty(), "tests failed on {}", failed.join(", "));
@@ -89,6 +117,7 @@ fn test_all(
     args: &Vm,
     images: &BTreeMap<&'static str, image::Image>,
     programs: &[PathBuf],
+    logs: &Path,
 ) -> BTreeMap<&'static str, Outcome> {
     let queue = std::sync::Mutex::new(images.iter().collect::<std::collections::VecDeque<_>>());
     let outcomes = std::sync::Mutex::new(BTreeMap::new());
@@ -98,7 +127,8 @@ fn test_all(
             scope.spawn(|| {
                 while let Some((line, image)) = next() {
                     let started = Instant::now();
-                    let outcome = test_one(args, image, programs);
+                    let log = logs.join(format!("{line}.log"));
+                    let outcome = test_one(args, image, programs, &log);
                     println!("{line:<8} {} in {:.0} s", outcome.summary(), started.elapsed().as_secs_f64());
                     if let Ok(mut outcomes) = outcomes.lock() {
                         outcomes.insert(*line, outcome);
@@ -110,16 +140,16 @@ fn test_all(
     outcomes.into_inner().unwrap_or_default()
 }
 
-fn test_one(args: &Vm, image: &image::Image, programs: &[PathBuf]) -> Outcome {
+fn test_one(args: &Vm, image: &image::Image, programs: &[PathBuf], log: &Path) -> Outcome {
     let words: Vec<_> = args.test_args.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''"))).collect();
     let words = words.join(" ");
     let runs: Vec<_> = programs
         .iter()
         .filter_map(|program| program.file_name()?.to_str())
-        .map(|name| format!("/{name} {words} || status=1"))
+        .map(|name| format!("/tmp/bin/{name} {words} || status=1"))
         .collect();
-    let command = format!("status=0\n{}\nexit $status", runs.join("\n"));
-    Guest { image, args, files: programs, command: &command }.run(Duration::from_secs(args.minutes * 60))
+    let command = format!("status=0\nexport KERNO_TEST_SLOWNESS={SLOWNESS}\n{}\nexit $status", runs.join("\n"));
+    Guest { image, args, files: programs, command: &command, log }.run(Duration::from_secs(args.minutes * 60))
 }
 
 fn print_matrix(outcomes: &BTreeMap<&'static str, Outcome>) {
@@ -140,6 +170,8 @@ fn build_static() -> anyhow::Result<Vec<PathBuf>> {
         .args(["test", "--package", "kerno", "--test", "kernel", "--test", "lifecycle", "--no-run"])
         .args(["--message-format", "json-render-diagnostics", "--target", &target])
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        // Emulated, what is not optimised takes minutes.
+        .env("CARGO_PROFILE_DEV_OPT_LEVEL", "2")
         .env("CARGO_TARGET_DIR", target_directory().join("vm/build"))
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
@@ -162,6 +194,10 @@ fn stripped(program: &Path) -> anyhow::Result<PathBuf> {
     let to = target_directory().join("vm").join(short);
     succeed(Command::new("strip").arg("-g").arg("-o").arg(&to).arg(program))?;
     Ok(to)
+}
+
+fn home() -> PathBuf {
+    target_directory().join("vm")
 }
 
 fn target_directory() -> PathBuf {

@@ -222,12 +222,13 @@ fn a_cgroup_at_its_own_limit_is_told_from_a_slow_device() {
     const READS: u64 = 44;
     let device = LoopDevice::new(8 * MIB);
     let group = Cgroup::with_read_limit(device.dev(), MIB as u64, "limited");
-    let mut child = Child::new(|_| {
+    let mut child = Child::new(|link| {
         let file = device.open_direct();
         let mut buffer = Buffer::new(64 * KIB);
         for i in 0..READS {
             assert_eq!(file.read_at(&mut buffer, i * 64 * KIB as u64).unwrap(), buffer.len());
         }
+        link.wait();
     });
     group.add(child.pid);
     let mut observer = observer();
@@ -237,7 +238,7 @@ fn a_cgroup_at_its_own_limit_is_told_from_a_slow_device() {
         observer.sample().unwrap();
     }
     let signals = observer.finish().unwrap();
-    assert_eq!(child.wait(), 0);
+    child.run();
     let name = group.path.file_name().unwrap().to_str().unwrap();
     let throttled = &summary(&signals).throttled;
     let found = throttled.iter().find(|cgroup| cgroup.path.ends_with(name)).expect("the cgroup is told of");

@@ -40,3 +40,5 @@ mod syscall_summary;
 mod task_summary;
 mod tcp_monitor;
 mod tcp_summary;
+#[cfg(target_arch = "x86_64")]
+mod verifier;

@@ -214,7 +214,8 @@ fn a_herd_of_hogs_is_found_as_one() {
         .map(|_| {
             Child::new(|_| {
                 set_comm("kerno-herd");
-                spin(Duration::from_millis(1800));
+                // Until it is killed.
+                spin(Duration::from_secs(60));
             })
         })
         .collect();

@@ -188,7 +188,12 @@ fn a_call_cut_short_by_a_signal_is_neither_result_nor_error() {
 #[test]
 fn exec_from_a_second_thread_is_one_call_of_the_process() {
     let mut child = Child::new(|_| {
-        std::thread::spawn(|| {
+        let first = format!("/proc/self/task/{}/syscall", std::process::id());
+        let sleeping = format!("{} ", libc::SYS_clock_nanosleep);
+        std::thread::spawn(move || {
+            while !std::fs::read_to_string(&first).unwrap().starts_with(&sleeping) {
+                std::thread::yield_now();
+            }
             let args = [c"true".as_ptr(), std::ptr::null()];
             // SAFETY: constants that end with NUL and null.
             unsafe { libc::execv(c"/bin/true".as_ptr(), args.as_ptr()) };
