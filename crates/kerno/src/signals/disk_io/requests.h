@@ -74,7 +74,10 @@ struct {
 	__type(value, struct pending);
 } requests SEC(".maps");
 
-/* Before 6.5 an empty flush meets no hook as a request: its submitter is remembered by its bio. */
+/*
+ * Before 6.5 an empty flush meets no hook as a request, and a write that a flush has to follow (FUA, where the device has none)
+ * meets its first one in a worker: their submitters are remembered by their bios.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, MAX_ASKING_BIOS);
@@ -169,6 +172,17 @@ static __always_inline void current_submitter(struct submitter *submitter)
 	bpf_get_current_comm(submitter->comm, sizeof(submitter->comm));
 }
 
+/* Before 6.5: who submitted the bio, if that was remembered. */
+static __always_inline const struct submitter *asked_by(const struct bio *bio)
+{
+	__u64 key = (__u64)bio;
+
+	/* Without these flags the bio was not remembered, but another one at this address may have been. */
+	if (!bio || !(record_flags(BPF_CORE_READ(bio, bi_opf)) & (FLAG_PREFLUSH | FLAG_FUA)))
+		return NULL;
+	return bpf_map_lookup_elem(&asking_bios, &key);
+}
+
 /* The first sight of a request: what is known only now is kept, until its completion. */
 static __noinline struct pending *remember(const struct request *rq, const struct submitter *submitter)
 {
@@ -184,6 +198,8 @@ static __noinline struct pending *remember(const struct request *rq, const struc
 	pending.dev = (__u32)BPF_CORE_READ(disk, major) << MINORBITS | BPF_CORE_READ(disk, first_minor);
 	if (!device_passes(pending.dev))
 		return NULL;
+	if (!submitter && !cfg_has_io_start)
+		submitter = asked_by(rq->biotail);
 	if (submitter) {
 		pending.submitter = *submitter;
 	} else {
@@ -301,10 +317,9 @@ static __always_inline __u32 flush_list_offset(void)
 static __always_inline struct pending *remember_flush(const struct request *rq)
 {
 	struct list_head *head = flush_askers(rq), *node = head;
-	struct submitter *by_bio;
+	const struct submitter *by_bio;
 	struct pending *asker;
 	struct request *other;
-	__u64 key;
 
 	if (!head)
 		return NULL;
@@ -318,8 +333,7 @@ static __always_inline struct pending *remember_flush(const struct request *rq)
 			return remember(rq, &asker->submitter);
 		if (cfg_has_io_start)
 			continue;
-		key = (__u64)BPF_CORE_READ(other, biotail);
-		by_bio = bpf_map_lookup_elem(&asking_bios, &key);
+		by_bio = asked_by(BPF_CORE_READ(other, biotail));
 		if (by_bio)
 			return remember(rq, by_bio);
 	}
