@@ -128,9 +128,11 @@ fn load(ebpf: &mut Ebpf, name: &str, hook: Hook, btf: &aya::Btf) -> Result<(), B
         Hook::FunctionExit(function) => {
             let program = <&mut FExit>::try_from(program)?;
             program.load(function, btf)?;
-            // arm64 before Linux 6.0 verifies it and only then says that it cannot be attached.
-            let link = program.attach()?;
-            program.detach(link)?;
+            // arm64 before Linux 6.0 verifies it and only then says that it cannot be attached. What was attached once cannot be again
+            // on older kernels (5.10 is one), so it is loaded anew.
+            program.attach()?;
+            program.unload()?;
+            program.load(function, btf)?;
         }
         Hook::Seed(iterator) | Hook::Iterator(iterator) => <&mut Iter>::try_from(program)?.load(iterator, btf)?,
     }
