@@ -197,7 +197,7 @@ fn descriptors_in_messages() {
 }
 
 // Without the first hook, connections that one request accepts again and again are not told of.
-again! { before_6_3, without "io_uring_submit_req":
+again! { before_6_4, without "io_uring_submit_req":
     files
     descriptors_in_messages
 }

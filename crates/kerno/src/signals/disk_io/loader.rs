@@ -56,7 +56,8 @@ impl Signal for DiskIo {
 
 /// Which programs go where on this kernel: those of requests.h, in whichever object.
 pub(super) fn hooks(host: &Host, plan: &mut Plan) {
-    // The arguments lost the queue in 5.11 and in 5.10.137: the kernel's own description decides, not its version.
+    // The requests' tracepoints lost the queue in 5.11 (a54895fa057c) and in 5.10.137, block_getrq in 5.11 only (e8a676d61c07): the
+    // kernel's own description decides, not its version.
     let attach = |plan: &mut Plan, name, program, program_with_queue, arity_with_queue| {
         let with_queue = host.tracepoint_arity(name) == Some(arity_with_queue);
         plan.attach(if with_queue { program_with_queue } else { program }, Hook::Tracepoint(name));

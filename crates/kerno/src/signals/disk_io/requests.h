@@ -39,7 +39,7 @@
 #define FLAG_PREFLUSH 8
 #define FLAG_READAHEAD 16
 
-/* 6.5: block_io_start tells of every request in the submitter's context. */
+/* 6.5 (5a80bd075f3b): block_io_start tells of every request in the submitter's context. */
 const volatile __u8 cfg_has_io_start = 1;
 const volatile __u32 cfg_device_count = 0;
 const volatile __u32 cfg_devices[MAX_FILTER_DEVICES] = {};
@@ -286,7 +286,7 @@ int BPF_PROG(on_block_rq_insert, struct request *rq)
 	return insert(rq);
 }
 
-/* Until 5.10.136 and in 5.11-rc the queue came first. */
+/* Older kernels give the queue first: disk_io/loader.rs. */
 SEC("tp_btf/block_rq_insert")
 int BPF_PROG(on_block_rq_insert_q, struct request_queue *q, struct request *rq)
 {

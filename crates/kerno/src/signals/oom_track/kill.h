@@ -67,7 +67,7 @@ typedef struct {
 struct mm_struct {
 	unsigned long total_vm;
 	atomic_long_t pgtables_bytes;
-	struct percpu_counter rss_stat[4]; /* since 6.2 */
+	struct percpu_counter rss_stat[4]; /* since 6.2 (f1a7941243c1) */
 } CORE;
 
 /* Before 6.2 */

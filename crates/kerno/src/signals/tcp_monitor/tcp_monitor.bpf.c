@@ -72,7 +72,7 @@ KEEP_LAYOUT(struct tcp_event);
 const volatile __u32 cfg_port_count = 0;
 const volatile __u32 cfg_ports[MAX_FILTER_PORTS] = {};
 const volatile __u64 cfg_rtt_interval_ns = 1000000000; /* at most one round-trip event a socket in this time */
-const volatile __u8 cfg_retransmit_has_err = 0; /* tcp_retransmit_skb tells of failed attempts too (6.17) */
+const volatile __u8 cfg_retransmit_has_err = 0; /* tcp_retransmit_skb tells of failed attempts too (6.17, ad892e912b84) */
 /* accept, accept4; then accept, accept4, socketcall of the 32-bit table */
 const volatile __u32 cfg_accept_nrs[2] = { ~0u, ~0u };
 const volatile __u32 cfg_compat_accept_nrs[3] = { ~0u, ~0u, ~0u };
