@@ -7,6 +7,9 @@ use super::table::{Kind, Table, Type};
 /// Looked up by their names, whatever the programs relocate: what a program calls and which maps it has can then be checked, too.
 const ALWAYS: [&str; 2] = ["bpf_func_id", "bpf_map_type"];
 
+/// Values that the loaders look for in any enum, since theirs has no name in some kernels.
+const VALUES: [&str; 2] = ["IO_RING_F_COMPAT", "__RQF_FLUSH_SEQ"];
+
 /// What is kept, by name.
 #[derive(Debug, Default)]
 pub(super) struct Wanted {
@@ -56,7 +59,7 @@ impl Wanted {
         let tracepoints = self.tracepoints.iter().map(|name| format!("btf_trace_{name}"));
         let iterators =
             self.iterators.iter().flat_map(|name| [format!("bpf_iter_{name}"), format!("bpf_iter__{name}")]);
-        let always = ALWAYS.iter().map(|name| (*name).to_owned());
+        let always = ALWAYS.iter().chain(&VALUES).map(|name| (*name).to_owned());
         let functions = self.functions.iter().cloned();
         self.types.iter().cloned().chain(tracepoints).chain(functions).chain(iterators).chain(always).collect()
     }
@@ -89,7 +92,9 @@ pub(super) fn trim(kernel: &Table, wanted: &Wanted) -> anyhow::Result<Vec<u8>> {
 
 /// Of functions only those that are hooked and those of iterators are looked up by name.
 fn is_wanted(found: &Type, names: &BTreeSet<String>) -> bool {
-    (is_definition(found.kind) || found.kind == Kind::Func) && names.contains(without_flavour(&found.name))
+    let by_name = is_definition(found.kind) || found.kind == Kind::Func;
+    by_name && names.contains(without_flavour(&found.name))
+        || found.kind == Kind::Enum && found.elements.iter().any(|value| VALUES.contains(&value.name.as_str()))
 }
 
 /// A table that grows by what is kept.

@@ -1,18 +1,20 @@
 //! Runs the kernel tests, statically linked, in virtual machines with the kernels that people run.
 
 mod boot;
+mod build;
 mod image;
+mod matrix;
 mod packages;
+mod suite;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use clap::Args;
 
-use boot::{Guest, Outcome};
+use boot::Guest;
 use packages::{Archive, LINES};
 
 use crate::install::install;
@@ -34,6 +36,9 @@ pub(crate) struct Vm {
     /// Minutes that one virtual machine may take
     #[arg(long, default_value_t = 20)]
     minutes: u64,
+    /// Write what the run showed to docs/kernels.md; with all kernels and all tests
+    #[arg(long, conflicts_with_all = ["kernel", "test_args"])]
+    write: bool,
     /// More words for the kernel's command line, such as `lockdown=integrity`
     #[arg(long, default_value = "")]
     append: String,
@@ -44,9 +49,6 @@ pub(crate) struct Vm {
     #[arg(last = true)]
     test_args: Vec<String>,
 }
-
-/// How many times slower than a machine an emulated one is, about.
-const SLOWNESS: u32 = 20;
 
 /// What unpacks a kernel and makes what it starts from.
 const TOOLS: [&str; 8] = ["busybox", "cpio", "depmod", "zstd", "xz", "lz4", "strip", "mkfs.ext4"];
@@ -103,97 +105,7 @@ pub(crate) fn run(args: &Vm) -> anyhow::Result<()> {
         }
         return Ok(());
     }
-    let programs = build_static()?;
-    let logs = home.join("logs");
-    std::fs::create_dir_all(&logs)?;
-    let outcomes = test_all(args, &images, &programs, &logs);
-    print_matrix(&outcomes);
-    let failed: Vec<_> = outcomes.iter().filter(|(_, outcome)| !outcome.passed()).map(|(line, _)| *line).collect();
-    ensure!(failed.is_empty(), "tests failed on {}", failed.join(", "));
-    Ok(())
-}
-
-fn test_all(
-    args: &Vm,
-    images: &BTreeMap<&'static str, image::Image>,
-    programs: &[PathBuf],
-    logs: &Path,
-) -> BTreeMap<&'static str, Outcome> {
-    let queue = std::sync::Mutex::new(images.iter().collect::<std::collections::VecDeque<_>>());
-    let outcomes = std::sync::Mutex::new(BTreeMap::new());
-    let next = || queue.lock().ok().and_then(|mut queue| queue.pop_front());
-    std::thread::scope(|scope| {
-        for _ in 0..args.jobs.max(1) {
-            scope.spawn(|| {
-                while let Some((line, image)) = next() {
-                    let started = Instant::now();
-                    let log = logs.join(format!("{line}.log"));
-                    let outcome = test_one(args, image, programs, &log);
-                    println!("{line:<8} {} in {:.0} s", outcome.summary(), started.elapsed().as_secs_f64());
-                    if let Ok(mut outcomes) = outcomes.lock() {
-                        outcomes.insert(*line, outcome);
-                    }
-                }
-            });
-        }
-    });
-    outcomes.into_inner().unwrap_or_default()
-}
-
-fn test_one(args: &Vm, image: &image::Image, programs: &[PathBuf], log: &Path) -> Outcome {
-    let words: Vec<_> = args.test_args.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''"))).collect();
-    let words = words.join(" ");
-    let runs: Vec<_> = programs
-        .iter()
-        .filter_map(|program| program.file_name()?.to_str())
-        .map(|name| format!("/tmp/bin/{name} {words} || status=1"))
-        .collect();
-    let command = format!("status=0\nexport KERNO_TEST_SLOWNESS={SLOWNESS}\n{}\nexit $status", runs.join("\n"));
-    Guest { image, args, files: programs, command: &command, log }.run(Duration::from_secs(args.minutes * 60))
-}
-
-fn print_matrix(outcomes: &BTreeMap<&'static str, Outcome>) {
-    println!("\n{:<8} {:>7} {:>7} {:>8}  result", "kernel", "passed", "failed", "seconds");
-    for (line, outcome) in outcomes {
-        let (passed, failed) = outcome.counts();
-        println!("{line:<8} {passed:>7} {failed:>7} {:>8.0}  {}", outcome.seconds, outcome.summary());
-        for name in outcome.failed_tests() {
-            println!("         failed: {name}");
-        }
-    }
-}
-
-/// The test programs that need the kernel, with everything they use inside.
-fn build_static() -> anyhow::Result<Vec<PathBuf>> {
-    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    let output = Command::new(env!("CARGO"))
-        .args(["test", "--package", "kerno", "--test", "kernel", "--test", "lifecycle", "--no-run"])
-        .args(["--message-format", "json-render-diagnostics", "--target", &target])
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
-        // Emulated, what is not optimised takes minutes.
-        .env("CARGO_PROFILE_DEV_OPT_LEVEL", "2")
-        .env("CARGO_TARGET_DIR", target_directory().join("vm/build"))
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()?;
-    ensure!(output.status.success(), "the tests do not build statically");
-    let programs: Vec<_> = String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter_map(|message| message.get("executable")?.as_str().map(PathBuf::from))
-        .collect();
-    ensure!(!programs.is_empty(), "cargo named no test program");
-    // Their debug information is of no use in there and fills the memory.
-    programs.iter().map(|program| stripped(program)).collect()
-}
-
-fn stripped(program: &Path) -> anyhow::Result<PathBuf> {
-    let name = program.file_name().and_then(|name| name.to_str()).context("a program has a name")?;
-    // kernel-0123456789abcdef
-    let short = name.split('-').next().unwrap_or(name);
-    let to = target_directory().join("vm").join(short);
-    succeed(Command::new("strip").arg("-g").arg("-o").arg(&to).arg(program))?;
-    Ok(to)
+    suite::run(args, &chosen, &images)
 }
 
 fn home() -> PathBuf {

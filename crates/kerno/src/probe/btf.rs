@@ -119,6 +119,21 @@ impl Btf {
         self.structs.get(name).map_or(0, Vec::len)
     }
 
+    /// The value of this name in any enum, also in those without a name, which no relocation can find.
+    pub(crate) fn enum_value(&self, name: &str) -> Option<u32> {
+        let is_named = |at: usize| {
+            let start = self.strings + read_u32(&self.data, at).ok()? as usize;
+            let rest = self.data.get(start..)?.strip_prefix(name.as_bytes())?;
+            (rest.first() == Some(&0)).then_some(at)
+        };
+        let enums = self.types.iter().skip(1).filter_map(|at| {
+            let info = read_u32(&self.data, at + 4).ok()?;
+            (info >> 24 & 0x1f == KIND_ENUM).then_some((at + 12, (info & 0xffff) as usize))
+        });
+        let mut values = enums.flat_map(|(first, count)| (0..count).map(move |i| first + 8 * i));
+        read_u32(&self.data, values.find_map(is_named)? + 4).ok()
+    }
+
     /// Size of a struct and its members, in declaration order.
     #[cfg(test)]
     pub(crate) fn struct_layout(&self, name: &str) -> Result<Option<(usize, Vec<Member>)>, MalformedBtf> {
@@ -137,12 +152,6 @@ impl Btf {
             });
         }
         Ok(Some((self.size_or_type(id)? as usize, members)))
-    }
-
-    /// Names of all structs.
-    #[cfg(test)]
-    pub(crate) fn struct_names(&self) -> impl Iterator<Item = &str> {
-        self.structs.keys().map(String::as_str)
     }
 
     #[cfg(test)]
@@ -234,5 +243,7 @@ mod tests {
         assert!(kernel.has_iterator("task_file"));
         assert!(!kernel.has_iterator("no_such_iterator"));
         assert_eq!(kernel.struct_count("task_struct"), 1);
+        assert_eq!(kernel.enum_value("BPF_MAP_TYPE_HASH"), Some(1));
+        assert_eq!(kernel.enum_value("BPF_MAP_TYPE_HAS"), None);
     }
 }

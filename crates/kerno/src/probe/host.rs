@@ -180,8 +180,18 @@ impl Host {
     /// A machine that runs another kernel, for what is decided by its BTF; nothing can be loaded on it.
     #[cfg(test)]
     pub(crate) fn of_kernel(release: &str, btf: Vec<u8>) -> Result<Self, String> {
-        let btf = Ok(Arc::new(KernelBtf::parse(btf)?));
-        Ok(Self { release: release.to_owned(), version: KernelVersion::parse(release), btf, ..Self::detect() })
+        Ok(Self {
+            release: release.to_owned(),
+            version: KernelVersion::parse(release),
+            machine: "x86_64".to_owned(),
+            missing_capabilities: Vec::new(),
+            lockdown: None,
+            initial_pid_namespace: true,
+            initial_user_namespace: true,
+            cgroup2_mount: None,
+            btf: Ok(Arc::new(KernelBtf::parse(btf)?)),
+            without: Vec::new(),
+        })
     }
 
     /// Why the kernel's BTF cannot be used, if so.
@@ -217,6 +227,11 @@ impl Host {
             return None;
         }
         self.btf().ok()?.index.function_arity(name)
+    }
+
+    /// The value of this name in any of the kernel's enums: for what CO-RE cannot find because the enum has no name.
+    pub(crate) fn enum_value(&self, name: &str) -> Option<u32> {
+        self.btf().ok()?.index.enum_value(name)
     }
 
     /// How many arguments `io_uring_complete` has, where requests are laid out as uring.h knows them: since 6.0, when this struct

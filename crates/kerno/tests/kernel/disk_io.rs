@@ -253,7 +253,7 @@ fn a_failed_write_tells_the_errno_that_its_caller_got() {
                 assert_eq!((event.sector, event.nr_bytes as usize, event.pid), (i * 128, 64 * KIB, child.pid));
                 assert!(event.latency_ns > 0);
                 if errno != 0 {
-                    // Older kernels' loop devices (5.10 is one) know no other error.
+                    // Loop devices of older kernels make this of any error.
                     assert!(errno == expected || errno == libc::EIO, "{errno}");
                     failures += 1;
                 }

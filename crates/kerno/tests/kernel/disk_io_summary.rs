@@ -14,7 +14,7 @@ use kerno::summary::{Observer, Signals};
 
 use crate::block::{Buffer, KIB, LoopDevice, MIB, file_without_room};
 use crate::cgroups::Cgroup;
-use crate::support::{self, Child, unless_init_ran};
+use crate::support::{self, Child, compare, slowness, unless_init_ran};
 
 fn observer() -> Observer {
     support::observer(&["disk_io"])
@@ -92,7 +92,8 @@ fn sums_are_what_the_kernel_counts() {
         let submitter = submitters[0];
         assert_eq!((submitter.pid, submitter.comm.as_str()), (child.pid, "disk worker"));
         assert_eq!(submitter.requests, READS + WRITES + FLUSHES);
-        assert_eq!(submitter.read_bytes, stat.reads.sectors * 512);
+        let source = "/sys/block/DEVICE/stat";
+        compare("disk_io", "bytes read, summary", submitter.read_bytes, stat.reads.sectors * 512, source);
         assert_eq!((submitter.write_bytes, submitter.flushes), (stat.writes.sectors * 512, FLUSHES));
         assert!(submitter.total_ns > 0);
         assert!(signals.process(child.pid).is_some(), "who it is");
@@ -118,21 +119,21 @@ fn failures_are_counted_and_judged() {
             let errors = (0..WRITES).filter_map(|i| file.write_at(&buffer, i * 64 * KIB as u64).err());
             let errors: Vec<_> = errors.map(|error| error.raw_os_error().unwrap()).collect();
             link.tell(errors.len() as u64);
+            // ENOSPC, of which loop devices of older kernels make EIO.
             assert!(errors.iter().all(|errno| *errno == errors[0]));
             link.tell(u64::try_from(errors[0]).unwrap());
         });
         let mut observer = observer();
         child.run();
         let (failed, errno) = (child.heard(), i32::try_from(child.heard()).unwrap());
-        // Older kernels' loop devices (5.10 is one) know no error but EIO.
-        let name = if errno == libc::EIO { "EIO" } else { "ENOSPC" };
         let signals = observer.finish().unwrap();
         assert!(failed > 0);
         let found = of_device(&signals, &device);
         assert_eq!(op(found, "write").0, WRITES);
         let errors = &found.op("write").unwrap().errors;
         assert_eq!(errors.len(), 1);
-        assert_eq!((errors[0].errno, errors[0].name.as_str(), errors[0].count), (errno, name, failed));
+        assert_eq!((errors[0].errno, errors[0].count), (errno, failed));
+        assert_eq!(errors[0].name, if errno == libc::ENOSPC { "ENOSPC" } else { "EIO" });
         let failures: Vec<_> = summary(&signals).failures.iter().filter(|f| f.dev == found.dev).collect();
         assert_eq!(failures.len(), 1, "{failures:?}");
         let failure = failures[0];
@@ -250,7 +251,11 @@ fn a_cgroup_at_its_own_limit_is_told_from_a_slow_device() {
     assert_eq!((found.dev.clone(), found.tightest.as_str()), (number(device.dev()), "rbps"));
     assert_eq!(found.limits, [format!("rbps={MIB}")]);
     assert_eq!(found.pids, [child.pid]);
-    assert!(found.limit_used > 0.8 && found.limit_used < 1.6, "{}", found.limit_used);
+    assert!(
+        found.limit_used > 0.8 && found.limit_used < if slowness() == 1 { 1.6 } else { 2.5 },
+        "{}",
+        found.limit_used
+    );
     assert!(found.read_bytes > 0 && found.write_bytes == 0);
     // A read every 62 ms, and the device takes hardly any of that: most are much shorter.
     let read = of_device(&signals, &device).op("read").unwrap();

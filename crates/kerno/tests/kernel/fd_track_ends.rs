@@ -9,6 +9,9 @@ use kerno::{FdEvent, FdTrackLoader, Filter};
 use kerno::{FdOp, FdSource};
 
 use crate::fd_track::{TIMES, address, call, decode, open_fds};
+use kerno::Host;
+use kerno::probe::KernelVersion;
+
 use crate::support::{Child, Link, Run, options, pid};
 
 /// Descriptors there would be after these events, each as often as it was opened more than closed. Not the set: events of threads
@@ -150,6 +153,19 @@ fn an_exec_closes_what_is_marked_and_a_failed_one_nothing() {
     assert_eq!(closed_by(&events, FdSource::Exit), after.into_iter().collect::<Vec<_>>());
 }
 
+/// Takes a format away that was registered for the whole machine.
+fn forget_format(name: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = Child::new(|_| {
+        let target = std::ffi::CString::new(folder.path().to_str().unwrap()).unwrap();
+        assert_eq!(call(libc::SYS_unshare, &[c_long::from(libc::CLONE_NEWNS)]), 0);
+        let formats = c"binfmt_misc";
+        assert_eq!(call(libc::SYS_mount, &[address(formats), address(&*target), address(formats), 0, 0]), 0);
+        std::fs::write(folder.path().join(name), "-1").unwrap();
+    });
+    child.run();
+}
+
 #[test]
 fn an_interpreter_is_given_its_program_open() {
     let folder = tempfile::tempdir().unwrap();
@@ -160,9 +176,11 @@ fn an_interpreter_is_given_its_program_open() {
     let text = |path: &std::path::Path| std::ffi::CString::new(path.to_str().unwrap()).unwrap();
     let (target, path) = (text(&mount), text(&program));
     let (mut child, before) = ready(|_| {
-        // A user namespace has formats of its own (Linux 6.7): nothing is left behind.
-        assert_eq!(call(libc::SYS_unshare, &[c_long::from(libc::CLONE_NEWUSER | libc::CLONE_NEWNS)]), 0);
-        for (file, text) in [("uid_map", "0 0 1"), ("setgroups", "deny"), ("gid_map", "0 0 1")] {
+        // A user namespace has formats of its own, so nothing is left behind; before Linux 6.7 they are everybody's.
+        let own = Host::detect().version >= KernelVersion::new(6, 7);
+        let spaces = libc::CLONE_NEWNS | if own { libc::CLONE_NEWUSER } else { 0 };
+        assert_eq!(call(libc::SYS_unshare, &[c_long::from(spaces)]), 0);
+        for (file, text) in [("uid_map", "0 0 1"), ("setgroups", "deny"), ("gid_map", "0 0 1")].iter().filter(|_| own) {
             std::fs::write(format!("/proc/self/{file}"), text).unwrap();
         }
         let formats = c"binfmt_misc";
@@ -181,6 +199,9 @@ fn an_interpreter_is_given_its_program_open() {
     child.go();
     await_reader(&child, "program");
     let after = open_fds(child.pid);
+    if Host::detect().version < KernelVersion::new(6, 7) {
+        forget_format("kerno");
+    }
     let given: Vec<_> = after
         .iter()
         .copied()

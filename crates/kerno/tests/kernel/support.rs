@@ -167,6 +167,18 @@ pub fn scaled(count: usize) -> usize {
     (count / usize::try_from(slowness()).unwrap()).max(1)
 }
 
+/// Holds a figure of a signal's against its truth, and prints both.
+pub fn compare<T: PartialEq + std::fmt::Debug + std::fmt::Display>(
+    signal: &str,
+    figure: &str,
+    ours: T,
+    truth: T,
+    source: &str,
+) {
+    println!("compared: {signal} | {figure} | {ours} | {truth} | {source}");
+    assert_eq!(ours, truth, "{signal}: {figure}, which {source} tells");
+}
+
 /// Keeps the kernel's parsed BTF from test to test: under emulation it takes longer to parse than most tests take.
 fn keep_btf() {
     static HOST: OnceLock<Host> = OnceLock::new();

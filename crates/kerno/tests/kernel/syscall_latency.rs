@@ -3,7 +3,7 @@ use std::time::Duration;
 use kerno::{Filter, SyscallEvent, SyscallLatencyLoader};
 
 use crate::cgroups::{Cgroup, id_of, v2_mount};
-use crate::support::{Child, Run, monotonic_ns, observe, options, pid, set_comm};
+use crate::support::{Child, Run, compare, monotonic_ns, observe, options, pid, set_comm};
 
 const CALLS: usize = 1009;
 
@@ -27,7 +27,7 @@ fn known_calls_with_known_results_are_all_seen_with_every_field_right() {
     let before = monotonic_ns();
     let events: Vec<SyscallEvent> = observe(load(calls(child.pid, &["getppid"])), || child.run());
     let after = monotonic_ns();
-    assert_eq!(events.len(), CALLS);
+    compare("syscall_latency", "getppid calls, events", events.len(), CALLS, "the caller");
     let comm = std::fs::read_to_string("/proc/thread-self/comm").unwrap();
     let cgroup_id = id_of(std::process::id());
     let mut last = before;

@@ -23,15 +23,17 @@ impl Btf {
         Ok((self.kind(id)?.0, self.name(id)?))
     }
 
-    /// How many definitions of this kind have this name, with any flavour.
-    pub(crate) fn definitions(&self, kind: u32, name: &str) -> usize {
-        let ids = 1..u32::try_from(self.types.len()).unwrap();
-        ids.filter_map(|id| self.kind_and_name(id).ok())
-            .filter(|(its_kind, its_name)| *its_kind == kind && without_flavour(its_name) == name)
-            .count()
+    /// How many definitions there are of each kind and name, whatever their flavours.
+    pub(crate) fn definitions(&self) -> HashMap<(u32, &str), usize> {
+        let mut definitions = HashMap::new();
+        for id in 1..u32::try_from(self.types.len()).unwrap() {
+            let (kind, name) = self.kind_and_name(id).unwrap();
+            *definitions.entry((kind, without_flavour(name))).or_insert(0) += 1;
+        }
+        definitions
     }
 
-    /// What a relocation accesses: `task_struct.thread_info.status`, `mm_struct.rss_stat[0].count`, `rqf_flags.__RQF_FLUSH_SEQ`.
+    /// What a relocation accesses: `task_struct.thread_info.status`, `mm_struct.rss_stat[0].count`, `bpf_func_id.BPF_FUNC_loop`.
     pub(crate) fn access(&self, root: u32, access: &str) -> Result<String, MalformedBtf> {
         let mut text = self.name(root)?.to_owned();
         let mut id = self.resolve(root)?;

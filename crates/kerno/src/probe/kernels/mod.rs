@@ -8,23 +8,25 @@ mod relocations;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use aya_obj::btf::BtfKind;
 use aya_obj::generated::bpf_insn;
-use object::{Object as _, ObjectSymbol as _};
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 
 use super::btf::describe::{kind_name, without_flavour};
 use super::{Hook, Host, KernelVersion, Object, Plan, loader};
-use missing::MISSING;
+use missing::{MISSING, VALUES};
 use reach::{Knobs, Program, Reached};
-use relocations::{INSTRUCTION_BYTES, Source};
+use relocations::{INSTRUCTION_BYTES, Relocation, Source};
 
 /// A stored kernel.
 struct Kernel {
     host: Host,
     /// Without the stable release's number, which Debian leaves out in some names.
     line: KernelVersion,
+    /// All that is loaded on it.
+    plans: Vec<(Object, Plan)>,
 }
 
 fn in_crate(path: &str) -> PathBuf {
@@ -44,22 +46,45 @@ fn files(folder: &str, suffix: &str) -> Vec<(String, Vec<u8>)> {
     files
 }
 
+/// Releases and their BTF.
+fn stored_kernels() -> Vec<(String, Vec<u8>)> {
+    let unpacked = |packed: &[u8]| {
+        let mut btf = Vec::new();
+        flate2::read::GzDecoder::new(packed).read_to_end(&mut btf).unwrap();
+        btf
+    };
+    files("tests/btf", ".btf.gz").into_iter().map(|(release, packed)| (release, unpacked(&packed))).collect()
+}
+
+/// What was looked for in them.
+fn stored_names() -> BTreeSet<String> {
+    let names = std::fs::read_to_string(in_crate("tests/btf/NAMES")).unwrap();
+    names.lines().map(str::to_owned).collect()
+}
+
 /// The oldest first.
 static KERNELS: LazyLock<Vec<Kernel>> = LazyLock::new(|| {
-    let kernel = |(release, packed): (String, Vec<u8>)| {
-        let mut btf = Vec::new();
-        flate2::read::GzDecoder::new(packed.as_slice()).read_to_end(&mut btf).unwrap();
+    let kernel = |(release, btf): (String, Vec<u8>)| {
         let host = Host::of_kernel(&release, btf).unwrap();
-        Kernel { line: KernelVersion::new(host.version.major, host.version.minor), host }
+        Kernel { line: KernelVersion::new(host.version.major, host.version.minor), plans: plans(&host), host }
     };
-    let mut kernels: Vec<_> = files("tests/btf", ".btf.gz").into_iter().map(kernel).collect();
+    let mut kernels: Vec<_> = stored_kernels().into_iter().map(kernel).collect();
     kernels.sort_by_key(|kernel| kernel.line);
     kernels
 });
 
-static OBJECTS: LazyLock<Vec<(String, Vec<u8>)>> = LazyLock::new(|| files("objects", ".bpf.o"));
+/// A committed object.
+struct Committed {
+    name: String,
+    data: Vec<u8>,
+    source: Source,
+}
 
-/// All that is loaded on a kernel.
+static OBJECTS: LazyLock<Vec<Committed>> = LazyLock::new(|| {
+    let read = |(name, data): (String, Vec<u8>)| Committed { source: Source::read(&data), name, data };
+    files("objects", ".bpf.o").into_iter().map(read).collect()
+});
+
 fn plans(host: &Host) -> Vec<(Object, Plan)> {
     use crate::signals::{self, disk_io, file_audit, oom_track, sched_delay, syscall_latency, tcp_monitor};
     let mut plans = signals::hook_plans(host);
@@ -75,8 +100,9 @@ fn plans(host: &Host) -> Vec<(Object, Plan)> {
     plans.into_iter().map(Result::unwrap).collect()
 }
 
-fn assert_none(failures: &[String]) {
-    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+fn assert_none(failures: &BTreeSet<String>) {
+    let lines: Vec<_> = failures.iter().map(String::as_str).collect();
+    assert!(lines.is_empty(), "{} failures:\n{}", lines.len(), lines.join("\n"));
 }
 
 #[test]
@@ -86,22 +112,43 @@ fn the_kernels_and_the_objects_are_all_there() {
     assert!(lines.len() == 5 && lines[4] > lines[3], "{lines:?} has no newer one");
     // Tests load what is for them alone.
     let expected: BTreeSet<_> =
-        OBJECTS.iter().map(|(name, _)| name.as_str()).filter(|name| !name.ends_with("_test")).collect();
+        OBJECTS.iter().map(|object| object.name.as_str()).filter(|name| !name.ends_with("_test")).collect();
     for kernel in KERNELS.iter() {
-        let planned: BTreeSet<_> = plans(&kernel.host).iter().map(|(object, _)| object.name).collect();
+        let planned: BTreeSet<_> = kernel.plans.iter().map(|(object, _)| object.name).collect();
         assert_eq!(planned, expected, "{}", kernel.host.release);
     }
 }
 
+/// What is not stored looks like what no kernel has: the loaders would plan without it.
+#[test]
+fn every_hook_of_the_objects_is_stored() {
+    let stored = stored_names();
+    let mut failures = BTreeSet::new();
+    let mut hooks = 0;
+    for Committed { name, data, .. } in OBJECTS.iter() {
+        for section in object::File::parse(data.as_slice()).unwrap().sections() {
+            let hook = match section.name().unwrap().split_once('/') {
+                Some(("tp_btf", hook)) => format!("btf_trace_{hook}"),
+                Some(("iter", hook)) => format!("bpf_iter_{hook}"),
+                _ => continue,
+            };
+            hooks += 1;
+            if !stored.contains(&hook) {
+                failures.insert(format!("{name}: {hook} is not among the stored types: cargo xtask btf"));
+            }
+        }
+    }
+    assert_none(&failures);
+    assert!(hooks > 50, "only {hooks} hooks");
+}
+
 #[test]
 fn every_relocation_finds_what_it_is_about_or_is_known_not_to() {
-    let names = std::fs::read_to_string(in_crate("tests/btf/NAMES")).unwrap();
-    let stored: BTreeSet<_> = names.lines().collect();
-    let mut failures = Vec::new();
-    let mut known = BTreeMap::new();
+    let stored = stored_names();
+    let mut failures = BTreeSet::new();
+    let mut known = BTreeSet::new();
     let (mut checked, mut absent) = (0, BTreeSet::new());
-    for (name, data) in OBJECTS.iter() {
-        let source = Source::read(data);
+    for Committed { name, data, source } in OBJECTS.iter() {
         for kernel in KERNELS.iter() {
             let release = &kernel.host.release;
             let mut object = aya_obj::Object::parse(data).unwrap();
@@ -109,7 +156,7 @@ fn every_relocation_finds_what_it_is_about_or_is_known_not_to() {
             let found = match relocations::relocate(&mut object, &source.relocations, btf) {
                 Ok(found) => found,
                 Err(error) => {
-                    failures.push(format!("{name}: cannot be relocated on {release}: {error}"));
+                    failures.insert(format!("{name}: cannot be relocated on {release}: {error}"));
                     continue;
                 }
             };
@@ -120,36 +167,62 @@ fn every_relocation_finds_what_it_is_about_or_is_known_not_to() {
                 let (access, line) = (&relocation.access, &relocation.line);
                 let root = without_flavour(access.split(['.', '[']).next().unwrap());
                 if !stored.contains(root) {
-                    failures.push(format!("{name}: {root} ({line}) is not among the stored types: cargo xtask btf"));
+                    failures.insert(format!("{name}: {root} ({line}) is not among the stored types: cargo xtask btf"));
                     continue;
                 }
                 let entry = MISSING.iter().find(|(missing, _)| missing == access);
-                known.entry(access.clone()).or_insert(());
+                known.insert(access.clone());
                 if !found {
                     absent.insert(access.clone());
                 }
-                match (found, entry) {
-                    (false, None) => failures.push(format!("{name}: {release} has no {access}: {line}")),
-                    (_, Some((_, has))) if has.there(kernel.line) != found => {
+                failures.extend(match entry {
+                    None if !found => Some(format!("{name}: {release} has no {access}: {line}")),
+                    Some((_, has)) if has.there(kernel.line) != found => {
                         let is = if found { "has" } else { "has no" };
-                        failures.push(format!("{name}: {release} {is} {access}, and the table says {has:?}: {line}"));
+                        Some(format!("{name}: {release} {is} {access}, and the table says {has}: {line}"))
                     }
-                    _ => {}
-                }
+                    _ => None,
+                });
             }
         }
     }
     for (access, _) in MISSING {
-        if !known.contains_key(*access) {
-            failures.push(format!("the table has {access}, which no program asks for"));
+        if !known.contains(*access) {
+            failures.insert(format!("the table has {access}, which no program asks for"));
         } else if !absent.contains(*access) {
-            failures.push(format!("the table has {access}, which every kernel has"));
+            failures.insert(format!("the table has {access}, which every kernel has"));
         }
     }
-    failures.sort();
-    failures.dedup();
     assert_none(&failures);
     assert!(checked > 5000, "only {checked} relocations");
+}
+
+#[test]
+fn values_of_enums_without_names_are_found() {
+    for kernel in KERNELS.iter() {
+        for (name, has) in VALUES {
+            let found = kernel.host.enum_value(name).is_some();
+            assert_eq!(found, has.there(kernel.line), "{name} on {}", kernel.host.release);
+        }
+    }
+}
+
+/// The proof that the checks see what they are for: a kernel that has lost a field.
+#[test]
+fn a_lost_field_is_seen_and_what_reads_it_can_be_reached() {
+    let (release, mut btf) = stored_kernels().pop().unwrap();
+    let field = b"\0__state\0";
+    let at = btf.windows(field.len()).position(|window| window == field).unwrap();
+    btf[at + 3] = b'g';
+    let host = Host::of_kernel(&release, btf).unwrap();
+    let linked = Linked::on(&host, "sched_delay");
+    let access = |number: &usize| linked.source.relocations[*number].access.as_str();
+    let lost: BTreeSet<_> = (0..linked.found.len()).filter(|number| !linked.found[*number]).collect();
+    assert!(lost.iter().map(access).any(|lost| lost == "task_struct.__state"));
+    let reached = linked.reach("on_sched_switch", &Knobs::new());
+    // The program then takes the kernel for an older one, whose field is not there either.
+    let poisons: BTreeSet<_> = reached.poisons.iter().map(access).collect();
+    assert_eq!(poisons, ["task_struct___pre_5_14.state"].into());
 }
 
 #[test]
@@ -157,39 +230,42 @@ fn no_relocated_type_is_defined_twice() {
     let mut failures = BTreeSet::new();
     let mut checked = 0;
     let running = Host::detect();
-    for (name, data) in OBJECTS.iter() {
-        let source = Source::read(data);
+    let hosts = KERNELS.iter().map(|kernel| &kernel.host).chain([&running]);
+    let hosts: Vec<_> = hosts.map(|host| (&host.release, host.btf().unwrap().index.definitions())).collect();
+    for Committed { name, source, .. } in OBJECTS.iter() {
         let roots =
             source.relocations.iter().filter(|relocation| !relocation.is_local()).map(|relocation| relocation.root);
         let roots: BTreeSet<_> = roots.map(|root| source.btf.kind_and_name(root).unwrap()).collect();
-        for host in KERNELS.iter().map(|kernel| &kernel.host).chain([&running]) {
+        for (release, definitions) in &hosts {
             for (kind, root) in &roots {
                 // aya takes the first: no relocation may depend on the order.
-                let definitions = host.btf().unwrap().index.definitions(*kind, without_flavour(root));
+                let definitions = definitions.get(&(*kind, without_flavour(root))).copied().unwrap_or(0);
                 checked += definitions;
                 if definitions > 1 {
                     let kind = kind_name(*kind);
-                    failures.insert(format!("{name}: {} has {definitions} definitions of {kind} {root}", host.release));
+                    failures.insert(format!("{name}: {release} has {definitions} definitions of {kind} {root}"));
                 }
             }
         }
     }
-    assert_none(&failures.into_iter().collect::<Vec<_>>());
+    assert_none(&failures);
     assert!(checked > 500, "only {checked} definitions");
 }
 
 /// An object as it is loaded on a kernel, up to the bpf system call.
 struct Linked {
     object: aya_obj::Object,
-    source: Source,
+    source: &'static Source,
+    /// For each relocation whether the kernel has what it is about.
+    found: Vec<bool>,
     rodata: Option<i32>,
 }
 
 impl Linked {
-    fn on(kernel: &Kernel, data: &[u8]) -> Self {
+    fn on(host: &Host, name: &str) -> Self {
+        let Committed { data, source, .. } = OBJECTS.iter().find(|object| object.name == name).unwrap();
         let mut object = aya_obj::Object::parse(data).unwrap();
-        let source = Source::read(data);
-        relocations::relocate(&mut object, &source.relocations, &kernel.host.btf().unwrap().relocations).unwrap();
+        let found = relocations::relocate(&mut object, &source.relocations, &host.btf().unwrap().relocations).unwrap();
         let maps = object.maps.clone();
         let descriptors: BTreeMap<_, _> = maps.keys().zip(1000..).collect();
         let sections = object.functions.keys().map(|(section, _)| *section).collect();
@@ -198,7 +274,7 @@ impl Linked {
             .unwrap();
         object.relocate_calls(&sections).unwrap();
         let rodata = descriptors.iter().find(|(name, _)| name.as_str() == ".rodata").map(|(_, descriptor)| *descriptor);
-        Self { object, source, rodata }
+        Self { object, source, found, rodata }
     }
 
     fn instructions(&self, program: &str) -> &[bpf_insn] {
@@ -214,7 +290,7 @@ impl Linked {
         let program = &self.object.programs[program];
         let function = &self.object.functions[&program.function_key()];
         let offset = function.section_offset + instruction * INSTRUCTION_BYTES;
-        let here = |at: &&relocations::Relocation| at.section == program.section_index && at.offset == offset;
+        let here = |at: &&Relocation| at.section == program.section_index && at.offset == offset;
         let relocation = self.source.relocations.iter().find(here)?;
         Some(without_flavour(relocation.access.split(['.', '[']).next()?))
     }
@@ -223,11 +299,12 @@ impl Linked {
 /// The knobs whose values the stored kernels' plans do not agree on, by object: the kernel decides them, and the verifier sees them as
 /// constants. Others are the user's or the machine's and may have any value.
 fn decided_knobs() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
-    let mut values: BTreeMap<_, BTreeSet<Vec<u8>>> = BTreeMap::new();
+    let mut values: BTreeMap<_, BTreeSet<&[u8]>> = BTreeMap::new();
     let mut set = BTreeMap::new();
     for kernel in KERNELS.iter() {
-        for (object, plan) in plans(&kernel.host) {
-            for (knob, value, _) in plan.globals {
+        for (object, plan) in &kernel.plans {
+            for (knob, value, _) in &plan.globals {
+                let knob = *knob;
                 values.entry((object.name, knob)).or_default().insert(value);
                 *set.entry((object.name, knob)).or_insert(0) += 1;
             }
@@ -260,59 +337,68 @@ fn knobs(data: &[u8], plan: &Plan, decided: Option<&BTreeSet<&str>>) -> Knobs {
     knobs
 }
 
-/// Calls `each` with what every program can do on every kernel that it is planned for.
-fn for_each_planned(mut each: impl FnMut(&Kernel, &Linked, &Object, &str, Hook, &Reached)) {
+/// A program on a kernel that it is planned for.
+struct Planned {
+    kernel: &'static Kernel,
+    object: &'static Object,
+    linked: Arc<Linked>,
+    program: &'static str,
+    hook: Hook,
+    reached: Reached,
+}
+
+impl Planned {
+    fn place(&self) -> String {
+        format!("{}: {} on {}", self.object.name, self.program, self.kernel.host.release)
+    }
+}
+
+static PLANNED: LazyLock<Vec<Planned>> = LazyLock::new(|| {
     let decided = decided_knobs();
+    let mut planned = Vec::new();
     for kernel in KERNELS.iter() {
-        for (object, plan) in plans(&kernel.host) {
-            let linked = Linked::on(kernel, object.data);
-            let knobs = knobs(object.data, &plan, decided.get(object.name));
+        for (object, plan) in &kernel.plans {
+            let linked = Arc::new(Linked::on(&kernel.host, object.name));
+            let knobs = knobs(object.data, plan, decided.get(object.name));
             let substitutes = plan.substitutes.iter().map(|(_, placed)| placed);
             for (program, hook) in plan.programs.iter().chain(substitutes) {
                 let reached = linked.reach(program, &knobs);
-                each(kernel, &linked, &object, program, *hook, &reached);
+                planned.push(Planned { kernel, object, linked: Arc::clone(&linked), program, hook: *hook, reached });
             }
         }
     }
+    planned
+});
+
+/// Number and name of each value of an enum in any of the kernels.
+fn all_values(name: &str) -> BTreeMap<u32, &'static str> {
+    let values = KERNELS.iter().flat_map(|kernel| kernel.host.btf().unwrap().index.values(name));
+    values.map(|(name, number)| (number, name)).collect()
 }
 
 #[test]
 fn no_program_can_reach_what_its_kernel_lacks() {
     let mut failures = BTreeSet::new();
-    let helpers: BTreeMap<u32, &str> = KERNELS
-        .iter()
-        .flat_map(|kernel| kernel.host.btf().unwrap().index.values("bpf_func_id"))
-        .map(|(name, number)| (number, name))
-        .collect();
-    let mut programs = 0;
-    for_each_planned(|kernel, linked, object, program, _, reached| {
-        programs += 1;
-        let place = format!("{}: {program} on {}", object.name, kernel.host.release);
+    let names = all_values("bpf_func_id");
+    for planned in PLANNED.iter() {
+        let (kernel, reached) = (planned.kernel, &planned.reached);
         for poison in &reached.poisons {
-            let relocation = &linked.source.relocations[*poison];
-            failures
-                .insert(format!("{place} can reach {}, which is not there: {}", relocation.access, relocation.line));
+            let Relocation { access, line, .. } = &planned.linked.source.relocations[*poison];
+            failures.insert(format!("{} can reach {access}, which is not there: {line}", planned.place()));
         }
-        let has: BTreeSet<_> = kernel
-            .host
-            .btf()
-            .unwrap()
-            .index
-            .values("bpf_func_id")
-            .into_iter()
-            .filter(|(name, _)| *name != "__BPF_FUNC_MAX_ID")
-            .map(|(_, number)| number)
-            .collect();
-        assert!(has.len() > 100);
+        let mut has = kernel.host.btf().unwrap().index.values("bpf_func_id");
+        assert!(has.remove("__BPF_FUNC_MAX_ID").is_some_and(|helpers| helpers > 100));
+        let has = has.into_values().collect();
         for helper in reached.helpers.difference(&has) {
-            failures.insert(format!("{place} can call {}, which is not there", helpers.get(helper).unwrap_or(&"?")));
+            let name = names.get(helper).unwrap_or(&"an unknown helper");
+            failures.insert(format!("{} can call {name}, which is not there", planned.place()));
         }
         if reached.fetches && kernel.line < KernelVersion::new(5, 12) {
-            failures.insert(format!("{place} uses an atomic operation that gives the old value"));
+            failures.insert(format!("{} uses an atomic operation that gives the old value", planned.place()));
         }
-    });
-    assert_none(&failures.into_iter().collect::<Vec<_>>());
-    assert!(programs > 200, "only {programs} programs");
+    }
+    assert_none(&failures);
+    assert!(PLANNED.len() > 200, "only {} programs", PLANNED.len());
 }
 
 #[test]
@@ -320,72 +406,64 @@ fn every_planned_hook_is_there_with_the_arguments_that_are_read() {
     let mut failures = BTreeSet::new();
     let mut typed = 0;
     for kernel in KERNELS.iter() {
-        for (object, plan) in plans(&kernel.host) {
-            if let Err(error) = loader::hooks_exist(&kernel.host, &plan) {
+        for (object, plan) in &kernel.plans {
+            if let Err(error) = loader::hooks_exist(&kernel.host, plan) {
                 failures.insert(format!("{}: {error}", object.name));
             }
         }
     }
-    for_each_planned(|kernel, linked, object, program, hook, reached| {
-        let btf = kernel.host.btf().unwrap();
-        let place = format!("{}: {program} on {}", object.name, kernel.host.release);
-        match hook {
-            Hook::Tracepoint(name) => {
-                let there = btf.relocations.id_by_type_name_kind(&format!("btf_trace_{name}"), BtfKind::Typedef);
-                assert!(there.is_ok(), "{place}: no btf_trace_{name}");
-                let arity = btf.index.tracepoint_arity(name).unwrap();
-                if let Some(argument) = reached.arguments.last().filter(|argument| **argument >= arity) {
-                    failures.insert(format!("{place} reads argument {argument} of {name}, which has {arity}"));
-                }
-                for (instruction, argument) in &reached.looks_into {
-                    let Some(taken_for) = linked.looked_into(program, *instruction) else { continue };
-                    let Some(is) = btf.index.tracepoint_argument(name, *argument) else { continue };
-                    typed += 1;
-                    if is != taken_for {
-                        failures.insert(format!(
-                            "{place} takes argument {argument} of {name} for a {taken_for}, and it is a {is}"
-                        ));
-                    }
-                }
-            }
-            Hook::FunctionExit(name) => {
-                let there = btf.relocations.id_by_type_name_kind(name, BtfKind::Func);
-                assert!(there.is_ok(), "{place}: no function {name}");
-                // What the function returned follows its arguments.
-                let arity = btf.index.function_arity(name).unwrap();
-                if let Some(argument) = reached.arguments.last().filter(|argument| **argument > arity) {
-                    failures.insert(format!("{place} reads argument {argument} of {name}, which has {arity}"));
-                }
-            }
-            Hook::Iterator(name) | Hook::Seed(name) => {
-                let there = btf.relocations.id_by_type_name_kind(&format!("bpf_iter_{name}"), BtfKind::Func);
-                assert!(there.is_ok(), "{place}: no bpf_iter_{name}");
+    for planned in PLANNED.iter() {
+        let btf = planned.kernel.host.btf().unwrap();
+        // What aya looks the hook up by.
+        let (name, kind) = match planned.hook {
+            Hook::Tracepoint(name) => (format!("btf_trace_{name}"), BtfKind::Typedef),
+            Hook::FunctionExit(name) => (name.to_owned(), BtfKind::Func),
+            Hook::Iterator(name) | Hook::Seed(name) => (format!("bpf_iter_{name}"), BtfKind::Func),
+        };
+        if btf.relocations.id_by_type_name_kind(&name, kind).is_err() {
+            failures.insert(format!("{}: no {name}", planned.place()));
+        }
+        let (name, arity) = match planned.hook {
+            Hook::Tracepoint(name) => (name, btf.index.tracepoint_arity(name).unwrap_or(0)),
+            // What the function returned follows its arguments.
+            Hook::FunctionExit(name) => (name, btf.index.function_arity(name).map_or(0, |arity| arity + 1)),
+            Hook::Iterator(_) | Hook::Seed(_) => continue,
+        };
+        if let Some(argument) = planned.reached.arguments.last().filter(|argument| **argument >= arity) {
+            failures.insert(format!("{} reads argument {argument} of {name}, which has {arity}", planned.place()));
+        }
+        for (instruction, argument) in &planned.reached.looks_into {
+            let taken_for = planned.linked.looked_into(planned.program, *instruction);
+            let is = btf.index.tracepoint_argument(name, *argument);
+            let (Some(taken_for), Some(is)) = (taken_for, is) else { continue };
+            typed += 1;
+            if is != taken_for {
+                failures.insert(format!(
+                    "{} takes argument {argument} of {name} for a {taken_for}, and it is a {is}",
+                    planned.place()
+                ));
             }
         }
-    });
-    assert_none(&failures.into_iter().collect::<Vec<_>>());
+    }
+    assert_none(&failures);
     assert!(typed > 100, "only {typed} uses of arguments");
 }
 
 #[test]
 fn every_kernel_has_the_kinds_of_maps() {
     let mut failures = BTreeSet::new();
-    let newest: BTreeMap<_, _> = KERNELS
-        .iter()
-        .flat_map(|kernel| kernel.host.btf().unwrap().index.values("bpf_map_type"))
-        .map(|(name, number)| (number, name))
-        .collect();
+    let names = all_values("bpf_map_type");
     for kernel in KERNELS.iter() {
         let kinds: BTreeSet<_> = kernel.host.btf().unwrap().index.values("bpf_map_type").into_values().collect();
         assert!(kinds.len() > 20);
-        for (name, data) in OBJECTS.iter() {
+        for Committed { name, data, .. } in OBJECTS.iter() {
             for (map, definition) in &aya_obj::Object::parse(data).unwrap().maps {
                 if !kinds.contains(&definition.map_type()) {
-                    let kind = newest.get(&definition.map_type()).unwrap_or(&"?");
+                    let kind = names.get(&definition.map_type()).unwrap_or(&"map of an unknown kind");
                     failures.insert(format!("{name}: {} has no {kind}, which {map} is", kernel.host.release));
                 }
             }
         }
     }
-    assert_none(&failures.into_iter().collect::<Vec<_>>());
+    assert_none(&failures);
 }

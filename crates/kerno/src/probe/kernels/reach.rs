@@ -64,9 +64,8 @@ pub(super) struct Program<'a> {
 }
 
 /// What a program can do.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct Reached {
-    pub(super) instructions: BTreeSet<usize>,
     /// Numbers of relocations without a target.
     pub(super) poisons: BTreeSet<usize>,
     pub(super) helpers: BTreeSet<u32>,
@@ -115,9 +114,9 @@ impl State {
 impl Program<'_> {
     pub(super) fn reach(&self) -> Reached {
         let mut reached = Reached::default();
-        let mut states: BTreeMap<usize, State> = BTreeMap::new();
+        let mut states = BTreeMap::new();
         let mut open = Vec::new();
-        let mut visit = |at: usize, state: State, open: &mut Vec<usize>, states: &mut BTreeMap<usize, State>| {
+        let visit = |at: usize, state: State, open: &mut Vec<usize>, states: &mut BTreeMap<usize, State>| {
             let changed = match states.entry(at) {
                 std::collections::btree_map::Entry::Vacant(place) => {
                     place.insert(state);
@@ -137,7 +136,6 @@ impl Program<'_> {
                 visit(next, state, &mut open, &mut states);
             }
         }
-        reached.instructions.extend(states.into_keys());
         reached
     }
 

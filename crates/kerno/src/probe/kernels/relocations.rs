@@ -116,11 +116,11 @@ pub(super) fn relocate(
     object.relocate_btf(kernel).map_err(|error| chain(&error))?;
     let outcome = |(number, relocation): (usize, &Relocation)| {
         let instruction = instruction_of(object, relocation);
-        let is_poison = instruction.code == POISON_CODE && instruction.imm == POISON;
-        if is_poison {
+        if instruction.code == POISON_CODE && instruction.imm == POISON {
             instruction.imm = NUMBERED_POISON + i32::try_from(number).unwrap();
+            return false;
         }
-        !is_poison && !(relocation.asks() && instruction.imm == 0)
+        !relocation.asks() || instruction.imm != 0
     };
     Ok(relocations.iter().enumerate().map(outcome).collect())
 }

@@ -64,12 +64,6 @@ enum req_flag_bits {
 	__REQ_RAHEAD = 19,
 };
 
-/* An enum since 6.11; before, RQF_FLUSH_SEQ was a macro for bit 4. */
-enum rqf_flags {
-	__RQF_FLUSH_SEQ = 1,
-};
-#define RQF_FLUSH_SEQ_BEFORE_6_11 4
-
 /* enum req_op (req_opf before 6.0); these have not changed since 4.8. */
 #define REQ_OP_MASK 0xff
 #define REQ_OP_READ 0

@@ -62,6 +62,10 @@ pub(super) fn hooks(host: &Host, plan: &mut Plan) {
         let with_queue = host.tracepoint_arity(name) == Some(arity_with_queue);
         plan.attach(if with_queue { program_with_queue } else { program }, Hook::Tracepoint(name));
     };
+    // An enum's value since 6.11, but the enum has a name only since some release after 6.12.
+    if let Some(bit) = host.enum_value("__RQF_FLUSH_SEQ") {
+        plan.set("cfg_flush_seq_bit", &bit);
+    }
     // The end before the beginning: a request whose end is missed would be stale when its memory is next used.
     plan.attach("on_block_rq_complete", Hook::Tracepoint("block_rq_complete"));
     attach(plan, "block_rq_merge", "on_block_rq_merge", "on_block_rq_merge_q", 2);

@@ -41,6 +41,7 @@
 
 /* 6.5 (5a80bd075f3b): block_io_start tells of every request in the submitter's context. */
 const volatile __u8 cfg_has_io_start = 1;
+const volatile __u32 cfg_flush_seq_bit = 4; /* of RQF_FLUSH_SEQ: a macro until 6.10, then bit 1 of an enum without a name */
 const volatile __u32 cfg_device_count = 0;
 const volatile __u32 cfg_devices[MAX_FILTER_DEVICES] = {};
 
@@ -139,11 +140,7 @@ static __always_inline __u8 record_flags(__u32 cmd_flags)
 
 static __always_inline bool in_flush_sequence(const struct request *rq)
 {
-	__u32 bit = RQF_FLUSH_SEQ_BEFORE_6_11;
-
-	if (bpf_core_enum_value_exists(enum rqf_flags, __RQF_FLUSH_SEQ))
-		bit = bpf_core_enum_value(enum rqf_flags, __RQF_FLUSH_SEQ);
-	return rq->rq_flags >> bit & 1;
+	return rq->rq_flags >> (cfg_flush_seq_bit & 31) & 1;
 }
 
 static __always_inline __u8 record_op(__u8 op_code)

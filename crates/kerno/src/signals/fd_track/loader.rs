@@ -91,6 +91,9 @@ impl Signal for FdTrack {
         } else {
             plan.set("cfg_exec_at_entry", &1u8);
         }
+        if let Some(flag) = host.enum_value("IO_RING_F_COMPAT") {
+            plan.set("cfg_ring_compat", &flag);
+        }
         let completion = host.uring_completion_arity();
         match completion {
             Some(3) => plan.attach("on_io_uring_complete", Hook::Tracepoint("io_uring_complete")),

@@ -7,6 +7,7 @@
 #include "messages.h"
 
 const volatile __u8 cfg_io_uring = 1;
+const volatile __u32 cfg_ring_compat = 0; /* IO_RING_F_COMPAT of int_flags, an enum without a name */
 
 /* linux/io_uring.h */
 #define IORING_OP_RECVMSG 10
@@ -23,7 +24,8 @@ struct io_uring_cqe {
 } CORE;
 
 struct io_ring_ctx {
-	unsigned int compat : 1;
+	unsigned int compat : 1; /* still in 6.18 */
+	unsigned int int_flags; /* in 7.3 */
 } CORE;
 
 /* What a request is about lies at its beginning (since 6.0); a file_slot is a place in the ring's own table. */
@@ -81,7 +83,9 @@ static __always_inline bool of_compat_ring(const struct io_kiocb *request)
 {
 	const struct io_ring_ctx *ctx = BPF_CORE_READ(request, ctx);
 
-	return bpf_core_field_exists(ctx->compat) && BPF_CORE_READ_BITFIELD_PROBED(ctx, compat);
+	if (bpf_core_field_exists(ctx->compat))
+		return BPF_CORE_READ_BITFIELD_PROBED(ctx, compat);
+	return bpf_core_field_exists(ctx->int_flags) && BPF_CORE_READ(ctx, int_flags) & cfg_ring_compat;
 }
 
 static __always_inline void request_completed(const struct io_kiocb *request, int result)
