@@ -67,7 +67,7 @@ pub trait Loader: sealed::Sealed + Send + Sync + fmt::Debug {
 pub enum Availability {
     /// Yes, attached to these hooks.
     Available {
-        /// Such as `tp_btf/sys_enter`.
+        /// Such as `tp_btf/sys_enter`; `a|b` where the kernel will be asked for `a` first and for `b` when it refuses.
         hooks: Vec<String>,
     },
     /// No.

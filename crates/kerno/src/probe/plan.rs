@@ -135,7 +135,7 @@ impl Plan {
     pub(super) fn display_hooks(&self) -> Vec<String> {
         let substitute = |program| self.substitutes.iter().find(|(name, _)| *name == program);
         let shown = |(program, hook): &Placed| match substitute(*program) {
-            Some((_, (_, other))) => format!("{} or {}", hook.display(), other.display()),
+            Some((_, (_, other))) => format!("{}|{}", hook.display(), other.display()),
             None => hook.display(),
         };
         self.programs.iter().map(shown).collect()
