@@ -65,7 +65,8 @@ struct pending {
 	__u8 requeued;
 	__u8 part_done; /* part of it was completed: sector and length in the request are the rest's */
 	__u8 reported; /* kept for the flush that follows its data */
-	__u8 pad[7];
+	__u8 refused; /* by the filters on its submitter; before 6.5 only */
+	__u8 pad[6];
 };
 
 struct {
@@ -200,9 +201,13 @@ static __noinline struct pending *remember(const struct request *rq, const struc
 	if (submitter) {
 		pending.submitter = *submitter;
 	} else {
-		if (!current_passes(bpf_get_current_pid_tgid()))
+		if (current_passes(bpf_get_current_pid_tgid()))
+			current_submitter(&pending.submitter);
+		else if (cfg_has_io_start)
 			return NULL;
-		current_submitter(&pending.submitter);
+		else
+			/* Noted, or the worker that hands it to the device would be taken for its submitter. */
+			pending.refused = 1;
 	}
 	cmd_flags = rq->cmd_flags;
 	pending.op_code = cmd_flags & REQ_OP_MASK;
@@ -217,7 +222,7 @@ static __noinline struct pending *remember(const struct request *rq, const struc
 	if (error == -EEXIST) {
 		stale = bpf_map_lookup_elem(&requests, &key);
 		/* Its completion was never seen: an event that was never made. */
-		if (stale && stale->issued_ns && !stale->reported)
+		if (stale && stale->issued_ns && !stale->reported && !stale->refused)
 			count_untracked();
 		error = bpf_map_update_elem(&requests, &key, &pending, BPF_ANY);
 	}
@@ -326,7 +331,7 @@ static __always_inline struct pending *remember_flush(const struct request *rq)
 			break;
 		other = (void *)node - flush_list_offset();
 		asker = pending_of(other);
-		if (asker)
+		if (asker && !asker->refused)
 			return remember(rq, &asker->submitter);
 		if (cfg_has_io_start)
 			continue;
@@ -438,6 +443,11 @@ int BPF_PROG(on_block_rq_complete, struct request *rq, int error, unsigned int n
 
 	if (!pending)
 		return 0;
+	if (pending->refused) {
+		if (nr_bytes >= rq->__data_len)
+			forget(rq);
+		return 0;
+	}
 	now = bpf_ktime_get_ns();
 	if (error && !pending->error)
 		pending->error = errno_of(error);
