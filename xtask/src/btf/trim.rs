@@ -16,6 +16,7 @@ pub(super) struct Wanted {
     /// Structs, unions, enums and typedefs, without what CO-RE sets apart by three underscores.
     types: BTreeSet<String>,
     tracepoints: BTreeSet<String>,
+    functions: BTreeSet<String>,
     iterators: BTreeSet<String>,
 }
 
@@ -47,6 +48,7 @@ impl Wanted {
     pub(super) fn add_hook(&mut self, section: &str) {
         match section.split_once('/') {
             Some(("tp_btf", name)) => self.tracepoints.insert(name.to_owned()),
+            Some(("fexit", name)) => self.functions.insert(name.to_owned()),
             Some(("iter", name)) => self.iterators.insert(name.to_owned()),
             _ => false,
         };
@@ -58,7 +60,8 @@ impl Wanted {
         let iterators =
             self.iterators.iter().flat_map(|name| [format!("bpf_iter_{name}"), format!("bpf_iter__{name}")]);
         let always = ALWAYS.iter().chain(&VALUES).map(|name| (*name).to_owned());
-        self.types.iter().cloned().chain(tracepoints).chain(iterators).chain(always).collect()
+        let functions = self.functions.iter().cloned();
+        self.types.iter().cloned().chain(tracepoints).chain(functions).chain(iterators).chain(always).collect()
     }
 }
 
@@ -87,7 +90,7 @@ pub(super) fn trim(kernel: &Table, wanted: &Wanted) -> anyhow::Result<Vec<u8>> {
     Table { types: cut.kept }.to_bytes()
 }
 
-/// Of functions only those of iterators are looked up by name.
+/// Of functions only those that are hooked and those of iterators are looked up by name.
 fn is_wanted(found: &Type, names: &BTreeSet<String>) -> bool {
     let by_name = is_definition(found.kind) || found.kind == Kind::Func;
     by_name && names.contains(without_flavour(&found.name))

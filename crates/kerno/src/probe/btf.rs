@@ -18,6 +18,7 @@ const KIND_TYPEDEF: u32 = 8;
 const KIND_VOLATILE: u32 = 9;
 const KIND_CONST: u32 = 10;
 const KIND_RESTRICT: u32 = 11;
+const KIND_FUNC: u32 = 12;
 const KIND_FUNC_PROTO: u32 = 13;
 const KIND_VAR: u32 = 14;
 const KIND_DATASEC: u32 = 15;
@@ -97,6 +98,15 @@ impl Btf {
         let (kind, vlen) = self.kind(proto).ok()?;
         // The first argument is the tracer's own context pointer, which programs do not see.
         (kind == KIND_FUNC_PROTO).then(|| vlen.saturating_sub(1))
+    }
+
+    /// How many arguments the kernel's function has, `None` when there is none of this name. Looks at every type.
+    pub(crate) fn function_arity(&self, name: &str) -> Option<usize> {
+        let ids = (1..self.types.len()).filter_map(|id| u32::try_from(id).ok());
+        let mut functions = ids.filter(|id| self.kind(*id).is_ok_and(|(kind, _)| kind == KIND_FUNC));
+        let function = functions.find(|id| self.name(*id) == Ok(name))?;
+        let (kind, vlen) = self.kind(self.size_or_type(function).ok()?).ok()?;
+        (kind == KIND_FUNC_PROTO).then_some(vlen)
     }
 
     /// Whether the kernel has this iterator (`bpf_iter_NAME` functions are found through their context struct).
@@ -228,6 +238,8 @@ mod tests {
         assert_eq!(kernel.tracepoint_arity("sys_enter"), Some(2));
         assert_eq!(kernel.tracepoint_arity("inet_sock_set_state"), Some(3));
         assert_eq!(kernel.tracepoint_arity("no_such_event"), None);
+        assert_eq!(kernel.function_arity("fd_install"), Some(2));
+        assert_eq!(kernel.function_arity("no_such_function"), None);
         assert!(kernel.has_iterator("task_file"));
         assert!(!kernel.has_iterator("no_such_iterator"));
         assert_eq!(kernel.struct_count("task_struct"), 1);

@@ -11,7 +11,7 @@ use super::cancel::Flag;
 use super::counters::{Counters, WireCounters};
 use super::error::{LoadError, chain};
 use super::object::{self, Object};
-use super::plan::{Hook, Plan, Signal};
+use super::plan::{Placed, Plan, Signal};
 use super::ring::Ring;
 use crate::EventType;
 
@@ -19,6 +19,7 @@ use crate::EventType;
 #[derive(Debug)]
 pub struct Handle {
     pub(super) shared: std::sync::Arc<Shared>,
+    hooks: Vec<String>,
 }
 
 impl Handle {
@@ -35,6 +36,11 @@ impl Handle {
     /// Records handed to readers so far.
     pub fn seen(&self) -> u64 {
         self.shared.seen()
+    }
+
+    /// What its programs are attached to, such as `tp_btf/sys_enter`.
+    pub fn hooks(&self) -> &[String] {
+        &self.hooks
     }
 
     /// The kernel's ids of the attached programs, as `bpftool prog` shows them; empty once stopped.
@@ -64,12 +70,13 @@ impl Drop for Handle {
 #[derive(Debug)]
 pub struct Prepared {
     handle: Handle,
-    programs: Vec<(&'static str, Hook)>,
+    programs: Vec<Placed>,
 }
 
 impl Prepared {
     pub(super) fn new(shared: std::sync::Arc<Shared>, plan: Plan) -> Self {
-        Self { handle: Handle { shared }, programs: plan.programs }
+        let hooks = plan.programs.iter().map(|(_, hook)| hook.display()).collect();
+        Self { handle: Handle { shared, hooks }, programs: plan.programs }
     }
 
     /// Attaches the programs: events come from here on.
@@ -118,7 +125,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    pub(super) fn load<S: Signal>(plan: &Plan, btf: &aya::Btf, ring_bytes: u32) -> Result<Self, LoadError> {
+    pub(super) fn load<S: Signal>(plan: &mut Plan, btf: &aya::Btf, ring_bytes: u32) -> Result<Self, LoadError> {
         let mut programs = Object { name: S::NAME, data: S::OBJECT }.load(plan, btf)?;
         let missing = |name: &str| LoadError::Refused {
             what: format!("the {} object", S::NAME),
@@ -148,7 +155,7 @@ impl Shared {
         })
     }
 
-    fn attach(&self, programs: &[(&'static str, Hook)]) -> Result<(), LoadError> {
+    fn attach(&self, programs: &[Placed]) -> Result<(), LoadError> {
         let mut kernel = lock(&self.kernel);
         // None when it was closed; then there is nothing to attach.
         for ebpf in kernel.programs.iter_mut() {

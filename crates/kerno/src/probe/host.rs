@@ -92,6 +92,8 @@ pub struct Host {
     /// Where the cgroup v2 hierarchy is mounted, which filters by cgroup need.
     pub cgroup2_mount: Option<PathBuf>,
     btf: Result<Arc<KernelBtf>, String>,
+    /// Tracepoints and functions to be taken for missing.
+    without: Vec<&'static str>,
 }
 
 /// The kernel's BTF, parsed once for our questions and once for the relocations.
@@ -162,8 +164,17 @@ impl Host {
             initial_user_namespace,
             cgroup2_mount: super::cgroup::v2_mount(),
             btf: KernelBtf::shared(),
+            without: Vec::new(),
             release,
         }
+    }
+
+    /// This machine as if its kernel lacked a tracepoint or function: plans made for it take what other kernels are given instead.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn without(mut self, name: &'static str) -> Self {
+        self.without.push(name);
+        self
     }
 
     /// A machine that runs another kernel, for what is decided by its BTF; nothing can be loaded on it.
@@ -179,6 +190,7 @@ impl Host {
             initial_user_namespace: true,
             cgroup2_mount: None,
             btf: Ok(Arc::new(KernelBtf::parse(btf)?)),
+            without: Vec::new(),
         })
     }
 
@@ -201,8 +213,20 @@ impl Host {
         Some(format!("needs {}{place}", names.join(" and ")))
     }
 
+    /// How many arguments the tracepoint has; `None` where there is none of this name.
     pub(crate) fn tracepoint_arity(&self, name: &str) -> Option<usize> {
+        if self.without.contains(&name) {
+            return None;
+        }
         self.btf().ok()?.index.tracepoint_arity(name)
+    }
+
+    /// How many arguments the kernel's function has; `None` where there is none of this name.
+    pub(crate) fn function_arity(&self, name: &str) -> Option<usize> {
+        if self.without.contains(&name) {
+            return None;
+        }
+        self.btf().ok()?.index.function_arity(name)
     }
 
     /// The value of this name in any of the kernel's enums: for what CO-RE cannot find because the enum has no name.

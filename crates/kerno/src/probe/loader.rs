@@ -35,6 +35,10 @@ pub trait Loader: sealed::Sealed + Send + Sync + fmt::Debug {
     /// Whether it could be loaded here, and with which hooks. Loads nothing.
     fn check(&self, host: &Host) -> Availability;
 
+    /// Plans for this host rather than for the one that [`Host::detect`] finds.
+    #[doc(hidden)]
+    fn set_host(&mut self, host: Host);
+
     /// Does the part of [`load`](Self::load) that takes time, and attaches nothing. Signals that are all prepared before the first is
     /// attached start together, and no ring fills while others load.
     ///
@@ -63,7 +67,7 @@ pub trait Loader: sealed::Sealed + Send + Sync + fmt::Debug {
 pub enum Availability {
     /// Yes, attached to these hooks.
     Available {
-        /// Such as `tp_btf/sys_enter`.
+        /// Such as `tp_btf/sys_enter`; `a|b` where the kernel will be asked for `a` first and for `b` when it refuses.
         hooks: Vec<String>,
     },
     /// No.
@@ -78,6 +82,7 @@ pub enum Availability {
 /// The loader of one signal. Use it by the signal's own name, such as [`SyscallLatencyLoader`](crate::SyscallLatencyLoader).
 pub struct SignalLoader<S> {
     options: Options,
+    host: Option<Host>,
     shared: Option<Arc<Shared>>,
     signal: PhantomData<fn() -> S>,
 }
@@ -86,7 +91,7 @@ pub struct SignalLoader<S> {
 impl<S: Signal> SignalLoader<S> {
     /// A loader that is not loaded yet.
     pub const fn new(options: Options) -> Self {
-        Self { options, shared: None, signal: PhantomData }
+        Self { options, host: None, shared: None, signal: PhantomData }
     }
 
     /// What is loaded on this kernel and onto which hooks, without the options' knobs.
@@ -126,9 +131,11 @@ fn plan_hooks<S: Signal>(host: &Host, plan: &mut Plan) -> Result<(), LoadError> 
 /// Fails with the first hook of the plan that this kernel does not have.
 pub(super) fn hooks_exist(host: &Host, plan: &Plan) -> Result<(), LoadError> {
     let btf = host.btf().map_err(|reason| LoadError::Kernel(reason.to_owned()))?;
-    for (_, hook) in &plan.programs {
+    let substitutes = plan.substitutes.iter().map(|(_, (_, hook))| hook);
+    for hook in plan.programs.iter().map(|(_, hook)| hook).chain(substitutes) {
         let there = match hook {
-            Hook::Tracepoint(name) => btf.index.tracepoint_arity(name).is_some(),
+            Hook::Tracepoint(name) => host.tracepoint_arity(name).is_some(),
+            Hook::FunctionExit(name) => host.function_arity(name).is_some(),
             Hook::Seed(name) | Hook::Iterator(name) => btf.index.has_iterator(name),
         };
         if !there {
@@ -161,25 +168,29 @@ impl<S: Signal> Loader for SignalLoader<S> {
     fn check(&self, host: &Host) -> Availability {
         let mut plan = Plan::default();
         let planned = plan_hooks::<S>(host, &mut plan);
-        let hooks = plan.programs.iter().map(|(_, hook)| hook.display()).collect();
+        let hooks = plan.display_hooks();
         match planned.map_err(|error| error.reason()).err().or_else(|| host.missing_privileges()) {
             None => Availability::Available { hooks },
             Some(reason) => Availability::Unavailable { reason, hooks },
         }
     }
 
+    fn set_host(&mut self, host: Host) {
+        self.host = Some(host);
+    }
+
     fn prepare(&mut self) -> Result<Prepared, LoadError> {
         if self.shared.as_ref().is_some_and(|shared| !shared.is_closed()) {
             return Err(LoadError::AlreadyLoaded);
         }
-        let host = Host::detect();
-        let plan = self.plan(&host)?;
+        let host = self.host.clone().unwrap_or_else(Host::detect);
+        let mut plan = self.plan(&host)?;
         if let Some(missing) = host.missing_privileges() {
             return Err(LoadError::Privileges(missing));
         }
         let btf = host.btf().map_err(|reason| LoadError::Kernel(reason.to_owned()))?;
         super::host::lift_memlock(host.version);
-        let shared = Arc::new(Shared::load::<S>(&plan, &btf.relocations, self.options.ring_bytes)?);
+        let shared = Arc::new(Shared::load::<S>(&mut plan, &btf.relocations, self.options.ring_bytes)?);
         self.shared = Some(Arc::clone(&shared));
         Ok(Prepared::new(shared, plan))
     }

@@ -4,11 +4,11 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::AsFd as _;
 
-use aya::programs::{BtfTracePoint, Iter, Program};
+use aya::programs::{BtfTracePoint, FExit, Iter, Program};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 
 use super::error::{LoadError, chain};
-use super::plan::{Hook, Plan};
+use super::plan::{Hook, Placed, Plan};
 
 /// A compiled object and what to call it in errors.
 #[derive(Clone, Copy, Debug)]
@@ -18,8 +18,9 @@ pub(crate) struct Object {
 }
 
 impl Object {
-    /// Makes its maps and has the plan's programs verified; attaches nothing.
-    pub(super) fn load(self, plan: &Plan, btf: &aya::Btf) -> Result<Ebpf, LoadError> {
+    /// Makes its maps and has the plan's programs verified; attaches nothing. What the kernel refuses and has a substitute is replaced
+    /// in the plan.
+    pub(super) fn load(self, plan: &mut Plan, btf: &aya::Btf) -> Result<Ebpf, LoadError> {
         let mut loader = EbpfLoader::new();
         loader.btf(Some(btf)).verifier_log_level(VerifierLogLevel::DEBUG);
         for (name, bytes, must_exist) in &plan.globals {
@@ -31,8 +32,10 @@ impl Object {
         let mut ebpf = loader
             .load(self.data)
             .map_err(|error| LoadError::Refused { what: format!("the {} object", self.name), detail: chain(&error) })?;
-        for (name, hook) in &plan.programs {
-            load(&mut ebpf, name, *hook, btf).map_err(|error| refused(name, *hook, error.as_ref()))?;
+        for (name, hook) in plan.programs.clone() {
+            let Err(error) = load(&mut ebpf, name, hook, btf) else { continue };
+            let Some((name, hook)) = plan.substitute(name) else { return Err(refused(name, hook, error.as_ref())) };
+            load(&mut ebpf, name, hook, btf).map_err(|error| refused(name, hook, error.as_ref()))?;
         }
         Ok(ebpf)
     }
@@ -46,7 +49,7 @@ impl Object {
 }
 
 /// Attaches loaded programs in the plan's order; iterators that only seed are read once.
-pub(super) fn attach(ebpf: &mut Ebpf, programs: &[(&'static str, Hook)]) -> Result<(), LoadError> {
+pub(super) fn attach(ebpf: &mut Ebpf, programs: &[Placed]) -> Result<(), LoadError> {
     for (name, hook) in programs {
         attach_one(ebpf, name, *hook).map_err(|error| refused(name, *hook, error.as_ref()))?;
     }
@@ -122,6 +125,15 @@ fn load(ebpf: &mut Ebpf, name: &str, hook: Hook, btf: &aya::Btf) -> Result<(), B
     let _blocked = super::sys::SignalsBlocked::new();
     match hook {
         Hook::Tracepoint(tracepoint) => <&mut BtfTracePoint>::try_from(program)?.load(tracepoint, btf)?,
+        Hook::FunctionExit(function) => {
+            let program = <&mut FExit>::try_from(program)?;
+            program.load(function, btf)?;
+            // arm64 before Linux 6.0 verifies it and only then says that it cannot be attached. What was attached once cannot be again
+            // on older kernels (5.10 is one), so it is loaded anew.
+            program.attach()?;
+            program.unload()?;
+            program.load(function, btf)?;
+        }
         Hook::Seed(iterator) | Hook::Iterator(iterator) => <&mut Iter>::try_from(program)?.load(iterator, btf)?,
     }
     Ok(())
@@ -132,6 +144,10 @@ fn attach_one(ebpf: &mut Ebpf, name: &str, hook: Hook) -> Result<(), Box<dyn std
         Hook::Tracepoint(_) => {
             let program: &mut Program = ebpf.program_mut(name).ok_or(NO_PROGRAM)?;
             <&mut BtfTracePoint>::try_from(program)?.attach()?;
+        }
+        Hook::FunctionExit(_) => {
+            let program: &mut Program = ebpf.program_mut(name).ok_or(NO_PROGRAM)?;
+            <&mut FExit>::try_from(program)?.attach()?;
         }
         Hook::Seed(_) => {
             io::copy(&mut open_iterator(ebpf, name)?, &mut io::sink())?;

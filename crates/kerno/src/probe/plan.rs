@@ -30,6 +30,9 @@ pub(crate) trait Signal: Send + 'static {
 pub(crate) enum Hook {
     /// A tracepoint with typed arguments (`tp_btf`, Linux 5.5).
     Tracepoint(&'static str),
+    /// The return of one of the kernel's own functions (fexit; x86 from Linux 5.5, arm64 from 6.0). Not every kernel lets programs
+    /// attach to functions, and only trying shows it, so each comes with a substitute: [`Plan::attach_or`].
+    FunctionExit(&'static str),
     /// An iterator that is read to its end once, in its place in the plan, to learn what is there already (Linux 5.8).
     Seed(&'static str),
     /// An iterator that is run whenever its reader asks (Linux 5.8).
@@ -41,6 +44,7 @@ impl Hook {
     pub(crate) fn display(self) -> String {
         match self {
             Self::Tracepoint(name) => format!("tp_btf/{name}"),
+            Self::FunctionExit(name) => format!("fexit/{name}"),
             Self::Seed(name) | Self::Iterator(name) => format!("iter/{name}"),
         }
     }
@@ -53,8 +57,13 @@ pub(crate) struct Plan {
     /// Name, value, and whether the object must have it.
     pub(crate) globals: Vec<(&'static str, Vec<u8>, bool)>,
     pub(crate) map_entries: Vec<(&'static str, u32)>,
-    pub(crate) programs: Vec<(&'static str, Hook)>,
+    pub(crate) programs: Vec<Placed>,
+    /// What takes the place of a program of `programs`, by its name, where the kernel refuses it.
+    pub(crate) substitutes: Vec<(&'static str, Placed)>,
 }
+
+/// A program of the object and where it goes.
+pub(crate) type Placed = (&'static str, Hook);
 
 /// A value of a knob, as the bytes of its C type.
 pub(crate) trait Knob {
@@ -106,6 +115,30 @@ impl Plan {
     /// Attaches a program of the object.
     pub(crate) fn attach(&mut self, program: &'static str, hook: Hook) {
         self.programs.push((program, hook));
+    }
+
+    /// Attaches a program of the object, or another one where the kernel refuses it.
+    pub(crate) fn attach_or(&mut self, preferred: Placed, substitute: Placed) {
+        self.programs.push(preferred);
+        self.substitutes.push((preferred.0, substitute));
+    }
+
+    /// Puts the substitute in a refused program's place; `None` when it has none.
+    pub(super) fn substitute(&mut self, refused: &str) -> Option<Placed> {
+        let at = self.substitutes.iter().position(|(name, _)| *name == refused)?;
+        let (_, substitute) = self.substitutes.swap_remove(at);
+        *self.programs.iter_mut().find(|(name, _)| *name == refused)? = substitute;
+        Some(substitute)
+    }
+
+    /// The hooks as shown to people, before any is tried.
+    pub(super) fn display_hooks(&self) -> Vec<String> {
+        let substitute = |program| self.substitutes.iter().find(|(name, _)| *name == program);
+        let shown = |(program, hook): &Placed| match substitute(*program) {
+            Some((_, (_, other))) => format!("{}|{}", hook.display(), other.display()),
+            None => hook.display(),
+        };
+        self.programs.iter().map(shown).collect()
     }
 
     /// Sets a list knob and its count; longer lists than the kernel side's array are refused.

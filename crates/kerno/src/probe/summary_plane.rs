@@ -15,7 +15,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use super::counters::WireCounters;
 use super::error::{LoadError, chain};
 use super::object::{self, Object};
-use super::plan::{Hook, Plan};
+use super::plan::{Placed, Plan};
 use super::{Host, loader, sys};
 
 /// What a summary could not hold or follow, counted in the kernel since it was loaded.
@@ -46,7 +46,7 @@ impl std::ops::Sub for SummaryLoss {
 pub(crate) struct SummaryPrograms {
     object: Object,
     ebpf: Ebpf,
-    programs: Vec<(&'static str, Hook)>,
+    programs: Vec<Placed>,
     counters: Option<PerCpuArray<MapData, WireCounters>>,
 }
 
@@ -66,7 +66,7 @@ impl SummaryPrograms {
         let btf = host.btf().map_err(|reason| LoadError::Kernel(reason.to_owned()))?;
         super::host::lift_memlock(host.version);
         plan.set_if_there("cfg_self_tgid", &std::process::id());
-        let mut ebpf = object.load(&plan, &btf.relocations)?;
+        let mut ebpf = object.load(&mut plan, &btf.relocations)?;
         let counters = match ebpf.take_map("counters") {
             None => None,
             Some(map) => Some(

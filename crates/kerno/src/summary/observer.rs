@@ -138,8 +138,17 @@ impl Observer {
     /// [`LoadError`] when nothing can run: no privileges, no BTF, or not one of the signals; and when there is no signal of a name
     /// that is asked for.
     pub fn start(options: ObserverOptions) -> Result<Self, LoadError> {
+        options.wanted()?;
+        Self::start_on(options, Host::detect())
+    }
+
+    /// [`start`](Self::start), with plans for this host.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    #[doc(hidden)]
+    pub fn start_on(options: ObserverOptions, host: Host) -> Result<Self, LoadError> {
         let wanted = options.wanted()?;
-        let host = Host::detect();
         let mut tasks = Tasks::load(&host)?;
         let mut missing = Vec::new();
         let mut samplers: Vec<(&'static SignalInfo, Box<dyn Sampler>)> = Vec::new();

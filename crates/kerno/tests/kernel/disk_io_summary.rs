@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use kerno::doctor::{self, Finding, Severity, Thresholds};
 use kerno::signals::{DiskDevice, DiskSummary};
-use kerno::summary::{Observer, ObserverOptions, Signals};
+use kerno::summary::{Observer, Signals};
 
 use crate::block::{Buffer, KIB, LoopDevice, MIB, file_without_room};
 use crate::cgroups::Cgroup;
-use crate::support::{Child, compare, slowness, unless_init_ran};
+use crate::support::{self, Child, compare, slowness, unless_init_ran};
 
 fn observer() -> Observer {
-    Observer::start(ObserverOptions { signals: vec!["disk_io".into()], ..ObserverOptions::default() }).unwrap()
+    support::observer(&["disk_io"])
 }
 
 fn number((major, minor): (u32, u32)) -> String {
@@ -266,4 +266,9 @@ fn a_cgroup_at_its_own_limit_is_told_from_a_slow_device() {
         let finding = judged.iter().find(of_group).expect("a finding");
         assert_eq!(finding.culprit.pid, Some(child.pid));
     }
+}
+
+again! { before_6_5, without "block_io_start":
+    sums_are_what_the_kernel_counts
+    failures_are_counted_and_judged
 }

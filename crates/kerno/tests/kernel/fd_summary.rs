@@ -6,14 +6,9 @@ use std::time::{Duration, Instant};
 
 use kerno::doctor::{self, Finding, Thresholds};
 use kerno::signals::FdProcess;
-use kerno::summary::{Observer, ObserverOptions, Signals};
+use kerno::summary::{Observer, Signals};
 
-use crate::support::{Child, Link, compare};
-
-pub fn observer(signals: &[&str]) -> Observer {
-    let signals = signals.iter().map(|name| (*name).to_owned()).collect();
-    Observer::start(ObserverOptions { signals, ..ObserverOptions::default() }).expect("the observer starts")
-}
+use crate::support::{Child, Link, compare, observer};
 
 /// Samples as `doctor` does in a short window.
 pub fn watch(observer: &mut Observer, window: Duration) {

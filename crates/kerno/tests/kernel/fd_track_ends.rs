@@ -503,3 +503,10 @@ fn calls_through_the_32_bit_table() {
     });
     assert!(events.iter().all(|event| event.compat == (event.source == FdSource::Syscall)));
 }
+
+again! { before_6_10, without "sched_prepare_exec":
+    an_exec_closes_what_is_marked_and_a_failed_one_nothing
+    an_interpreter_is_given_its_program_open
+    an_exec_in_a_busy_thread_group_is_exact
+    calls_through_the_32_bit_table
+}

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::ffi::{c_int, c_long};
 
 use crate::fd_track::{Log, Received, TIMES, address, call, expect_exactly, send};
-use crate::support::monotonic_ns;
+use crate::support::{monotonic_ns, without};
 use kerno::Host;
 use kerno::probe::KernelVersion;
 
@@ -229,4 +229,25 @@ fn descriptors_in_messages() {
             }
         }
     });
+}
+
+#[test]
+fn without_its_hook_only_io_uring_is_missing() {
+    without(&["io_uring_complete"], || {
+        expect_exactly(|log| {
+            let ring = Ring::new(log);
+            for _ in 0..TIMES {
+                let untold = ring.run(open(0));
+                assert!(untold >= 0);
+                log.opened("socket", call(libc::SYS_socket, &[libc::AF_UNIX.into(), libc::SOCK_STREAM.into(), 0]));
+                assert_eq!(ring.run(Request { opcode: CLOSE, fd: untold, ..Request::default() }), 0);
+            }
+        });
+    });
+}
+
+// Without that hook, connections that one request accepts again and again are not told of.
+again! { before_6_4, without "io_uring_submit_req":
+    files
+    descriptors_in_messages
 }

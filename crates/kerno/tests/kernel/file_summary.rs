@@ -2,9 +2,9 @@
 
 use kerno::doctor::{self, Thresholds};
 use kerno::signals::FileProcess;
-use kerno::summary::{ErrnoCount, Observer, ObserverOptions, Signals};
+use kerno::summary::{ErrnoCount, Signals};
 
-use crate::support::{Child, Link, compare, set_comm};
+use crate::support::{self, Child, Link, compare, set_comm};
 
 /// What one window sees of a child's work. The child lives until the window has ended.
 fn observe(work: impl FnOnce(&mut Link)) -> (u32, Signals) {
@@ -13,8 +13,7 @@ fn observe(work: impl FnOnce(&mut Link)) -> (u32, Signals) {
         link.tell(0);
         link.wait();
     });
-    let options = ObserverOptions { signals: vec!["file_audit".into()], ..ObserverOptions::default() };
-    let mut observer = Observer::start(options).unwrap();
+    let mut observer = support::observer(&["file_audit"]);
     child.go();
     child.heard();
     let signals = observer.finish().unwrap();

@@ -3,6 +3,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub, reason = "tests")]
 
+/// Repeats tests of the module above with [`support::without`], in a module of their own.
+macro_rules! again {
+    ($module:ident, without $hook:literal: $($test:ident)+) => {
+        mod $module {
+            $(#[test]
+            fn $test() {
+                crate::support::without(&[$hook], super::$test);
+            })+
+        }
+    };
+}
+
 mod support;
 
 mod block;

@@ -4,9 +4,9 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use crate::cgroups::Cgroup;
-use crate::fd_summary::{findings, observer, watch};
+use crate::fd_summary::{findings, watch};
 use crate::oom_track::{run_out, use_memory};
-use crate::support::{Child, set_comm};
+use crate::support::{Child, observer, set_comm};
 
 const MIB: usize = 1 << 20;
 

@@ -6,11 +6,13 @@ use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
+use aya::maps::RingBuf;
+use aya::programs::BtfTracePoint;
 use kerno::OomScope;
-use kerno::{Filter, OomEvent, OomTrackLoader, Options};
+use kerno::{EventType, Filter, OomEvent, OomTrackLoader, Options, RawEvent};
 
 use crate::cgroups::{Cgroup, id_of, v2_mount};
-use crate::support::{Child, Link, Run, compare, monotonic_ns, observe, options, pid, set_comm};
+use crate::support::{Child, Link, Run, compare, monotonic_ns, observe, options, pid, set_comm, without};
 
 const MIB: usize = 1 << 20;
 const LIMIT: u64 = 24 << 20;
@@ -155,8 +157,59 @@ impl Doomed {
     }
 }
 
+/// How the kills of these processes are observed while the work goes on.
+type Observe = fn(&[u32], &mut dyn FnMut()) -> Vec<OomEvent>;
+
+fn with_the_loader(pids: &[u32], work: &mut dyn FnMut()) -> Vec<OomEvent> {
+    let filter = Filter { pids: pids.to_vec(), ..Filter::default() };
+    observe(OomTrackLoader::new(options(filter)), work)
+}
+
+/// With the programs of kernels whose `mark_victim` tells a pid only (before 6.9 and its backports), driven by the pid.
+fn by_pid(pids: &[u32], work: &mut dyn FnMut()) -> Vec<OomEvent> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let kib = |name| -> u64 {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
+    };
+    let pages = (kib("MemTotal:") + kib("SwapTotal:")) * 1024 / rustix::param::page_size() as u64;
+    let object = aya::include_bytes_aligned!("../../objects/mark_victim_pid_test.bpf.o");
+    let mut loader = aya::EbpfLoader::new();
+    loader.override_global("cfg_total_pages", &pages, true);
+    let mut ebpf = loader.load(object).unwrap();
+    let btf = aya::Btf::from_sys_fs().unwrap();
+    for (program, tracepoint) in [
+        ("on_memcg_reclaim", "mm_vmscan_memcg_reclaim_begin"),
+        ("on_direct_reclaim", "mm_vmscan_direct_reclaim_begin"),
+        ("on_signal_generate", "signal_generate"),
+        ("on_mark_victim_as_pid", "mark_victim"),
+    ] {
+        let program: &mut BtfTracePoint = ebpf.program_mut(program).unwrap().try_into().unwrap();
+        program.load(tracepoint, &btf).unwrap();
+        program.attach().unwrap();
+    }
+    let mut ring = RingBuf::try_from(ebpf.take_map("events").unwrap()).unwrap();
+    work();
+    let mut events = Vec::new();
+    while let Some(record) = ring.next() {
+        let raw = RawEvent { event_type: EventType::OomKill, data: &record };
+        events.push(*raw.decode_as::<OomEvent>().unwrap());
+    }
+    events.retain(|event| pids.contains(&event.pid));
+    events
+}
+
 #[test]
 fn kills_are_told_as_the_kernel_log_tells_them() {
+    kills_are_told_as_in_the_log(with_the_loader);
+}
+
+#[test]
+fn kills_told_by_pid_are_as_the_kernel_log_tells_them() {
+    kills_are_told_as_in_the_log(by_pid);
+}
+
+fn kills_are_told_as_in_the_log(observe: Observe) {
     const KILLS: usize = 11;
     let mut log = Log::from_now();
     let mut doomed: Vec<_> = (0..KILLS)
@@ -172,12 +225,12 @@ fn kills_are_told_as_the_kernel_log_tells_them() {
         .collect();
     let pids: Vec<_> = doomed.iter().map(|doomed| doomed.child.pid).collect();
     let cgroups: Vec<_> = pids.iter().map(|pid| id_of(*pid)).collect();
-    let filter = Filter { pids: pids.clone(), ..Filter::default() };
     let before = monotonic_ns();
-    let events: Vec<OomEvent> =
-        observe(OomTrackLoader::new(options(filter)), || doomed.iter_mut().for_each(Doomed::die));
+    let events = observe(&pids, &mut || doomed.iter_mut().for_each(Doomed::die));
     let after = monotonic_ns();
-    let killed = log.killed();
+    let mut killed = log.killed();
+    // Other tests have their own victims meanwhile.
+    killed.retain(|pid, _| pids.contains(pid));
     assert_eq!(events.iter().map(|event| event.pid).collect::<Vec<_>>(), pids);
     compare("oom_track", "kills, events", events.len(), killed.len(), "the kernel's log");
     let told: u64 = events.iter().map(|event| as_logged(event).anon_kib).sum();
@@ -203,6 +256,23 @@ fn kills_are_told_as_the_kernel_log_tells_them() {
 
 #[test]
 fn the_victim_and_who_needed_the_memory_are_told_apart() {
+    the_victim_is_told_with(OomScope::Cgroup, with_the_loader);
+}
+
+#[test]
+fn a_victim_told_by_pid_is_told_from_who_needed_the_memory() {
+    the_victim_is_told_with(OomScope::Cgroup, by_pid);
+}
+
+#[test]
+fn without_the_hooks_of_reclaim_only_the_scope_is_unknown() {
+    without(&["mm_vmscan_memcg_reclaim_begin", "mm_vmscan_direct_reclaim_begin"], || {
+        the_victim_is_told_with(OomScope::Unknown, with_the_loader);
+    });
+}
+
+/// One process uses most of a cgroup's memory, another asks for what is more than the rest.
+fn the_victim_is_told_with(scope: OomScope, observe: Observe) {
     const ADJ: i16 = 500;
     let group = Cgroup::with_memory(32 << 20, "oom");
     let mut large = Child::new(|link| {
@@ -226,14 +296,14 @@ fn the_victim_and_who_needed_the_memory_are_told_apart() {
     let score = || std::fs::read_to_string(format!("/proc/{}/oom_score", large.pid)).unwrap().trim().parse().unwrap();
     let scores: [i32; 2] = [score(), score()];
     let mut log = Log::from_now();
-    let events: Vec<OomEvent> = observe(OomTrackLoader::new(options(pid(large.pid))), || {
+    let events = observe(&[large.pid], &mut || {
         small.run();
         assert!(libc::WIFSIGNALED(large.wait()));
     });
     let [event] = events[..] else { panic!("{} events", events.len()) };
     assert_eq!((event.pid, &*event.comm()), (large.pid, "kerno-large"));
     assert_eq!((event.triggered_pid, &*event.triggered_comm()), (small.pid, "kerno-small"));
-    assert_eq!(event.scope, OomScope::Cgroup);
+    assert_eq!(event.scope, scope);
     assert!(scores.contains(&event.oom_score), "score {}, /proc/PID/oom_score {scores:?}", event.oom_score);
     assert_eq!(as_logged(&event), log.killed()[&large.pid]);
     // Asleep, it had what it asked for.
@@ -280,12 +350,20 @@ fn scores_equal_procfs_for_every_adjustment() {
 
 #[test]
 fn a_process_of_several_threads_is_told_of_once() {
+    threads_are_told_of_once(with_the_loader);
+}
+
+#[test]
+fn a_process_of_several_threads_told_by_pid_is_told_of_once() {
+    threads_are_told_of_once(by_pid);
+}
+
+fn threads_are_told_of_once(observe: Observe) {
     let mut doomed = Doomed::new(|_| {
         let threads = [(); 5].map(|()| std::thread::spawn(run_out));
         threads.into_iter().for_each(|thread| thread.join().unwrap());
     });
-    let pid = pid(doomed.child.pid);
-    let events: Vec<OomEvent> = observe(OomTrackLoader::new(options(pid)), || doomed.die());
+    let events = observe(&[doomed.child.pid], &mut || doomed.die());
     assert_eq!(events.len(), 1);
     assert_eq!((events[0].pid, events[0].triggered_pid), (doomed.child.pid, doomed.child.pid));
 }

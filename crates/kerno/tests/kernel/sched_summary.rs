@@ -5,15 +5,15 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use kerno::doctor::{self, Finding, Thresholds};
-use kerno::summary::{Observer, ObserverOptions, Signals};
+use kerno::summary::{Observer, Signals};
 
 use crate::block::{LoopDevice, MIB};
 use crate::cgroups::Cgroup;
 use crate::sched_account::Span;
-use crate::support::{Child, compare, init_switches, monotonic_ns, set_comm};
+use crate::support::{self, Child, compare, init_switches, monotonic_ns, set_comm};
 
 fn observer() -> Observer {
-    Observer::start(ObserverOptions { signals: vec!["sched_delay".into()], ..ObserverOptions::default() }).unwrap()
+    support::observer(&["sched_delay"])
 }
 
 /// Samples as `doctor` does.

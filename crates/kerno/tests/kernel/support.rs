@@ -1,5 +1,6 @@
 //! What the kernel tests share: children that wait for a go, and a run from load to the last event.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
@@ -7,6 +8,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use kerno::summary::{Observer, ObserverOptions};
 use kerno::{Batch, CancelToken, Counters, Event, Filter, Handle, Host, Loader, Options, RawEventBuf};
 
 /// A forked child that waits until it is told to go, does its work and exits. Forked rather than started, so that the work is a
@@ -124,6 +126,37 @@ impl Drop for Child {
     }
 }
 
+thread_local! {
+    /// What this test loads for, where that is not simply this machine.
+    static HOST: RefCell<Option<Host>> = const { RefCell::new(None) };
+}
+
+/// Whether this is a test of a machine that is said to lack something.
+pub fn lacks_something() -> bool {
+    HOST.with_borrow(Option::is_some)
+}
+
+/// Runs a test as if the kernel lacked these tracepoints or functions: what it loads then is what other kernels are given.
+pub fn without(hooks: &[&'static str], test: impl FnOnce()) {
+    struct AsBefore;
+    impl Drop for AsBefore {
+        fn drop(&mut self) {
+            HOST.set(None);
+        }
+    }
+    HOST.set(Some(hooks.iter().fold(Host::detect(), |host, name| host.without(name))));
+    let _as_before = AsBefore;
+    test();
+}
+
+/// An observer of these signals.
+pub fn observer(signals: &[&str]) -> Observer {
+    let signals = signals.iter().map(|name| (*name).to_owned()).collect();
+    let options = ObserverOptions { signals, ..ObserverOptions::default() };
+    let host = HOST.with_borrow(Clone::clone).unwrap_or_else(Host::detect);
+    Observer::start_on(options, host).expect("the observer starts")
+}
+
 /// How many times slower than a machine this one is, when it is an emulated one: `KERNO_TEST_SLOWNESS`.
 pub fn slowness() -> u64 {
     std::env::var("KERNO_TEST_SLOWNESS").map_or(1, |text| text.parse().expect("KERNO_TEST_SLOWNESS is a number"))
@@ -171,6 +204,9 @@ pub struct Run<L> {
 impl<L: Loader> Run<L> {
     pub fn start(mut loader: L) -> Self {
         keep_btf();
+        if let Some(host) = HOST.with_borrow(Clone::clone) {
+            loader.set_host(host);
+        }
         let handle = loader.load().unwrap_or_else(|error| panic!("cannot load {}: {}", loader.name(), error.reason()));
         Self { loader, handle }
     }

@@ -4,12 +4,12 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use kerno::signals::SyscallSummary;
-use kerno::summary::{ErrnoCount, Observer, ObserverOptions};
+use kerno::summary::{ErrnoCount, Observer};
 
-use crate::support::{Child, Link, compare, monotonic_ns};
+use crate::support::{self, Child, Link, compare, monotonic_ns};
 
 fn observer() -> Observer {
-    Observer::start(ObserverOptions { signals: vec!["syscall_latency".into()], ..ObserverOptions::default() }).unwrap()
+    support::observer(&["syscall_latency"])
 }
 
 /// What one window sees of a child's work. The child lives until the window has ended.

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use kerno::summary::{Observer, Process, Signals};
 
-use crate::fd_summary::{leak_files, observer, set_fd_limit};
-use crate::support::{Child, Link};
+use crate::fd_summary::{leak_files, set_fd_limit};
+use crate::support::{Child, Link, observer};
 
 /// A child that is sure to be named in the signals, since it is near its limit of descriptors; asleep at both ends of the window.
 fn observed(work: impl FnOnce(&mut Link)) -> (Child, Observer) {

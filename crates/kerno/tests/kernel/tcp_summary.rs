@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use kerno::doctor::{self, Finding, Thresholds};
 use kerno::signals::{TcpFailureReason, TcpNamespace, TcpSummary};
-use kerno::summary::{Observer, ObserverOptions, Signals};
+use kerno::summary::{Observer, Signals};
 
-use crate::support::{Child, Link, compare, set_comm, unless_init_ran};
+use crate::support::{self, Child, Link, compare, set_comm, unless_init_ran};
 use crate::tcp_monitor::net::{
     child_in_namespace, counter, drop_packets, enter, expect_end, receive, send, set_option, settle, tcp_info,
 };
@@ -16,8 +16,7 @@ use crate::tcp_monitor::start_connect;
 
 /// Only this signal.
 fn observer() -> Observer {
-    let options = ObserverOptions { signals: vec!["tcp_monitor".into()], ..ObserverOptions::default() };
-    Observer::start(options).unwrap()
+    support::observer(&["tcp_monitor"])
 }
 
 /// What was seen of the child's namespace.

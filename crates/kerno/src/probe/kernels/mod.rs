@@ -110,9 +110,9 @@ fn the_kernels_and_the_objects_are_all_there() {
     let lines: Vec<_> = KERNELS.iter().map(|kernel| (kernel.line.major, kernel.line.minor)).collect();
     assert_eq!(lines[..4], [(5, 10), (6, 1), (6, 12), (6, 18)]);
     assert!(lines.len() == 5 && lines[4] > lines[3], "{lines:?} has no newer one");
-    // What proves histogram.h in the kernel is loaded by its test alone.
+    // Tests load what is for them alone.
     let expected: BTreeSet<_> =
-        OBJECTS.iter().map(|object| object.name.as_str()).filter(|name| *name != "histogram_test").collect();
+        OBJECTS.iter().map(|object| object.name.as_str()).filter(|name| !name.ends_with("_test")).collect();
     for kernel in KERNELS.iter() {
         let planned: BTreeSet<_> = kernel.plans.iter().map(|(object, _)| object.name).collect();
         assert_eq!(planned, expected, "{}", kernel.host.release);
@@ -360,7 +360,8 @@ static PLANNED: LazyLock<Vec<Planned>> = LazyLock::new(|| {
         for (object, plan) in &kernel.plans {
             let linked = Arc::new(Linked::on(&kernel.host, object.name));
             let knobs = knobs(object.data, plan, decided.get(object.name));
-            for (program, hook) in &plan.programs {
+            let substitutes = plan.substitutes.iter().map(|(_, placed)| placed);
+            for (program, hook) in plan.programs.iter().chain(substitutes) {
                 let reached = linked.reach(program, &knobs);
                 planned.push(Planned { kernel, object, linked: Arc::clone(&linked), program, hook: *hook, reached });
             }
@@ -416,13 +417,18 @@ fn every_planned_hook_is_there_with_the_arguments_that_are_read() {
         // What aya looks the hook up by.
         let (name, kind) = match planned.hook {
             Hook::Tracepoint(name) => (format!("btf_trace_{name}"), BtfKind::Typedef),
+            Hook::FunctionExit(name) => (name.to_owned(), BtfKind::Func),
             Hook::Iterator(name) | Hook::Seed(name) => (format!("bpf_iter_{name}"), BtfKind::Func),
         };
         if btf.relocations.id_by_type_name_kind(&name, kind).is_err() {
             failures.insert(format!("{}: no {name}", planned.place()));
         }
-        let Hook::Tracepoint(name) = planned.hook else { continue };
-        let arity = btf.index.tracepoint_arity(name).unwrap_or(0);
+        let (name, arity) = match planned.hook {
+            Hook::Tracepoint(name) => (name, btf.index.tracepoint_arity(name).unwrap_or(0)),
+            // What the function returned follows its arguments.
+            Hook::FunctionExit(name) => (name, btf.index.function_arity(name).map_or(0, |arity| arity + 1)),
+            Hook::Iterator(_) | Hook::Seed(_) => continue,
+        };
         if let Some(argument) = planned.reached.arguments.last().filter(|argument| **argument >= arity) {
             failures.insert(format!("{} reads argument {argument} of {name}, which has {arity}", planned.place()));
         }

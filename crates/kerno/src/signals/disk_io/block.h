@@ -13,7 +13,7 @@ struct gendisk {
 } CORE;
 
 struct request_queue {
-	struct gendisk *disk; /* 5.15 */
+	struct gendisk *disk; /* 5.15 (d152c682f03c) */
 } CORE;
 
 struct list_head {
@@ -46,7 +46,7 @@ struct request {
 } CORE;
 
 struct request___rq_disk {
-	struct gendisk *rq_disk; /* before 5.17 */
+	struct gendisk *rq_disk; /* before 5.17 (f3fa33acca9f) */
 } CORE;
 
 struct request___flush_list {

@@ -39,7 +39,7 @@
 #define FLAG_PREFLUSH 8
 #define FLAG_READAHEAD 16
 
-/* 6.5: block_io_start tells of every request in the submitter's context. */
+/* 6.5 (5a80bd075f3b): block_io_start tells of every request in the submitter's context. */
 const volatile __u8 cfg_has_io_start = 1;
 const volatile __u32 cfg_flush_seq_bit = 4; /* of RQF_FLUSH_SEQ: a macro until 6.10, then bit 1 of an enum without a name */
 const volatile __u32 cfg_device_count = 0;
@@ -65,7 +65,8 @@ struct pending {
 	__u8 requeued;
 	__u8 part_done; /* part of it was completed: sector and length in the request are the rest's */
 	__u8 reported; /* kept for the flush that follows its data */
-	__u8 pad[7];
+	__u8 refused; /* by the filters on its submitter; before 6.5 only */
+	__u8 pad[6];
 };
 
 struct {
@@ -75,7 +76,10 @@ struct {
 	__type(value, struct pending);
 } requests SEC(".maps");
 
-/* Before 6.5 an empty flush meets no hook as a request: its submitter is remembered by its bio. */
+/*
+ * Before 6.5 an empty flush meets no hook as a request, and a write that a flush has to follow (FUA, where the device has none)
+ * meets its first one in a worker: their submitters are remembered by their bios.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, MAX_ASKING_BIOS);
@@ -166,6 +170,17 @@ static __always_inline void current_submitter(struct submitter *submitter)
 	bpf_get_current_comm(submitter->comm, sizeof(submitter->comm));
 }
 
+/* Before 6.5: who submitted the bio, if that was remembered. */
+static __always_inline const struct submitter *asked_by(const struct bio *bio)
+{
+	__u64 key = (__u64)bio;
+
+	/* Without these flags the bio was not remembered, but another one at this address may have been. */
+	if (!bio || !(record_flags(BPF_CORE_READ(bio, bi_opf)) & (FLAG_PREFLUSH | FLAG_FUA)))
+		return NULL;
+	return bpf_map_lookup_elem(&asking_bios, &key);
+}
+
 /* The first sight of a request: what is known only now is kept, until its completion. */
 static __noinline struct pending *remember(const struct request *rq, const struct submitter *submitter)
 {
@@ -181,12 +196,18 @@ static __noinline struct pending *remember(const struct request *rq, const struc
 	pending.dev = (__u32)BPF_CORE_READ(disk, major) << MINORBITS | BPF_CORE_READ(disk, first_minor);
 	if (!device_passes(pending.dev))
 		return NULL;
+	if (!submitter && !cfg_has_io_start)
+		submitter = asked_by(rq->biotail);
 	if (submitter) {
 		pending.submitter = *submitter;
 	} else {
-		if (!current_passes(bpf_get_current_pid_tgid()))
+		if (current_passes(bpf_get_current_pid_tgid()))
+			current_submitter(&pending.submitter);
+		else if (cfg_has_io_start)
 			return NULL;
-		current_submitter(&pending.submitter);
+		else
+			/* Noted, or the worker that hands it to the device would be taken for its submitter. */
+			pending.refused = 1;
 	}
 	cmd_flags = rq->cmd_flags;
 	pending.op_code = cmd_flags & REQ_OP_MASK;
@@ -201,7 +222,7 @@ static __noinline struct pending *remember(const struct request *rq, const struc
 	if (error == -EEXIST) {
 		stale = bpf_map_lookup_elem(&requests, &key);
 		/* Its completion was never seen: an event that was never made. */
-		if (stale && stale->issued_ns && !stale->reported)
+		if (stale && stale->issued_ns && !stale->reported && !stale->refused)
 			count_untracked();
 		error = bpf_map_update_elem(&requests, &key, &pending, BPF_ANY);
 	}
@@ -267,7 +288,7 @@ int BPF_PROG(on_block_rq_insert, struct request *rq)
 	return insert(rq);
 }
 
-/* Until 5.10.136 and in 5.11-rc the queue came first. */
+/* Older kernels give the queue first: disk_io/loader.rs. */
 SEC("tp_btf/block_rq_insert")
 int BPF_PROG(on_block_rq_insert_q, struct request_queue *q, struct request *rq)
 {
@@ -298,10 +319,9 @@ static __always_inline __u32 flush_list_offset(void)
 static __always_inline struct pending *remember_flush(const struct request *rq)
 {
 	struct list_head *head = flush_askers(rq), *node = head;
-	struct submitter *by_bio;
+	const struct submitter *by_bio;
 	struct pending *asker;
 	struct request *other;
-	__u64 key;
 
 	if (!head)
 		return NULL;
@@ -311,12 +331,11 @@ static __always_inline struct pending *remember_flush(const struct request *rq)
 			break;
 		other = (void *)node - flush_list_offset();
 		asker = pending_of(other);
-		if (asker)
+		if (asker && !asker->refused)
 			return remember(rq, &asker->submitter);
 		if (cfg_has_io_start)
 			continue;
-		key = (__u64)BPF_CORE_READ(other, biotail);
-		by_bio = bpf_map_lookup_elem(&asking_bios, &key);
+		by_bio = asked_by(BPF_CORE_READ(other, biotail));
 		if (by_bio)
 			return remember(rq, by_bio);
 	}
@@ -424,6 +443,11 @@ int BPF_PROG(on_block_rq_complete, struct request *rq, int error, unsigned int n
 
 	if (!pending)
 		return 0;
+	if (pending->refused) {
+		if (nr_bytes >= rq->__data_len)
+			forget(rq);
+		return 0;
+	}
 	now = bpf_ktime_get_ns();
 	if (error && !pending->error)
 		pending->error = errno_of(error);

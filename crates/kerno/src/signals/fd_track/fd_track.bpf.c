@@ -153,7 +153,7 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 	return 0;
 }
 
-/* Linux 6.10: an exec that can no longer fail without killing the process. */
+/* Linux 6.10 (c82389947d90): an exec that can no longer fail without killing the process. */
 SEC("tp_btf/sched_prepare_exec")
 int BPF_PROG(on_sched_prepare_exec, struct task_struct *task)
 {

@@ -2,7 +2,7 @@
 //!
 //! | | |
 //! |---|---|
-//! | hooks | `tp_btf/sys_exit` and `tp_btf/sys_enter`; `sched_prepare_exec` (Linux 6.10) and `sched_process_exec`; `sched_process_exit`; `io_uring_complete` and `io_uring_submit_req` (Linux 6.3) |
+//! | hooks | `tp_btf/sys_exit` and `tp_btf/sys_enter`; `sched_prepare_exec` (Linux 6.10) and `sched_process_exec`; `sched_process_exit`; `io_uring_complete` and `io_uring_submit_req` (Linux 6.4) |
 //! | minimum kernel | 5.10; `io_uring` from 6.0 |
 //! | cost | a look-up in a table for a call that changes no descriptor, beside the kernel's own slow path for traced calls; a look at the process's bitmap for each `ioctl`; a walk of the bitmap at exec, exit and `close_range` |
 //! | kernel memory | 1.3 MiB |
@@ -29,7 +29,7 @@
 //! - Descriptors that `read` of a fanotify or userfaultfd descriptor brings, and those that a seccomp supervisor puts into another process.
 //! - An `ioctl` in a table that several tasks share, when it tells the descriptor in any other way than by returning it.
 //! - `io_uring` requests that post no completion (`IOSQE_CQE_SKIP_SUCCESS`), overflow the completion ring, or receive several messages
-//!   into provided buffers. Before Linux 6.3, a request that accepts many connections shows its last one only.
+//!   into provided buffers. Before Linux 6.4, a request that accepts many connections shows its last one only.
 //! - Descriptors above 65,535 at exit and `close_range`, and above 16,383 at exec. Each table that is longer adds one to
 //!   [`Counters::untracked`](crate::Counters::untracked), which also counts memory that could not be read.
 //! - A call that seccomp or a tracer answers in the kernel's place with success is taken for one that took place.

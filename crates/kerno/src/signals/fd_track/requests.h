@@ -189,7 +189,7 @@ int BPF_PROG(on_io_uring_complete_in_pieces, void *ring, struct io_kiocb *reques
 	return 0;
 }
 
-/* Linux 6.3 */
+/* Linux 6.4 (2ad57931db64); before, another tracepoint with more arguments was there. */
 SEC("tp_btf/io_uring_submit_req")
 int BPF_PROG(on_io_uring_submit_req, struct io_kiocb *request)
 {

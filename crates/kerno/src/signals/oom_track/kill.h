@@ -67,7 +67,7 @@ typedef struct {
 struct mm_struct {
 	unsigned long total_vm;
 	atomic_long_t pgtables_bytes;
-	struct percpu_counter rss_stat[4]; /* since 6.2 */
+	struct percpu_counter rss_stat[4]; /* since 6.2 (f1a7941243c1) */
 } CORE;
 
 /* Before 6.2 */
@@ -282,8 +282,7 @@ int BPF_PROG(on_signal_generate, int sig, void *info, struct task_struct *task)
 	return 0;
 }
 
-SEC("tp_btf/mark_victim")
-int BPF_PROG(on_mark_victim_pid, int pid)
+static __always_inline int pid_marked(int pid)
 {
 	__u32 tid = bpf_get_current_pid_tgid();
 	const struct task_struct *victim = NULL;
@@ -297,6 +296,12 @@ int BPF_PROG(on_mark_victim_pid, int pid)
 	if (!victim && (__u32)pid == tid)
 		victim = current_task();
 	return victim_marked(victim, pid);
+}
+
+SEC("tp_btf/mark_victim")
+int BPF_PROG(on_mark_victim_pid, int pid)
+{
+	return pid_marked(pid);
 }
 
 #endif

@@ -26,7 +26,7 @@ impl Signal for OomTrack {
                 plan.attach(program, Hook::Tracepoint(name));
             }
         }
-        // (pid) at first, (task, uid) since 6.9 and in later stable releases of older kernels.
+        // (pid) at first, (task, uid) since 6.9 (72ba14deb40a) and in later stable releases of older kernels, 5.10's among them.
         if host.tracepoint_arity("mark_victim") == Some(1) {
             plan.attach("on_signal_generate", Hook::Tracepoint("signal_generate"));
             plan.attach("on_mark_victim_pid", Hook::Tracepoint("mark_victim"));

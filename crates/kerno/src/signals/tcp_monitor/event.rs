@@ -103,7 +103,8 @@ pub struct TcpEvent {
     /// The owner's cgroup in the v2 hierarchy.
     pub cgroup_id: u64,
     /// `Connect` and `ConnectFailed`: since the first SYN. `Accept`: how long the established connection waited to be accepted.
-    /// In nanoseconds; 0 for other events and when the start was not seen.
+    /// In nanoseconds; 0 for other events, when the start was not seen, and for an `Accept` that came before the handshake's last segment
+    /// was worked off (its state is then `SynRecv`).
     pub latency_ns: u64,
     /// `Close`: since it was established, in nanoseconds; 0 when that was not seen.
     pub duration_ns: u64,

@@ -39,7 +39,13 @@ impl Signal for TcpMonitor {
         }
         // What forgets a socket comes before what remembers it.
         plan.attach("on_tcp_destroy_sock", Hook::Tracepoint("tcp_destroy_sock"));
-        plan.attach("on_sys_exit", Hook::Tracepoint("sys_exit"));
+        let accept_exit = Hook::FunctionExit("inet_csk_accept");
+        let sys_exit = ("on_sys_exit", Hook::Tracepoint("sys_exit"));
+        match host.function_arity("inet_csk_accept") {
+            Some(2) => plan.attach_or(("on_accept", accept_exit), sys_exit),
+            Some(4) => plan.attach_or(("on_accept_before_6_10", accept_exit), sys_exit),
+            _ => plan.attach(sys_exit.0, sys_exit.1),
+        }
         plan.attach("on_tcp_rcv_space_adjust", Hook::Tracepoint("tcp_rcv_space_adjust"));
         plan.attach("on_inet_sock_set_state", Hook::Tracepoint("inet_sock_set_state"));
         // After these hooks: a socket opened meanwhile is known to one or the other.

@@ -3,19 +3,20 @@
 //!
 //! | | |
 //! |---|---|
-//! | hooks | `tp_btf/inet_sock_set_state`, `sys_exit` (for `accept`), `tcp_retransmit_skb`, `tcp_retransmit_synack`, `tcp_probe`, `tcp_receive_reset`, `tcp_send_reset`, `tcp_rcv_space_adjust`, `tcp_destroy_sock`; `iter/task_file` once at load |
+//! | hooks | `tp_btf/inet_sock_set_state`, `tcp_retransmit_skb`, `tcp_retransmit_synack`, `tcp_probe`, `tcp_receive_reset`, `tcp_send_reset`, `tcp_rcv_space_adjust`, `tcp_destroy_sock`; for accepts `fexit/inet_csk_accept`, or `tp_btf/sys_exit` where the kernel's functions cannot be hooked; `iter/task_file` once at load |
 //! | minimum kernel | 5.10 |
-//! | cost | a hash look-up for each segment received and for each receive call; 100 to 200 ns for each system call of the machine, mostly the kernel's own slow path for traced calls |
+//! | cost | a hash look-up for each segment received and for each receive call; with `sys_exit` 100 to 200 ns for each system call of the machine, mostly the kernel's own slow path for traced calls |
 //! | kernel memory | 65,536 connections, about 10 MB |
 //!
 //! # Whose a connection is
 //!
 //! The process that opened or accepted it, with the name and cgroup it had then. A process that gets a connection later, by `fork` or
 //! over a Unix socket, does not become its owner. Connections that were open at load belong to the oldest process that has them open.
-//! The kernel has no accept of its own to hook: where a connection was accepted through `io_uring` it is the first reader's, or the
-//! closer's, and there is no `Accept` event. One that nobody accepted is nobody's: pid 0, no name, no user. So are the answers to a
-//! SYN that are sent again, and resets sent for closed ports (told since Linux 6.10, 19822a980e19). A filter on pid, name, user or
-//! cgroup lets only known owners through.
+//! Accepts are seen in the function of the kernel that does them, also those through `io_uring` and of servers in the kernel. Where
+//! functions cannot be hooked (a kernel built without it, arm64 before Linux 6.0) they are seen as system calls end: a connection that
+//! was accepted another way is then the first reader's, or the closer's, and there is no `Accept` event. One that nobody accepted is
+//! nobody's: pid 0, no name, no user. So are the answers to a SYN that are sent again, and resets sent for closed ports (told since
+//! Linux 6.10, 19822a980e19). A filter on pid, name, user or cgroup lets only known owners through.
 //!
 //! # What the numbers mean
 //!

@@ -2,14 +2,15 @@
 /*
  * tcp_monitor: connections opened, accepted, refused, reset and closed, segments sent again, round-trip times.
  *
- * hooks   tp_btf/inet_sock_set_state (connect, close), sys_exit (accept), tcp_retransmit_skb, tcp_retransmit_synack,
- *         tcp_probe (round trips), tcp_receive_reset, tcp_send_reset, tcp_rcv_space_adjust (owners), tcp_destroy_sock;
- *         iter/task_file once, for the sockets that are there already
+ * hooks   tp_btf/inet_sock_set_state (connect, close), tcp_retransmit_skb, tcp_retransmit_synack, tcp_probe (round
+ *         trips), tcp_receive_reset, tcp_send_reset, tcp_rcv_space_adjust (owners), tcp_destroy_sock; for accept
+ *         fexit/inet_csk_accept, or tp_btf/sys_exit where functions cannot be hooked; iter/task_file once, for the
+ *         sockets that are there already
  * key     the socket's address, from its first state to tcp_destroy_sock
- * cost    one hash look-up for each segment received and for each recv(); for each system call of the machine the
- *         kernel's slow path for traced calls and, where it does not fail, one comparison
- * not     MPTCP's own sockets (their subflows are seen); accepts through io_uring (the connection itself is seen);
- *         when connections began that were open before it attached
+ * cost    one hash look-up for each segment received and for each recv(); with sys_exit, for each system call of the
+ *         machine the kernel's slow path for traced calls and, where it does not fail, one comparison
+ * not     MPTCP's own sockets (their subflows are seen); with sys_exit, accepts through io_uring and by the kernel
+ *         itself (the connection is seen); when connections began that were open before it attached
  *
  * Most of this runs in softirq, where the current task is whoever was interrupted. Whose a socket is gets learnt where
  * the current task is known to act on that very socket, and is remembered: in connect(), at the end of accept(), or
@@ -71,7 +72,7 @@ KEEP_LAYOUT(struct tcp_event);
 const volatile __u32 cfg_port_count = 0;
 const volatile __u32 cfg_ports[MAX_FILTER_PORTS] = {};
 const volatile __u64 cfg_rtt_interval_ns = 1000000000; /* at most one round-trip event a socket in this time */
-const volatile __u8 cfg_retransmit_has_err = 0; /* tcp_retransmit_skb tells of failed attempts too (6.17) */
+const volatile __u8 cfg_retransmit_has_err = 0; /* tcp_retransmit_skb tells of failed attempts too (6.17, ad892e912b84) */
 /* accept, accept4; then accept, accept4, socketcall of the 32-bit table */
 const volatile __u32 cfg_accept_nrs[2] = { ~0u, ~0u };
 const volatile __u32 cfg_compat_accept_nrs[3] = { ~0u, ~0u, ~0u };
@@ -238,24 +239,14 @@ static __always_inline bool is_accept(const struct pt_regs *regs)
 	return call == 5 || call == 18; /* SYS_ACCEPT, SYS_ACCEPT4 of socketcall(2) */
 }
 
-SEC("tp_btf/sys_exit")
-int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
+/* The task gets the connection, which may have been reset meanwhile. */
+static __always_inline int accepted(const struct sock *sk, const struct task_struct *task)
 {
-	const struct task_struct *task;
-	const struct file *file;
 	struct tcp_event *event;
-	const struct sock *sk;
 	struct conn *conn;
 	struct flow flow;
 	__u64 now;
 
-	if (ret < 0 || !is_accept(regs))
-		return 0;
-	task = current_task();
-	file = file_of(task, ret);
-	sk = file ? tcp_sock_of_file(file) : NULL;
-	if (!sk)
-		return 0;
 	conn = conn_of(sk);
 	if (!conn) /* waited in the queue since before we attached */
 		conn = conn_new(sk, 0, DIRECTION_INCOMING);
@@ -276,6 +267,50 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 	event->latency_ns = conn->established_ns ? now - conn->established_ns : 0;
 	event_submit(event);
 	return 0;
+}
+
+/* Where the kernel's functions cannot be hooked. */
+SEC("tp_btf/sys_exit")
+int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
+{
+	const struct task_struct *task;
+	const struct file *file;
+	const struct sock *sk;
+
+	if (ret < 0 || !is_accept(regs))
+		return 0;
+	task = current_task();
+	file = file_of(task, ret);
+	sk = file ? tcp_sock_of_file(file) : NULL;
+	return sk ? accepted(sk, task) : 0;
+}
+
+/* The result is read as a plain number: the verifier takes it for a pointer that is never NULL and would remove the check. */
+static __always_inline int accept_returns(const unsigned long long *result)
+{
+	const struct task_struct *task = current_task();
+	const struct sock *sk = NULL;
+
+	bpf_probe_read_kernel(&sk, sizeof(sk), result);
+	if (!sk || BPF_CORE_READ(sk, sk_protocol) != IPPROTO_TCP)
+		return 0;
+	/* io_uring's worker until 5.12, a kernel thread that borrows a process's memory: it does not know for whom it works. */
+	if (BPF_CORE_READ(task, flags) & PF_KTHREAD && BPF_CORE_READ(task, mm))
+		return 0;
+	return accepted(sk, task);
+}
+
+SEC("fexit/inet_csk_accept")
+int on_accept(unsigned long long *args)
+{
+	return accept_returns(&args[2]);
+}
+
+/* Until 6.10 it had four arguments (92ef0fd55ac8). */
+SEC("fexit/inet_csk_accept")
+int on_accept_before_6_10(unsigned long long *args)
+{
+	return accept_returns(&args[4]);
 }
 
 static __always_inline void emit_retransmit(const struct conn *conn, const struct flow *flow, const struct sock *sk,

@@ -165,3 +165,8 @@ fn impossible_filters_are_refused() {
     let misfit = Filter { syscalls: vec!["read".into()], ..Filter::default() };
     assert!(load(misfit).contains("filter syscall does not fit tcp_monitor"));
 }
+
+again! { by_system_calls, without "inet_csk_accept":
+    pids
+    cgroups_and_those_below_created_later
+}

@@ -101,11 +101,13 @@ fn check_connection(
         assert_eq!(event.direction, if ours { TcpDirection::Outgoing } else { TcpDirection::Incoming });
         assert_eq!((event.family, event.uid(), event.error), (family, Some(0), 0));
         assert_eq!((event.retransmits, event.reset_by), (0, TcpResetBy::Nobody));
-        assert!(event.rtt_us > 0 && event.rtt_us < 1_000_000, "{event}");
+        assert!((event.rtt_us > 0 || event.state == TcpState::SynRecv) && event.rtt_us < 1_000_000, "{event}");
     }
     assert_eq!((connect.state, connect.duration_ns), (TcpState::Established, 0));
     assert!(connect.latency_ns > 0 && connect.latency_ns <= known.connect_ns, "{connect}, known {}", known.connect_ns);
-    assert!(accept.latency_ns > 0 && accept.timestamp_ns - accept.latency_ns > known.start_ns, "{accept}");
+    // Another CPU may accept while the handshake's last segment is still worked on.
+    assert!(accept.latency_ns > 0 || accept.state == TcpState::SynRecv, "{accept}");
+    assert!(accept.timestamp_ns - accept.latency_ns > known.start_ns, "{accept}");
     let (to_server, to_client) = payload(i);
     assert_eq!((closes[0].bytes_sent, closes[0].bytes_received), (to_server as u64, to_client as u64));
     assert_eq!((closes[1].bytes_sent, closes[1].bytes_received), (to_client as u64, to_server as u64));
@@ -389,4 +391,11 @@ fn resets_tell_who_sent_them() {
         assert_eq!((theirs.errno(), theirs.bytes_received), (Some(libc::ECONNRESET), 11));
         assert_eq!((ours.state, theirs.state), (TcpState::Established, TcpState::Established));
     }
+}
+
+again! { by_system_calls, without "inet_csk_accept":
+    every_connection_is_seen_on_both_sides_over_ipv4
+    every_connection_is_seen_on_both_sides_over_ipv6
+    ipv4_over_v6_sockets_is_shown_as_ipv4
+    the_wait_in_the_accept_queue_is_measured
 }

@@ -3,7 +3,7 @@
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-use kerno::{Filter, TcpEvent, TcpMonitorLoader};
+use kerno::{Filter, Options, TcpEvent, TcpMonitorLoader};
 use kerno::{TcpDirection, TcpEventType};
 
 use super::net::{
@@ -11,7 +11,7 @@ use super::net::{
     reset_on_close, send, settle,
 };
 use super::uring;
-use crate::support::{Child, Run, options, set_comm};
+use crate::support::{Child, Run, lacks_something, options, set_comm};
 
 /// Loads while the child waits (its sockets made), then lets it go on to its end.
 fn observe_from_the_middle(mut child: Child) -> (Vec<TcpEvent>, Child) {
@@ -191,6 +191,41 @@ fn a_connection_accepted_through_io_uring_is_its_readers() {
     let (port, worker) = (child.heard(), u32::try_from(child.heard()).unwrap());
     let of_server: Vec<_> = events.iter().filter(|event| u64::from(event.src_port) == port).collect();
     let told: Vec<_> = of_server.iter().map(|event| (event.event_type, event.pid)).collect();
-    // No accept; the second request comes after the first read, and its round trip is the reader's.
-    assert_eq!(told, [(TcpEventType::Rtt, worker), (TcpEventType::Close, worker)]);
+    // From the first read on it is the reader's, in any case.
+    let (accept, rest) = ((TcpEventType::Accept, worker), [(TcpEventType::Rtt, worker), (TcpEventType::Close, worker)]);
+    if accept_is_hooked() {
+        assert_eq!(told, [&[accept], rest.as_slice()].concat());
+    } else {
+        assert_eq!(told, rest);
+    }
+}
+
+/// Whether this kernel lets programs attach to the function that accepts, which only trying shows.
+fn accept_is_hooked() -> bool {
+    let btf = aya::Btf::from_sys_fs().unwrap();
+    let hooked = |program| -> Result<(), aya::programs::ProgramError> {
+        let object = aya::include_bytes_aligned!("../../../objects/tcp_monitor.bpf.o");
+        let mut ebpf = aya::Ebpf::load(object).unwrap();
+        let program: &mut aya::programs::FExit = ebpf.program_mut(program).unwrap().try_into()?;
+        program.load("inet_csk_accept", &btf)?;
+        program.attach().map(drop)
+    };
+    !lacks_something() && ["on_accept", "on_accept_before_6_10"].into_iter().any(|program| hooked(program).is_ok())
+}
+
+#[test]
+fn accepts_are_hooked_where_they_can_be() {
+    let run = Run::start(TcpMonitorLoader::new(Options::default()));
+    let hooks = run.handle.hooks();
+    let has = |hook: &str| hooks.iter().any(|name| name == hook);
+    assert_eq!((has("fexit/inet_csk_accept"), has("tp_btf/sys_exit")), (accept_is_hooked(), !accept_is_hooked()));
+}
+
+again! { by_system_calls, without "inet_csk_accept":
+    sockets_from_before_have_their_owner
+    a_connection_that_waited_from_before_is_its_accepters
+    a_connection_nobody_accepted_is_nobodys
+    a_connection_reset_before_it_was_accepted_is_its_accepters_once_it_is
+    a_connection_accepted_through_io_uring_is_its_readers
+    accepts_are_hooked_where_they_can_be
 }
