@@ -19,6 +19,10 @@ const INITIAL_USER_NS: &str = "user:[4026531837]";
 /// When the memory of maps became the cgroup's, like any other.
 const COUNTED_BY_CGROUP: KernelVersion = KernelVersion::new(5, 11);
 
+/// Why nothing can be loaded with that lockdown: there is no signal that reads nothing (kernel_lockdown(7), Linux 5.4).
+pub(super) const LOCKED_DOWN: &str = "kernel lockdown is in confidentiality mode, in which no program may read the kernel's memory; \
+     lockdown=integrity on the kernel's command line allows it, after a reboot";
+
 /// A kernel release's first two or three numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 pub struct KernelVersion {

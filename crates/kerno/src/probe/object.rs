@@ -112,7 +112,14 @@ fn open_iterator(ebpf: &mut Ebpf, name: &str) -> Result<File, Box<dyn std::error
 }
 
 fn refused(name: &str, hook: Hook, error: &dyn std::error::Error) -> LoadError {
-    LoadError::Refused { what: format!("program {name} on {}", hook.display()), detail: chain(error) }
+    let detail = chain(error);
+    // Who may load tracing programs is refused these for one reason only (bpf_tracing_func_proto, kernel/trace/bpf_trace.c). The mode
+    // itself is not to be seen where no securityfs is mounted.
+    let refused = ["cannot use helper bpf_probe_read", "unknown func bpf_probe_read"];
+    if refused.iter().any(|words| detail.contains(words)) {
+        return LoadError::Kernel(super::host::LOCKED_DOWN.to_owned());
+    }
+    LoadError::Refused { what: format!("program {name} on {}", hook.display()), detail }
 }
 
 const NO_PROGRAM: &str = "not in the object; the build is broken";
