@@ -19,8 +19,20 @@ pub(super) struct Image {
 }
 
 /// What the tests use and Debian builds as modules.
-const MODULES: &[&str] =
-    &["virtio_pci", "virtio_blk", "loop", "veth", "dummy", "nf_tables", "nft_numgen", "ext4", "overlay", "fuse"];
+const MODULES: &[&str] = &[
+    "virtio_pci",
+    "virtio_blk",
+    "loop",
+    "veth",
+    "dummy",
+    "nf_tables",
+    "nft_numgen",
+    "ext4",
+    "overlay",
+    "fuse",
+    "null_blk",
+    "sch_netem",
+];
 
 /// Unpacks a kernel's packages into what qemu boots; once, unless the recipe changed.
 pub(super) fn prepare(archive: &Archive, kernel: &Kernel, home: &Path) -> anyhow::Result<Image> {

@@ -1,6 +1,9 @@
 //! Runs the kernel tests, statically linked, in virtual machines with the kernels that people run.
 
 mod boot;
+mod case;
+mod conditions;
+mod hard;
 mod image;
 mod packages;
 
@@ -12,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use clap::Args;
 
-use boot::{Guest, Outcome};
+use boot::{Guest, Machine, Outcome};
 use packages::{Archive, LINES};
 
 use crate::install::install;
@@ -28,6 +31,15 @@ pub(crate) struct Vm {
     /// A shell in the virtual machine instead of the tests; with one kernel
     #[arg(long)]
     shell: bool,
+    /// Instead of the kernel tests: under each hostile condition kerno works, or says what is missing
+    #[arg(long)]
+    conditions: bool,
+    /// Instead of the kernel tests: what is unsafe on a machine in use, such as running out of memory or of disks
+    #[arg(long)]
+    hard: bool,
+    /// With --conditions or --hard: each on every kernel
+    #[arg(long, conflicts_with = "kernel")]
+    all: bool,
     /// Virtual machines at a time
     #[arg(long, default_value_t = 2)]
     jobs: usize,
@@ -57,11 +69,13 @@ pub(crate) fn run(args: &Vm) -> anyhow::Result<()> {
     let chosen: Vec<_> = kernels
         .iter()
         .filter(|kernel| args.kernel.is_empty() || args.kernel.iter().any(|k| k == kernel.line))
+        .filter(|kernel| !(args.conditions || args.hard) || args.list || case::need(args, kernel.line))
         .collect();
     if args.list {
         for kernel in &kernels {
             println!("{:<8} {}  ({})", kernel.line, kernel.release, kernel.packages.join(", "));
         }
+        case::list();
         return Ok(());
     }
     let mut images = BTreeMap::new();
@@ -73,11 +87,14 @@ pub(crate) fn run(args: &Vm) -> anyhow::Result<()> {
     if args.shell {
         ensure!(images.len() == 1, "--shell needs one kernel: --kernel LINE");
         for image in images.values() {
-            Guest { image, args, files: &[], command: "exec setsid cttyhack sh" }.shell()?;
+            Guest { image, machine: &machine(args), files: &[], command: "exec setsid cttyhack sh" }.shell()?;
         }
         return Ok(());
     }
-    let programs = build_static()?;
+    if args.conditions || args.hard {
+        return case::run(args, &images);
+    }
+    let programs = build_static(&["--package", "kerno", "--test", "kernel", "--test", "lifecycle"])?;
     let outcomes = test_all(args, &images, &programs);
     print_matrix(&outcomes);
     let failed: Vec<_> = outcomes.iter().filter(|(_, outcome)| !outcome.passed()).map(|(line, _)| *line).collect();
@@ -119,7 +136,12 @@ fn test_one(args: &Vm, image: &image::Image, programs: &[PathBuf]) -> Outcome {
         .map(|name| format!("/{name} {words} || status=1"))
         .collect();
     let command = format!("status=0\n{}\nexit $status", runs.join("\n"));
-    Guest { image, args, files: programs, command: &command }.run(Duration::from_secs(args.minutes * 60))
+    Guest { image, machine: &machine(args), files: programs, command: &command }
+        .run(Duration::from_secs(args.minutes * 60))
+}
+
+fn machine(args: &Vm) -> Machine<'_> {
+    Machine { cpus: args.cpus, memory_mib: 1536, append: &args.append, qemu: &[] }
 }
 
 fn print_matrix(outcomes: &BTreeMap<&'static str, Outcome>) {
@@ -133,13 +155,17 @@ fn print_matrix(outcomes: &BTreeMap<&'static str, Outcome>) {
     }
 }
 
-/// The test programs that need the kernel, with everything they use inside.
-fn build_static() -> anyhow::Result<Vec<PathBuf>> {
+/// These tests' programs, and the command where they need it, with everything they use inside.
+fn build_static(tests: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let output = Command::new(env!("CARGO"))
-        .args(["test", "--package", "kerno", "--test", "kernel", "--test", "lifecycle", "--no-run"])
+        .arg("test")
+        .args(tests)
+        .arg("--no-run")
         .args(["--message-format", "json-render-diagnostics", "--target", &target])
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        // Emulated, what is not optimised takes minutes.
+        .env("CARGO_PROFILE_DEV_OPT_LEVEL", "2")
         .env("CARGO_TARGET_DIR", target_directory().join("vm/build"))
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())

@@ -1,0 +1,37 @@
+//! What is unsafe on a machine in use. The tests are in `crates/kerno-cli/tests/vm/hard`.
+
+use super::case::Case;
+
+pub(super) const HARD: &[Case] = &[
+    Case::new("hard::memory", &["6.18"]).memory_mib(512),
+    Case::new("hard::disk_errors", &["6.18"]).qemu(&[
+        "-blockdev",
+        // Sector 2048, once for each read of it.
+        "driver=blkdebug,node-name=bad,image.driver=file,image.filename={disk},\
+         inject-error.0.event=none,inject-error.0.sector=2048,inject-error.0.errno=5",
+        "-device",
+        "virtio-blk-pci,drive=bad,werror=report,rerror=report",
+    ]),
+    Case::new("hard::slow_disk", &["6.18"]).qemu(&[
+        "-object",
+        "throttle-group,id=slow,x-iops-total=5",
+        "-blockdev",
+        "driver=throttle,node-name=limited,throttle-group=slow,file.driver=file,file.filename={disk}",
+        "-device",
+        "virtio-blk-pci,drive=limited",
+    ]),
+    Case::new("hard::lost_disk", &["6.18"]).qemu(&[
+        "-object",
+        "throttle-group,id=slow,x-iops-total=20",
+        "-blockdev",
+        "driver=throttle,node-name=limited,throttle-group=slow,file.driver=file,file.filename={disk}",
+        "-device",
+        "pcie-root-port,id=port",
+        "-device",
+        "virtio-blk-pci,id=second,bus=port,drive=limited",
+    ]),
+    Case::new("hard::network", &["6.18"]),
+    Case::new("hard::clock", &["6.18"]),
+    Case::new("hard::suspend", &["6.18"]),
+    Case::new("hard::storm", &["6.18"]),
+];
