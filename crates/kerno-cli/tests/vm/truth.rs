@@ -1,7 +1,6 @@
 //! What it takes to say that kerno works: figures that the test knows without it. And what it takes to say that it refuses well.
 
 use std::process::Command;
-use std::time::Duration;
 
 use kerno::signals;
 use kerno::summary::{Observer, ObserverOptions};
@@ -150,6 +149,3 @@ pub fn works_with(user: &Unprivileged, capabilities: CapabilitySet) {
     traces_exactly(|args| user.with(capabilities, args));
     reports(|args| user.with(capabilities, args));
 }
-
-/// Long enough for a command that watches to have begun, on an emulated machine.
-pub const BEGUN: Duration = Duration::from_secs(20);
