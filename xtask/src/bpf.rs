@@ -30,7 +30,7 @@ pub(crate) fn run(check: bool) -> anyhow::Result<()> {
 }
 
 /// The library's folder: sources are named relative to it, so that the objects do not depend on where the checkout is.
-fn library() -> PathBuf {
+pub(crate) fn library() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/kerno")
 }
 
@@ -114,7 +114,7 @@ fn compare(committed: &Path, rebuilt: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn sorted(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+pub(crate) fn sorted(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut paths = fs::read_dir(folder)
         .with_context(|| format!("cannot list {}", folder.display()))?
         .map(|entry| entry.map(|entry| entry.path()))
@@ -127,7 +127,7 @@ fn relative(library: &Path, path: &Path) -> anyhow::Result<String> {
     Ok(path.strip_prefix(library)?.to_string_lossy().into_owned())
 }
 
-fn sha256(path: &Path) -> anyhow::Result<String> {
+pub(crate) fn sha256(path: &Path) -> anyhow::Result<String> {
     let data = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut text = String::new();
     for byte in Sha256::digest(data) {

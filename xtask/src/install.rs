@@ -33,6 +33,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("depmod", "kmod"),
     ("zstd", "zstd"),
     ("xz", "xz-utils"),
+    ("lz4", "lz4"),
     ("strip", "binutils"),
 ];
 

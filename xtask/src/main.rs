@@ -3,6 +3,7 @@
 #[cfg(feature = "bench")]
 mod bench;
 mod bpf;
+mod btf;
 mod install;
 mod lab;
 mod vm;
@@ -26,6 +27,8 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Take from Debian's kernels the types that the eBPF programs name, for the tests that need no such kernel
+    Btf,
     /// Make faults for real, as root, run `kerno doctor` beside each, and say how good it was
     Lab(lab::Args),
     /// Run the kernel tests in virtual machines, one a kernel line (installs qemu from Debian)
@@ -46,6 +49,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Bpf { check } => bpf::run(check),
+        Command::Btf => btf::run(),
         Command::Lab(args) => lab::run(&args),
         Command::Vm(vm) => vm::run(&vm),
         #[cfg(feature = "bench")]

@@ -15,7 +15,7 @@ use aya::programs::{loaded_links, loaded_programs};
 use kerno::{
     Batch, CancelToken, Filter, LoadError, Loader, LoaderSet, Options, StreamError, SyscallLatencyLoader, signals,
 };
-use support::{Child, Run, options, pid};
+use support::{Child, Run, options, pid, scaled};
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -297,8 +297,8 @@ fn overfilled_rings_are_accounted_for_exactly() {
 #[test]
 fn a_ring_read_while_it_is_written_by_all_cpus_is_accounted_for_exactly() {
     let _alone = alone();
-    const CALLS: usize = 200_003;
-    let mut children: Vec<Child> = (0..4).map(|_| Child::new(|_| getppids(CALLS))).collect();
+    let calls = scaled(200_003);
+    let mut children: Vec<Child> = (0..4).map(|_| Child::new(|_| getppids(calls))).collect();
     let filter = Filter {
         pids: children.iter().map(|child| child.pid).collect(),
         syscalls: vec!["getppid".into()],
@@ -324,7 +324,7 @@ fn a_ring_read_while_it_is_written_by_all_cpus_is_accounted_for_exactly() {
     }
     let (rest, counters) = run.finish_with_counters();
     let seen = per_child.values().sum::<u64>() + rest.len() as u64;
-    assert_eq!(counters.emitted, (children.len() * CALLS) as u64);
+    assert_eq!(counters.emitted, (children.len() * calls) as u64);
     assert_eq!(seen + counters.lost, counters.emitted);
     assert_eq!(per_child.len(), children.len(), "and nobody else's");
 }
@@ -358,9 +358,9 @@ fn a_hundred_cycles_leak_nothing() {
         set.handles().iter().flat_map(kerno::Handle::program_ids).collect::<Vec<_>>()
     };
     // The first ones fill caches that stay.
-    let mut programs: Vec<u32> = (0..5).flat_map(|_| cycle()).collect();
+    let mut programs: Vec<u32> = (0..=scaled(5)).flat_map(|_| cycle()).collect();
     let (fds, memory) = held();
-    programs.extend((0..100).flat_map(|_| cycle()));
+    programs.extend((0..scaled(100)).flat_map(|_| cycle()));
     let (fds_after, memory_after) = held();
     assert_eq!(fds_after, fds, "descriptors");
     assert!(memory_after < memory + (4 << 20), "resident memory went from {memory} to {memory_after} bytes");

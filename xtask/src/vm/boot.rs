@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 
 use super::image::Image;
-use super::succeed;
+use super::{Vm, succeed};
 
 /// What the virtual machine is made of.
 pub(super) struct Machine<'a> {
@@ -24,13 +24,22 @@ pub(super) struct Machine<'a> {
     pub(super) qemu: &'a [&'a str],
 }
 
+impl<'a> Machine<'a> {
+    /// That of the kernel tests, and of a shell.
+    pub(super) fn of(args: &'a Vm) -> Self {
+        Self { cpus: args.cpus, memory_mib: 1536, append: &args.append, qemu: &[] }
+    }
+}
+
 pub(super) struct Guest<'a> {
     pub(super) image: &'a Image,
     pub(super) machine: &'a Machine<'a>,
-    /// Programs to have in it, at `/NAME`.
+    /// Programs to have in it, at `/tmp/bin/NAME`.
     pub(super) files: &'a [PathBuf],
     /// What its shell is to do.
     pub(super) command: &'a str,
+    /// Where what it prints is kept, with the second of the run in which each line came.
+    pub(super) log: &'a Path,
 }
 
 /// What came of a run.
@@ -40,31 +49,49 @@ pub(super) struct Outcome {
     /// The command's exit status, or why there is none.
     pub(super) status: Result<i32, String>,
     pub(super) seconds: f64,
+    /// Tests that failed at first and not when tried again.
+    pub(super) second_try: Vec<String>,
 }
 
 impl Outcome {
     pub(super) fn passed(&self) -> bool {
-        self.status == Ok(0) && self.counts().0 > 0
+        self.status == Ok(0) && self.counts().0 > 0 && self.counts().1 == 0
     }
 
     /// Tests that passed and that failed.
     pub(super) fn counts(&self) -> (usize, usize) {
-        let number = |line: &str, word: &str| -> usize {
-            let before = line.split(word).next().unwrap_or_default().trim();
-            before.rsplit(' ').next().and_then(|digits| digits.parse().ok()).unwrap_or(0)
-        };
-        let results = self.output.iter().filter(|line| line.starts_with("test result:"));
-        results.fold((0, 0), |sum, line| (sum.0 + number(line, " passed"), sum.1 + number(line, " failed")))
+        let passed = self.tests().filter(|(_, passed)| *passed).count();
+        (passed, self.tests().count() - passed)
+    }
+
+    /// Takes in a second run of what failed.
+    pub(super) fn again(&mut self, second: Self) {
+        self.seconds += second.seconds;
+        self.status = second.status.clone();
+        let failed: Vec<String> = self.failed_tests().into_iter().map(str::to_owned).collect();
+        self.output.retain(|line| !(line.starts_with("test ") && line.ends_with(" ... FAILED")));
+        self.second_try = second.tests().filter(|(_, passed)| *passed).map(|(name, _)| name.to_owned()).collect();
+        let lost = failed.iter().filter(|name| !second.tests().any(|(again, _)| again == name.as_str()));
+        self.output.extend(lost.map(|name| format!("test {name} ... FAILED")));
+        self.output.extend(second.output);
+    }
+
+    /// Each test's name, and whether it passed.
+    pub(super) fn tests(&self) -> impl Iterator<Item = (&str, bool)> {
+        self.output.iter().filter_map(|line| {
+            let (name, result) = line.strip_prefix("test ")?.rsplit_once(" ... ")?;
+            matches!(result, "ok" | "FAILED").then_some((name, result == "ok"))
+        })
     }
 
     pub(super) fn failed_tests(&self) -> Vec<&str> {
-        let failed = |line: &'_ String| line.starts_with("test ") && line.ends_with("FAILED");
-        self.output.iter().filter(|line| failed(line)).filter_map(|line| line.split(' ').nth(1)).collect()
+        self.tests().filter(|(_, passed)| !passed).map(|(name, _)| name).collect()
     }
 
     pub(super) fn summary(&self) -> String {
         match &self.status {
             Ok(0) if self.counts().0 == 0 => "ran no test".to_owned(),
+            Ok(0) if self.counts().1 > 0 => "failed".to_owned(),
             Ok(0) => "passed".to_owned(),
             Ok(status) => format!("failed (status {status})"),
             Err(reason) => reason.clone(),
@@ -78,7 +105,7 @@ impl Guest<'_> {
         let started = Instant::now();
         let mut output = Vec::new();
         let status = self.run_into(limit, &mut output).unwrap_or_else(|error| Err(format!("{error:#}")));
-        Outcome { output, status, seconds: started.elapsed().as_secs_f64() }
+        Outcome { output, status, seconds: started.elapsed().as_secs_f64(), second_try: Vec::new() }
     }
 
     fn run_into(&self, limit: Duration, output: &mut Vec<String>) -> anyhow::Result<Result<i32, String>> {
@@ -87,8 +114,7 @@ impl Guest<'_> {
         let nonce = format!("KERNO-EXIT-{:x}", std::process::id() ^ started_at());
         let mut command = self.qemu(work.path(), &format!("kerno.nonce={nonce}"))?;
         command.arg("-serial").arg(format!("file:{}", console.display())).args(["-serial", "stdio"]);
-        let monitor = work.path().join("monitor");
-        command.arg("-monitor").arg(format!("unix:{},server=on,wait=off", monitor.display()));
+        command.arg("-monitor").arg(format!("unix:{},server=on,wait=off", work.path().join("monitor").display()));
         let mut qemu =
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("qemu")?;
         let lines = BufReader::new(qemu.stdout.take().context("piped")?);
@@ -109,11 +135,13 @@ impl Guest<'_> {
             })
         };
         let mut status = None;
+        let (mut log, started) = (fs::File::create(self.log)?, Instant::now());
         for line in lines.split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
             match line.strip_prefix(&nonce) {
                 Some(code) => status = code.trim().parse().ok(),
                 None => {
+                    writeln!(log, "{:7.1} {line}", started.elapsed().as_secs_f64())?;
                     if let Some(commands) = line.strip_prefix(MONITOR) {
                         tell_monitor(&work.path().join("monitor"), commands)?;
                     }
@@ -149,10 +177,10 @@ impl Guest<'_> {
 
     fn qemu(&self, work: &Path, words: &str) -> anyhow::Result<Command> {
         let extra = work.join("extra");
-        fs::create_dir(&extra)?;
+        fs::create_dir_all(extra.join("tests"))?;
         fs::write(extra.join("command"), self.command)?;
         for file in self.files {
-            fs::copy(file, extra.join(file.file_name().context("a program has a name")?))?;
+            fs::copy(file, extra.join("tests").join(file.file_name().context("a program has a name")?))?;
         }
         let initrd = work.join("initrd");
         fs::copy(&self.image.initrd, &initrd)?;

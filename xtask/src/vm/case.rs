@@ -7,10 +7,11 @@ use std::time::Duration;
 use anyhow::ensure;
 
 use super::boot::{Guest, Machine, Outcome};
+use super::build::build_static;
 use super::conditions::CONDITIONS;
 use super::hard::HARD;
 use super::image::Image;
-use super::{Vm, build_static};
+use super::{Vm, home};
 
 /// A machine, and the tests to run in it.
 pub(super) struct Case {
@@ -51,16 +52,12 @@ impl Case {
         args.all || !args.kernel.is_empty() || self.lines.contains(&line)
     }
 
-    fn run(&self, args: &Vm, image: &Image, programs: &[std::path::PathBuf]) -> Outcome {
+    fn run(&self, args: &Vm, line: &str, image: &Image, programs: &[std::path::PathBuf]) -> Outcome {
         let append = format!("{} {}", self.machine.append, args.append);
         let machine = Machine { append: &append, ..self.machine };
-        // The command is where people have it; `setcap` and the like want a path that others may search.
-        let command = format!(
-            "mkdir -p /usr/local/bin && mv /kerno /usr/local/bin/kerno && chmod 755 / /usr /usr/local /usr/local/bin\n\
-             KERNO_UNDER_TEST=/usr/local/bin/kerno exec /vm --test-threads 1 {}::",
-            self.tests
-        );
-        Guest { image, machine: &machine, files: programs, command: &command }
+        let command = format!("KERNO_UNDER_TEST=/tmp/bin/kerno exec /tmp/bin/vm --test-threads 1 {}::", self.tests);
+        let log = home().join(format!("logs/{}-{line}.log", self.tests.replace("::", "-")));
+        Guest { image, machine: &machine, files: programs, command: &command, log: &log }
             .run(Duration::from_secs(args.minutes * 60))
     }
 }
@@ -82,6 +79,11 @@ fn chosen(args: &Vm) -> impl Iterator<Item = &'static Case> {
     kinds.into_iter().filter(|(asked, _)| *asked).flat_map(|(_, cases)| cases).filter(wanted)
 }
 
+/// Whether it is cases that are to be run.
+pub(super) const fn asked(args: &Vm) -> bool {
+    args.conditions || args.hard
+}
+
 /// Whether one of them runs on this kernel line.
 pub(super) fn need(args: &Vm, line: &str) -> bool {
     chosen(args).any(|case| case.runs_on(line, args))
@@ -92,11 +94,12 @@ pub(super) fn need(args: &Vm, line: &str) -> bool {
 pub(super) fn run(args: &Vm, images: &BTreeMap<&'static str, Image>) -> anyhow::Result<()> {
     let cases: Vec<_> = chosen(args).collect();
     ensure!(!cases.is_empty(), "no case has {} in its name; --list has them all", args.test_args.join(" or "));
-    let programs = build_static(&["--package", "kerno-cli", "--features", "vm", "--test", "vm"])?;
+    let programs = build_static(&["test", "--package", "kerno-cli", "--features", "vm", "--test", "vm", "--no-run"])?;
+    std::fs::create_dir_all(home().join("logs"))?;
     let mut outcomes = Vec::new();
     for case in cases {
         for (line, image) in images.iter().filter(|(line, _)| case.runs_on(line, args)) {
-            let outcome = case.run(args, image, &programs);
+            let outcome = case.run(args, line, image, &programs);
             println!("{:<28} {line:<8} {} in {:.0} s", case.tests, outcome.summary(), outcome.seconds);
             outcomes.push((case.tests, *line, outcome));
         }

@@ -2,6 +2,7 @@
 
 use super::case::Case;
 
+// The tests take the second disk for vdb: its address is behind that of the first.
 pub(super) const HARD: &[Case] = &[
     Case::new("hard::memory", &["6.18"]).memory_mib(512),
     Case::new("hard::disk_errors", &["6.18"]).qemu(&[
@@ -10,7 +11,7 @@ pub(super) const HARD: &[Case] = &[
         "driver=blkdebug,node-name=bad,image.driver=file,image.filename={disk},\
          inject-error.0.event=none,inject-error.0.sector=2048,inject-error.0.errno=5",
         "-device",
-        "virtio-blk-pci,drive=bad,werror=report,rerror=report",
+        "virtio-blk-pci,addr=0x10,drive=bad,werror=report,rerror=report",
     ]),
     Case::new("hard::slow_disk", &["6.18"]).qemu(&[
         "-object",
@@ -18,7 +19,7 @@ pub(super) const HARD: &[Case] = &[
         "-blockdev",
         "driver=throttle,node-name=limited,throttle-group=slow,file.driver=file,file.filename={disk}",
         "-device",
-        "virtio-blk-pci,drive=limited",
+        "virtio-blk-pci,addr=0x10,drive=limited",
     ]),
     Case::new("hard::lost_disk", &["6.18"]).qemu(&[
         "-object",
@@ -26,7 +27,7 @@ pub(super) const HARD: &[Case] = &[
         "-blockdev",
         "driver=throttle,node-name=limited,throttle-group=slow,file.driver=file,file.filename={disk}",
         "-device",
-        "pcie-root-port,id=port",
+        "pcie-root-port,addr=0x10,id=port",
         "-device",
         "virtio-blk-pci,id=second,bus=port,drive=limited",
     ]),

@@ -30,9 +30,15 @@ const MODULES: &[&str] = &[
     "ext4",
     "overlay",
     "fuse",
-    "null_blk",
+    "mq-deadline",
+    "binfmt_misc",
+    "sch_tbf",
     "sch_netem",
+    "null_blk",
 ];
+
+/// Programs of this machine that the tests run.
+const TOOLS: &[&str] = &["mkfs.ext4"];
 
 /// Unpacks a kernel's packages into what qemu boots; once, unless the recipe changed.
 pub(super) fn prepare(archive: &Archive, kernel: &Kernel, home: &Path) -> anyhow::Result<Image> {
@@ -99,14 +105,39 @@ fn build(folder: &Path, release: &str) -> anyhow::Result<()> {
             fs::copy(file, to).with_context(|| file.to_owned())?;
         }
     }
+    for tool in TOOLS {
+        take_program(tool, &initial)?;
+    }
     let init = initial.join("init");
     fs::write(&init, INIT)?;
     shell(&initial, "chmod +x init; find . | cpio -o -H newc --quiet > ../initrd")
 }
 
+/// Copies a program and the libraries it is linked with.
+fn take_program(name: &str, to: &Path) -> anyhow::Result<()> {
+    let found = Command::new("sh").args(["-c", "command -v \"$0\"", name]).env("PATH", path_with_sbin()).output()?;
+    let program = PathBuf::from(String::from_utf8_lossy(&found.stdout).trim());
+    let linked = Command::new("ldd").arg(&program).output()?;
+    let text = String::from_utf8_lossy(&linked.stdout).into_owned();
+    let libraries = text.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from);
+    fs::copy(&program, to.join("usr/sbin").join(name)).with_context(|| format!("this machine has no {name}"))?;
+    for library in libraries {
+        let place = to.join(library.strip_prefix("/")?);
+        fs::create_dir_all(place.parent().context("a library lies in a folder")?)?;
+        fs::copy(&library, place)?;
+    }
+    Ok(())
+}
+
 /// Takes the kernel out of its self-extracting wrapper: emulated, unpacking takes seconds at every start.
 fn uncompressed(vmlinuz: &[u8]) -> anyhow::Result<Vec<u8>> {
-    const KINDS: [(&[u8], &str); 3] = [(b"\x28\xb5\x2f\xfd", "zstd"), (b"\xfd7zXZ\0", "xz"), (b"\x1f\x8b\x08", "gzip")];
+    const KINDS: [(&[u8], &str); 4] = [
+        (b"\x28\xb5\x2f\xfd", "zstd"),
+        (b"\xfd7zXZ\0", "xz"),
+        // The old format; Debian's 5.10 cloud kernels.
+        (b"\x02\x21\x4c\x18", "lz4"),
+        (b"\x1f\x8b\x08", "gzip"),
+    ];
     for (magic, tool) in KINDS {
         let places = vmlinuz.windows(magic.len()).enumerate().filter(|(_, window)| *window == magic);
         for (at, _) in places {
@@ -145,10 +176,10 @@ fn path_with_sbin() -> String {
 
 /// Process 1 of the machine: mounts, runs /command, tells its status on the second serial line.
 const INIT: &str = r#"#!/bin/busybox sh
-/bin/busybox --install -s /bin
+/bin/busybox --install -s /bin; ln -sf /bin/modprobe /sbin/modprobe
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb RUST_BACKTRACE=0
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
-mkdir -p /dev/pts /dev/shm; mount -t devpts pts /dev/pts; mount -t tmpfs shm /dev/shm; mount -t tmpfs tmp /tmp; chmod 1777 /tmp
+mkdir -p /dev/pts /dev/shm; mount -t devpts pts /dev/pts; mount -t tmpfs shm /dev/shm
 mount -t debugfs dbg /sys/kernel/debug; mount -t tracefs tr /sys/kernel/tracing; mount -t bpf bpf /sys/fs/bpf
 word() { sed -n "s/.*kerno\.$1=\([^ ]*\).*/\1/p" /proc/cmdline; }
 case "$(word cgroups)" in
@@ -159,9 +190,13 @@ v1|hybrid)
 *) mount -t cgroup2 cg /sys/fs/cgroup; echo '+cpu +memory +io +pids' > /sys/fs/cgroup/cgroup.subtree_control ;;
 esac
 ip link set lo up
-echo root:x:0:0:root:/root:/bin/sh > /etc/passwd; echo root:x:0: > /etc/group
-for m in virtio_pci virtio_blk loop veth nf_tables; do modprobe $m 2>/dev/null; done
-cd /root
+echo root:x:0:0:root:/root:/bin/sh > /etc/passwd; echo root:x:0: > /etc/group; echo kerno > /etc/hostname; (umask 077; echo 'root:*::::::' > /etc/shadow)
+for m in virtio_pci virtio_blk loop veth nf_tables ext4 mq-deadline binfmt_misc; do modprobe $m 2>/dev/null; done
+# A disk as programs have one: what they run from and write to is backed by files.
+mkfs.ext4 -q /dev/vda && mount /dev/vda /tmp && chmod 1777 /tmp
+mkdir -p /tmp/var /var/tmp && chmod 1777 /tmp/var && mount --bind /tmp/var /var/tmp
+mkdir -p /tmp/bin && for f in /tests/*; do [ -f $f ] && mv $f /tmp/bin/; done
+cd /tmp
 if [ "$(word shell)" = 1 ]; then sh /command; reboot -f; fi
 stty -F /dev/ttyS1 raw -echo
 sh /command </dev/null >/dev/ttyS1 2>&1

@@ -1,5 +1,7 @@
 //! The Rust mirrors against the C structs, through the BTF inside the committed objects.
 
+use object::{Object as _, ObjectSection as _};
+
 use crate::probe::Btf;
 
 /// Name, offset and size of each field of a mirror.
@@ -32,41 +34,8 @@ pub(crate) fn assert_matches(object: &[u8], name: &str, size: usize, fields: Fie
     assert_eq!(sum, size, "{name} has implicit padding");
 }
 
-fn elf_section<'a>(object: &'a [u8], name: &str) -> &'a [u8] {
-    let file = aya_obj::Object::parse(object);
-    assert!(file.is_ok(), "the object parses");
-    let word = |at: usize, bytes: usize| (0..bytes).map(|i| usize::from(object[at + i]) << (8 * i)).sum::<usize>();
-    // ELF64 header: section table offset at 40, entry size at 58, count at 60, index of the name table at 62.
-    let (table, entry, count, names) = (word(40, 8), word(58, 2), word(60, 2), word(62, 2));
-    let section =
-        |i: usize| (word(table + i * entry, 4), word(table + i * entry + 24, 8), word(table + i * entry + 32, 8));
-    let (_, names_at, _) = section(names);
-    (0..count)
-        .map(section)
-        .find(|(name_at, _, _)| {
-            object[names_at + name_at..].starts_with(name.as_bytes()) && object[names_at + name_at + name.len()] == 0
-        })
-        .map(|(_, at, len)| &object[at..at + len])
-        .unwrap_or_else(|| panic!("no section {name}"))
-}
-
-/// aya takes the first type of a name, so a name that the kernel defines twice could be relocated against the wrong one.
-#[test]
-fn no_type_that_the_programs_read_is_defined_twice_in_the_kernel() {
-    let kernel = Btf::parse(std::fs::read("/sys/kernel/btf/vmlinux").unwrap()).unwrap();
-    let mut checked = 0;
-    for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/objects")).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_none_or(|extension| extension != "o") {
-            continue;
-        }
-        let object = Btf::parse(elf_section(&std::fs::read(&path).unwrap(), ".BTF").to_vec()).unwrap();
-        for name in object.struct_names() {
-            // A flavour (`request___v5`) is looked up by what stands before the underscores.
-            let name = name.split("___").next().unwrap_or(name);
-            assert!(kernel.struct_count(name) <= 1, "{}: struct {name} is ambiguous", path.display());
-            checked += kernel.struct_count(name);
-        }
-    }
-    assert!(checked > 5, "only {checked} kernel types found");
+/// The bytes of a section, empty when the object has none of that name.
+pub(crate) fn elf_section<'a>(object: &'a [u8], name: &str) -> &'a [u8] {
+    let file = object::File::parse(object).unwrap();
+    file.section_by_name(name).map_or(&[], |section| section.data().unwrap())
 }

@@ -1,6 +1,9 @@
 //! As much of BTF as is needed: which tracepoints there are and with how many arguments, and the layout of structs.
 //! Format: Documentation/bpf/btf.rst in the kernel.
 
+#[cfg(test)]
+pub(crate) mod describe;
+
 use std::collections::HashMap;
 
 const MAGIC: u16 = 0xeb9f;

@@ -116,9 +116,12 @@ impl KernelBtf {
         let failed = |what: &dyn fmt::Display| {
             format!("cannot read the kernel's BTF at {KERNEL_BTF}: {what}; the kernel needs CONFIG_DEBUG_INFO_BTF=y")
         };
-        let data = fs::read(KERNEL_BTF).map_err(|error| failed(&error))?;
-        let relocations = aya::Btf::parse(&data, aya::Endianness::default()).map_err(|error| failed(&error))?;
-        let index = Btf::parse(data).map_err(|error| failed(&error))?;
+        Self::parse(fs::read(KERNEL_BTF).map_err(|error| failed(&error))?).map_err(|error| failed(&error))
+    }
+
+    fn parse(data: Vec<u8>) -> Result<Self, String> {
+        let relocations = aya::Btf::parse(&data, aya::Endianness::default()).map_err(|error| error.to_string())?;
+        let index = Btf::parse(data).map_err(|error| error.to_string())?;
         Ok(Self { index, relocations })
     }
 
@@ -173,6 +176,13 @@ impl Host {
             btf: KernelBtf::shared(),
             release,
         }
+    }
+
+    /// A machine that runs another kernel, for what is decided by its BTF; nothing can be loaded on it.
+    #[cfg(test)]
+    pub(crate) fn of_kernel(release: &str, btf: Vec<u8>) -> Result<Self, String> {
+        let btf = Ok(Arc::new(KernelBtf::parse(btf)?));
+        Ok(Self { release: release.to_owned(), version: KernelVersion::parse(release), btf, ..Self::detect() })
     }
 
     /// Why the kernel's BTF cannot be used, if so.

@@ -89,6 +89,14 @@ impl<S: Signal> SignalLoader<S> {
         Self { options, shared: None, signal: PhantomData }
     }
 
+    /// What is loaded on this kernel and onto which hooks, without the options' knobs.
+    #[cfg(test)]
+    pub(crate) fn hook_plan(host: &Host) -> Result<(super::Object, Plan), LoadError> {
+        let mut plan = Plan::default();
+        plan_hooks::<S>(host, &mut plan)?;
+        Ok((super::Object { name: S::NAME, data: S::OBJECT }, plan))
+    }
+
     fn plan(&self, host: &Host) -> Result<Plan, LoadError> {
         let mut plan = self.plan_options()?;
         plan_hooks::<S>(host, &mut plan)?;

@@ -7,6 +7,8 @@ mod counters;
 mod error;
 mod handle;
 mod host;
+#[cfg(test)]
+mod kernels;
 mod loader;
 mod object;
 mod options;

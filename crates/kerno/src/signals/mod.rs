@@ -55,6 +55,12 @@ macro_rules! signals {
             sampler: $module::sampler,
         },)+];
 
+        /// What each signal's loader loads on a kernel.
+        #[cfg(test)]
+        pub(crate) fn hook_plans(host: &Host) -> Vec<Result<(crate::probe::Object, crate::probe::Plan), LoadError>> {
+            vec![$($loader::hook_plan(host),)+]
+        }
+
         /// A typed event of any signal, borrowed from where it was read.
         ///
         /// Serialises as an object: a field `type` with the event type's name, and the event's own fields.

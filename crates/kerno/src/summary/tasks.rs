@@ -244,10 +244,16 @@ pub(crate) struct Tasks {
 }
 
 impl Tasks {
-    pub(crate) fn load(host: &Host) -> Result<Self, LoadError> {
+    /// What is loaded, and onto which hook.
+    pub(crate) fn plan() -> (Object, Plan) {
         let object = Object { name: "tasks", data: aya::include_bytes_aligned!("../../objects/tasks.bpf.o") };
         let mut plan = Plan::default();
         plan.attach("on_task", Hook::Iterator("task"));
+        (object, plan)
+    }
+
+    pub(crate) fn load(host: &Host) -> Result<Self, LoadError> {
+        let (object, plan) = Self::plan();
         Ok(Self {
             programs: SummaryPrograms::load(object, plan, host)?,
             buffer: Vec::new(),

@@ -14,7 +14,7 @@ use kerno::summary::{Observer, ObserverOptions, Signals};
 
 use crate::block::{Buffer, KIB, LoopDevice, MIB, file_without_room};
 use crate::cgroups::Cgroup;
-use crate::support::{Child, unless_init_ran};
+use crate::support::{Child, compare, unless_init_ran};
 
 fn observer() -> Observer {
     Observer::start(ObserverOptions { signals: vec!["disk_io".into()], ..ObserverOptions::default() }).unwrap()
@@ -92,7 +92,8 @@ fn sums_are_what_the_kernel_counts() {
         let submitter = submitters[0];
         assert_eq!((submitter.pid, submitter.comm.as_str()), (child.pid, "disk worker"));
         assert_eq!(submitter.requests, READS + WRITES + FLUSHES);
-        assert_eq!(submitter.read_bytes, stat.reads.sectors * 512);
+        let source = "/sys/block/DEVICE/stat";
+        compare("disk_io", "bytes read, summary", submitter.read_bytes, stat.reads.sectors * 512, source);
         assert_eq!((submitter.write_bytes, submitter.flushes), (stat.writes.sectors * 512, FLUSHES));
         assert!(submitter.total_ns > 0);
         assert!(signals.process(child.pid).is_some(), "who it is");
@@ -222,12 +223,13 @@ fn a_cgroup_at_its_own_limit_is_told_from_a_slow_device() {
     const READS: u64 = 44;
     let device = LoopDevice::new(8 * MIB);
     let group = Cgroup::with_read_limit(device.dev(), MIB as u64, "limited");
-    let mut child = Child::new(|_| {
+    let mut child = Child::new(|link| {
         let file = device.open_direct();
         let mut buffer = Buffer::new(64 * KIB);
         for i in 0..READS {
             assert_eq!(file.read_at(&mut buffer, i * 64 * KIB as u64).unwrap(), buffer.len());
         }
+        link.wait();
     });
     group.add(child.pid);
     let mut observer = observer();
@@ -237,7 +239,7 @@ fn a_cgroup_at_its_own_limit_is_told_from_a_slow_device() {
         observer.sample().unwrap();
     }
     let signals = observer.finish().unwrap();
-    assert_eq!(child.wait(), 0);
+    child.run();
     let name = group.path.file_name().unwrap().to_str().unwrap();
     let throttled = &summary(&signals).throttled;
     let found = throttled.iter().find(|cgroup| cgroup.path.ends_with(name)).expect("the cgroup is told of");

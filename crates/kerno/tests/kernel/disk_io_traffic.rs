@@ -10,7 +10,7 @@ use kerno::{DiskEvent, DiskIoLoader, Filter, Loader, Options};
 use crate::block::{Buffer, KIB, LoopDevice, MIB, file_without_room, read_at_once};
 use crate::cgroups::{Cgroup, v2_mount};
 use crate::disk_io::{counted, observe_device, on};
-use crate::support::{Child, Run, monotonic_ns, observe, options, unless_init_ran};
+use crate::support::{Child, Run, compare, monotonic_ns, observe, options, unless_init_ran};
 
 /// Reads as many blocks of 4 KiB as told, one by one.
 fn read_blocks(device: &LoopDevice, count: u64) {
@@ -59,7 +59,16 @@ fn heavy_parallel_traffic(scheduler: &str) {
     assert!(events.iter().all(|event| event.pid == child.pid && event.errno().is_none()));
     let threads: BTreeSet<_> = events.iter().map(|event| event.tid).collect();
     assert_eq!(threads.len() as u64, THREADS);
-    assert_eq!(counted(&events, fsyncs), stat, "{scheduler}");
+    let counted = counted(&events, fsyncs);
+    compare("disk_io", "reads, events", counted.reads.ios, stat.reads.ios, "/sys/block/DEVICE/stat");
+    compare(
+        "disk_io",
+        "sectors written, events",
+        counted.writes.sectors,
+        stat.writes.sectors,
+        "/sys/block/DEVICE/stat",
+    );
+    assert_eq!(counted, stat, "{scheduler}");
     for tid in threads {
         let ops = |op| events.iter().filter(|event| event.tid == tid && event.op() == op).count() as u64;
         assert_eq!((ops(DiskOp::Read), ops(DiskOp::Write)), (ROUNDS, ROUNDS), "{scheduler}");

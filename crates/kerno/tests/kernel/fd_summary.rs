@@ -8,7 +8,7 @@ use kerno::doctor::{self, Finding, Thresholds};
 use kerno::signals::FdProcess;
 use kerno::summary::{Observer, ObserverOptions, Signals};
 
-use crate::support::{Child, Link};
+use crate::support::{Child, Link, compare};
 
 pub fn observer(signals: &[&str]) -> Observer {
     let signals = signals.iter().map(|name| (*name).to_owned()).collect();
@@ -126,6 +126,13 @@ fn counts_are_those_of_procfs_at_every_step() {
     expected.push(truth(child.pid));
     let process = process(&signals, child.pid).expect("it has most of all");
     let seen: Vec<_> = process.open.points().iter().map(|point| point.1).collect();
+    compare(
+        "fd_track",
+        "descriptors open, summary",
+        seen.last().copied().unwrap_or_default(),
+        expected[expected.len() - 1],
+        "/proc/PID/fd",
+    );
     assert_eq!(seen, expected);
     assert_eq!((process.soft_limit, process.hard_limit), (most - 1, most));
     assert!(signals.fd_track.as_ref().unwrap().open.last().unwrap() >= *expected.last().unwrap());

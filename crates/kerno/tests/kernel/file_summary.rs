@@ -4,7 +4,7 @@ use kerno::doctor::{self, Thresholds};
 use kerno::signals::FileProcess;
 use kerno::summary::{ErrnoCount, Observer, ObserverOptions, Signals};
 
-use crate::support::{Child, Link, set_comm};
+use crate::support::{Child, Link, compare, set_comm};
 
 /// What one window sees of a child's work. The child lives until the window has ended.
 fn observe(work: impl FnOnce(&mut Link)) -> (u32, Signals) {
@@ -50,7 +50,9 @@ fn opens_and_failures_of_a_process_are_exact() {
         }
     });
     let process = process(&signals, pid);
-    assert_eq!((process.comm.as_str(), process.opens, process.failed), ("kerno-opens", 553, 252));
+    compare("file_audit", "opens, summary", process.opens, 553, "the caller");
+    compare("file_audit", "failed opens, summary", process.failed, 252, "the caller");
+    assert_eq!(process.comm, "kerno-opens");
     let expected = [(libc::ENOENT, 201), (libc::EISDIR, 50), (libc::EINVAL, 1)]
         .map(|(errno, count)| ErrnoCount::new(errno, count));
     assert_eq!(process.errors, expected);

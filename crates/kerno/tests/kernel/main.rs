@@ -28,3 +28,5 @@ mod syscall_summary;
 mod task_summary;
 mod tcp_monitor;
 mod tcp_summary;
+#[cfg(target_arch = "x86_64")]
+mod verifier;

@@ -10,7 +10,7 @@ use kerno::OomScope;
 use kerno::{Filter, OomEvent, OomTrackLoader, Options};
 
 use crate::cgroups::{Cgroup, id_of, v2_mount};
-use crate::support::{Child, Link, Run, monotonic_ns, observe, options, pid, set_comm};
+use crate::support::{Child, Link, Run, compare, monotonic_ns, observe, options, pid, set_comm};
 
 const MIB: usize = 1 << 20;
 const LIMIT: u64 = 24 << 20;
@@ -179,6 +179,10 @@ fn kills_are_told_as_the_kernel_log_tells_them() {
     let after = monotonic_ns();
     let killed = log.killed();
     assert_eq!(events.iter().map(|event| event.pid).collect::<Vec<_>>(), pids);
+    compare("oom_track", "kills, events", events.len(), killed.len(), "the kernel's log");
+    let told: u64 = events.iter().map(|event| as_logged(event).anon_kib).sum();
+    let logged = pids.iter().map(|pid| killed[pid].anon_kib).sum();
+    compare("oom_track", "KiB of anonymous memory of the victims", told, logged, "the kernel's log");
     let mut last = before;
     for ((number, event), cgroup) in events.iter().enumerate().zip(cgroups) {
         assert_eq!(as_logged(event), killed[&event.pid]);

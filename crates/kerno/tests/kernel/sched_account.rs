@@ -3,7 +3,7 @@
 use kerno::SchedEvent;
 use kerno::WaitReason;
 
-use crate::support::{Child, Link, init_switches, monotonic_ns};
+use crate::support::{Child, Link, init_switches, monotonic_ns, slowness};
 
 /// What the kernel's own accounting says of the calling thread, at a moment.
 #[derive(Clone, Copy, Debug)]
@@ -120,7 +120,7 @@ impl Span {
         // The kernel reads the run queue's clock a little before each hook, and not again for a switch that a wake-up asked for:
         // that switch happens, for its sum, when the wake-up did.
         let missing = self.switches() - events.len() as u64;
-        let slack = 1_000 * events.len() as u64 + kernel / 50 + 4_000_000 + missing * 20_000_000;
+        let slack = 1_000 * slowness() * events.len() as u64 + kernel / 50 + 4_000_000 + missing * 20_000_000;
         assert!(sum.abs_diff(kernel) <= slack, "{} waits sum up to {sum} ns, schedstat says {kernel}", events.len());
     }
 }

@@ -10,7 +10,7 @@ use kerno::summary::{Observer, ObserverOptions, Signals};
 use crate::block::{LoopDevice, MIB};
 use crate::cgroups::Cgroup;
 use crate::sched_account::Span;
-use crate::support::{Child, init_switches, monotonic_ns, set_comm};
+use crate::support::{Child, compare, init_switches, monotonic_ns, set_comm};
 
 fn observer() -> Observer {
     Observer::start(ObserverOptions { signals: vec!["sched_delay".into()], ..ObserverOptions::default() }).unwrap()
@@ -89,7 +89,8 @@ fn switches_are_those_that_the_kernel_counts() {
     let switches: u64 = sched.cpus.iter().map(|cpu| cpu.switches).sum();
     assert!(switches <= outer && switches + hidden >= inner, "{switches}, of {inner} to {outer}, {hidden} hidden");
     let waits: u64 = sched.cpus.iter().map(|cpu| cpu.delay_ns.count()).sum();
-    assert_eq!(waits, sched.wakeup_ns.count() + sched.preempted_ns.count());
+    let by_reason = sched.wakeup_ns.count() + sched.preempted_ns.count();
+    compare("sched_delay", "waits in the histograms of CPUs and of reasons", waits, by_reason, "each other");
     assert!(waits <= switches);
     assert_eq!(sched.cpus.len(), cpus());
 }
@@ -214,7 +215,8 @@ fn a_herd_of_hogs_is_found_as_one() {
         .map(|_| {
             Child::new(|_| {
                 set_comm("kerno-herd");
-                spin(Duration::from_millis(1800));
+                // Until it is killed.
+                spin(Duration::from_secs(60));
             })
         })
         .collect();
@@ -281,6 +283,7 @@ fn a_throttled_cgroups_figures_are_those_of_cpu_stat() {
         sched.throttled.iter().find(|found| found.path.ends_with(name))
     };
     let found = named(&group).expect("the cgroup is named");
+    compare("sched_delay", "periods throttled", found.throttled_periods, delta[1], "cpu.stat");
     assert_eq!([found.periods, found.throttled_periods, found.throttled_ns], delta);
     assert!(found.throttled_periods >= 10, "{found:?}");
     assert_eq!((found.quota_us, found.period_us, &found.pids[..]), (1_000, 20_000, &[capped.pid][..]));

@@ -4,9 +4,10 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use kerno::{Batch, CancelToken, Counters, Event, Filter, Handle, Loader, Options, RawEventBuf};
+use kerno::{Batch, CancelToken, Counters, Event, Filter, Handle, Host, Loader, Options, RawEventBuf};
 
 /// A forked child that waits until it is told to go, does its work and exits. Forked rather than started, so that the work is a
 /// closure and nothing else happens in the process; the work must not use what other threads may have locked at the fork (stdout).
@@ -67,6 +68,10 @@ impl Child {
         assert!(pid >= 0, "fork failed");
         if pid == 0 {
             drop((go_write, report_read));
+            // What a test prints is kept in its process until it fails; this one's would be lost.
+            std::panic::set_hook(Box::new(|panic| {
+                let _ = writeln!(std::io::stderr().lock(), "in a child: {panic}");
+            }));
             let mut link = Link { go: go_read, report: report_write };
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 link.wait();
@@ -119,6 +124,34 @@ impl Drop for Child {
     }
 }
 
+/// How many times slower than a machine this one is, when it is an emulated one: `KERNO_TEST_SLOWNESS`.
+pub fn slowness() -> u64 {
+    std::env::var("KERNO_TEST_SLOWNESS").map_or(1, |text| text.parse().expect("KERNO_TEST_SLOWNESS is a number"))
+}
+
+/// How often to repeat what is repeated only to be thorough. What is compared stays exact.
+pub fn scaled(count: usize) -> usize {
+    (count / usize::try_from(slowness()).unwrap()).max(1)
+}
+
+/// Holds a figure of a signal's against its truth, and prints both.
+pub fn compare<T: PartialEq + std::fmt::Debug + std::fmt::Display>(
+    signal: &str,
+    figure: &str,
+    ours: T,
+    truth: T,
+    source: &str,
+) {
+    println!("compared: {signal} | {figure} | {ours} | {truth} | {source}");
+    assert_eq!(ours, truth, "{signal}: {figure}, which {source} tells");
+}
+
+/// Keeps the kernel's parsed BTF from test to test: under emulation it takes longer to parse than most tests take.
+fn keep_btf() {
+    static HOST: OnceLock<Host> = OnceLock::new();
+    HOST.get_or_init(Host::detect);
+}
+
 /// Options with a filter and nothing else changed.
 pub fn options(filter: Filter) -> Options {
     Options { filter, ..Options::default() }
@@ -137,6 +170,7 @@ pub struct Run<L> {
 
 impl<L: Loader> Run<L> {
     pub fn start(mut loader: L) -> Self {
+        keep_btf();
         let handle = loader.load().unwrap_or_else(|error| panic!("cannot load {}: {}", loader.name(), error.reason()));
         Self { loader, handle }
     }

@@ -8,7 +8,7 @@ use kerno::doctor::{self, Finding, Thresholds};
 use kerno::signals::{TcpFailureReason, TcpNamespace, TcpSummary};
 use kerno::summary::{Observer, ObserverOptions, Signals};
 
-use crate::support::{Child, Link, set_comm, unless_init_ran};
+use crate::support::{Child, Link, compare, set_comm, unless_init_ran};
 use crate::tcp_monitor::net::{
     child_in_namespace, counter, drop_packets, enter, expect_end, receive, send, set_option, settle, tcp_info,
 };
@@ -322,7 +322,14 @@ fn one_of_two_paths_is_lossy(per_cent: u32) {
         let theirs: u64 = peers.clone().filter(|peer| !peer.outgoing).map(|peer| peer.retransmitted_segments).sum();
         let (lossy, sound) = (of("127.0.0.2"), of("127.0.0.3"));
         let sound: u64 = sound.iter().map(|peer| peer.retransmitted_segments).sum();
-        assert_eq!(lossy[0].retransmitted_segments + sound + theirs, again - failed);
+        let seen_again = lossy[0].retransmitted_segments + sound + theirs;
+        compare(
+            "tcp_monitor",
+            "segments sent again, summary",
+            seen_again,
+            again - failed,
+            "/proc/net/snmp, /proc/net/netstat",
+        );
         assert_eq!(seen.namespace().retransmitted_segments, again);
         assert!(lossy[0].retransmitted_segments > sound, "{lossy:#?}");
         assert!(lossy[0].first_retransmit_ns > seen.signals.window.started_ns);

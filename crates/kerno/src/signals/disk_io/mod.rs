@@ -67,6 +67,8 @@ pub use event::{DiskEvent, DiskFlags, DiskOp};
 pub use loader::DiskIoLoader;
 pub(crate) use rules::RULES;
 pub(crate) use sampler::sampler;
+#[cfg(test)]
+pub(crate) use sampler::summary_plan;
 pub use summary::{
     CgroupIo, DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter, DiskSummary, Filesystem, FilesystemWriter,
 };

@@ -95,12 +95,18 @@ fn op_name(op: u32) -> String {
     known.into_iter().find(|known| *known as u32 == op).map_or("other", DiskOp::name).to_owned()
 }
 
-/// Loads what sums up this signal; attaches nothing yet.
-pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
+/// What is loaded on this kernel, and onto which hooks.
+pub(crate) fn summary_plan(host: &Host) -> Result<(Object, Plan), LoadError> {
     let object =
         Object { name: "disk_io_summary", data: aya::include_bytes_aligned!("../../../objects/disk_io_summary.bpf.o") };
     let mut plan = Plan::default();
     loader::hooks(host, &mut plan);
+    Ok((object, plan))
+}
+
+/// Loads what sums up this signal; attaches nothing yet.
+pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
+    let (object, plan) = summary_plan(host)?;
     let mut programs = SummaryPrograms::load(object, plan, host)?;
     Ok(Box::new(Sampled {
         ops: programs.hash("device_ops")?,

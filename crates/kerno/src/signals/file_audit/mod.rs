@@ -62,4 +62,6 @@ pub use loader::FileAuditLoader;
 pub use open_flags::OpenFlags;
 pub(crate) use rules::RULES;
 pub(crate) use sampler::sampler;
+#[cfg(test)]
+pub(crate) use sampler::summary_plan;
 pub use summary::{FileProcess, FileSummary};

@@ -51,14 +51,20 @@ struct Opener {
     path: [u8; MAX_FILENAME_LEN],
 }
 
-/// Loads what sums up this signal; attaches nothing yet.
-pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
+/// What is loaded on this kernel, and onto which hooks.
+pub(crate) fn summary_plan(_host: &Host) -> Result<(Object, Plan), LoadError> {
     let mut plan = Plan::default();
     plan.size_per_cpu("opens");
     plan.set("cfg_classes", &loader::classes());
     plan.attach("on_sched_process_exit", Hook::Tracepoint("sched_process_exit"));
     plan.attach("on_sys_exit", Hook::Tracepoint("sys_exit"));
-    let mut programs = SummaryPrograms::load(OBJECT, plan, host)?;
+    Ok((OBJECT, plan))
+}
+
+/// Loads what sums up this signal; attaches nothing yet.
+pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
+    let (object, plan) = summary_plan(host)?;
+    let mut programs = SummaryPrograms::load(object, plan, host)?;
     Ok(Box::new(Sampled {
         opens: programs.per_cpu("opens")?,
         openers: programs.hash("openers")?,

@@ -46,4 +46,6 @@ pub use event::{OomEvent, OomScope};
 pub use loader::OomTrackLoader;
 pub(crate) use rules::RULES;
 pub(crate) use sampler::sampler;
+#[cfg(test)]
+pub(crate) use sampler::summary_plan;
 pub use summary::{CgroupMemory, OomKill, OomSummary, ProcessMemory};

@@ -18,8 +18,8 @@ const LARGEST: usize = 5;
 /// How many of the largest and of the fastest growing processes are told of.
 const TOP: usize = 8;
 
-/// Loads what sums up this signal; attaches nothing yet.
-pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
+/// What is loaded on this kernel, and onto which hooks.
+pub(crate) fn summary_plan(host: &Host) -> Result<(Object, Plan), LoadError> {
     let object = Object {
         name: "oom_track_summary",
         data: aya::include_bytes_aligned!("../../../objects/oom_track_summary.bpf.o"),
@@ -28,6 +28,12 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
     OomTrack::hooks(host, &mut plan)?;
     OomTrack::knobs(&Options::default(), &mut plan)?;
     plan.size_per_cpu("totals");
+    Ok((object, plan))
+}
+
+/// Loads what sums up this signal; attaches nothing yet.
+pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
+    let (object, plan) = summary_plan(host)?;
     let mut programs = SummaryPrograms::load(object, plan, host)?;
     let kills = Kills::of(&mut programs)?;
     let mut meminfo = ProcFile::new("/proc/meminfo");

@@ -54,4 +54,6 @@ pub use event::{SchedEvent, WaitReason};
 pub use loader::SchedDelayLoader;
 pub(crate) use rules::RULES;
 pub(crate) use sampler::sampler;
+#[cfg(test)]
+pub(crate) use sampler::summary_plan;
 pub use summary::{BlockedTask, CgroupThrottle, CpuGroup, CpuStat, SchedSummary, SchedWaiter};

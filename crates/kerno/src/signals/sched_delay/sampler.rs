@@ -65,8 +65,8 @@ struct Holder {
     comm: Comm,
 }
 
-/// Loads what sums up this signal; attaches nothing yet.
-pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
+/// What is loaded on this kernel, and onto which hooks.
+pub(crate) fn summary_plan(_host: &Host) -> Result<(Object, Plan), LoadError> {
     let data = aya::include_bytes_aligned!("../../../objects/sched_delay_summary.bpf.o");
     let mut plan = Plan::default();
     // The switch first: a wait that began before anything could end it would last until the task's next wake-up.
@@ -76,7 +76,13 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
     plan.size_starts();
     plan.size_per_cpu("sched_block");
     plan.set("cfg_slow_ns", &SLOW_NS);
-    let mut programs = SummaryPrograms::load(Object { name: "sched_delay_summary", data }, plan, host)?;
+    Ok((Object { name: "sched_delay_summary", data }, plan))
+}
+
+/// Loads what sums up this signal; attaches nothing yet.
+pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
+    let (object, plan) = summary_plan(host)?;
+    let mut programs = SummaryPrograms::load(object, plan, host)?;
     Ok(Box::new(Sampled {
         blocks: programs.per_cpu("sched_block")?,
         waiters: programs.hash("slow_waiters")?,

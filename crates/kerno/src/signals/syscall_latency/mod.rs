@@ -36,4 +36,6 @@ pub use event::SyscallEvent;
 pub use loader::SyscallLatencyLoader;
 pub(crate) use rules::RULES;
 pub(crate) use sampler::sampler;
+#[cfg(test)]
+pub(crate) use sampler::summary_plan;
 pub use summary::{SyscallExemplar, SyscallOffender, SyscallStat, SyscallSummary, SyncStat};

@@ -28,8 +28,8 @@ const MAX_SLOTS: usize = 128;
 const MAX_OFFENDERS: usize = 64;
 const MAX_SYNCS: usize = 32;
 
-/// Loads what sums up this signal; attaches nothing yet.
-pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
+/// What is loaded on this kernel, and onto which hooks.
+pub(crate) fn summary_plan(_host: &Host) -> Result<(Object, Plan), LoadError> {
     let cpus = possible_cpus();
     let slots = slots(cpus as usize);
     let mut plan = Plan::default();
@@ -43,7 +43,13 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
     let normal = NormalErrors::of_the_tables();
     plan.set("cfg_error_set", &normal.set_of);
     plan.set("cfg_error_sets", &normal.sets);
-    let mut programs = SummaryPrograms::load(OBJECT, plan, host)?;
+    Ok((OBJECT, plan))
+}
+
+/// Loads what sums up this signal; attaches nothing yet.
+pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
+    let (object, plan) = summary_plan(host)?;
+    let mut programs = SummaryPrograms::load(object, plan, host)?;
     Ok(Box::new(Sampled {
         calls: programs.per_cpu("calls")?,
         histograms: programs.per_cpu("histograms")?,
@@ -51,7 +57,7 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
         offenders: programs.hash("offenders")?,
         syncs: programs.hash("syncs")?,
         programs,
-        slots: slots as usize,
+        slots: slots(possible_cpus() as usize) as usize,
         before: Kept::default(),
         begun: false,
         window_ns: 0,

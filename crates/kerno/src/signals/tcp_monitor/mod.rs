@@ -69,4 +69,6 @@ pub use event::{TcpDirection, TcpEvent, TcpEventType, TcpFamily, TcpResetBy, Tcp
 pub use loader::TcpMonitorLoader;
 pub(crate) use rules::RULES;
 pub(crate) use sampler::sampler;
+#[cfg(test)]
+pub(crate) use sampler::summary_plan;
 pub use summary::{TcpFailure, TcpFailureReason, TcpListener, TcpNamespace, TcpPeer, TcpProcess, TcpSummary};

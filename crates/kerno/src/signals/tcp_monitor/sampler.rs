@@ -15,8 +15,8 @@ const QUEUE_INTERVAL_NS: u64 = 1_000_000_000;
 /// And not at all between a window's ends where a look takes longer.
 const QUEUE_PATIENCE: Duration = Duration::from_millis(5);
 
-/// Loads what sums up this signal; attaches nothing yet.
-pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
+/// What is loaded on this kernel, and onto which hooks.
+pub(crate) fn summary_plan(host: &Host) -> Result<(Object, Plan), LoadError> {
     let object = Object {
         name: "tcp_monitor_summary",
         data: aya::include_bytes_aligned!("../../../objects/tcp_monitor_summary.bpf.o"),
@@ -34,6 +34,12 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
     plan.attach("on_tcp", Hook::Iterator("tcp"));
     plan.attach("on_tcp_listener", Hook::Iterator("tcp"));
     plan.attach("on_task_file", Hook::Iterator("task_file"));
+    Ok((object, plan))
+}
+
+/// Loads what sums up this signal; attaches nothing yet.
+pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
+    let (object, plan) = summary_plan(host)?;
     let mut programs = SummaryPrograms::load(object, plan, host)?;
     Ok(Box::new(Sampled {
         blocks: programs.per_cpu("blocks")?,

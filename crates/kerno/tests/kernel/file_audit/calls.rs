@@ -5,7 +5,7 @@ use kerno::{FileAuditLoader, FileEvent};
 use kerno::{OpenVia, PathKind};
 
 use super::{assert_all_resolved, audit, c, close, creat, fd, folder, open, openat, openat2, raw};
-use crate::support::{Child, monotonic_ns, observe, options, pid};
+use crate::support::{Child, compare, monotonic_ns, observe, options, pid};
 
 const OPENS: usize = 1009;
 
@@ -26,7 +26,7 @@ fn a_prime_number_of_opens_of_every_kind_is_found_with_every_field_right() {
         }
     });
     let after = monotonic_ns();
-    assert_eq!(events.len(), OPENS);
+    compare("file_audit", "opens, events", events.len(), OPENS, "the caller");
     assert_all_resolved(&events, &seen);
     let mut last = before;
     for (i, event) in events.iter().enumerate() {

@@ -128,8 +128,10 @@ fn check_connections(events: &[TcpEvent], child: &mut Child, ours: IpAddr) {
     let count = |event_type| of_type(events, event_type).len();
     let counts = [TcpEventType::Connect, TcpEventType::Accept, TcpEventType::Close].map(count);
     assert_eq!(counts, [CONNECTIONS, CONNECTIONS, 2 * CONNECTIONS]);
-    let others = [TcpEventType::Retransmit, TcpEventType::Reset, TcpEventType::ConnectFailed].map(count);
-    assert_eq!(others, [0, 0, 0]);
+    assert_eq!([TcpEventType::Reset, TcpEventType::ConnectFailed].map(count), [0, 0]);
+    // None, where the machine is quick enough for the kernel's patience.
+    let again = of_type(events, TcpEventType::Retransmit).iter().map(|event| u64::from(event.retransmits)).sum::<u64>();
+    assert_eq!(again, child.heard(), "segments sent again");
     assert!(events.iter().all(|event| event.pid == child.pid || event.pid == worker_pid));
 }
 
@@ -137,6 +139,7 @@ fn every_connection_in_a_namespace(listen: &'static str, connect: IpAddr, shown:
     let mut child = child_in_namespace(|link| {
         make_connections(link, listen, connect);
         settle();
+        link.tell(counter("snmp", "Tcp:", "RetransSegs") - counter("netstat", "TcpExt:", "TCPRetransFail"));
     });
     let cgroup = id_of(child.pid);
     let events = observe_in_namespace(Filter::default(), &mut child);
@@ -169,7 +172,7 @@ fn every_connection_is_seen_over_the_hosts_loopback() {
     // Children are not in the filter, so the worker's side is left out: client events only, exactly.
     let run = Run::start(TcpMonitorLoader::new(options(pid(child.pid))));
     child.run();
-    let events = events_of(run, |event| event.event_type != TcpEventType::Rtt);
+    let events = events_of(run, |event| !matches!(event.event_type, TcpEventType::Rtt | TcpEventType::Retransmit));
     assert_eq!(events.len(), 2 * CONNECTIONS);
     assert!(events.iter().all(|event| event.pid == child.pid && event.direction == TcpDirection::Outgoing));
     assert_eq!(of_type(&events, TcpEventType::Connect).len(), CONNECTIONS);
