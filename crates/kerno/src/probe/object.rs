@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::AsFd as _;
 
+use aya::maps::MapError;
 use aya::programs::{BtfTracePoint, Iter, Program};
-use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 
 use super::error::{LoadError, chain};
 use super::plan::{Hook, Plan};
@@ -28,13 +29,29 @@ impl Object {
         for (name, entries) in &plan.map_entries {
             loader.map_max_entries(name, *entries);
         }
-        let mut ebpf = loader
-            .load(self.data)
-            .map_err(|error| LoadError::Refused { what: format!("the {} object", self.name), detail: chain(&error) })?;
+        let mut ebpf = loader.load(self.data).map_err(|error| self.not_made(&error))?;
         for (name, hook) in &plan.programs {
             load(&mut ebpf, name, *hook, btf).map_err(|error| refused(name, *hook, error.as_ref()))?;
         }
         Ok(ebpf)
+    }
+
+    /// Maps are made here, and it is mostly the ring that there is no memory for.
+    fn not_made(self, error: &EbpfError) -> LoadError {
+        match error {
+            EbpfError::MapError(MapError::CreateError { name, io_error })
+                if io_error.raw_os_error() == Some(libc::ENOMEM) =>
+            {
+                LoadError::Refused {
+                    what: format!("map {name} of {}", self.name),
+                    detail: format!(
+                        "{io_error}: the machine, or the cgroup that this process is in, has no memory left for it; \
+                         smaller rings (--ring-size) and fewer signals take less"
+                    ),
+                }
+            }
+            _ => LoadError::Refused { what: format!("the {} object", self.name), detail: chain(error) },
+        }
     }
 
     pub(super) fn missing_map(self, map: &str) -> LoadError {
