@@ -1,7 +1,7 @@
 //! One run of a virtual machine, under software emulation.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -135,6 +135,7 @@ impl Guest<'_> {
             })
         };
         let mut status = None;
+        let mut begun = String::new();
         let (mut log, started) = (fs::File::create(self.log)?, Instant::now());
         for line in lines.split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
@@ -144,13 +145,18 @@ impl Guest<'_> {
                     writeln!(log, "{:7.1} {line}", started.elapsed().as_secs_f64())?;
                     if let Some(commands) = line.strip_prefix(MONITOR) {
                         tell_monitor(&work.path().join("monitor"), commands)?;
+                        // It came in the middle of a line.
+                        begun = output.pop().unwrap_or_default();
+                    } else {
+                        output.push(std::mem::take(&mut begun) + &line);
                     }
-                    output.push(line);
                 }
             }
         }
         over.store(true, Ordering::SeqCst);
         let timed_out = watchdog.join().unwrap_or(false);
+        let mut complaint = String::new();
+        let _ = qemu.stderr.take().map(|mut stderr| stderr.read_to_string(&mut complaint));
         let _ = qemu.wait();
         Ok(match status {
             Some(status) => {
@@ -161,6 +167,9 @@ impl Guest<'_> {
             }
             None => {
                 println!("{}\n{}", output.join("\n"), fs::read_to_string(&console).unwrap_or_default());
+                if !complaint.is_empty() {
+                    println!("qemu: {}", complaint.trim());
+                }
                 Err(if timed_out { format!("not done in {} s", limit.as_secs()) } else { "the kernel died".to_owned() })
             }
         })

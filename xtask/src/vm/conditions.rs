@@ -4,11 +4,10 @@ use super::case::Case;
 
 pub(super) const CONDITIONS: &[Case] = &[
     Case::new("conditions::no_btf", &["6.18"]),
-    // Before Linux 5.11 one capability more is needed.
-    Case::new("conditions::privileges", &["5.10", "6.18"]),
+    Case::new("conditions::privileges", &["6.18"]),
     Case::new("conditions::sysctls", &["6.18"]),
-    // Only before Linux 5.11 do maps count against it.
-    Case::new("conditions::memlock", &["5.10", "6.18"]),
+    // Before Linux 5.11 maps count against it, and one capability more is needed.
+    Case::new("conditions::memlock", &["5.10"]),
     Case::new("conditions::lockdown", &["6.18"]),
     Case::new("conditions::cpus", &["6.18"]).cpus(3),
     Case::new("conditions::one_cpu", &["5.10"]).cpus(1),

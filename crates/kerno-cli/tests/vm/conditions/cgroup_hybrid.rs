@@ -2,19 +2,11 @@
 
 use crate::conditions::cgroup_v2::{filters_by_cgroup, held_back_is_attributed, killed_is_attributed};
 use crate::guest::watched;
-use crate::truth::works;
-
-#[test]
-fn it_works() {
-    watched(|| {
-        works();
-        filters_by_cgroup();
-    });
-}
 
 #[test]
 fn what_happens_in_a_cgroup_is_told_with_its_name() {
     watched(|| {
+        filters_by_cgroup();
         held_back_is_attributed();
         killed_is_attributed();
     });

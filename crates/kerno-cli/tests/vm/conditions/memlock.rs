@@ -9,7 +9,7 @@ use rustix::thread::CapabilitySet;
 
 use crate::command::{Unprivileged, kerno};
 use crate::guest::watched;
-use crate::truth::{before_5_11, check, just_enough, refuses, reports, traces_exactly, works_with};
+use crate::truth::{before_5_11, check, refuses, reports, traces_exactly};
 
 /// The command with the limit that most systems have.
 fn limited(mut command: Command) -> Command {
@@ -44,7 +44,6 @@ fn with_a_limit_the_capability_to_lift_it_is_missed() {
             check(&mut tiny(&["check", "-o", "json"]), 0);
             traces_exactly(tiny);
         }
-        works_with(&user, just_enough());
     });
 }
 

@@ -5,7 +5,7 @@ use rustix::thread::CapabilitySet;
 use crate::command::{Unprivileged, kerno, run, text};
 use crate::guest::{read, watched, write};
 use crate::support::{Child, Run, options, pid};
-use crate::truth::{check, just_enough, refuses, sums_up_exactly, traces_exactly, works_with};
+use crate::truth::{check, just_enough, refuses, sums_up_exactly, traces_exactly};
 
 #[test]
 fn unprivileged_bpf_disabled_is_no_matter() {
@@ -21,7 +21,7 @@ fn unprivileged_bpf_disabled_is_no_matter() {
             assert_eq!(read(SETTING), value);
             refuses(|args| user.with(CapabilitySet::empty(), args), &["CAP_BPF and CAP_PERFMON", "setcap"]);
         }
-        works_with(&user, just_enough());
+        traces_exactly(|args| user.with(just_enough(), args));
     });
 }
 

@@ -49,7 +49,7 @@ fn refused(command: &mut std::process::Command) {
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{:?}: {stderr}", output.status);
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
-    for word in ["map events", "Cannot allocate memory", "--ring-size"] {
+    for word in ["map events of syscall_latency", "Cannot allocate memory", "cgroup", "--ring-size"] {
         assert!(stderr.contains(word), "no {word:?} in {stderr}");
     }
 }

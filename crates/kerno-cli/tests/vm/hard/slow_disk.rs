@@ -1,16 +1,15 @@
 //! Disks whose slowness is known: one that qemu lets do five requests a second, and one of the kernel's own that completes each after a
 //! tenth of a second.
 
-use super::{Disk, findings, trace_of};
+use super::{findings, read_in_child, trace_of};
 use crate::guest::{modprobe, watched};
 use crate::truth::observer;
 
 /// Each request's latency is what its caller waited, but for the way there and back.
 fn assert_latencies(path: &str, least_ns: u64) {
     const READS: u64 = 23;
-    let disk = Disk::open(path);
     let run = trace_of(path.trim_start_matches("/dev/"));
-    let reads: Vec<_> = (0..READS).map(|number| disk.read(number * 4096)).collect();
+    let (_, reads) = read_in_child(path, &(0..READS).map(|number| number * 4096).collect::<Vec<_>>());
     let events: Vec<kerno::DiskEvent> =
         run.finish().iter().map(|raw| *raw.as_raw().decode_as::<kerno::DiskEvent>().unwrap()).collect();
     assert_eq!(events.len(), reads.len());

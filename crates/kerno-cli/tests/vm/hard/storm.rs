@@ -44,7 +44,7 @@ fn every_event_is_read_or_counted_as_lost() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let mut opens = storm(|| drop(std::fs::File::open("/etc/passwd").unwrap()));
-        let mut storms = vec![
+        let mut storms = [
             storm(fork_and_exit),
             storm(|| {
                 // Refused, and accepted by nobody.
