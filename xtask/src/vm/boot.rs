@@ -1,7 +1,8 @@
 //! One run of a virtual machine, under software emulation.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -13,9 +14,26 @@ use anyhow::{Context, ensure};
 use super::image::Image;
 use super::{Vm, succeed};
 
+/// What the virtual machine is made of.
+pub(super) struct Machine<'a> {
+    pub(super) cpus: u32,
+    pub(super) memory_mib: u32,
+    /// More words for the kernel's command line.
+    pub(super) append: &'a str,
+    /// More arguments for qemu, where `{disk}` is the path of an empty disk of 64 MiB.
+    pub(super) qemu: &'a [&'a str],
+}
+
+impl<'a> Machine<'a> {
+    /// That of the kernel tests, and of a shell.
+    pub(super) fn of(args: &'a Vm) -> Self {
+        Self { cpus: args.cpus, memory_mib: 1536, append: &args.append, qemu: &[] }
+    }
+}
+
 pub(super) struct Guest<'a> {
     pub(super) image: &'a Image,
-    pub(super) args: &'a Vm,
+    pub(super) machine: &'a Machine<'a>,
     /// Programs to have in it, at `/tmp/bin/NAME`.
     pub(super) files: &'a [PathBuf],
     /// What its shell is to do.
@@ -96,6 +114,7 @@ impl Guest<'_> {
         let nonce = format!("KERNO-EXIT-{:x}", std::process::id() ^ started_at());
         let mut command = self.qemu(work.path(), &format!("kerno.nonce={nonce}"))?;
         command.arg("-serial").arg(format!("file:{}", console.display())).args(["-serial", "stdio"]);
+        command.arg("-monitor").arg(format!("unix:{},server=on,wait=off", work.path().join("monitor").display()));
         let mut qemu =
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("qemu")?;
         let lines = BufReader::new(qemu.stdout.take().context("piped")?);
@@ -116,6 +135,7 @@ impl Guest<'_> {
             })
         };
         let mut status = None;
+        let mut begun = String::new();
         let (mut log, started) = (fs::File::create(self.log)?, Instant::now());
         for line in lines.split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
@@ -123,12 +143,20 @@ impl Guest<'_> {
                 Some(code) => status = code.trim().parse().ok(),
                 None => {
                     writeln!(log, "{:7.1} {line}", started.elapsed().as_secs_f64())?;
-                    output.push(line);
+                    if let Some(commands) = line.strip_prefix(MONITOR) {
+                        tell_monitor(&work.path().join("monitor"), commands)?;
+                        // It came in the middle of a line.
+                        begun = output.pop().unwrap_or_default();
+                    } else {
+                        output.push(std::mem::take(&mut begun) + &line);
+                    }
                 }
             }
         }
         over.store(true, Ordering::SeqCst);
         let timed_out = watchdog.join().unwrap_or(false);
+        let mut complaint = String::new();
+        let _ = qemu.stderr.take().map(|mut stderr| stderr.read_to_string(&mut complaint));
         let _ = qemu.wait();
         Ok(match status {
             Some(status) => {
@@ -139,6 +167,9 @@ impl Guest<'_> {
             }
             None => {
                 println!("{}\n{}", output.join("\n"), fs::read_to_string(&console).unwrap_or_default());
+                if !complaint.is_empty() {
+                    println!("qemu: {}", complaint.trim());
+                }
                 Err(if timed_out { format!("not done in {} s", limit.as_secs()) } else { "the kernel died".to_owned() })
             }
         })
@@ -171,6 +202,9 @@ impl Guest<'_> {
         fs::remove_dir_all(&extra)?;
         let disk = work.join("disk");
         fs::File::create(&disk)?.set_len(512 << 20)?;
+        let second_disk = work.join("disk2");
+        fs::File::create(&second_disk)?.set_len(64 << 20)?;
+        let second_disk = second_disk.display().to_string();
         let mut command = Command::new("qemu-system-x86_64");
         command
             .args([
@@ -185,7 +219,7 @@ impl Guest<'_> {
                 "none",
                 "-no-reboot",
             ])
-            .args(["-m", "1536", "-smp", &self.args.cpus.to_string()])
+            .args(["-m", &self.machine.memory_mib.to_string(), "-smp", &self.machine.cpus.to_string()])
             .arg("-drive")
             .arg(format!("file={},if=virtio,format=raw,cache=unsafe", disk.display()))
             .arg("-kernel")
@@ -196,10 +230,28 @@ impl Guest<'_> {
             .arg(format!(
                 "console=ttyS0 panic=-1 quiet random.trust_cpu=on mitigations=off cryptomgr.notests tsc=reliable clocksource=tsc \
                  lsm=landlock,lockdown,yama,integrity,bpf {} {words}",
-                self.args.append
-            ));
+                self.machine.append
+            ))
+            .args(self.machine.qemu.iter().map(|arg| arg.replace("{disk}", &second_disk)));
         Ok(command)
     }
+}
+
+/// What a line begins with on which the guest asks for something that only qemu can do: commands for its monitor, and pauses such as
+/// `sleep 3`, with semicolons between them.
+const MONITOR: &str = "@qemu ";
+
+fn tell_monitor(socket: &Path, commands: &str) -> anyhow::Result<()> {
+    let mut monitor = UnixStream::connect(socket).context("qemu's monitor")?;
+    for command in commands.split(';').map(str::trim) {
+        match command.strip_prefix("sleep ") {
+            Some(seconds) => std::thread::sleep(Duration::from_secs(seconds.parse()?)),
+            None => monitor.write_all(format!("{command}\n").as_bytes())?,
+        }
+    }
+    // It reads until we are gone, and not what came just before that.
+    std::thread::sleep(Duration::from_millis(200));
+    Ok(())
 }
 
 fn started_at() -> u32 {

@@ -35,6 +35,8 @@ const MODULES: &[&str] = &[
     "sch_tbf",
     "crc32c_generic",
     "crc32c_intel",
+    "sch_netem",
+    "null_blk",
 ];
 
 /// Programs of this machine that the tests run.

@@ -2,6 +2,9 @@
 
 mod boot;
 mod build;
+mod case;
+mod conditions;
+mod hard;
 mod image;
 mod matrix;
 mod packages;
@@ -14,7 +17,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, ensure};
 use clap::Args;
 
-use boot::Guest;
+use boot::{Guest, Machine};
 use packages::{Archive, LINES};
 
 use crate::install::install;
@@ -30,6 +33,15 @@ pub(crate) struct Vm {
     /// A shell in the virtual machine instead of the tests; with one kernel
     #[arg(long)]
     shell: bool,
+    /// Instead of the kernel tests: under each hostile condition kerno works, or says what is missing
+    #[arg(long)]
+    conditions: bool,
+    /// Instead of the kernel tests: what is unsafe on a machine in use, such as running out of memory or of disks
+    #[arg(long)]
+    hard: bool,
+    /// With --conditions or --hard: each on every kernel
+    #[arg(long, conflicts_with = "kernel")]
+    all: bool,
     /// Virtual machines at a time
     #[arg(long, default_value_t = 2)]
     jobs: usize,
@@ -37,7 +49,7 @@ pub(crate) struct Vm {
     #[arg(long, default_value_t = 20)]
     minutes: u64,
     /// Write what the run showed to docs/kernels.md; with all kernels and all tests
-    #[arg(long, conflicts_with_all = ["kernel", "test_args"])]
+    #[arg(long, conflicts_with_all = ["kernel", "test_args", "conditions", "hard"])]
     write: bool,
     /// More words for the kernel's command line, such as `lockdown=integrity`
     #[arg(long, default_value = "")]
@@ -85,11 +97,13 @@ pub(crate) fn run(args: &Vm) -> anyhow::Result<()> {
     let chosen: Vec<_> = kernels
         .iter()
         .filter(|kernel| args.kernel.is_empty() || args.kernel.iter().any(|k| k == kernel.line))
+        .filter(|kernel| !case::asked(args) || case::need(args, kernel.line))
         .collect();
     if args.list {
         for kernel in &kernels {
             println!("{:<8} {}  ({})", kernel.line, kernel.release, kernel.packages.join(", "));
         }
+        case::list();
         return Ok(());
     }
     let mut images = BTreeMap::new();
@@ -101,9 +115,19 @@ pub(crate) fn run(args: &Vm) -> anyhow::Result<()> {
     if args.shell {
         ensure!(images.len() == 1, "--shell needs one kernel: --kernel LINE");
         for image in images.values() {
-            Guest { image, args, files: &[], command: "exec setsid cttyhack sh", log: Path::new("") }.shell()?;
+            Guest {
+                image,
+                machine: &Machine::of(args),
+                files: &[],
+                command: "exec setsid cttyhack sh",
+                log: Path::new(""),
+            }
+            .shell()?;
         }
         return Ok(());
+    }
+    if case::asked(args) {
+        return case::run(args, &images);
     }
     suite::run(args, &chosen, &images)
 }

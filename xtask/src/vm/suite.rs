@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 
-use super::boot::{Guest, Outcome};
+use super::boot::{Guest, Machine, Outcome};
 use super::build::build_static;
 use super::image::Image;
 use super::matrix::{self, CHECK, Column};
@@ -77,7 +77,7 @@ fn test_one(args: &Vm, line: &str, image: &Image, programs: &[PathBuf], logs: &P
         let tests = tests.collect::<Vec<_>>().join("\n");
         let check = format!("echo \"{CHECK}$(/tmp/bin/kerno check --output json | tr -d '\\n')\"");
         let command = format!("status=0\nexport KERNO_TEST_SLOWNESS={SLOWNESS}\n{check}\n{tests}\nexit $status");
-        Guest { image, args, files: programs, command: &command, log: &logs.join(log) }
+        Guest { image, machine: &Machine::of(args), files: programs, command: &command, log: &logs.join(log) }
             .run(Duration::from_secs(args.minutes * 60))
     };
     let mut outcome = run(&args.test_args, &format!("{line}.log"));

@@ -1,7 +1,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use kerno::probe::{Capability, KernelVersion};
+use kerno::probe::Capability;
 use kerno::signals::{self, SignalInfo};
 use kerno::summary::{Missing, Observer, ObserverOptions};
 use kerno::{Availability, FilterKind, Host, Options};
@@ -160,7 +160,7 @@ fn check(signal: &SignalInfo, host: &Host) -> SignalFact {
 
 fn capabilities(host: &Host) -> Vec<CapabilityFact> {
     let mut needed = vec![Capability::CapBpf, Capability::CapPerfmon];
-    if host.version < KernelVersion::new(5, 11) {
+    if host.locked_memory_is_limited {
         needed.push(Capability::CapSysResource);
     }
     let fact = |name| CapabilityFact { name, present: !host.missing_capabilities.contains(&name) };

@@ -23,14 +23,23 @@ pub fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The variable that says where the command is when it was carried to another machine.
+const UNDER_TEST: &str = "KERNO_UNDER_TEST";
+
+fn built() -> std::ffi::OsString {
+    std::env::var_os(UNDER_TEST).unwrap_or_else(|| env!("CARGO_BIN_EXE_kerno").into())
+}
+
 /// The command as it was built, with an environment that says nothing about colours.
 pub fn kerno(args: &[&str]) -> Command {
-    command_at(env!("CARGO_BIN_EXE_kerno"), args)
+    command_at(built(), args)
 }
 
 fn command_at(path: impl AsRef<std::ffi::OsStr>, args: &[&str]) -> Command {
     let mut command = Command::new(path);
     command.args(args).stdin(Stdio::null()).env_remove("NO_COLOR").env("TERM", "xterm-256color").env("TZ", "UTC");
+    // The command takes what begins so for its own settings.
+    command.env_remove(UNDER_TEST);
     command
 }
 
@@ -46,7 +55,7 @@ impl Unprivileged {
         let directory = tempfile::tempdir().unwrap();
         std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let copy = directory.path().join("kerno");
-        std::fs::copy(env!("CARGO_BIN_EXE_kerno"), &copy).unwrap();
+        std::fs::copy(built(), &copy).unwrap();
         std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
         Self { directory }
     }

@@ -71,7 +71,8 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut source = error.source();
     while let Some(cause) = source {
         let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
+        // Some name their cause themselves, before the verifier's log.
+        if !text.contains(&cause_text) {
             let _ = write!(text, ": {cause_text}");
         }
         source = cause.source();
@@ -83,5 +84,23 @@ impl LoadError {
     /// The error with its causes, in one line.
     pub fn reason(&self) -> String {
         chain(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Told(&'static str, #[source] Option<Box<Told>>);
+
+    #[test]
+    fn causes_are_told_once() {
+        let cause = || Some(Box::new(Told("Invalid argument", None)));
+        assert_eq!(chain(&Told("refused", cause())), "refused: Invalid argument");
+        // The verifier's log ends what it is part of: what comes behind it would be taken for the verifier's last word.
+        let log = "returned Invalid argument. Verifier output: 0: R1=ctx()\ncannot use helper\n";
+        assert_eq!(chain(&Told(log, cause())), log);
     }
 }

@@ -16,6 +16,13 @@ const INITIAL_PID_NS: &str = "pid:[4026531836]";
 /// Inode of the initial user namespace (`PROC_USER_INIT_INO`), where bpf(2) wants its capabilities held.
 const INITIAL_USER_NS: &str = "user:[4026531837]";
 
+/// When the memory of maps became the cgroup's, like any other.
+const COUNTED_BY_CGROUP: KernelVersion = KernelVersion::new(5, 11);
+
+/// Why nothing can be loaded with that lockdown: there is no signal that reads nothing (kernel_lockdown(7), Linux 5.4).
+pub(super) const LOCKED_DOWN: &str = "kernel lockdown is in confidentiality mode, in which no program may read the kernel's memory; \
+     lockdown=integrity on the kernel's command line allows it, after a reboot";
+
 /// A kernel release's first two or three numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 pub struct KernelVersion {
@@ -89,6 +96,9 @@ pub struct Host {
     pub initial_pid_namespace: bool,
     /// Whether capabilities here count for bpf(2). Root of another user namespace (a rootless container) has none that do.
     pub initial_user_namespace: bool,
+    /// Whether maps count against a limit of locked memory that only `CAP_SYS_RESOURCE` can lift: before Linux 5.11, unless the hard
+    /// limit is unlimited.
+    pub locked_memory_is_limited: bool,
     /// Where the cgroup v2 hierarchy is mounted, which filters by cgroup need.
     pub cgroup2_mount: Option<PathBuf>,
     btf: Result<Arc<KernelBtf>, String>,
@@ -155,10 +165,12 @@ impl Host {
         let release = uname.release().to_string_lossy().into_owned();
         let version = KernelVersion::parse(&release);
         let initial_user_namespace = in_namespace("/proc/self/ns/user", INITIAL_USER_NS);
+        let locked_memory_is_limited = locked_memory_is_limited(version);
         Self {
             version,
+            locked_memory_is_limited,
             machine: uname.machine().to_string_lossy().into_owned(),
-            missing_capabilities: missing_capabilities(version, initial_user_namespace),
+            missing_capabilities: missing_capabilities(locked_memory_is_limited, initial_user_namespace),
             lockdown: lockdown(),
             initial_pid_namespace: in_initial_pid_namespace(),
             initial_user_namespace,
@@ -189,6 +201,7 @@ impl Host {
             initial_pid_namespace: true,
             initial_user_namespace: true,
             cgroup2_mount: None,
+            locked_memory_is_limited: false,
             btf: Ok(Arc::new(KernelBtf::parse(btf)?)),
             without: Vec::new(),
         })
@@ -242,7 +255,7 @@ impl Host {
     }
 }
 
-fn missing_capabilities(version: KernelVersion, initial_user_namespace: bool) -> Vec<Capability> {
+fn missing_capabilities(locked_memory_is_limited: bool, initial_user_namespace: bool) -> Vec<Capability> {
     let effective = match rustix::thread::capabilities(None) {
         Ok(sets) if initial_user_namespace => sets.effective,
         _ => CapabilitySet::empty(),
@@ -255,15 +268,20 @@ fn missing_capabilities(version: KernelVersion, initial_user_namespace: bool) ->
     if !has(CapabilitySet::PERFMON) {
         missing.push(Capability::CapPerfmon);
     }
-    if version < KernelVersion::new(5, 11) && !effective.contains(CapabilitySet::SYS_RESOURCE) {
+    if locked_memory_is_limited && !effective.contains(CapabilitySet::SYS_RESOURCE) {
         missing.push(Capability::CapSysResource);
     }
     missing
 }
 
-/// Before Linux 5.11 maps count against the locked-memory limit, which is 64 KiB by default. A refusal shows as the map's own error.
+/// Anyone may raise the limit up to the hard one.
+fn locked_memory_is_limited(version: KernelVersion) -> bool {
+    version < COUNTED_BY_CGROUP && rustix::process::getrlimit(rustix::process::Resource::Memlock).maximum.is_some()
+}
+
+/// Before, maps count against the limit of locked memory, which is 64 KiB by default; since, as other memory of the cgroup. A refusal shows as the map's own error.
 pub(super) fn lift_memlock(version: KernelVersion) {
-    if version < KernelVersion::new(5, 11) {
+    if version < COUNTED_BY_CGROUP {
         let unlimited = rustix::process::Rlimit { current: None, maximum: None };
         let _ = rustix::process::setrlimit(rustix::process::Resource::Memlock, unlimited);
     }

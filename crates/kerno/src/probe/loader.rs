@@ -128,7 +128,7 @@ fn plan_hooks<S: Signal>(host: &Host, plan: &mut Plan) -> Result<(), LoadError> 
     hooks_exist(host, plan)
 }
 
-/// Fails with the first hook of the plan that this kernel does not have.
+/// Fails with the first hook of the plan that this kernel does not have, and where it lets no program see its memory.
 pub(super) fn hooks_exist(host: &Host, plan: &Plan) -> Result<(), LoadError> {
     let btf = host.btf().map_err(|reason| LoadError::Kernel(reason.to_owned()))?;
     let substitutes = plan.substitutes.iter().map(|(_, (_, hook))| hook);
@@ -142,7 +142,10 @@ pub(super) fn hooks_exist(host: &Host, plan: &Plan) -> Result<(), LoadError> {
             return Err(LoadError::Kernel(format!("this kernel ({}) has no {}", host.release, hook.display())));
         }
     }
-    Ok(())
+    match host.lockdown.as_deref() {
+        Some("confidentiality") => Err(LoadError::Kernel(super::host::LOCKED_DOWN.to_owned())),
+        _ => Ok(()),
+    }
 }
 
 impl<S> sealed::Sealed for SignalLoader<S> {}

@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::AsFd as _;
 
+use aya::maps::MapError;
 use aya::programs::{BtfTracePoint, FExit, Iter, Program};
-use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 
 use super::error::{LoadError, chain};
 use super::plan::{Hook, Placed, Plan};
@@ -29,15 +30,31 @@ impl Object {
         for (name, entries) in &plan.map_entries {
             loader.map_max_entries(name, *entries);
         }
-        let mut ebpf = loader
-            .load(self.data)
-            .map_err(|error| LoadError::Refused { what: format!("the {} object", self.name), detail: chain(&error) })?;
+        let mut ebpf = loader.load(self.data).map_err(|error| self.not_made(&error))?;
         for (name, hook) in plan.programs.clone() {
             let Err(error) = load(&mut ebpf, name, hook, btf) else { continue };
             let Some((name, hook)) = plan.substitute(name) else { return Err(refused(name, hook, error.as_ref())) };
             load(&mut ebpf, name, hook, btf).map_err(|error| refused(name, hook, error.as_ref()))?;
         }
         Ok(ebpf)
+    }
+
+    /// Maps are made here, and it is mostly the ring that there is no memory for.
+    fn not_made(self, error: &EbpfError) -> LoadError {
+        match error {
+            EbpfError::MapError(MapError::CreateError { name, io_error })
+                if io_error.raw_os_error() == Some(libc::ENOMEM) =>
+            {
+                LoadError::Refused {
+                    what: format!("map {name} of {}", self.name),
+                    detail: format!(
+                        "{io_error}: the machine, or the cgroup that this process is in, has no memory left for it; \
+                         smaller rings (--ring-size) and fewer signals take less"
+                    ),
+                }
+            }
+            _ => LoadError::Refused { what: format!("the {} object", self.name), detail: chain(error) },
+        }
     }
 
     pub(super) fn missing_map(self, map: &str) -> LoadError {
@@ -115,7 +132,14 @@ fn open_iterator(ebpf: &mut Ebpf, name: &str) -> Result<File, Box<dyn std::error
 }
 
 fn refused(name: &str, hook: Hook, error: &dyn std::error::Error) -> LoadError {
-    LoadError::Refused { what: format!("program {name} on {}", hook.display()), detail: chain(error) }
+    let detail = chain(error);
+    // Who may load tracing programs is refused these for one reason only (bpf_tracing_func_proto, kernel/trace/bpf_trace.c). The mode
+    // itself is not to be seen where no securityfs is mounted.
+    let refused = ["cannot use helper bpf_probe_read", "unknown func bpf_probe_read"];
+    if refused.iter().any(|words| detail.contains(words)) {
+        return LoadError::Kernel(super::host::LOCKED_DOWN.to_owned());
+    }
+    LoadError::Refused { what: format!("program {name} on {}", hook.display()), detail }
 }
 
 const NO_PROGRAM: &str = "not in the object; the build is broken";
