@@ -103,9 +103,17 @@ impl LoopDevice {
         &self.backing
     }
 
-    /// Goes around the page cache of the file below.
-    pub(crate) fn set_direct_io(&self) {
-        ioctl(&self.device, LOOP_SET_DIRECT_IO, 1).expect("direct I/O on the file below");
+    /// Goes around the page cache of a file below: one in memory, or where the kernel cannot (before Linux 6.6), on disk.
+    pub(crate) fn direct(bytes: usize) -> Self {
+        let device = Self::over(file_without_room(bytes, 2 * bytes));
+        if ioctl(&device.device, LOOP_SET_DIRECT_IO, 1).is_ok() {
+            return device;
+        }
+        let file = tempfile::tempfile_in("/var/tmp").unwrap();
+        file.set_len(bytes as u64).unwrap();
+        let device = Self::over(file);
+        ioctl(&device.device, LOOP_SET_DIRECT_IO, 1).expect("direct I/O on the file below");
+        device
     }
 
     fn sysfs(&self, name: &str) -> PathBuf {

@@ -195,7 +195,8 @@ fn syncs_are_counted_with_the_time_they_took() {
         }
         assert!(took > 0);
     });
-    let sync = summary.syncs.iter().find(|sync| sync.pid == pid).unwrap();
+    let sync = summary.syncs.iter().find(|sync| sync.pid == pid);
+    let sync = sync.unwrap_or_else(|| panic!("{pid}: {:?} {:?}", summary.syncs, summary.by_name("fsync").next()));
     compare("syscall_latency", "fsync calls, summary", sync.calls, 7, "the caller");
     assert!(sync.max_ns <= sync.total_ns && sync.total_ns <= monotonic_ns() - started);
     assert!(sync.first_ns > started && sync.first_ns < monotonic_ns());
