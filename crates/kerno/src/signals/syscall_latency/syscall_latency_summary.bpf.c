@@ -140,6 +140,9 @@ const volatile struct calls *const volatile layout_of_calls SEC(".rodata") = NUL
 const volatile struct offender *const volatile layout_of_offender SEC(".rodata") = NULL;
 const volatile struct sync_calls *const volatile layout_of_sync_calls SEC(".rodata") = NULL;
 
+/* Beside the number of a call of the 32-bit table. */
+#define COMPAT_CALL (1u << 31)
+
 /* One call that returned. */
 struct call {
 	__u64 now;
@@ -317,7 +320,7 @@ static __always_inline bool on_file(__s32 fd)
 	return kind == S_IFBLK || ((kind == S_IFREG || kind == S_IFDIR) && is_stored(inode));
 }
 
-static __always_inline bool is_slow(const struct pt_regs *regs, const struct call *call, __u8 kind)
+static __always_inline bool is_slow(__s32 fd, const struct call *call, __u8 kind)
 {
 	if (kind & KIND_WAITS)
 		return false;
@@ -327,19 +330,32 @@ static __always_inline bool is_slow(const struct pt_regs *regs, const struct cal
 		return true;
 	if (call->ret > 0 && call->latency_ns < cfg_slow_ns + call->ret * NS_PER_BYTE)
 		return false;
-	return on_file(syscall_arg(regs, 0, call->compat));
+	return on_file(fd);
 }
 
-/* A call that was long, failed or synced: the rare path, and a function of its own to keep the other one short. */
-static __noinline int look_closer(struct pt_regs *regs, struct call *call)
+/*
+ * A call that was long, failed or synced: the rare path, and a function of its own to keep the other one short; `fd` is the call's
+ * first argument, which means something where that is a descriptor. Not static, and with
+ * nothing but numbers for arguments: what a static function reads from its caller's stack is a constant to verifiers before 6.8
+ * (41f6f64e6999) when it was one on the path they looked at first. 6.1 took the branches of other calls than execve out as dead.
+ */
+__attribute__((noinline)) int look_closer(__s32 fd, __u32 id, __s64 ret, __u64 now, __u64 latency_ns)
 {
-	__u32 key, error = 0;
+	__u64 pid_tgid = bpf_get_current_pid_tgid();
+	struct call made = {
+		.now = now,
+		.latency_ns = latency_ns,
+		.ret = ret,
+		.pid = pid_tgid >> 32,
+		.tid = pid_tgid,
+		.nr = id & ~COMPAT_CALL,
+		.compat = !!(id & COMPAT_CALL),
+	}, *call = &made;
 	struct offender *offender;
 	bool slow, abnormal = false;
+	__u32 key, error = 0;
 	__u8 kind;
 
-	if (!regs || !call)
-		return 0;
 	key = call->nr + (call->compat ? MAX_SYSCALLS : 0);
 	kind = cfg_kinds[key & (MAX_KEYS - 1)];
 	if (kind & KIND_SYNC)
@@ -349,7 +365,7 @@ static __noinline int look_closer(struct pt_regs *regs, struct call *call)
 		count_error(call, error);
 		abnormal = !is_normal(key, error);
 	}
-	slow = call->latency_ns >= cfg_slow_ns && is_slow(regs, call, kind);
+	slow = call->latency_ns >= cfg_slow_ns && is_slow(fd, call, kind);
 	if (!slow && !abnormal)
 		return 0;
 	offender = offender_of(call);
@@ -435,19 +451,8 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 	if (histogram)
 		histogram_add(histogram, latency_ns);
 
-	if (latency_ns >= cfg_slow_ns || (__u64)ret >= (__u64)-MAX_ERRNO || cfg_kinds[key] & KIND_SYNC) {
-		struct call call = {
-			.now = now,
-			.latency_ns = latency_ns,
-			.ret = ret,
-			.pid = pid,
-			.tid = tid,
-			.nr = nr,
-			.compat = compat,
-		};
-
-		look_closer(regs, &call);
-	}
+	if (latency_ns >= cfg_slow_ns || (__u64)ret >= (__u64)-MAX_ERRNO || cfg_kinds[key] & KIND_SYNC)
+		look_closer(syscall_arg(regs, 0, compat), nr | (compat ? COMPAT_CALL : 0), ret, now, latency_ns);
 	return 0;
 }
 
