@@ -11,7 +11,7 @@ use super::build::build_static;
 use super::conditions::CONDITIONS;
 use super::hard::HARD;
 use super::image::Image;
-use super::{Vm, home};
+use super::{Vm, home, in_parallel};
 
 /// A machine, and the tests to run in it.
 pub(super) struct Case {
@@ -89,21 +89,19 @@ pub(super) fn need(args: &Vm, line: &str) -> bool {
     chosen(args).any(|case| case.runs_on(line, args))
 }
 
-/// Runs the cases that were asked for, one virtual machine at a time: under emulation what takes part in a
-/// test shares the CPUs with it.
+/// Runs the cases that were asked for.
 pub(super) fn run(args: &Vm, images: &BTreeMap<&'static str, Image>) -> anyhow::Result<()> {
     let cases: Vec<_> = chosen(args).collect();
     ensure!(!cases.is_empty(), "no case has {} in its name; --list has them all", args.test_args.join(" or "));
     let programs = build_static(&["test", "--package", "kerno-cli", "--features", "vm", "--test", "vm", "--no-run"])?;
     std::fs::create_dir_all(home().join("logs"))?;
-    let mut outcomes = Vec::new();
-    for case in cases {
-        for (line, image) in images.iter().filter(|(line, _)| case.runs_on(line, args)) {
-            let outcome = case.run(args, line, image, &programs);
-            println!("{:<28} {line:<8} {} in {:.0} s", case.tests, outcome.summary(), outcome.seconds);
-            outcomes.push((case.tests, *line, outcome));
-        }
-    }
+    let runs =
+        |case: &'static Case| images.iter().filter(|(line, _)| case.runs_on(line, args)).map(move |at| (case, at));
+    let outcomes = in_parallel(args.jobs, cases.into_iter().flat_map(runs).collect(), |(case, (line, image))| {
+        let outcome = case.run(args, line, image, &programs);
+        println!("{:<28} {line:<8} {} in {:.0} s", case.tests, outcome.summary(), outcome.seconds);
+        (case.tests, *line, outcome)
+    });
     print(&outcomes);
     let failed: Vec<_> = outcomes.iter().filter(|(_, _, outcome)| !outcome.passed()).collect();
     let names: Vec<_> = failed.iter().map(|(tests, line, _)| format!("{tests} on {line}")).collect();

@@ -13,6 +13,7 @@ mod suite;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 
 use anyhow::{Context, ensure};
 use clap::Args;
@@ -130,6 +131,25 @@ pub(crate) fn run(args: &Vm) -> anyhow::Result<()> {
         return case::run(args, &images);
     }
     suite::run(args, &chosen, &images)
+}
+
+/// Does each of these, so many at a time; the results in the same order.
+fn in_parallel<T: Send, R: Send>(jobs: usize, items: Vec<T>, run: impl Fn(T) -> R + Sync) -> Vec<R> {
+    let (queue, results) = (Mutex::new(items.into_iter().enumerate()), Mutex::new(BTreeMap::new()));
+    let next = || queue.lock().ok().and_then(|mut queue| queue.next());
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            scope.spawn(|| {
+                while let Some((number, item)) = next() {
+                    let result = run(item);
+                    if let Ok(mut results) = results.lock() {
+                        results.insert(number, result);
+                    }
+                }
+            });
+        }
+    });
+    results.into_inner().unwrap_or_default().into_values().collect()
 }
 
 fn home() -> PathBuf {

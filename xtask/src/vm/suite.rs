@@ -1,8 +1,7 @@
 //! The kernel tests on several kernels at a time.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::ensure;
@@ -12,7 +11,7 @@ use super::build::build_static;
 use super::image::Image;
 use super::matrix::{self, CHECK, Column};
 use super::packages::Kernel;
-use super::{Vm, home};
+use super::{Vm, home, in_parallel};
 
 /// How many times slower than a machine an emulated one is, about.
 const SLOWNESS: u32 = 20;
@@ -47,23 +46,12 @@ fn test_all(
     programs: &[PathBuf],
     logs: &Path,
 ) -> BTreeMap<&'static str, Outcome> {
-    let queue = Mutex::new(images.iter().collect::<VecDeque<_>>());
-    let outcomes = Mutex::new(BTreeMap::new());
-    let next = || queue.lock().ok().and_then(|mut queue| queue.pop_front());
-    std::thread::scope(|scope| {
-        for _ in 0..args.jobs.max(1) {
-            scope.spawn(|| {
-                while let Some((line, image)) = next() {
-                    let outcome = test_one(args, line, image, programs, logs);
-                    println!("{line:<8} {} in {:.0} s", outcome.summary(), outcome.seconds);
-                    if let Ok(mut outcomes) = outcomes.lock() {
-                        outcomes.insert(*line, outcome);
-                    }
-                }
-            });
-        }
-    });
-    outcomes.into_inner().unwrap_or_default()
+    let run = |(line, image): (&&'static str, &Image)| {
+        let outcome = test_one(args, line, image, programs, logs);
+        println!("{line:<8} {} in {:.0} s", outcome.summary(), outcome.seconds);
+        (*line, outcome)
+    };
+    in_parallel(args.jobs, images.iter().collect(), run).into_iter().collect()
 }
 
 fn test_one(args: &Vm, line: &str, image: &Image, programs: &[PathBuf], logs: &Path) -> Outcome {
