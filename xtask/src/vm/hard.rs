@@ -4,7 +4,7 @@ use super::case::Case;
 
 // The tests take the second disk for vdb: its address is behind that of the first.
 pub(super) const HARD: &[Case] = &[
-    Case::new("hard::memory", &["6.18"]).memory_mib(512),
+    Case::new("hard::memory", &["5.10", "6.18"]).memory_mib(512),
     Case::new("hard::disk_errors", &["6.18"]).qemu(&[
         "-blockdev",
         // Sector 2048, once for each read of it.

@@ -30,6 +30,7 @@ impl Object {
         for (name, entries) in &plan.map_entries {
             loader.map_max_entries(name, *entries);
         }
+        self.room_for_ring(plan)?;
         let mut ebpf = loader.load(self.data).map_err(|error| self.not_made(&error))?;
         for (name, hook) in plan.programs.clone() {
             let Err(error) = load(&mut ebpf, name, hook, btf) else { continue };
@@ -45,15 +46,31 @@ impl Object {
             EbpfError::MapError(MapError::CreateError { name, io_error })
                 if io_error.raw_os_error() == Some(libc::ENOMEM) =>
             {
-                LoadError::Refused {
-                    what: format!("map {name} of {}", self.name),
-                    detail: format!(
-                        "{io_error}: the machine, or the cgroup that this process is in, has no memory left for it; \
-                         smaller rings (--ring-size) and fewer signals take less"
-                    ),
-                }
+                self.no_memory(name, io_error)
             }
             _ => LoadError::Refused { what: format!("the {} object", self.name), detail: chain(error) },
+        }
+    }
+
+    /// Refuses a ring larger than the memory there is. The kernel takes it page by page; older ones (seen on 5.10) end processes before
+    /// they say that there is none left.
+    fn room_for_ring(self, plan: &Plan) -> Result<(), LoadError> {
+        let ring = plan.map_entries.iter().find(|(map, _)| *map == "events").map_or(0, |(_, bytes)| u64::from(*bytes));
+        match available_memory() {
+            Some(available) if ring > available => {
+                Err(self.no_memory("events", &io::Error::from_raw_os_error(libc::ENOMEM)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn no_memory(self, map: &str, error: &io::Error) -> LoadError {
+        LoadError::Refused {
+            what: format!("map {map} of {}", self.name),
+            detail: format!(
+                "{error}: the machine, or the cgroup that this process is in, has no memory left for it; \
+                 smaller rings (--ring-size) and fewer signals take less"
+            ),
         }
     }
 
@@ -63,6 +80,13 @@ impl Object {
             detail: format!("has no map {map} of the kind expected; the build is broken"),
         }
     }
+}
+
+/// What the kernel could hand out without ending anyone, in bytes (`MemAvailable` of proc_meminfo(5), Linux 3.14).
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let value = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(value.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
 }
 
 /// Attaches loaded programs in the plan's order; iterators that only seed are read once.
