@@ -69,18 +69,29 @@ impl Outcome {
         self.seconds += second.seconds;
         self.status = second.status.clone();
         let failed: Vec<String> = self.failed_tests().into_iter().map(str::to_owned).collect();
-        self.output.retain(|line| !(line.starts_with("test ") && line.ends_with(" ... FAILED")));
+        self.output.retain(|line| !(line == "FAILED" || (line.starts_with("test ") && line.ends_with(" ... FAILED"))));
         self.second_try = second.tests().filter(|(_, passed)| *passed).map(|(name, _)| name.to_owned()).collect();
         let lost = failed.iter().filter(|name| !second.tests().any(|(again, _)| again == name.as_str()));
         self.output.extend(lost.map(|name| format!("test {name} ... FAILED")));
         self.output.extend(second.output);
     }
 
-    /// Each test's name, and whether it passed.
+    /// Each test's name, and whether it passed. What a test's child prints may stand between the two.
     pub(super) fn tests(&self) -> impl Iterator<Item = (&str, bool)> {
-        self.output.iter().filter_map(|line| {
-            let (name, result) = line.strip_prefix("test ")?.rsplit_once(" ... ")?;
-            matches!(result, "ok" | "FAILED").then_some((name, result == "ok"))
+        let mut begun = None;
+        self.output.iter().filter_map(move |line| {
+            let (name, result) = match line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... ")) {
+                Some((name, result)) => {
+                    begun = Some(name);
+                    (name, result)
+                }
+                None => (begun?, line.as_str()),
+            };
+            let over = matches!(result, "ok" | "FAILED");
+            if over {
+                begun = None;
+            }
+            over.then_some((name, result == "ok"))
         })
     }
 

@@ -7,6 +7,9 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 
+use kerno::Host;
+use kerno::probe::KernelVersion;
+
 /// linux/loop.h and linux/fs.h
 const LOOP_SET_FD: libc::c_ulong = 0x4c00;
 const LOOP_CLR_FD: libc::c_ulong = 0x4c01;
@@ -120,9 +123,15 @@ impl LoopDevice {
         format!("/sys/dev/block/{}:{}/{name}", self.major, self.minor).into()
     }
 
-    pub(crate) fn set_scheduler(&self, name: &str) {
+    /// Whether it has it now: before Linux 5.14 a loop device has none, and says nothing.
+    #[must_use]
+    pub(crate) fn set_scheduler(&self, name: &str) -> bool {
         let path = self.sysfs("queue/scheduler");
         std::fs::write(&path, name).unwrap_or_else(|error| panic!("{name} > {}: {error}", path.display()));
+        let text = std::fs::read_to_string(&path).unwrap();
+        let set = text.contains(&format!("[{name}]")) || (name == "none" && text.trim() == "none");
+        assert!(set || Host::detect().version < KernelVersion::new(5, 14), "{name}: {text}");
+        set
     }
 
     pub(crate) fn attribute(&self, name: &str) -> u64 {

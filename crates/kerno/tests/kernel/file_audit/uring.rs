@@ -134,6 +134,13 @@ fn by_uring(events: Vec<FileEvent>) -> Vec<FileEvent> {
     events.into_iter().filter(|event| event.via != OpenVia::Syscall).collect()
 }
 
+/// Before Linux 6.0 the rings are not followed: nothing of what they opened is told.
+fn untold(events: &[FileEvent]) -> bool {
+    let untold = Host::detect().version < KernelVersion::new(6, 0);
+    assert!(!untold || events.iter().all(|event| event.via == OpenVia::Syscall));
+    untold
+}
+
 #[test]
 fn opens_by_io_uring_are_the_submitters() {
     let (_guard, dir) = folder();
@@ -155,6 +162,9 @@ fn opens_by_io_uring_are_the_submitters() {
             super::close(log.note(ring.run(sqe)));
         }
     });
+    if untold(&events) {
+        return;
+    }
     assert_eq!(events.len(), 101);
     assert_all_resolved(&events, &seen);
     for (i, event) in events.iter().enumerate() {
@@ -181,6 +191,9 @@ fn a_thread_that_polls_for_submissions_opens_for_its_owner() {
         let ring = Uring::new(SETUP_SQPOLL);
         super::close(log.note(ring.run(openat(&path, 0))));
     });
+    if untold(&events) {
+        return;
+    }
     assert_all_resolved(&by_uring(events), &seen);
 }
 
@@ -199,6 +212,9 @@ fn files_that_go_into_the_rings_own_table_are_named_too() {
             log.note_as(ring.run(Sqe { slot: ALLOC_SLOT, ..openat(&path, libc::O_RDONLY) }), Path::new(""));
         }
     });
+    if untold(&events) {
+        return;
+    }
     assert_eq!(events.len(), 3);
     // The tables took their present form in Linux 6.13.
     let found = Host::detect().version >= KernelVersion::new(6, 13);
@@ -221,6 +237,9 @@ fn failures_of_io_uring_are_reported_without_a_path() {
     };
     let filter = Filter { errors_only: true, ..Filter::default() };
     let (events, _) = audit_with(filter, |_, _| work(&Uring::new(0)));
+    if untold(&events) {
+        return;
+    }
     let errnos: Vec<_> = events.iter().map(|event| event.errno().unwrap()).collect();
     assert_eq!(errnos, [libc::ENOENT, libc::ENOENT, libc::ENXIO]);
     assert!(events.iter().all(|event| event.path_kind == PathKind::Unknown && event.path() == Path::new("")));
