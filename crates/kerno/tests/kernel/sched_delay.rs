@@ -254,7 +254,9 @@ fn the_task_that_held_the_cpu_is_named() {
     let hog = u32::try_from(child.heard()).unwrap();
     let span = Span::hear(&mut child);
     let waits = span.events(&events);
-    assert_eq!(span.switches(), SLEEPS);
+    // A sleep whose timer fires before the thread is asleep takes no switch.
+    let switches = span.switches();
+    assert!(switches <= SLEEPS && switches > SLEEPS / 2, "{switches}");
     span.assert_accounts_for(&events);
     // The kernel's own stop task is above every priority.
     let behind = |event: &SchedEvent, tid: u32, name: &str| {
@@ -268,7 +270,7 @@ fn the_task_that_held_the_cpu_is_named() {
     let own_name = std::fs::read_to_string("/proc/thread-self/comm").unwrap();
     let times = span.from.at_ns..=span.to.at_ns;
     let turns: Vec<_> = events.iter().filter(|event| event.tid == hog && times.contains(&event.timestamp_ns)).collect();
-    assert!(turns.len() as u64 + 2 >= SLEEPS, "the hog lost the CPU {} times", turns.len());
+    assert!(turns.len() as u64 + 2 >= switches, "the hog lost the CPU {} times", turns.len());
     for event in turns {
         assert!(behind(event, child.pid, own_name.trim_end()), "{event}");
         assert_eq!(event.reason, WaitReason::Preempted);
