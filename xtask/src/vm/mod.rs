@@ -49,8 +49,8 @@ pub(crate) struct Vm {
     /// Minutes that one virtual machine may take
     #[arg(long, default_value_t = 20)]
     minutes: u64,
-    /// Write what the run showed to docs/kernels.md; with all kernels and all tests
-    #[arg(long, conflicts_with_all = ["kernel", "test_args", "conditions", "hard"])]
+    /// Write what the run of all tests showed to docs/kernels.md
+    #[arg(long, conflicts_with_all = ["test_args", "conditions", "hard"])]
     write: bool,
     /// More words for the kernel's command line, such as `lockdown=integrity`
     #[arg(long, default_value = "")]
