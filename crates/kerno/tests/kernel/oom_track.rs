@@ -12,7 +12,7 @@ use kerno::OomScope;
 use kerno::{EventType, Filter, OomEvent, OomTrackLoader, Options, RawEvent};
 
 use crate::cgroups::{Cgroup, id_of, v2_mount};
-use crate::support::{Child, Link, Run, compare, monotonic_ns, observe, options, pid, set_comm, without};
+use crate::support::{Child, Link, Run, compare, monotonic_ns, observe, options, pid, set_comm, slowness, without};
 
 const MIB: usize = 1 << 20;
 const LIMIT: u64 = 24 << 20;
@@ -297,7 +297,10 @@ fn the_victim_is_told_with(scope: OomScope, observe: Observe) {
     let scores: [i32; 2] = [score(), score()];
     let mut log = Log::from_now();
     let events = observe(&[large.pid], &mut || {
-        small.run();
+        small.go();
+        let status = small.wait();
+        // Emulated, the victim's memory may come free too late for the one who asks, who is next then.
+        assert!(status == 0 || slowness() > 1, "status {status:#x}");
         assert!(libc::WIFSIGNALED(large.wait()));
     });
     let [event] = events[..] else { panic!("{} events", events.len()) };
