@@ -50,7 +50,7 @@ pub(super) struct Outcome {
     pub(super) status: Result<i32, String>,
     pub(super) seconds: f64,
     /// Tests that failed at first and not when tried again.
-    pub(super) second_try: Vec<String>,
+    pub(super) passed_again: Vec<String>,
 }
 
 impl Outcome {
@@ -70,7 +70,7 @@ impl Outcome {
         self.status = second.status.clone();
         let failed: Vec<String> = self.failed_tests().into_iter().map(str::to_owned).collect();
         self.output.retain(|line| !(line == "FAILED" || (line.starts_with("test ") && line.ends_with(" ... FAILED"))));
-        self.second_try = second.tests().filter(|(_, passed)| *passed).map(|(name, _)| name.to_owned()).collect();
+        self.passed_again.extend(second.tests().filter(|(_, passed)| *passed).map(|(name, _)| name.to_owned()));
         let lost = failed.iter().filter(|name| !second.tests().any(|(again, _)| again == name.as_str()));
         self.output.extend(lost.map(|name| format!("test {name} ... FAILED")));
         self.output.extend(second.output);
@@ -116,7 +116,7 @@ impl Guest<'_> {
         let started = Instant::now();
         let mut output = Vec::new();
         let status = self.run_into(limit, &mut output).unwrap_or_else(|error| Err(format!("{error:#}")));
-        Outcome { output, status, seconds: started.elapsed().as_secs_f64(), second_try: Vec::new() }
+        Outcome { output, status, seconds: started.elapsed().as_secs_f64(), passed_again: Vec::new() }
     }
 
     fn run_into(&self, limit: Duration, output: &mut Vec<String>) -> anyhow::Result<Result<i32, String>> {
