@@ -4,12 +4,14 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::OnceLock;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Once, OnceLock};
 use std::time::{Duration, Instant};
 
 use kerno::summary::{Observer, ObserverOptions};
 use kerno::{Batch, CancelToken, Counters, Event, Filter, Handle, Host, Loader, Options, RawEventBuf};
+use rustix::event::{PollFd, PollFlags};
 
 /// A forked child that waits until it is told to go, does its work and exits. Forked rather than started, so that the work is a
 /// closure and nothing else happens in the process; the work must not use what other threads may have locked at the fork (stdout).
@@ -50,6 +52,29 @@ impl Link {
     }
 }
 
+/// Whether this process is a forked child.
+static IN_CHILD: AtomicBool = AtomicBool::new(false);
+
+/// What a test prints is kept in its process until it fails; a child's would be lost. The hook is set before the first fork and takes
+/// no lock: a child is born with those locked that another thread held, a panicking one that of the hook itself.
+fn tell_panics_of_children() {
+    let of_tests = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if IN_CHILD.load(Ordering::Relaxed) {
+            // SAFETY: nobody closes the standard error.
+            let stderr = unsafe { BorrowedFd::borrow_raw(libc::STDERR_FILENO) };
+            let _ = rustix::io::write(stderr, format!("in a child: {panic}\n").as_bytes());
+        } else {
+            of_tests(panic);
+        }
+    }));
+}
+
+/// How long a child may take for what it is waited for. The slowest take seconds; one that waits for ever tells where.
+fn patience() -> Duration {
+    Duration::from_secs(if slowness() > 1 { 900 } else { 120 })
+}
+
 fn pipe() -> (File, File) {
     let mut fds = [0; 2];
     // SAFETY: fds has room for the two descriptors, which nobody else owns.
@@ -63,17 +88,16 @@ fn pipe() -> (File, File) {
 impl Child {
     /// Forks; the work starts at the first [`go`](Self::go).
     pub fn new(work: impl FnOnce(&mut Link)) -> Self {
+        static HOOK: Once = Once::new();
+        HOOK.call_once(tell_panics_of_children);
         let (go_read, go_write) = pipe();
         let (report_read, report_write) = pipe();
         // SAFETY: the child runs only the closure and ends with _exit; glibc keeps malloc usable after fork.
         let pid = unsafe { libc::fork() };
         assert!(pid >= 0, "fork failed");
         if pid == 0 {
+            IN_CHILD.store(true, Ordering::Relaxed);
             drop((go_write, report_read));
-            // What a test prints is kept in its process until it fails; this one's would be lost.
-            std::panic::set_hook(Box::new(|panic| {
-                let _ = writeln!(std::io::stderr().lock(), "in a child: {panic}");
-            }));
             let mut link = Link { go: go_read, report: report_write };
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 link.wait();
@@ -92,6 +116,7 @@ impl Child {
 
     /// A number the child told.
     pub fn heard(&mut self) -> u64 {
+        self.expect_soon(&self.report);
         let mut bytes = [0; 8];
         self.report.read_exact(&mut bytes).expect("the child tells a number");
         u64::from_ne_bytes(bytes)
@@ -99,12 +124,32 @@ impl Child {
 
     /// Waits for the end; the raw wait status.
     pub fn wait(&mut self) -> i32 {
+        let child = rustix::process::Pid::from_raw(self.pid.cast_signed()).unwrap();
+        self.expect_soon(&rustix::process::pidfd_open(child, rustix::process::PidfdFlags::empty()).unwrap());
         let mut status = 0;
         // SAFETY: status is writable; the pid is our child.
         let pid = unsafe { libc::waitpid(self.pid.cast_signed(), &raw mut status, 0) };
         assert_eq!(pid, self.pid.cast_signed());
         self.waited = true;
         status
+    }
+
+    /// Waits until the child's descriptor can be read; says where the child is if that never comes.
+    fn expect_soon(&self, descriptor: &impl AsFd) {
+        let deadline = Instant::now() + patience();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let mut fds = [PollFd::new(descriptor, PollFlags::IN)];
+            match rustix::event::poll(&mut fds, Some(&left.try_into().unwrap())) {
+                Err(rustix::io::Errno::INTR) => {}
+                Ok(0) => {
+                    let about =
+                        |file| std::fs::read_to_string(format!("/proc/{}/{file}", self.pid)).unwrap_or_default();
+                    panic!("the child does not get on: {}{}", about("syscall"), about("stack"));
+                }
+                result => return assert_eq!(result, Ok(1)),
+            }
+        }
     }
 
     /// Goes and waits; the child must succeed.
@@ -280,4 +325,19 @@ pub fn set_comm(name: &str) {
     let name = std::ffi::CString::new(name).unwrap();
     // SAFETY: a string that ends with NUL.
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) }, 0);
+}
+
+#[test]
+fn children_are_born_while_another_thread_panics() {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let _ = std::panic::catch_unwind(|| panic!("as a test that fails"));
+            }
+        });
+        let born = std::panic::catch_unwind(|| (0..scaled(100)).for_each(|_| Child::new(|_| {}).run()));
+        done.store(true, Ordering::Relaxed);
+        born.unwrap();
+    });
 }
