@@ -17,12 +17,32 @@
  * An address is looked for only after the hook that it begins in: what is kept of it is whole by then.
  */
 struct in_flight_ways {
-	__u64 address[IN_FLIGHT_WAYS];
+	__u64 number[IN_FLIGHT_WAYS]; /* in_flight_number(); 0: free */
 	__u32 claims[IN_FLIGHT_WAYS];
 };
 
-/* Some place that is the same for all programs of an object. */
+/* Mixes into the upper bits: 2^64 divided by the golden ratio. */
+#define IN_FLIGHT_MIX 0x9e3779b97f4a7c15ull
+
+/* Some place that is the same for all programs of an object, and the number that it is. */
 const volatile __u64 in_flight_origin = 0;
+static volatile __u64 in_flight_base;
+
+/* The difference of two pointers is a number; the verifier allows no other arithmetic with them. */
+static __always_inline __u64 in_flight_number(const void *address)
+{
+	__u64 number = (__u64)address;
+
+	asm volatile("%0 -= %1" : "+r"(number) : "r"(&in_flight_origin));
+	return number;
+}
+
+/* The same of an address that is a number to the verifier. What is written to a map is one, too. */
+static __always_inline __u64 in_flight_number_at(__u64 address)
+{
+	in_flight_base = (__u64)&in_flight_origin;
+	return address - in_flight_base;
+}
 
 /* `bits`: of the number of sets. */
 #define IN_FLIGHT(name, type_, bits)                                                                                   \
@@ -37,64 +57,59 @@ const volatile __u64 in_flight_origin = 0;
 		__type(value, struct name##_set);                                                                      \
 	} name SEC(".maps");                                                                                           \
                                                                                                                        \
-	static __always_inline struct name##_set *name##_set_of(const void *address)                                   \
+	static __always_inline struct name##_set *name##_set_of(__u64 number)                                          \
 	{                                                                                                              \
-		__u32 index = in_flight_hash(address) >> (64 - (bits));                                                \
+		__u32 index = number * IN_FLIGHT_MIX >> (64 - (bits));                                                 \
                                                                                                                        \
 		return bpf_map_lookup_elem(&name, &index);                                                             \
 	}                                                                                                              \
                                                                                                                        \
-	/* NULL for what never began, as far as we know. */                                                            \
-	static __always_inline type_ *name##_find(const void *address)                                                 \
+	/* By in_flight_number(address); NULL for what never began, as far as we know. */                              \
+	static __always_inline type_ *name##_find_by(__u64 number)                                                     \
 	{                                                                                                              \
-		struct name##_set *set = name##_set_of(address);                                                       \
-		__u32 way = set ? in_flight_find(&set->ways, address) : IN_FLIGHT_WAYS;                                \
+		struct name##_set *set = name##_set_of(number);                                                        \
+		__u32 way = set ? in_flight_find(&set->ways, number) : IN_FLIGHT_WAYS;                                 \
                                                                                                                        \
 		return set && way < IN_FLIGHT_WAYS ? &set->values[way] : NULL;                                         \
+	}                                                                                                              \
+                                                                                                                       \
+	static __always_inline type_ *name##_find(const void *address)                                                 \
+	{                                                                                                              \
+		return name##_find_by(in_flight_number(address));                                                      \
 	}                                                                                                              \
                                                                                                                        \
 	/* A place, with what was left in it; NULL where the set is full. */                                           \
 	static __always_inline type_ *name##_begin(const void *address)                                                \
 	{                                                                                                              \
-		struct name##_set *set = name##_set_of(address);                                                       \
-		__u32 way = set ? in_flight_claim(&set->ways, address) : IN_FLIGHT_WAYS;                               \
+		__u64 number = in_flight_number(address);                                                              \
+		struct name##_set *set = name##_set_of(number);                                                        \
+		__u32 way = set ? in_flight_claim(&set->ways, number) : IN_FLIGHT_WAYS;                                \
                                                                                                                        \
 		return set && way < IN_FLIGHT_WAYS ? &set->values[way] : NULL;                                         \
 	}                                                                                                              \
                                                                                                                        \
 	static __always_inline void name##_end(const void *address)                                                    \
 	{                                                                                                              \
-		struct name##_set *set = name##_set_of(address);                                                       \
-		__u32 way = set ? in_flight_find(&set->ways, address) : IN_FLIGHT_WAYS;                                \
+		__u64 number = in_flight_number(address);                                                              \
+		struct name##_set *set = name##_set_of(number);                                                        \
+		__u32 way = set ? in_flight_find(&set->ways, number) : IN_FLIGHT_WAYS;                                 \
                                                                                                                        \
 		if (set && way < IN_FLIGHT_WAYS)                                                                       \
 			in_flight_release(&set->ways, way);                                                            \
 	}
 
-/*
- * The difference of two pointers is a number; the verifier allows no other arithmetic with them. The upper bits of the product
- * are well mixed (2^64 divided by the golden ratio).
- */
-static __always_inline __u64 in_flight_hash(const void *address)
-{
-	__u64 number = (__u64)address;
-
-	asm volatile("%0 -= %1" : "+r"(number) : "r"(&in_flight_origin));
-	return number * 0x9e3779b97f4a7c15ull;
-}
-
-static __always_inline __u32 in_flight_find(const struct in_flight_ways *ways, const void *address)
+static __always_inline __u32 in_flight_find(const struct in_flight_ways *ways, __u64 number)
 {
 	for (__u32 way = 0; way < IN_FLIGHT_WAYS; way++)
-		if (ways->address[way] == (__u64)address)
+		if (ways->number[way] == number)
 			return way;
 	return IN_FLIGHT_WAYS;
 }
 
 /* One address begins on one CPU at a time. What never ended is found and begins anew. */
-static __always_inline __u32 in_flight_claim(struct in_flight_ways *ways, const void *address)
+static __always_inline __u32 in_flight_claim(struct in_flight_ways *ways, __u64 number)
 {
-	__u32 known = in_flight_find(ways, address);
+	__u32 known = in_flight_find(ways, number);
 
 	if (known < IN_FLIGHT_WAYS)
 		return known;
@@ -105,7 +120,7 @@ static __always_inline __u32 in_flight_claim(struct in_flight_ways *ways, const 
 			continue;
 		__sync_fetch_and_add(claims, 1);
 		if (*claims == 1) {
-			ways->address[way] = (__u64)address;
+			ways->number[way] = number;
 			return way;
 		}
 		__sync_fetch_and_add(claims, -1);
@@ -115,7 +130,7 @@ static __always_inline __u32 in_flight_claim(struct in_flight_ways *ways, const 
 
 static __always_inline void in_flight_release(struct in_flight_ways *ways, __u32 way)
 {
-	ways->address[way] = 0;
+	ways->number[way] = 0;
 	__sync_fetch_and_add(&ways->claims[way], -1);
 }
 
