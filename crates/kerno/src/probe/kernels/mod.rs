@@ -1,6 +1,7 @@
 //! The committed objects against the kernels that people run, without running them: each kernel's types are stored in `tests/btf`
 //! (`cargo xtask btf`). What a kernel's verifier says beyond that only a kernel can tell (`cargo xtask vm`).
 
+mod instructions;
 mod missing;
 mod reach;
 mod relocations;
@@ -319,14 +320,14 @@ fn decided_knobs() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
     decided
 }
 
-/// The bytes of these knobs with the plan's values, or those they have in the object.
-fn knobs(data: &[u8], plan: &Plan, decided: Option<&BTreeSet<&str>>) -> Knobs {
+/// The bytes of the knobs asked for with the plan's values, or those they have in the object.
+fn knobs(data: &[u8], plan: &Plan, wanted: impl Fn(&str) -> bool) -> Knobs {
     let file = object::File::parse(data).unwrap();
     let rodata = crate::event::layout::elf_section(data, ".rodata");
     let mut knobs = Knobs::new();
     for symbol in file.symbols() {
         let name = symbol.name().unwrap();
-        if !decided.is_some_and(|decided| decided.contains(name)) {
+        if !wanted(name) {
             continue;
         }
         let (at, len) = (symbol.address(), usize::try_from(symbol.size()).unwrap());
@@ -359,7 +360,8 @@ static PLANNED: LazyLock<Vec<Planned>> = LazyLock::new(|| {
     for kernel in KERNELS.iter() {
         for (object, plan) in &kernel.plans {
             let linked = Arc::new(Linked::on(&kernel.host, object.name));
-            let knobs = knobs(object.data, plan, decided.get(object.name));
+            let decided = decided.get(object.name);
+            let knobs = knobs(object.data, plan, |knob| decided.is_some_and(|decided| decided.contains(knob)));
             let substitutes = plan.substitutes.iter().map(|(_, placed)| placed);
             for (program, hook) in plan.programs.iter().chain(substitutes) {
                 let reached = linked.reach(program, &knobs);

@@ -74,6 +74,8 @@ pub(super) struct Reached {
     /// Instructions that go from an argument to a place in what it points to.
     pub(super) looks_into: BTreeSet<(usize, usize)>,
     pub(super) fetches: bool,
+    /// How many instructions can run, in words of 8 bytes as the kernel counts them.
+    pub(super) words: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,6 +138,8 @@ impl Program<'_> {
                 visit(next, state, &mut open, &mut states);
             }
         }
+        let words = |at: &usize| if self.instructions[*at].code == LOAD_CONSTANT { 2 } else { 1 };
+        reached.words = states.keys().map(words).sum();
         reached
     }
 

@@ -5,7 +5,7 @@
  * hooks   tp_btf/block_io_start (6.5), block_rq_insert, block_rq_issue, block_rq_requeue, block_rq_merge,
  *         block_rq_complete; before 6.5 block_getrq in the place of block_io_start
  * key     address of the request: it is the request's own from its start to its last completion. Sectors are not unique
- * cost    three or four looks into a hash map a request; a request that the filters refuse costs one miss each (before
+ * cost    three or four looks into an array of sets a request, no hash map; one that the filters refuse costs one miss each (before
  *         6.5 those on its submitter cost as much as one that passes)
  * not     requests begun before it attaches; the time a bio waits before it becomes a request (cgroup limits, a full
  *         queue); what bio-based drivers (dm, md, zram) do, other than on the disks below them; who dirtied the pages of

@@ -4,8 +4,8 @@
 //! |---|---|
 //! | hooks | `tp_btf/block_io_start` (Linux 6.5), `block_rq_insert`, `block_rq_issue`, `block_rq_requeue`, `block_rq_merge`, `block_rq_complete` |
 //! | minimum kernel | 5.10; before 6.5 `block_getrq` stands in for `block_io_start` |
-//! | cost | three or four looks into a hash map a request |
-//! | kernel memory | 3 MiB: 16,384 requests at once on all disks together |
+//! | cost | three or four looks into an array of sets a request, 0.1 to 0.2 µs each |
+//! | kernel memory | 1.7 MiB: 16,384 requests at once on all disks together, in sets of eight; what finds its set full is counted (`untracked`) |
 //!
 //! # What is measured
 //!

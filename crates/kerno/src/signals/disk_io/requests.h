@@ -10,10 +10,11 @@
 #include "event.h"
 #include "filter.h"
 #include "counters.h"
+#include "in_flight.h"
 #include "block.h"
 
-/* Requests between start and completion, on all disks together: 3 MiB. */
-#define MAX_REQUESTS 16384
+/* Requests between start and completion, on all disks together, in sets of eight: 1.7 MiB. */
+#define REQUESTS_BITS 11
 
 /* Requests that one flush can serve and that are looked at for one we know. */
 #define MAX_FLUSH_ASKERS 32
@@ -69,12 +70,7 @@ struct pending {
 	__u8 pad[6];
 };
 
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_REQUESTS);
-	__type(key, __u64);
-	__type(value, struct pending);
-} requests SEC(".maps");
+IN_FLIGHT(requests, struct pending, REQUESTS_BITS)
 
 /*
  * Before 6.5 an empty flush meets no hook as a request, and a write that a flush has to follow (FUA, where the device has none)
@@ -87,28 +83,14 @@ struct {
 	__type(value, struct submitter);
 } asking_bios SEC(".maps");
 
-static __always_inline struct pending *pending_of(const struct request *rq)
-{
-	__u64 key = (__u64)rq;
-
-	return bpf_map_lookup_elem(&requests, &key);
-}
-
-static __always_inline void forget(const struct request *rq)
-{
-	__u64 key = (__u64)rq;
-
-	bpf_map_delete_elem(&requests, &key);
-}
-
 /* NULL for the requests of a queue that belongs to no disk (controllers' own commands, tapes). */
 static __always_inline const struct gendisk *disk_of(const struct request *rq)
 {
 	const struct request___rq_disk *old = (const void *)rq;
 
 	if (bpf_core_field_exists(old->rq_disk))
-		return BPF_CORE_READ(old, rq_disk);
-	return BPF_CORE_READ(rq, q, disk);
+		return old->rq_disk;
+	return rq->q->disk;
 }
 
 static __always_inline bool device_passes(__u32 dev)
@@ -181,56 +163,56 @@ static __always_inline const struct submitter *asked_by(const struct bio *bio)
 	return bpf_map_lookup_elem(&asking_bios, &key);
 }
 
-/* The first sight of a request: what is known only now is kept, until its completion. */
+/*
+ * The first sight of a request: what is known only now is kept, until its completion. Read without helper calls, in a function of its
+ * own at that: before 6.4 such a program's main function must not fault (0108a4e9f358), but this one may.
+ */
 static __noinline struct pending *remember(const struct request *rq, const struct submitter *submitter)
 {
 	const struct gendisk *disk = disk_of(rq);
-	struct pending pending = {}, *stale;
-	const struct bio *bio;
-	long error;
-	__u64 key = (__u64)rq;
-	__u32 cmd_flags;
+	struct pending *pending;
+	const struct bio *bio = NULL;
+	bool refused = false;
+	__u32 dev;
 
 	if (!disk)
 		return NULL;
-	pending.dev = (__u32)BPF_CORE_READ(disk, major) << MINORBITS | BPF_CORE_READ(disk, first_minor);
-	if (!device_passes(pending.dev))
+	dev = (__u32)disk->major << MINORBITS | disk->first_minor;
+	if (!device_passes(dev))
 		return NULL;
 	if (!submitter && !cfg_has_io_start)
 		submitter = asked_by(rq->biotail);
-	if (submitter) {
-		pending.submitter = *submitter;
-	} else {
-		if (current_passes(bpf_get_current_pid_tgid()))
-			current_submitter(&pending.submitter);
-		else if (cfg_has_io_start)
+	if (!submitter && !current_passes(bpf_get_current_pid_tgid())) {
+		if (cfg_has_io_start)
 			return NULL;
-		else
-			/* Noted, or the worker that hands it to the device would be taken for its submitter. */
-			pending.refused = 1;
+		/* Noted, or the worker that hands it to the device would be taken for its submitter. */
+		refused = true;
 	}
-	cmd_flags = rq->cmd_flags;
-	pending.op_code = cmd_flags & REQ_OP_MASK;
-	/* Now rather than later: the flush machinery takes PREFLUSH and FUA off the request once it has seen to them. */
-	pending.flags = record_flags(cmd_flags);
-	if (!cfg_has_io_start) {
-		bio = rq->biotail;
-		if (bio)
-			pending.flags |= record_flags(BPF_CORE_READ(bio, bi_opf));
-	}
-	error = bpf_map_update_elem(&requests, &key, &pending, BPF_NOEXIST);
-	if (error == -EEXIST) {
-		stale = bpf_map_lookup_elem(&requests, &key);
-		/* Its completion was never seen: an event that was never made. */
-		if (stale && stale->issued_ns && !stale->reported && !stale->refused)
-			count_untracked();
-		error = bpf_map_update_elem(&requests, &key, &pending, BPF_ANY);
-	}
-	if (error) {
+	pending = requests_find(rq);
+	/* Its completion was never seen: an event that was never made. */
+	if (pending && pending->issued_ns && !pending->reported && !pending->refused)
+		count_untracked();
+	pending = requests_begin(rq);
+	if (!pending) {
 		count_untracked();
 		return NULL;
 	}
-	return bpf_map_lookup_elem(&requests, &key);
+	__builtin_memset(pending, 0, sizeof(*pending));
+	if (submitter)
+		pending->submitter = *submitter;
+	else if (!refused)
+		current_submitter(&pending->submitter);
+	pending->dev = dev;
+	pending->refused = refused;
+	pending->op_code = rq->cmd_flags & REQ_OP_MASK;
+	/* Now rather than later: the flush machinery takes PREFLUSH and FUA off the request once it has seen to them. */
+	pending->flags = record_flags(rq->cmd_flags);
+	if (!cfg_has_io_start) {
+		bio = rq->biotail;
+		if (bio)
+			pending->flags |= record_flags(BPF_CORE_READ(bio, bi_opf));
+	}
+	return pending;
 }
 
 SEC("tp_btf/block_io_start")
@@ -272,7 +254,7 @@ int BPF_PROG(on_block_getrq_q, struct request_queue *q, struct bio *bio)
 
 static __always_inline int insert(struct request *rq)
 {
-	struct pending *pending = pending_of(rq);
+	struct pending *pending = requests_find(rq);
 
 	if (!cfg_has_io_start && (!pending || (pending->issued_ns && !pending->reported)))
 		pending = remember(rq, NULL);
@@ -330,7 +312,7 @@ static __always_inline struct pending *remember_flush(const struct request *rq)
 		if (!node || node == head)
 			break;
 		other = (void *)node - flush_list_offset();
-		asker = pending_of(other);
+		asker = requests_find_by(in_flight_number_at((__u64)other));
 		if (asker && !asker->refused)
 			return remember(rq, &asker->submitter);
 		if (cfg_has_io_start)
@@ -350,7 +332,7 @@ static __always_inline __u64 sector_of(const struct request *rq)
 
 static __always_inline int issue(struct request *rq)
 {
-	struct pending *pending = pending_of(rq);
+	struct pending *pending = requests_find(rq);
 
 	if ((rq->cmd_flags & REQ_OP_MASK) == REQ_OP_FLUSH && !(pending && pending->requeued))
 		pending = remember_flush(rq);
@@ -382,7 +364,7 @@ int BPF_PROG(on_block_rq_issue_q, struct request_queue *q, struct request *rq)
 /* The device was busy, or did only a part: back to waiting, without passing the insert hook again. */
 static __always_inline int requeue(struct request *rq)
 {
-	struct pending *pending = pending_of(rq);
+	struct pending *pending = requests_find(rq);
 
 	if (!pending)
 		return 0;
@@ -410,14 +392,14 @@ int BPF_PROG(on_block_rq_requeue_q, struct request_queue *q, struct request *rq)
 SEC("tp_btf/block_rq_merge")
 int BPF_PROG(on_block_rq_merge, struct request *rq)
 {
-	forget(rq);
+	requests_end(rq);
 	return 0;
 }
 
 SEC("tp_btf/block_rq_merge")
 int BPF_PROG(on_block_rq_merge_q, struct request_queue *q, struct request *rq)
 {
-	forget(rq);
+	requests_end(rq);
 	return 0;
 }
 
@@ -438,14 +420,14 @@ static __always_inline void done(const struct pending *pending, __u64 now)
 SEC("tp_btf/block_rq_complete")
 int BPF_PROG(on_block_rq_complete, struct request *rq, int error, unsigned int nr_bytes)
 {
-	struct pending *pending = pending_of(rq);
+	struct pending *pending = requests_find(rq);
 	__u64 now;
 
 	if (!pending)
 		return 0;
 	if (pending->refused) {
 		if (nr_bytes >= rq->__data_len)
-			forget(rq);
+			requests_end(rq);
 		return 0;
 	}
 	now = bpf_ktime_get_ns();
@@ -457,13 +439,13 @@ int BPF_PROG(on_block_rq_complete, struct request *rq, int error, unsigned int n
 	}
 	/* The second completion of a write that a flush had to follow, and the only one of an empty flush: no I/O of theirs. */
 	if (pending->reported || (!nr_bytes && pending->flags & FLAG_PREFLUSH && pending->op_code != REQ_OP_FLUSH)) {
-		forget(rq);
+		requests_end(rq);
 		return 0;
 	}
 	if (!pending->issued_ns) {
 		/* Ended before it got to the device: with an error that is news, without one there was nothing to do. */
 		if (!pending->error) {
-			forget(rq);
+			requests_end(rq);
 			return 0;
 		}
 		if (!pending->part_done) {
@@ -476,7 +458,7 @@ int BPF_PROG(on_block_rq_complete, struct request *rq, int error, unsigned int n
 	if (pending->op_code != REQ_OP_FLUSH && in_flush_sequence(rq))
 		pending->reported = 1;
 	else
-		forget(rq);
+		requests_end(rq);
 	return 0;
 }
 

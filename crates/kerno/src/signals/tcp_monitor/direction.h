@@ -10,27 +10,53 @@
 #define DIRECTION_OUTGOING 1
 #define DIRECTION_INCOMING 2
 
+/* What a socket has sent and what of it was acknowledged. */
+struct sequence {
+	__u64 sent; /* bytes, those sent again included */
+	__u64 sent_again;
+	__u64 acked;
+	__u32 next;
+	__u32 unacked; /* the first number that is not acknowledged */
+	__u32 end; /* of what the program has given us to send */
+};
+
 /*
  * Acknowledged bytes include the SYN of the end that opened, and not the SYN of the other end, whose count begins at the
- * child's birth; and our FIN once it is sent. Without the socket's lock the answer is that we do not know when the socket was in
- * use meanwhile.
+ * child's birth; and our FIN once it is sent.
  */
-static __always_inline __u32 direction_from_sequence(const struct sock *sk, __u8 state)
+static __always_inline __u32 direction_of_sequence(const struct sequence *at, __u8 state)
 {
-	const struct tcp_sock *tcp = (const struct tcp_sock *)sk;
-	__u64 sent = BPF_CORE_READ(tcp, bytes_sent), acked = BPF_CORE_READ(tcp, bytes_acked);
-	__u32 next = BPF_CORE_READ(tcp, snd_nxt), in_flight = next - BPF_CORE_READ(tcp, snd_una);
-	__u64 not_data = acked + in_flight - (sent - BPF_CORE_READ(tcp, bytes_retrans));
+	__u32 in_flight = at->next - at->unacked;
+	__u64 not_data = at->acked + in_flight - (at->sent - at->sent_again);
 
 	if (state == TCP_SYN_SENT)
 		return DIRECTION_OUTGOING;
 	if (state == TCP_FIN_WAIT1 || state == TCP_FIN_WAIT2 || state == TCP_CLOSING || state == TCP_LAST_ACK)
-		not_data -= next == BPF_CORE_READ(tcp, write_seq); /* a FIN is the last thing to be sent */
+		not_data -= at->next == at->end; /* a FIN is the last thing to be sent */
 	else if (state != TCP_ESTABLISHED && state != TCP_CLOSE_WAIT)
 		return DIRECTION_UNKNOWN;
-	if (sent != BPF_CORE_READ(tcp, bytes_sent) || acked != BPF_CORE_READ(tcp, bytes_acked) || not_data > 1)
+	if (not_data > 1)
 		return DIRECTION_UNKNOWN;
 	return not_data ? DIRECTION_OUTGOING : DIRECTION_INCOMING;
+}
+
+/* Without the socket's lock the answer is that we do not know when the socket was in use meanwhile. */
+static __always_inline __u32 direction_from_sequence(const struct sock *sk, __u8 state)
+{
+	const struct tcp_sock *tcp = (const struct tcp_sock *)sk;
+	struct sequence at = {
+		.sent = BPF_CORE_READ(tcp, bytes_sent),
+		.acked = BPF_CORE_READ(tcp, bytes_acked),
+		.next = BPF_CORE_READ(tcp, snd_nxt),
+		.unacked = BPF_CORE_READ(tcp, snd_una),
+		.sent_again = BPF_CORE_READ(tcp, bytes_retrans),
+		.end = BPF_CORE_READ(tcp, write_seq),
+	};
+
+	if (state != TCP_SYN_SENT &&
+	    (at.sent != BPF_CORE_READ(tcp, bytes_sent) || at.acked != BPF_CORE_READ(tcp, bytes_acked)))
+		return DIRECTION_UNKNOWN;
+	return direction_of_sequence(&at, state);
 }
 
 #define S_IFMT 0170000

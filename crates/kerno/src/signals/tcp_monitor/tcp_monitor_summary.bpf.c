@@ -6,8 +6,8 @@
  * hooks   tp_btf/inet_sock_set_state, tcp_retransmit_skb, tcp_retransmit_synack, tcp_receive_reset, tcp_send_reset; iter/tcp twice
  *         (all sockets; the listening ones only) and iter/task_file, when the reader asks
  * key     the other end with the service's port and the network namespace; failed attempts by process and error too
- * cost    two hash look-ups a connection (one more and an insertion where we open it), one for each retransmission; nothing for a
- *         segment that arrives. A walk takes some milliseconds, mostly for the empty buckets of the kernel's table
+ * cost    two hash look-ups a connection, one for each retransmission; nothing for a segment that arrives. A walk takes some
+ *         milliseconds, mostly for the empty buckets of the kernel's table
  * not     connects that the routing refuses at once: they never reach TCP. Round-trip times between two looks at a connection
  */
 #include "kernel.h"
@@ -15,12 +15,13 @@
 #include "counters.h"
 #include "event.h"
 #include "histogram.h"
+#include "in_flight.h"
 #include "sock.h"
 #include "direction.h"
 
 #define ETIMEDOUT 110
 
-#define MAX_CONNECTING 16384
+#define CONNECTING_BITS 11 /* 2,048 sets of eight attempts */
 #define MAX_PEERS 16384
 #define MAX_FAILURES 4096
 
@@ -51,12 +52,8 @@ struct connecting {
 	char comm[TASK_COMM_LEN];
 };
 
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_CONNECTING);
-	__type(key, __u64); /* the socket's address */
-	__type(value, struct connecting);
-} connects SEC(".maps");
+/* By the socket's address. */
+IN_FLIGHT(connects, struct connecting, CONNECTING_BITS)
 
 /* The other end, as a service: its port where we opened the connection, ours where it did. */
 struct peer_key {
@@ -122,42 +119,98 @@ struct {
 	__type(value, struct failure_value);
 } failures SEC(".maps");
 
-/* Where the sequence numbers do not tell, the service has the lower port. */
+/*
+ * Where the sequence numbers do not tell, the service has the lower port. Here and below the sockets of state changes are read without
+ * helper calls, so these programs may have no functions of their own: before 6.4 a read that faults would then be a fault of
+ * the kernel's (0108a4e9f358).
+ */
+static __always_inline void set_service(struct peer_key *key, __u32 direction, __u16 local_port, __u16 remote_port)
+{
+	key->outgoing = direction == DIRECTION_OUTGOING ||
+			(direction == DIRECTION_UNKNOWN && remote_port < local_port);
+	key->port = key->outgoing ? remote_port : local_port;
+}
+
+/* The other end of a socket. */
+static __always_inline void set_remote(struct peer_key *key, const struct tcp_sock *tcp)
+{
+	const struct sock_common *common = (const struct sock_common *)tcp;
+	const __u32 *from;
+	__u32 *to = (__u32 *)key->remote;
+
+	__builtin_memset(key, 0, sizeof(*key));
+	key->netns = common->skc_net.net->ns.inum;
+	key->family = AF_INET;
+	if (common->skc_family != AF_INET6 || !bpf_core_field_exists(common->skc_v6_daddr)) {
+		to[0] = common->skc_daddr;
+		return;
+	}
+	from = (const __u32 *)&common->skc_v6_daddr;
+	if (is_mapped_v4((const __u8 *)from)) {
+		to[0] = from[3];
+		return;
+	}
+	key->family = AF_INET6;
+	to[0] = from[0];
+	to[1] = from[1];
+	to[2] = from[2];
+	to[3] = from[3];
+}
+
+static __always_inline __u16 remote_port(const struct tcp_sock *tcp)
+{
+	return bpf_ntohs(((const struct sock_common *)tcp)->skc_dport);
+}
+
+static __always_inline struct peer_value *peer_at(const struct peer_key *key)
+{
+	struct peer_value *found = bpf_map_lookup_elem(&peers, key), fresh;
+
+	if (found)
+		return found;
+	__builtin_memset(&fresh, 0, sizeof(fresh));
+	bpf_map_update_elem(&peers, key, &fresh, BPF_NOEXIST);
+	found = bpf_map_lookup_elem(&peers, key);
+	if (!found)
+		count_overflow();
+	return found;
+}
+
+static __always_inline struct peer_value *peer_of_sock(const struct tcp_sock *tcp, __u32 direction)
+{
+	struct peer_key key;
+
+	set_remote(&key, tcp);
+	set_service(&key, direction, bpf_ntohs(((const struct inet_sock *)tcp)->inet_sport), remote_port(tcp));
+	return peer_at(&key);
+}
+
 static __always_inline struct peer_value *peer_of(const struct flow *flow, __u32 direction)
 {
-	struct peer_value *found, fresh;
 	struct peer_key key;
 
 	__builtin_memset(&key, 0, sizeof(key));
 	__builtin_memcpy(key.remote, flow->dst_addr, 16);
 	key.netns = flow->netns;
 	key.family = flow->family == AF_INET6 ? AF_INET6 : AF_INET;
-	key.outgoing = direction == DIRECTION_OUTGOING ||
-		       (direction == DIRECTION_UNKNOWN && flow->dst_port < flow->src_port);
-	key.port = key.outgoing ? flow->dst_port : flow->src_port;
-	found = bpf_map_lookup_elem(&peers, &key);
-	if (found)
-		return found;
-	__builtin_memset(&fresh, 0, sizeof(fresh));
-	bpf_map_update_elem(&peers, &key, &fresh, BPF_NOEXIST);
-	found = bpf_map_lookup_elem(&peers, &key);
-	if (!found)
-		count_overflow();
-	return found;
+	set_service(&key, direction, flow->src_port, flow->dst_port);
+	return peer_at(&key);
 }
 
-static __always_inline void count_failure(const struct flow *flow, const struct connecting *who, int error)
+static __always_inline void count_failure(const struct tcp_sock *tcp, const struct connecting *who, int error)
 {
 	struct failure_value *found, fresh;
 	struct failure_key key;
+	struct peer_key remote;
 
+	set_remote(&remote, tcp);
 	__builtin_memset(&key, 0, sizeof(key));
-	__builtin_memcpy(key.remote, flow->dst_addr, 16);
-	key.netns = flow->netns;
+	__builtin_memcpy(key.remote, remote.remote, 16);
+	key.netns = remote.netns;
 	key.pid = who ? who->pid : 0;
 	key.error = error;
-	key.port = flow->dst_port;
-	key.family = flow->family == AF_INET6 ? AF_INET6 : AF_INET;
+	key.port = remote_port(tcp);
+	key.family = remote.family;
 	found = bpf_map_lookup_elem(&failures, &key);
 	if (!found) {
 		__builtin_memset(&fresh, 0, sizeof(fresh));
@@ -176,68 +229,96 @@ static __always_inline void count_failure(const struct flow *flow, const struct 
 /* connect(): the current task is the one that calls it. */
 static __always_inline void begin_connect(const struct sock *sk)
 {
-	struct connecting who = {};
-	__u64 key = (__u64)sk;
+	struct connecting *who = connects_begin(sk);
 
-	who.start_ns = bpf_ktime_get_ns();
-	who.pid = bpf_get_current_pid_tgid() >> 32;
-	bpf_get_current_comm(who.comm, sizeof(who.comm));
-	if (bpf_map_update_elem(&connects, &key, &who, BPF_ANY))
+	if (!who) {
 		count_untracked();
+		return;
+	}
+	who->start_ns = bpf_ktime_get_ns();
+	who->pid = bpf_get_current_pid_tgid() >> 32;
+	bpf_get_current_comm(who->comm, sizeof(who->comm));
 }
 
-static __always_inline void end_connect(const struct sock *sk, int state, int error)
+static __always_inline void end_connect(const struct sock *sk, const struct tcp_sock *tcp, int state)
 {
-	const struct tcp_sock *tcp = (const struct tcp_sock *)sk;
-	struct connecting *who;
+	const struct connecting *who = connects_find(sk);
 	struct peer_value *peer;
-	__u64 key = (__u64)sk;
-	struct flow flow;
+	int error = sk->sk_err;
 
-	who = bpf_map_lookup_elem(&connects, &key);
 	/* A program that gave up after its SYN had to be sent again has got no answer in time. */
-	if (state == TCP_CLOSE && !error && BPF_CORE_READ(tcp, total_retrans))
+	if (state == TCP_CLOSE && !error && tcp->total_retrans)
 		error = ETIMEDOUT;
-	flow_of_sock(&flow, sk);
 	if (state == TCP_ESTABLISHED) {
 		count(opened);
-		peer = peer_of(&flow, DIRECTION_OUTGOING);
+		peer = peer_of_sock(tcp, DIRECTION_OUTGOING);
 		if (peer) {
 			__sync_fetch_and_add(&peer->established, 1);
 			if (who)
 				peer->pid = who->pid;
 		}
 	} else if (error) {
-		count_failure(&flow, who, error);
+		count_failure(tcp, who, error);
 	}
-	bpf_map_delete_elem(&connects, &key);
+	connects_end(sk);
 }
 
-static __always_inline void end_connection(const struct sock *sk, __u8 state)
+/* The socket's lock is held. */
+static __always_inline __u32 direction_now(const struct tcp_sock *tcp, __u8 state)
 {
-	const struct tcp_sock *tcp = (const struct tcp_sock *)sk;
-	const struct inet_connection_sock *icsk = (const struct inet_connection_sock *)sk;
-	__u32 srtt_us = BPF_CORE_READ(tcp, srtt_us) >> 3, min_rtt_us = BPF_CORE_READ(tcp, rtt_min.s[0].v);
+	const struct sequence at = {
+		.sent = tcp->bytes_sent,
+		.sent_again = tcp->bytes_retrans,
+		.acked = tcp->bytes_acked,
+		.next = tcp->snd_nxt,
+		.unacked = tcp->snd_una,
+		.end = tcp->write_seq,
+	};
+
+	return direction_of_sequence(&at, state);
+}
+
+static __always_inline void accepted(const struct tcp_sock *tcp)
+{
+	struct peer_value *peer;
+
+	/* Both opened at once. */
+	if (direction_now(tcp, TCP_ESTABLISHED) == DIRECTION_OUTGOING)
+		return;
+	count(accepted);
+	peer = peer_of_sock(tcp, DIRECTION_INCOMING);
+	if (peer)
+		__sync_fetch_and_add(&peer->established, 1);
+}
+
+/* Most connections end with most of these at zero. */
+static __always_inline void add(__u64 *to, __u32 value)
+{
+	if (value)
+		__sync_fetch_and_add(to, value);
+}
+
+static __always_inline void end_connection(const struct tcp_sock *tcp, __u8 state)
+{
+	__u32 srtt_us = tcp->srtt_us >> 3, min_rtt_us = tcp->rtt_min.s[0].v;
 	struct tcp_block *block = this_cpu_block(&blocks);
 	struct peer_value *peer;
-	struct flow flow;
 
 	/* Given up on, minutes perhaps after the last answer: that round trip is no news. */
-	if (BPF_CORE_READ(icsk, icsk_retransmits))
+	if (((const struct inet_connection_sock *)tcp)->icsk_retransmits)
 		srtt_us = 0;
 	if (block) {
 		__sync_fetch_and_add(&block->closed, 1);
 		if (srtt_us)
 			histogram_add_atomic(&block->rtt_us, srtt_us);
 	}
-	flow_of_sock(&flow, sk);
-	peer = peer_of(&flow, direction_from_sequence(sk, state));
+	peer = peer_of_sock(tcp, direction_now(tcp, state));
 	if (!peer)
 		return;
 	__sync_fetch_and_add(&peer->closed, 1);
-	__sync_fetch_and_add(&peer->closed_segments, BPF_CORE_READ(tcp, data_segs_out));
-	__sync_fetch_and_add(&peer->closed_retransmits, BPF_CORE_READ(tcp, total_retrans));
-	__sync_fetch_and_add(&peer->closed_spurious, BPF_CORE_READ(tcp, dsack_dups));
+	add(&peer->closed_segments, tcp->data_segs_out);
+	add(&peer->closed_retransmits, tcp->total_retrans);
+	add(&peer->closed_spurious, tcp->dsack_dups);
 	if (!srtt_us)
 		return;
 	__sync_fetch_and_add(&peer->srtt_sum_us, srtt_us);
@@ -250,26 +331,26 @@ static __always_inline void end_connection(const struct sock *sk, __u8 state)
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(on_inet_sock_set_state, struct sock *sk, int old, int new)
 {
-	struct peer_value *peer;
-	struct flow flow;
+	const struct tcp_sock *tcp;
 
-	if (BPF_CORE_READ(sk, sk_protocol) != IPPROTO_TCP)
+	/* Half of a connection's changes of state are steps of its end that tell nothing new. */
+	if (new != TCP_SYN_SENT && new != TCP_ESTABLISHED && new != TCP_CLOSE && old != TCP_SYN_SENT)
 		return 0;
-	if (new == TCP_SYN_SENT && old == TCP_CLOSE) {
-		begin_connect(sk);
+	/* NULL for another protocol's socket. */
+	tcp = bpf_skc_to_tcp_sock(sk);
+	if (!tcp)
+		return 0;
+	if (new == TCP_SYN_SENT) {
+		if (old == TCP_CLOSE)
+			begin_connect(sk);
 	} else if (old == TCP_SYN_SENT) {
 		/* By way of SYN_RECV when both opened at once. */
-		end_connect(sk, new == TCP_SYN_RECV ? TCP_ESTABLISHED : new, BPF_CORE_READ(sk, sk_err));
-	} else if (old == TCP_SYN_RECV && new == TCP_ESTABLISHED) {
-		if (direction_from_sequence(sk, TCP_ESTABLISHED) == DIRECTION_OUTGOING)
-			return 0;
-		count(accepted);
-		flow_of_sock(&flow, sk);
-		peer = peer_of(&flow, DIRECTION_INCOMING);
-		if (peer)
-			__sync_fetch_and_add(&peer->established, 1);
-	} else if (new == TCP_CLOSE && old != TCP_LISTEN && old != TCP_CLOSE && old != TCP_SYN_RECV) {
-		end_connection(sk, old);
+		end_connect(sk, tcp, new == TCP_SYN_RECV ? TCP_ESTABLISHED : new);
+	} else if (new == TCP_ESTABLISHED) {
+		if (old == TCP_SYN_RECV)
+			accepted(tcp);
+	} else if (old != TCP_LISTEN && old != TCP_CLOSE && old != TCP_SYN_RECV) {
+		end_connection(tcp, old);
 	}
 	return 0;
 }
@@ -407,7 +488,7 @@ static __always_inline void write_row(struct bpf_iter__tcp *ctx, const struct so
 		row.direction = direction_from_sequence(sk, state);
 	}
 	if (state == TCP_SYN_SENT) {
-		who = bpf_map_lookup_elem(&connects, &row.sock);
+		who = connects_find(sk);
 		if (who) {
 			row.pid = who->pid;
 			row.since_ns = who->start_ns;
