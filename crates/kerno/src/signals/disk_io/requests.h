@@ -54,6 +54,7 @@ struct submitter {
 
 struct pending {
 	struct submitter submitter;
+	__u64 made_ns; /* the kernel's own time of it, which tells it from a later one at its address; 0: not looked at yet */
 	__u64 inserted_ns; /* 0: never waited */
 	__u64 issued_ns; /* 0: not with the device */
 	__u64 sector;
@@ -87,18 +88,38 @@ struct {
 	__type(value, struct submitter);
 } asking_bios SEC(".maps");
 
-static __always_inline struct pending *pending_of(const struct request *rq)
-{
-	__u64 key = (__u64)rq;
-
-	return bpf_map_lookup_elem(&requests, &key);
-}
-
 static __always_inline void forget(const struct request *rq)
 {
 	__u64 key = (__u64)rq;
 
 	bpf_map_delete_elem(&requests, &key);
+}
+
+static __noinline void forget_stale(const struct request *rq)
+{
+	count_untracked();
+	forget(rq);
+}
+
+static __always_inline struct pending *pending_of(const struct request *rq)
+{
+	__u64 key = (__u64)rq;
+	struct pending *pending = bpf_map_lookup_elem(&requests, &key);
+
+	/*
+	 * An earlier request's, whose completion was never seen, nor the start of this one: the kernel can skip both (docs/decisions/
+	 * preempted-programs.md). The time stands after block_io_start at the latest, and a merge makes it that of the older request:
+	 * later it is in another request only.
+	 */
+	if (!pending)
+		return NULL;
+	if (!pending->made_ns) {
+		pending->made_ns = rq->start_time_ns;
+	} else if (rq->start_time_ns > pending->made_ns) {
+		forget_stale(rq);
+		return NULL;
+	}
+	return pending;
 }
 
 /* NULL for the requests of a queue that belongs to no disk (controllers' own commands, tapes). */
@@ -322,6 +343,7 @@ static __always_inline struct pending *remember_flush(const struct request *rq)
 	const struct submitter *by_bio;
 	struct pending *asker;
 	struct request *other;
+	__u64 key;
 
 	if (!head)
 		return NULL;
@@ -330,8 +352,10 @@ static __always_inline struct pending *remember_flush(const struct request *rq)
 		if (!node || node == head)
 			break;
 		other = (void *)node - flush_list_offset();
-		asker = pending_of(other);
-		if (asker && !asker->refused)
+		key = (__u64)other;
+		asker = bpf_map_lookup_elem(&requests, &key);
+		if (asker && !asker->refused &&
+		    (!asker->made_ns || BPF_CORE_READ(other, start_time_ns) <= asker->made_ns))
 			return remember(rq, &asker->submitter);
 		if (cfg_has_io_start)
 			continue;
