@@ -15,7 +15,7 @@ use aya::programs::{loaded_links, loaded_programs};
 use kerno::{
     Batch, CancelToken, Filter, LoadError, Loader, LoaderSet, Options, StreamError, SyscallLatencyLoader, signals,
 };
-use support::{Child, Run, options, pid, scaled};
+use support::{Child, Run, options, pid, preempts_programs, scaled};
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -324,7 +324,10 @@ fn a_ring_read_while_it_is_written_by_all_cpus_is_accounted_for_exactly() {
     }
     let (rest, counters) = run.finish_with_counters();
     let seen = per_child.values().sum::<u64>() + rest.len() as u64;
-    assert_eq!(counters.emitted, (children.len() * calls) as u64);
+    let made = (children.len() * calls) as u64;
+    // More tasks than CPUs: where they are preempted in programs, the kernel skips some runs, and tells how many.
+    let skipped = if preempts_programs() { counters.missed_runs } else { 0 };
+    assert!(counters.emitted <= made && made <= counters.emitted + skipped, "{made}: {counters:?}");
     assert_eq!(seen + counters.lost, counters.emitted);
     assert_eq!(per_child.len(), children.len(), "and nobody else's");
 }

@@ -2,6 +2,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::output::alias;
+use kerno::probe::KernelVersion;
 use kerno::{Counters, EventType, Handle};
 
 /// What was written.
@@ -30,10 +31,10 @@ impl Tally {
     /// The line at the end.
     pub(super) fn summary(&self, handles: &[Handle], elapsed: Duration) -> String {
         let each: Vec<_> = handles.iter().map(|handle| (handle.event_type(), handle.counters())).collect();
-        self.line(&each, elapsed)
+        self.line(&each, elapsed, KernelVersion::running())
     }
 
-    fn line(&self, each: &[(EventType, Counters)], elapsed: Duration) -> String {
+    fn line(&self, each: &[(EventType, Counters)], elapsed: Duration, kernel: KernelVersion) -> String {
         let mut sum = Counters::default();
         for (_, counters) in each {
             sum += *counters;
@@ -56,6 +57,9 @@ impl Tally {
         if sum.lost > 0 {
             line.push_str("; a filter or a larger --ring-size loses less");
         }
+        if sum.missed_runs > 0 && kernel.preempts_programs() {
+            line.push_str("; missed: the kernel skips a program while another task has lost its CPU in the middle of it (since Linux 7.0)");
+        }
         line
     }
 }
@@ -76,15 +80,18 @@ mod tests {
         tally.add(EventType::SyscallLatency);
         let clean = [(EventType::SyscallLatency, Counters { emitted: 1, ..Counters::default() })];
         let second = Duration::from_millis(1250);
-        assert_eq!(tally.line(&clean, second), "1 events seen, 0 lost, 1.25 seconds");
+        let old = KernelVersion::new(6, 18);
+        assert_eq!(tally.line(&clean, second, old), "1 events seen, 0 lost, 1.25 seconds");
         let lossy = Counters { emitted: 9, lost: 2, untracked: 3, missed_runs: 4 };
         let both = [clean[0], (EventType::DiskIo, lossy)];
         tally.add_undecodable();
-        let line = tally.line(&both, second);
+        let line = tally.line(&both, second, old);
         assert!(
             line.starts_with("1 events seen, 2 lost, 1 undecodable, 3 untracked, 4 missed, 1.25 seconds: "),
             "{line}"
         );
         assert!(line.contains("syscall 1, ") && line.contains(" 0 (2 lost)"), "{line}");
+        assert!(!line.contains("7.0"), "{line}");
+        assert!(tally.line(&both, second, KernelVersion::new(7, 0)).contains("; missed: the kernel skips"));
     }
 }

@@ -5,6 +5,12 @@
 
 #include "kernel.h"
 
+/*
+ * Whether the kernel skips runs of programs: tasks are preempted in the middle of them, since 7.0 (a46023d5616e). What a signal keeps
+ * from one hook to the next can be an earlier thing's then (docs/decisions/preempted-programs.md).
+ */
+const volatile __u8 cfg_skips_runs = 0;
+
 struct event_counters {
 	__u64 emitted; /* attempts */
 	__u64 lost; /* of these, no room in the ring */

@@ -11,9 +11,11 @@ pub struct Counters {
     pub emitted: u64,
     /// Of these, the ones the ring had no room for.
     pub lost: u64,
-    /// Starts that could not be remembered (a full map, a slot taken by another thread), so that no event was made of them.
+    /// Starts that could not be remembered (a full map, a slot taken by another thread) or whose end was not seen, so that no event was
+    /// made of them.
     pub untracked: u64,
-    /// Times the kernel skipped a program because it interrupted itself on the same CPU (Linux 5.12; 0 before).
+    /// Times the kernel skipped a program on a CPU because it was in the middle of it there: it had interrupted itself or, since Linux 7.0
+    /// (a46023d5616e), been preempted with the task it ran for. Not told before Linux 5.12.
     pub missed_runs: u64,
 }
 

@@ -40,7 +40,19 @@ impl KernelVersion {
         Self { major, minor, patch: 0 }
     }
 
-    fn parse(release: &str) -> Self {
+    /// The kernel that this process runs on.
+    pub fn running() -> Self {
+        Self::parse(&rustix::system::uname().release().to_string_lossy())
+    }
+
+    /// Whether tasks are preempted in the middle of programs at tracepoints, so that the kernel skips these programs for other tasks
+    /// on that CPU: since 7.0 (a46023d5616e). [`Counters::missed_runs`](crate::Counters::missed_runs) counts what it skipped.
+    pub fn preempts_programs(self) -> bool {
+        self >= Self::new(7, 0)
+    }
+
+    /// The numbers of a release as `uname -r` says it.
+    pub(crate) fn parse(release: &str) -> Self {
         let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|digits| digits.parse().unwrap_or(0));
         let mut next = || numbers.next().unwrap_or(0);
         Self { major: next(), minor: next(), patch: next() }

@@ -26,7 +26,8 @@ pub struct SummaryLoss {
     pub overflow: u64,
     /// Starts that could not be remembered, so that their duration is not known.
     pub untracked: u64,
-    /// Times the kernel skipped a program because it interrupted itself on the same CPU.
+    /// Times the kernel skipped a program on a CPU because it was in the middle of it there: it had interrupted itself or, since Linux 7.0
+    /// (a46023d5616e), been preempted with the task it ran for.
     pub missed_runs: u64,
 }
 

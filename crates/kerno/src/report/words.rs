@@ -2,7 +2,7 @@
 
 use crate::doctor::{Culprit, Finding, Unit};
 use crate::event::text::Escaped;
-use crate::probe::SummaryLoss;
+use crate::probe::{KernelVersion, SummaryLoss};
 use crate::summary::{Missing, Window};
 
 use super::Report;
@@ -238,15 +238,21 @@ pub(super) fn cost(report: &Report) -> String {
 
 /// What the kernel side could not hold, a line for each signal.
 pub(super) fn losses(report: &Report) -> Vec<String> {
-    report.cost.loss.iter().map(|(signal, loss)| format!("{signal}: {}", loss_in_words(*loss))).collect()
+    let kernel = KernelVersion::parse(&report.host.kernel);
+    report.cost.loss.iter().map(|(signal, loss)| format!("{signal}: {}", loss_in_words(*loss, kernel))).collect()
 }
 
 #[allow(clippy::cast_precision_loss, reason = "three digits are shown")]
-fn loss_in_words(loss: SummaryLoss) -> String {
+fn loss_in_words(loss: SummaryLoss, kernel: KernelVersion) -> String {
+    let skipped = if kernel.preempts_programs() {
+        "of a program skipped by the kernel, because another task had lost its CPU in the middle of it (as tasks do since Linux 7.0)"
+    } else {
+        "of a program skipped by the kernel"
+    };
     let parts = [
         (loss.overflow, ["value", "values"], "had no room, so that who caused it is unknown"),
         (loss.untracked, ["start", "starts"], "could not be followed"),
-        (loss.missed_runs, ["run", "runs"], "of a program skipped by the kernel"),
+        (loss.missed_runs, ["run", "runs"], skipped),
     ];
     let told = parts.into_iter().filter(|(count, ..)| *count > 0).map(|(count, [one, many], what)| {
         let noun = if count == 1 { one } else { many };
@@ -390,9 +396,13 @@ mod tests {
         assert_eq!(unseen(&missing("disk_io", "files")), "disk_io, files: r");
         let lost = SummaryLoss { overflow: 1, untracked: 2, ..SummaryLoss::default() };
         assert_eq!(
-            loss_in_words(lost),
+            loss_in_words(lost, KernelVersion::default()),
             "1 value had no room, so that who caused it is unknown, 2 starts could not be followed"
         );
+        let skipped = SummaryLoss { missed_runs: 1, ..SummaryLoss::default() };
+        assert_eq!(loss_in_words(skipped, KernelVersion::new(6, 18)), "1 run of a program skipped by the kernel");
+        let why = "because another task had lost its CPU in the middle of it";
+        assert!(loss_in_words(skipped, KernelVersion::new(7, 0)).contains(why));
     }
 
     #[test]

@@ -10,7 +10,9 @@ use kerno::{DiskEvent, DiskIoLoader, Filter, Loader, Options};
 use crate::block::{Buffer, KIB, LoopDevice, MIB, read_at_once};
 use crate::cgroups::{Cgroup, v2_mount};
 use crate::disk_io::{counted, observe_device, on};
-use crate::support::{Child, Run, compare, monotonic_ns, observe, options, unless_init_ran};
+use crate::support::{
+    Child, Run, compare_but_for_skipped, monotonic_ns, observe, options, skipped_runs, unless_init_ran,
+};
 
 /// Reads as many blocks of 4 KiB as told, one by one.
 fn read_blocks(device: &LoopDevice, count: u64) {
@@ -62,14 +64,14 @@ fn heavy_parallel_traffic(scheduler: &str) {
     let threads: BTreeSet<_> = events.iter().map(|event| event.tid).collect();
     assert_eq!(threads.len() as u64, THREADS);
     let counted = counted(&events, fsyncs);
-    compare("disk_io", "reads, events", counted.reads.ios, stat.reads.ios, "/sys/block/DEVICE/stat");
-    compare(
-        "disk_io",
-        "sectors written, events",
-        counted.writes.sectors,
-        stat.writes.sectors,
-        "/sys/block/DEVICE/stat",
-    );
+    let compare = |figure, ours, truth, each| {
+        compare_but_for_skipped("disk_io", figure, ours, truth, each, "/sys/block/DEVICE/stat");
+    };
+    compare("reads, events", counted.reads.ios, stat.reads.ios, 1);
+    compare("sectors written, events", counted.writes.sectors, stat.writes.sectors, 32 * KIB as u64 / 512);
+    if skipped_runs() > 0 {
+        return;
+    }
     assert_eq!(counted, stat, "{scheduler}");
     for tid in threads {
         let ops = |op| events.iter().filter(|event| event.tid == tid && event.op() == op).count() as u64;

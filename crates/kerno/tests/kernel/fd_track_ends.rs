@@ -12,7 +12,7 @@ use crate::fd_track::{TIMES, address, call, decode, open_fds};
 use kerno::Host;
 use kerno::probe::KernelVersion;
 
-use crate::support::{Child, Link, Run, options, pid};
+use crate::support::{Child, Link, Run, options, pid, pin, places_of_busy, preempts_programs, unless_skipped};
 
 /// Descriptors there would be after these events, each as often as it was opened more than closed. Not the set: events of threads
 /// that run at once need not come in the order of what they did.
@@ -246,10 +246,17 @@ fn of(events: &[FdEvent], pid: u32) -> Vec<FdEvent> {
 
 #[test]
 fn an_exec_in_a_busy_thread_group_is_exact() {
-    let (mut children, run) = ready_group(7, |_| {
+    unless_skipped(exec_in_a_busy_thread_group);
+}
+
+fn exec_in_a_busy_thread_group() {
+    let (mut children, run) = ready_group(if preempts_programs() { 2 } else { 7 }, |_| {
         static STOP: AtomicBool = AtomicBool::new(false);
-        for i in 0..3 {
-            std::thread::spawn(move || churn(&STOP, 50 + 100 * i));
+        for (i, cpu) in (0..).zip(places_of_busy(3)) {
+            std::thread::spawn(move || {
+                cpu.into_iter().for_each(pin);
+                churn(&STOP, 50 + 100 * i);
+            });
         }
         std::thread::spawn(|| {
             let input = silent_pipe();
@@ -277,12 +284,19 @@ fn an_exec_in_a_busy_thread_group_is_exact() {
 
 #[test]
 fn threads_share_a_table() {
+    unless_skipped(threads_and_their_table);
+}
+
+fn threads_and_their_table() {
     let (mut child, before) = ready(|link| {
         let stop = AtomicBool::new(true);
         std::thread::scope(|scope| {
-            for i in 0..5 {
+            for (i, cpu) in (0..).zip(places_of_busy(5)) {
                 let stop = &stop;
-                scope.spawn(move || churn(stop, 10 * i));
+                scope.spawn(move || {
+                    cpu.into_iter().for_each(pin);
+                    churn(stop, 10 * i);
+                });
             }
         });
         link.tell(1);
@@ -297,15 +311,22 @@ fn threads_share_a_table() {
     assert_eq!(left(&before, events.iter().filter(|e| e.source != FdSource::Exit)), once_each(&after));
     assert_eq!(closed_by(&events, FdSource::Exit), after.into_iter().collect::<Vec<_>>());
     let callers = events.iter().filter(|event| event.source == FdSource::Syscall).map(|event| event.tid);
-    assert_eq!(callers.collect::<BTreeSet<_>>().len(), 5);
+    assert_eq!(callers.collect::<BTreeSet<_>>().len(), places_of_busy(5).len());
 }
 
 #[test]
 fn a_killed_group_of_threads_closes_everything_once() {
-    let (mut children, run) = ready_group(23, |link| {
+    unless_skipped(killed_groups_of_threads);
+}
+
+fn killed_groups_of_threads() {
+    let (mut children, run) = ready_group(if preempts_programs() { 5 } else { 23 }, |link| {
         static STOP: AtomicBool = AtomicBool::new(false);
-        for i in 0..5 {
-            std::thread::spawn(move || churn(&STOP, 100 * i));
+        for (i, cpu) in (0..).zip(places_of_busy(5)) {
+            std::thread::spawn(move || {
+                cpu.into_iter().for_each(pin);
+                churn(&STOP, 100 * i);
+            });
         }
         link.tell(1);
         std::thread::sleep(std::time::Duration::from_secs(60));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use aya::maps::RingBuf;
 use aya::programs::BtfTracePoint;
 use kerno::OomScope;
-use kerno::{EventType, Filter, OomEvent, OomTrackLoader, Options, RawEvent};
+use kerno::{EventType, Filter, Host, OomEvent, OomTrackLoader, Options, RawEvent};
 
 use crate::cgroups::{Cgroup, id_of, v2_mount};
 use crate::support::{Child, Link, Run, compare, monotonic_ns, observe, options, pid, set_comm, slowness, without};
@@ -176,6 +176,10 @@ fn by_pid(pids: &[u32], work: &mut dyn FnMut()) -> Vec<OomEvent> {
     let object = aya::include_bytes_aligned!("../../objects/mark_victim_pid_test.bpf.o");
     let mut loader = aya::EbpfLoader::new();
     loader.override_global("cfg_total_pages", &pages, true);
+    let cpus = u32::try_from(aya::util::nr_cpus().unwrap()).unwrap();
+    if Host::detect().version.major >= 7 {
+        loader.override_global("cfg_exact_cpus", &cpus, true);
+    }
     let mut ebpf = loader.load(object).unwrap();
     let btf = aya::Btf::from_sys_fs().unwrap();
     for (program, tracepoint) in [

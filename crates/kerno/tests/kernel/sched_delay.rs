@@ -6,30 +6,13 @@ use kerno::{Filter, Options, SchedDelayLoader, SchedEvent};
 
 use crate::cgroups::{Cgroup, v2_mount};
 use crate::sched_account::{Account, Span};
-use crate::support::{Child, Run, init_switches, monotonic_ns, observe, options, pid, scaled, set_comm};
-
-fn allowed_cpus() -> Vec<usize> {
-    // SAFETY: the set is writable and of the size given; its bits are read within it.
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        assert_eq!(libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set), 0);
-        (0..libc::CPU_SETSIZE as usize).filter(|cpu| libc::CPU_ISSET(*cpu, &set)).collect()
-    }
-}
+use crate::support::{
+    Child, Run, allowed_cpus, init_switches, monotonic_ns, observe, options, pid, pin, scaled, set_comm,
+};
 
 /// The last CPU this process may use.
 fn one_cpu() -> usize {
     *allowed_cpus().last().unwrap()
-}
-
-/// Pins the calling thread (and what it creates) to one CPU.
-fn pin(cpu: usize) {
-    // SAFETY: the set is initialised and of the size given.
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(cpu, &mut set);
-        assert_eq!(libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set), 0);
-    }
 }
 
 /// Puts the calling thread above all ordinary ones.

@@ -10,7 +10,7 @@ use kerno::summary::{Observer, Signals};
 use crate::block::{LoopDevice, MIB};
 use crate::cgroups::Cgroup;
 use crate::sched_account::Span;
-use crate::support::{self, Child, compare, init_switches, monotonic_ns, set_comm};
+use crate::support::{self, Child, compare, init_switches, monotonic_ns, pin, set_comm};
 
 fn observer() -> Observer {
     support::observer(&["sched_delay"])
@@ -33,16 +33,6 @@ fn judge(signals: &Signals) -> Vec<Finding> {
 fn about<'a>(findings: &'a [Finding], rule: &str, pids: &[u32]) -> Vec<&'a Finding> {
     let ours = |finding: &&Finding| finding.id == rule && finding.culprit.pid.is_some_and(|pid| pids.contains(&pid));
     findings.iter().filter(ours).collect()
-}
-
-/// Pins the calling thread (and what it creates) to one CPU.
-fn pin(cpu: usize) {
-    // SAFETY: the set is initialised and of the size given.
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(cpu, &mut set);
-        assert_eq!(libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set), 0);
-    }
 }
 
 fn cpus() -> usize {

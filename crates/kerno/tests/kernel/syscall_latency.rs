@@ -1,6 +1,7 @@
 use std::time::Duration;
 
-use kerno::{Filter, SyscallEvent, SyscallLatencyLoader};
+use kerno::probe::KernelVersion;
+use kerno::{Filter, Host, Loader, SyscallEvent, SyscallLatencyLoader};
 
 use crate::cgroups::{Cgroup, id_of, v2_mount};
 use crate::support::{Child, Run, compare, monotonic_ns, observe, options, pid, set_comm};
@@ -42,6 +43,41 @@ fn known_calls_with_known_results_are_all_seen_with_every_field_right() {
         assert!(event.timestamp_ns - event.latency_ns >= last && event.timestamp_ns <= after);
         last = event.timestamp_ns;
     }
+}
+
+/// Stores in start.h's slot of the thread that this call began.
+fn put_start(handle: &kerno::Handle, tid: u32, nr: u32) {
+    let ids = handle.program_ids();
+    let programs = aya::programs::loaded_programs().flatten().filter(|program| ids.contains(&program.id()));
+    let maps = programs.filter_map(|program| program.map_ids().unwrap()).flatten();
+    let named = |id: &u32| aya::maps::MapInfo::from_id(*id).unwrap().name_as_str() == Some("starts");
+    let data = aya::maps::MapData::from_id(maps.into_iter().find(named).expect("it has starts")).unwrap();
+    let mut starts = aya::maps::Array::<_, [u64; 2]>::try_from(aya::maps::Map::Array(data)).unwrap();
+    starts.set(tid % starts.len(), [monotonic_ns(), u64::from(tid) | u64::from(nr) << 32], 0).unwrap();
+}
+
+/// As when the kernel skipped the exit of one call and the entry of the next.
+#[test]
+fn a_start_that_an_earlier_call_left_is_no_other_calls() {
+    let mut child = Child::new(|link| {
+        link.tell(0);
+        link.wait();
+        getppid();
+    });
+    child.go();
+    assert_eq!(child.heard(), 0);
+    let mut loader = load(calls(child.pid, &["getppid"]));
+    let mut host = Host::detect();
+    host.version = host.version.max(KernelVersion::new(7, 0));
+    loader.set_host(host);
+    let run = Run::start(loader);
+    // The next call to return is the read in which it waits, whose entry the filter refuses.
+    put_start(&run.handle, child.pid, u32::try_from(libc::SYS_getppid).unwrap());
+    child.run();
+    let (events, counters) = run.finish_with_counters();
+    let [event] = &events[..] else { panic!("{} events", events.len()) };
+    assert_eq!(event.as_raw().decode_as::<SyscallEvent>().unwrap().ret, i64::from(std::process::id()));
+    assert_eq!(counters.untracked, 1);
 }
 
 #[test]

@@ -289,8 +289,15 @@ impl Linked {
     /// The type whose member the instruction goes to, when it is relocated and the program's own.
     fn looked_into(&self, program: &str, instruction: usize) -> Option<&str> {
         let program = &self.object.programs[program];
-        let function = &self.object.functions[&program.function_key()];
-        let offset = function.section_offset + instruction * INSTRUCTION_BYTES;
+        let key = program.function_key();
+        let offset = self.object.functions[&key].section_offset + instruction * INSTRUCTION_BYTES;
+        // Beyond it stand the functions that were linked to it, and in the section the next program.
+        let of_next = |(other, function): (&(usize, u64), &aya_obj::Function)| {
+            (other.0 == key.0 && other.1 > key.1).then_some(function.section_offset)
+        };
+        if self.object.functions.iter().filter_map(of_next).min().is_some_and(|next| offset >= next) {
+            return None;
+        }
         let here = |at: &&Relocation| at.section == program.section_index && at.offset == offset;
         let relocation = self.source.relocations.iter().find(here)?;
         Some(without_flavour(relocation.access.split(['.', '[']).next()?))

@@ -41,6 +41,7 @@ struct request {
 	unsigned int rq_flags;
 	unsigned int __data_len;
 	unsigned long long __sector;
+	unsigned long long start_time_ns; /* when it was made; 0 where nobody asked for times (queue/iostats) */
 	struct bio *biotail;
 	struct list_head queuelist;
 } CORE;

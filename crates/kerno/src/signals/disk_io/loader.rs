@@ -66,6 +66,7 @@ pub(super) fn hooks(host: &Host, plan: &mut Plan) {
     if let Some(bit) = host.enum_value("__RQF_FLUSH_SEQ") {
         plan.set("cfg_flush_seq_bit", &bit);
     }
+    plan.set("cfg_skips_runs", &u8::from(host.version.preempts_programs()));
     // The end before the beginning: a request whose end is missed would be stale when its memory is next used.
     plan.attach("on_block_rq_complete", Hook::Tracepoint("block_rq_complete"));
     attach(plan, "block_rq_merge", "on_block_rq_merge", "on_block_rq_merge_q", 2);

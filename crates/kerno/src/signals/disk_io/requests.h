@@ -55,6 +55,7 @@ struct submitter {
 
 struct pending {
 	struct submitter submitter;
+	__u64 made_ns; /* the kernel's own time of it, which tells it from a later one at its address; 0: not looked at yet */
 	__u64 inserted_ns; /* 0: never waited */
 	__u64 issued_ns; /* 0: not with the device */
 	__u64 sector;
@@ -82,6 +83,32 @@ struct {
 	__type(key, __u64);
 	__type(value, struct submitter);
 } asking_bios SEC(".maps");
+
+static __noinline void forget_stale(const struct request *rq)
+{
+	count_untracked();
+	requests_end(rq);
+}
+
+static __always_inline struct pending *pending_of(const struct request *rq)
+{
+	struct pending *pending = requests_find(rq);
+
+	/*
+	 * An earlier request's, whose completion was never seen, nor the start of this one: the kernel can skip both (docs/decisions/
+	 * preempted-programs.md). The time stands after block_io_start at the latest, and a merge makes it that of the older request:
+	 * later it is in another request only.
+	 */
+	if (!pending || !cfg_skips_runs)
+		return pending;
+	if (!pending->made_ns) {
+		pending->made_ns = rq->start_time_ns;
+	} else if (rq->start_time_ns > pending->made_ns) {
+		forget_stale(rq);
+		return NULL;
+	}
+	return pending;
+}
 
 /* NULL for the requests of a queue that belongs to no disk (controllers' own commands, tapes). */
 static __always_inline const struct gendisk *disk_of(const struct request *rq)
@@ -188,7 +215,7 @@ static __noinline struct pending *remember(const struct request *rq, const struc
 		/* Noted, or the worker that hands it to the device would be taken for its submitter. */
 		refused = true;
 	}
-	pending = requests_find(rq);
+	pending = pending_of(rq);
 	/* Its completion was never seen: an event that was never made. */
 	if (pending && pending->issued_ns && !pending->reported && !pending->refused)
 		count_untracked();
@@ -254,7 +281,7 @@ int BPF_PROG(on_block_getrq_q, struct request_queue *q, struct bio *bio)
 
 static __always_inline int insert(struct request *rq)
 {
-	struct pending *pending = requests_find(rq);
+	struct pending *pending = pending_of(rq);
 
 	if (!cfg_has_io_start && (!pending || (pending->issued_ns && !pending->reported)))
 		pending = remember(rq, NULL);
@@ -313,7 +340,8 @@ static __always_inline struct pending *remember_flush(const struct request *rq)
 			break;
 		other = (void *)node - flush_list_offset();
 		asker = requests_find_by(in_flight_number_at((__u64)other));
-		if (asker && !asker->refused)
+		if (asker && !asker->refused &&
+		    (!asker->made_ns || BPF_CORE_READ(other, start_time_ns) <= asker->made_ns))
 			return remember(rq, &asker->submitter);
 		if (cfg_has_io_start)
 			continue;
@@ -332,7 +360,7 @@ static __always_inline __u64 sector_of(const struct request *rq)
 
 static __always_inline int issue(struct request *rq)
 {
-	struct pending *pending = requests_find(rq);
+	struct pending *pending = pending_of(rq);
 
 	if ((rq->cmd_flags & REQ_OP_MASK) == REQ_OP_FLUSH && !(pending && pending->requeued))
 		pending = remember_flush(rq);
@@ -364,7 +392,7 @@ int BPF_PROG(on_block_rq_issue_q, struct request_queue *q, struct request *rq)
 /* The device was busy, or did only a part: back to waiting, without passing the insert hook again. */
 static __always_inline int requeue(struct request *rq)
 {
-	struct pending *pending = requests_find(rq);
+	struct pending *pending = pending_of(rq);
 
 	if (!pending)
 		return 0;
@@ -420,7 +448,7 @@ static __always_inline void done(const struct pending *pending, __u64 now)
 SEC("tp_btf/block_rq_complete")
 int BPF_PROG(on_block_rq_complete, struct request *rq, int error, unsigned int nr_bytes)
 {
-	struct pending *pending = requests_find(rq);
+	struct pending *pending = pending_of(rq);
 	__u64 now;
 
 	if (!pending)

@@ -57,7 +57,12 @@ static __always_inline struct oom_event *kill_reserve(void);
 static __always_inline void kill_submit(struct oom_event *event, const struct task_struct *victim);
 
 struct percpu_counter {
-	__s64 count;
+	__s64 count; /* without what each CPU holds back */
+	__s32 *counters; /* a per-CPU pointer */
+} CORE;
+
+struct bpf_array {
+	void *pptrs[0]; /* per-CPU pointers, in the map of a per-CPU array */
 } CORE;
 
 typedef struct {
@@ -85,6 +90,21 @@ struct signal_struct {
 
 const volatile __u64 cfg_total_pages = 0; /* memory and swap, as the kernel's badness uses them */
 const volatile __u64 cfg_page_size = 4096;
+
+/* The kernel's OOM killer counts in what each CPU holds back, and so do we: the number of possible CPUs, else 0. */
+const volatile __u32 cfg_exact_cpus = 0;
+#define MAX_EXACT_CPUS 8192
+
+/*
+ * No data: where its copies lie tells how far from a per-CPU pointer each CPU's copy of anything is. Into each element is written
+ * only ever one address, whichever CPU does it: the first one's copies take their own, the second one's the map's.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, __u64);
+} cpu_copies SEC(".maps");
 
 /* What a thread did last. An id that another thread of the same slot overwrote is unknown. */
 struct last_act {
@@ -180,6 +200,38 @@ static __always_inline __u32 scope_of(__u32 tid)
 	return SCOPE_UNKNOWN;
 }
 
+/* An address as a number: the verifier lets nothing be added to what it knows to be a pointer. */
+static __always_inline __u64 as_number(volatile __u64 *through, const void *pointer)
+{
+	*through = (__u64)pointer;
+	return *through;
+}
+
+/* A counter and what each CPU holds back of it, as percpu_counter_sum(). Not static: the verifier looks at it once. */
+__noinline __s64 counter_sum(__u64 address)
+{
+	const struct percpu_counter *counter = (const void *)address;
+	__s64 sum = BPF_CORE_READ(counter, count);
+	__u64 counters = (__u64)BPF_CORE_READ(counter, counters), map, base = 0, *copy;
+	__u32 first = 0, second = 1;
+	__s32 held;
+
+	copy = cfg_exact_cpus ? bpf_map_lookup_elem(&cpu_copies, &second) : NULL;
+	if (!copy)
+		return sum;
+	map = as_number(copy, &cpu_copies);
+	bpf_probe_read_kernel(&base, sizeof(base), (const void *)(map + bpf_core_field_offset(struct bpf_array, pptrs)));
+	for (__u32 cpu = 0; cpu < MAX_EXACT_CPUS && cpu < cfg_exact_cpus; cpu++) {
+		copy = bpf_map_lookup_percpu_elem(&cpu_copies, &first, cpu);
+		if (!copy)
+			break;
+		held = 0;
+		bpf_probe_read_kernel(&held, sizeof(held), (const void *)(counters + as_number(copy, copy) - base));
+		sum += held;
+	}
+	return sum;
+}
+
 /*
  * As the kernel's own line in the log: a counter that is negative for a moment is 0. A macro, because the index must be
  * a literal: the size of an element is the running kernel's.
@@ -188,7 +240,9 @@ static __always_inline __u32 scope_of(__u32 tid)
 	({                                                                                                             \
 		const struct mm_struct___pre_6_2 *__old = (const void *)(mm);                                          \
 		__s64 __pages = 0;                                                                                     \
-		if (bpf_core_field_exists((mm)->rss_stat[member].count))                                               \
+		if (cfg_exact_cpus && bpf_core_field_exists((mm)->rss_stat[member].count))                             \
+			__pages = counter_sum((__u64)__builtin_preserve_access_index(&(mm)->rss_stat[member]));        \
+		else if (bpf_core_field_exists((mm)->rss_stat[member].count))                                          \
 			__pages = BPF_CORE_READ(mm, rss_stat[member].count);                                           \
 		else if (bpf_core_field_exists(__old->rss_stat.count))                                                 \
 			__pages = BPF_CORE_READ(__old, rss_stat.count[member].counter);                                \

@@ -1,5 +1,7 @@
 use crate::EventType;
-use crate::probe::{FilterKind, Hook, Host, LoadError, Options, Plan, Signal, SignalLoader};
+use crate::probe::{
+    FilterKind, Hook, Host, KernelVersion, LoadError, Options, Plan, Signal, SignalLoader, possible_cpus,
+};
 
 /// Loads `oom_track`: [`OomEvent`](crate::OomEvent)s.
 pub type OomTrackLoader = SignalLoader<OomTrack>;
@@ -32,6 +34,11 @@ impl Signal for OomTrack {
             plan.attach("on_mark_victim_pid", Hook::Tracepoint("mark_victim"));
         } else {
             plan.attach("on_mark_victim", Hook::Tracepoint("mark_victim"));
+        }
+        // The OOM killer's sums are exact since 7.0 (5898aa8f9a0b); before, they leave out what each CPU holds back, up to megabytes. The
+        // functions that do it are inlined, and no type changed: only the version tells.
+        if host.version >= KernelVersion::new(7, 0) {
+            plan.set("cfg_exact_cpus", &possible_cpus());
         }
         Ok(())
     }

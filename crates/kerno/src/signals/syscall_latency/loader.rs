@@ -23,8 +23,8 @@ impl Signal for SyscallLatency {
         FilterKind::Syscalls,
     ];
 
-    fn hooks(_host: &Host, plan: &mut Plan) -> Result<(), LoadError> {
-        pairing_hooks(plan);
+    fn hooks(host: &Host, plan: &mut Plan) -> Result<(), LoadError> {
+        pairing_hooks(host, plan);
         Ok(())
     }
 
@@ -47,7 +47,8 @@ impl Signal for SyscallLatency {
 }
 
 /// The hooks that events and summary share.
-pub(super) fn pairing_hooks(plan: &mut Plan) {
+pub(super) fn pairing_hooks(host: &Host, plan: &mut Plan) {
+    plan.set("cfg_skips_runs", &u8::from(host.version.preempts_programs()));
     // Exit before entry: a start that nothing would take up would be stale when its slot is next read.
     plan.attach("on_sched_process_exit", Hook::Tracepoint("sched_process_exit"));
     plan.attach("on_sched_process_exec", Hook::Tracepoint("sched_process_exec"));

@@ -26,6 +26,22 @@ static __always_inline __u32 number_at_exit(const struct pt_regs *regs, __u32 nr
 	return syscall_nr(regs) == execve && nr != execveat ? execve : nr;
 }
 
+/*
+ * Whether the start is that of an earlier call, whose exit was never seen, nor the entry of this one: the kernel can skip both
+ * (docs/decisions/preempted-programs.md). Two calls of one number look the same. An exec may change its number, and sigreturn leaves -1.
+ */
+static __always_inline bool of_earlier_call(const struct pt_regs *regs, __u32 nr)
+{
+	long at_exit;
+
+	if (!cfg_skips_runs)
+		return false;
+	at_exit = syscall_nr(regs);
+	if (at_exit < 0 || (__u32)at_exit == nr)
+		return false;
+	return nr != cfg_exec_nrs[0] && nr != cfg_exec_nrs[1] && nr != cfg_compat_exec_nrs[0] && nr != cfg_compat_exec_nrs[1];
+}
+
 static __always_inline bool failed(long ret, __u32 nr, bool compat)
 {
 	if (!call_failed(ret))

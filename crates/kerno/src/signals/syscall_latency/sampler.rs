@@ -29,11 +29,11 @@ const MAX_OFFENDERS: usize = 64;
 const MAX_SYNCS: usize = 32;
 
 /// What is loaded on this kernel, and onto which hooks.
-pub(crate) fn summary_plan(_host: &Host) -> Result<(Object, Plan), LoadError> {
+pub(crate) fn summary_plan(host: &Host) -> Result<(Object, Plan), LoadError> {
     let cpus = possible_cpus();
     let slots = slots(cpus as usize);
     let mut plan = Plan::default();
-    loader::pairing_hooks(&mut plan);
+    loader::pairing_hooks(host, &mut plan);
     loader::pairing_knobs(&mut plan);
     plan.size_per_cpu("calls");
     plan.map_entries.push(("histograms", cpus.saturating_mul(slots)));

@@ -75,6 +75,10 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 	start = slot->ns;
 	nr = slot->data;
 	slot->ns = 0;
+	if (of_earlier_call(regs, nr)) {
+		count_untracked();
+		return 0;
+	}
 	if (cfg_errors_only && !call_failed(ret))
 		return 0;
 	now = bpf_ktime_get_ns();

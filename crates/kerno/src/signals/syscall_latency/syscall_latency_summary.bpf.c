@@ -428,6 +428,10 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 	now = bpf_ktime_get_ns();
 	latency_ns = now - slot->ns;
 	slot->ns = 0;
+	if (of_earlier_call(regs, slot->data)) {
+		count_untracked();
+		return 0;
+	}
 	if (LOOKS_INTO_TASK) {
 		pid = task->tgid;
 		compat = task_in_compat_syscall(task);
