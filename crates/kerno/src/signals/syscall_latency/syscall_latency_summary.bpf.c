@@ -158,12 +158,6 @@ struct call {
 };
 
 /*
- * Linux 5.11 lets a program look into the current task without a call for each look. It is a constant when the program is loaded:
- * what the kernel lacks is not there to be verified.
- */
-#define LOOKS_INTO_TASK bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf)
-
-/*
  * Even one call is a third of what we add to the two timestamps, on processors that mistrust returns. So entry leaves behind what
  * exit needs, the table included. The registers tell the table for sure only where an exec writes the number
  * of the table it leads to into them.
