@@ -13,35 +13,42 @@
 #define HISTOGRAM_SUB (1 << HISTOGRAM_SUB_BITS)
 #define HISTOGRAM_BUCKETS ((64 - HISTOGRAM_SUB_BITS + 1) * HISTOGRAM_SUB) /* 976 */
 
+#define BYTES_2(bit) bit, bit
+#define BYTES_4(bit) BYTES_2(bit), BYTES_2(bit)
+#define BYTES_8(bit) BYTES_4(bit), BYTES_4(bit)
+#define BYTES_16(bit) BYTES_8(bit), BYTES_8(bit)
+#define BYTES_32(bit) BYTES_16(bit), BYTES_16(bit)
+#define BYTES_64(bit) BYTES_32(bit), BYTES_32(bit)
+#define BYTES_128(bit) BYTES_64(bit), BYTES_64(bit)
+
+/* Of a byte. Volatile keeps the compiler from making comparisons of it. */
+static const volatile __u8 highest_bits[256] = {
+	0, 0, BYTES_2(1), BYTES_4(2), BYTES_8(3), BYTES_16(4), BYTES_32(5), BYTES_64(6), BYTES_128(7),
+};
+
 /*
- * Position of the highest bit set; v must not be 0. Halving steps: the instruction set before version 4 has no count of
- * leading zeroes.
+ * Position of the highest bit set; v must not be 0. The instruction set before version 4 has no count of leading zeroes. Two
+ * comparisons for what takes less than 66 us, which most things do.
  */
 static __always_inline __u32 highest_bit(__u64 v)
 {
 	__u32 bit = 0;
 
-	if (v >> 32) {
-		v >>= 32;
-		bit += 32;
-	}
 	if (v >> 16) {
-		v >>= 16;
-		bit += 16;
+		if (v >> 32) {
+			v >>= 32;
+			bit = 32;
+		}
+		if (v >> 16) {
+			v >>= 16;
+			bit += 16;
+		}
 	}
 	if (v >> 8) {
 		v >>= 8;
 		bit += 8;
 	}
-	if (v >> 4) {
-		v >>= 4;
-		bit += 4;
-	}
-	if (v >> 2) {
-		v >>= 2;
-		bit += 2;
-	}
-	return bit + (v >> 1);
+	return bit + highest_bits[v & 0xff];
 }
 
 static __always_inline __u32 histogram_bucket(__u64 v)

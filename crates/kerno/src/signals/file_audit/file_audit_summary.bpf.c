@@ -85,17 +85,28 @@ struct {
 const volatile struct opens *const volatile layout_of_opens SEC(".rodata") = NULL;
 const volatile struct opener *const volatile layout_of_opener SEC(".rodata") = NULL;
 
-static __always_inline struct opener *opener_of(struct scratch *s, __u32 pid)
+static __always_inline struct scratch *this_scratch(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&scratch, &zero);
+}
+
+static __always_inline struct opener *opener_of(__u32 pid)
 {
 	struct opener *opener = bpf_map_lookup_elem(&openers, &pid);
+	struct scratch *s;
 
-	if (!opener) {
-		s->fresh.born_ns = bpf_ktime_get_ns();
-		bpf_map_update_elem(&openers, &pid, &s->fresh, BPF_NOEXIST);
-		opener = bpf_map_lookup_elem(&openers, &pid);
-		if (!opener)
-			count_overflow();
-	}
+	if (opener)
+		return opener;
+	s = this_scratch();
+	if (!s)
+		return NULL;
+	s->fresh.born_ns = bpf_ktime_get_ns();
+	bpf_map_update_elem(&openers, &pid, &s->fresh, BPF_NOEXIST);
+	opener = bpf_map_lookup_elem(&openers, &pid);
+	if (!opener)
+		count_overflow();
 	return opener;
 }
 
@@ -142,10 +153,14 @@ static __always_inline bool failed_lately(struct opener *opener, __u64 path)
 	return false;
 }
 
-static __always_inline void count_failure(struct scratch *s, struct opener *opener, __u32 error, __u64 user_path, __s32 dirfd)
+static __always_inline void count_failure(struct opener *opener, __u32 error, __u64 user_path, __s32 dirfd)
 {
-	__u64 path = read_path(&s->path, user_path, dirfd), window_ns = window_start_ns();
+	__u64 path, window_ns = window_start_ns();
+	struct scratch *s = this_scratch();
 
+	if (!s)
+		return;
+	path = read_path(&s->path, user_path, dirfd);
 	if (opener->window_ns != window_ns) {
 		opener->window_ns = window_ns;
 		opener->same_path = 0;
@@ -177,10 +192,10 @@ static __always_inline void count_error(struct opens *block, __u32 error)
 SEC("tp_btf/sys_exit")
 int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 {
-	__u32 nr = (__u32)syscall_nr(regs) & ~X32_SYSCALL_BIT, zero = 0, cpu, error, pid;
+	__u32 nr = (__u32)syscall_nr(regs) & ~X32_SYSCALL_BIT, cpu, error, pid;
+	const struct task_struct *task = NULL;
 	struct opener *opener;
 	struct opens *block;
-	struct scratch *s;
 	__u64 user_path;
 	__u8 class;
 	bool compat;
@@ -191,9 +206,15 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 	class = cfg_classes[nr];
 	if (!class)
 		return 0;
-	compat = in_compat_syscall();
+	if (LOOKS_INTO_TASK) {
+		task = bpf_get_current_task_btf();
+		compat = task_in_compat_syscall(task);
+		pid = task->tgid;
+	} else {
+		compat = in_compat_syscall();
+		pid = bpf_get_current_pid_tgid() >> 32;
+	}
 	class = compat ? class >> 4 : class & 15;
-	pid = bpf_get_current_pid_tgid() >> 32;
 	if (!class || (cfg_self_tgid && pid == cfg_self_tgid))
 		return 0;
 	/* Cut short by a signal: made again, or counted as the EINTR that it becomes by nobody. */
@@ -208,14 +229,14 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 		if (error)
 			count_error(block, error);
 	}
-	s = bpf_map_lookup_elem(&scratch, &zero);
-	if (!s)
-		return 0;
-	opener = opener_of(s, pid);
+	opener = opener_of(pid);
 	if (!opener)
 		return 0;
 	__sync_fetch_and_add(&opener->opens, 1);
-	bpf_get_current_comm(opener->comm, sizeof(opener->comm));
+	if (LOOKS_INTO_TASK)
+		__builtin_memcpy(opener->comm, task->comm, sizeof(opener->comm));
+	else
+		bpf_get_current_comm(opener->comm, sizeof(opener->comm));
 	if (!error)
 		return 0;
 	user_path = 0;
@@ -223,7 +244,7 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 		user_path = syscall_arg(regs, 0, compat);
 	else if (class != CLASS_BY_HANDLE)
 		user_path = syscall_arg(regs, 1, compat);
-	count_failure(s, opener, error, user_path, class >= CLASS_OPENAT ? syscall_arg(regs, 0, compat) : 0);
+	count_failure(opener, error, user_path, class >= CLASS_OPENAT ? syscall_arg(regs, 0, compat) : 0);
 	return 0;
 }
 

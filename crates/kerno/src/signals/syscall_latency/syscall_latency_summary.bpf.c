@@ -5,7 +5,7 @@
  *
  * hooks   tp_btf/sys_exit, tp_btf/sys_enter; sched_process_exit and sched_process_exec keep the pairing right
  * key     call number and table; process for what was slow, failed abnormally or forced data onto storage
- * cost    two timestamps, four array look-ups and two increments a call; a hash look-up for a failed call, a second one for an
+ * cost    two timestamps, five array look-ups and two increments a call; a hash look-up for a failed call, a second one for an
  *         abnormal or slow one and for fsync and its kin
  * not     as in syscall_latency.bpf.c; our own process
  */
@@ -46,7 +46,10 @@ struct calls {
 	__u64 calls[MAX_KEYS];
 	__u8 slot_of[MAX_KEYS]; /* 0: none yet, else one more than the slot */
 	__u32 slots_taken;
-	__u32 pad[15];
+	/* The thread that last made a call on this CPU, and where its registers are saved: at the top of its own stack. */
+	__u32 entered_tid;
+	__u64 entered_regs;
+	__u32 pad[12];
 };
 
 PER_CPU_BLOCK(calls, struct calls);
@@ -155,26 +158,48 @@ struct call {
 };
 
 /*
- * Linux 5.11 lets a program look into the current task without a call for each look, which in this place is a quarter of the cost.
- * It is a constant when the program is loaded: what the kernel lacks is not there to be verified.
+ * Even one call is a third of what we add to the two timestamps, on processors that mistrust returns. So entry leaves behind what
+ * exit needs, the table included. The registers tell the table for sure only where an exec writes the number
+ * of the table it leads to into them.
  */
-#define LOOKS_INTO_TASK bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf)
+#define LEAVES_BEHIND (LOOKS_INTO_TASK && bpf_core_field_exists(((struct pt_regs___x86 *)0)->orig_ax))
 
 SEC("tp_btf/sys_enter")
 int BPF_PROG(on_sys_enter, struct pt_regs *regs, long id)
 {
+	const struct task_struct *task;
 	struct start_slot *slot;
-	__u32 tid;
+	struct calls *block;
+	__u32 tid, pid, data = id;
+	__u64 pid_tgid;
 
 	if (id < 0) /* a tracer or seccomp cancelled the call */
 		return 0;
-	if (LOOKS_INTO_TASK)
-		tid = bpf_get_current_task_btf()->pid;
-	else
-		tid = bpf_get_current_pid_tgid();
+	if (LOOKS_INTO_TASK) {
+		task = bpf_get_current_task_btf();
+		tid = task->pid;
+		pid = task->tgid;
+		if (LEAVES_BEHIND && task_in_compat_syscall(task))
+			data |= COMPAT_CALL;
+	} else {
+		pid_tgid = bpf_get_current_pid_tgid();
+		tid = pid_tgid;
+		pid = pid_tgid >> 32;
+	}
+	if (cfg_self_tgid && pid == cfg_self_tgid)
+		return 0;
 	slot = start_slot(tid);
-	if (slot)
-		start_set(slot, tid, id);
+	if (!slot)
+		return 0;
+	if (LEAVES_BEHIND) {
+		block = this_cpu_block(&calls);
+		if (block) {
+			/* In this order: where tasks are preempted in the middle of a program, exit must not see another's thread. */
+			*(volatile __u64 *)&block->entered_regs = (__u64)regs;
+			*(volatile __u32 *)&block->entered_tid = tid;
+		}
+	}
+	start_set(slot, tid, data);
 	return 0;
 }
 
@@ -405,50 +430,66 @@ static __always_inline struct histogram *histogram_of(struct calls *block, __u32
 	return bpf_map_lookup_elem(&histograms, &index);
 }
 
+/* The current thread's start where entry left it on this CPU and nothing since has made it doubtful; else NULL. */
+static __always_inline struct start_slot *left_behind(const struct calls *block, const struct pt_regs *regs)
+{
+	__u32 tid = *(volatile const __u32 *)&block->entered_tid;
+	struct start_slot *slot;
+
+	if (*(volatile const __u64 *)&block->entered_regs != (__u64)regs)
+		return NULL;
+	slot = start_slot(tid);
+	/* An ended thread has no start any more, so whoever has one has this stack: us. */
+	if (!slot || !slot->ns || slot->tid != tid || syscall_nr(regs) != (slot->data & ~COMPAT_CALL))
+		return NULL;
+	return slot;
+}
+
 SEC("tp_btf/sys_exit")
 int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 {
+	__u32 cpu = bpf_get_smp_processor_id(), nr, key, tid;
 	const struct task_struct *task = NULL;
+	struct start_slot *slot = NULL;
 	struct histogram *histogram;
-	struct start_slot *slot;
 	__u64 now, latency_ns;
-	__u32 cpu, nr, key, pid, tid;
 	struct calls *block;
 	bool compat;
 
-	if (LOOKS_INTO_TASK) {
-		task = bpf_get_current_task_btf();
-		tid = task->pid;
-	} else {
-		tid = bpf_get_current_pid_tgid();
-	}
-	slot = start_slot(tid);
-	if (!slot || !slot->ns || slot->tid != tid)
-		return 0;
-	now = bpf_ktime_get_ns();
-	latency_ns = now - slot->ns;
-	slot->ns = 0;
-	if (of_earlier_call(regs, slot->data)) {
-		count_untracked();
-		return 0;
-	}
-	if (LOOKS_INTO_TASK) {
-		pid = task->tgid;
-		compat = task_in_compat_syscall(task);
-	} else {
-		pid = bpf_get_current_pid_tgid() >> 32;
-		compat = in_compat_syscall();
-	}
-	if (cfg_self_tgid && pid == cfg_self_tgid)
-		return 0;
-	nr = number_at_exit(regs, slot->data, compat) & ~X32_SYSCALL_BIT;
-	if (nr >= MAX_SYSCALLS)
-		return 0;
-	key = nr + (compat ? MAX_SYSCALLS : 0);
-	cpu = bpf_get_smp_processor_id();
 	block = bpf_map_lookup_elem(&calls, &cpu);
 	if (!block)
 		return 0;
+	if (LEAVES_BEHIND)
+		slot = left_behind(block, regs);
+	if (slot) {
+		now = bpf_ktime_get_ns();
+		latency_ns = now - slot->ns;
+		slot->ns = 0;
+		nr = slot->data & ~(COMPAT_CALL | X32_SYSCALL_BIT);
+		compat = !!(slot->data & COMPAT_CALL);
+	} else {
+		if (LOOKS_INTO_TASK) {
+			task = bpf_get_current_task_btf();
+			tid = task->pid;
+		} else {
+			tid = bpf_get_current_pid_tgid();
+		}
+		slot = start_slot(tid);
+		if (!slot || !slot->ns || slot->tid != tid)
+			return 0;
+		now = bpf_ktime_get_ns();
+		latency_ns = now - slot->ns;
+		slot->ns = 0;
+		if (of_earlier_call(regs, slot->data & ~COMPAT_CALL)) {
+			count_untracked();
+			return 0;
+		}
+		compat = LOOKS_INTO_TASK ? task_in_compat_syscall(task) : in_compat_syscall();
+		nr = number_at_exit(regs, slot->data & ~COMPAT_CALL, compat) & ~X32_SYSCALL_BIT;
+	}
+	if (nr >= MAX_SYSCALLS)
+		return 0;
+	key = nr + (compat ? MAX_SYSCALLS : 0);
 	/* Plain increments: the kernel does not run this program on top of itself. */
 	block->calls[key]++;
 	histogram = histogram_of(block, cpu, key);
