@@ -67,6 +67,14 @@ pub(super) enum Target {
     AtLeast(f64),
 }
 
+/// By the kernel's run-time statistics.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Counted {
+    pub(super) ns: f64,
+    /// Of programs.
+    pub(super) runs: f64,
+}
+
 /// One line of the table.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Row {
@@ -81,6 +89,8 @@ pub(super) struct Row {
     pub(super) target: Option<Target>,
     /// Whether the median meets the target.
     pub(super) met: Option<bool>,
+    /// What the kernel itself counts for one operation, where it does.
+    pub(super) counted: Option<Counted>,
     /// What else there is to say in a few words; why there is no value.
     pub(super) note: Option<String>,
 }
@@ -100,6 +110,7 @@ impl Row {
             ratio: None,
             target: None,
             met: None,
+            counted: None,
             note: None,
         }
     }
@@ -122,6 +133,11 @@ impl Row {
             Target::AtLeast(least) => value >= least,
         });
         self.target = Some(target);
+        self
+    }
+
+    pub(super) const fn counted(mut self, counted: Counted) -> Self {
+        self.counted = Some(counted);
         self
     }
 
@@ -153,7 +169,8 @@ pub(super) struct Table {
     pub(super) sections: Vec<Section>,
 }
 
-const VARIANT_WIDTH: usize = 44;
+const VARIANT_WIDTH: usize = 45;
+const TEXT_WIDTH: usize = 120;
 
 impl Table {
     pub(super) fn text(&self) -> String {
@@ -164,7 +181,8 @@ impl Table {
             self.kernel, self.cpus, self.cpu, self.rounds, self.seconds
         );
         for section in &self.sections {
-            let _ = writeln!(text, "\n{}: {}", section.name.to_uppercase(), section.about);
+            let about = format!("{}: {}", section.name.to_uppercase(), section.about);
+            let _ = writeln!(text, "\n{}", textwrap::fill(&about, TEXT_WIDTH));
             let mut subject = "";
             for row in &section.rows {
                 if row.subject != subject {
@@ -183,27 +201,29 @@ impl Table {
 }
 
 fn line(row: &Row) -> String {
+    let variant = &row.variant;
     let Some(value) = &row.value else {
-        return format!(
-            "    {:<VARIANT_WIDTH$} not measured: {}\n",
-            row.variant,
-            row.note.as_deref().unwrap_or("no reason given")
-        );
+        let why = row.note.as_deref().unwrap_or("no reason given");
+        return format!("    {variant:<VARIANT_WIDTH$} not measured: {why}\n");
     };
-    let mut text = format!("    {:<VARIANT_WIDTH$} {:>30} {:<16}", row.variant, spread(value), row.unit);
-    if let Some(ratio) = &row.ratio {
-        let _ = write!(text, " {:>26} x {}", spread(&ratio.times), ratio.to);
-    }
-    if let (Some(target), Some(met)) = (row.target, row.met) {
-        let (sign, limit) = match target {
-            Target::AtMost(most) => ("<=", most),
-            Target::AtLeast(least) => (">=", least),
-        };
-        let _ = write!(text, "  target {sign} {limit}: {}", if met { "met" } else { "NOT MET" });
-    }
-    if let Some(note) = &row.note {
-        let _ = write!(text, "  [{note}]");
-    }
+    // Of "kerno summary: file_audit" what is before the colon: a subject has one such.
+    let short = |name: &str| name.split(':').next().unwrap_or(name).to_owned();
+    let ratio = row.ratio.as_ref().map(|ratio| format!("{} x {}", spread(&ratio.times), short(&ratio.to)));
+    let ratio = ratio.unwrap_or_default();
+    let target = match (row.target, row.met) {
+        (Some(target), Some(met)) => {
+            let (sign, limit) = match target {
+                Target::AtMost(most) => ("<=", most),
+                Target::AtLeast(least) => (">=", least),
+            };
+            format!("{sign} {}: {}", number(limit), if met { "met" } else { "NOT MET" })
+        }
+        _ => String::new(),
+    };
+    let counted = row.counted.map(|counted| format!("{} ns in {:.1} runs", number(counted.ns), counted.runs));
+    let last = [counted, row.note.clone()].into_iter().flatten().collect::<Vec<_>>().join("; ");
+    let mut text =
+        format!("    {variant:<VARIANT_WIDTH$} {:>24} {:<9} {ratio:<35} {target:<16} {last}", spread(value), row.unit);
     text.truncate(text.trim_end().len());
     text.push('\n');
     text
@@ -260,7 +280,7 @@ mod tests {
         let table = Table { format: 1, kernel, cpu, cpus: 2, rounds: 3, seconds: 1.0, sections };
         let text = table.text();
         assert!(text.contains("peer") && text.contains("not measured: no headers"), "{text}");
-        assert!(text.contains("target <= 200: NOT MET"), "{text}");
+        assert!(text.contains("<= 200: NOT MET"), "{text}");
         let json: serde_json::Value = serde_json::from_str(&table.json().unwrap()).unwrap();
         assert_eq!(json["sections"][0]["rows"][1]["note"], "no headers");
         assert_eq!(json["sections"][0]["rows"][0]["target"]["at_most"], 200.0);
