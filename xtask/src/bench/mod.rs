@@ -12,6 +12,7 @@ mod tool;
 
 use std::fmt;
 use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
@@ -27,13 +28,19 @@ pub(crate) struct Bench {
     /// Which sections [default: all but soak]
     #[arg(value_enum)]
     sections: Vec<Section>,
+    /// In the sections events and programs: only operations with this in their name
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
     /// How often each variant is measured, in turns
-    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
     /// With the section start: also build from clean, which takes minutes
     #[arg(long)]
     build: bool,
-    /// A table, or a JSON object
+    /// Measure nothing, print what --output json gave
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["sections", "only", "rounds", "build"])]
+    from: Option<PathBuf>,
+    /// A table, a page for docs/measured.md, or a JSON object
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
 }
@@ -41,6 +48,7 @@ pub(crate) struct Bench {
 #[derive(Clone, Copy, ValueEnum)]
 enum Output {
     Text,
+    Markdown,
     Json,
 }
 
@@ -61,6 +69,20 @@ enum Section {
 }
 
 pub(crate) fn run(bench: &Bench) -> anyhow::Result<()> {
+    let table = match &bench.from {
+        Some(path) => Table::read(path)?,
+        None => measure(bench)?,
+    };
+    let text = match bench.output {
+        Output::Text => table.text(),
+        Output::Markdown => table.markdown(),
+        Output::Json => table.json()? + "\n",
+    };
+    std::io::stdout().write_all(text.as_bytes()).context("cannot print")
+}
+
+fn measure(bench: &Bench) -> anyhow::Result<Table> {
+    ensure!(rustix::process::geteuid().is_root(), "programs are loaded into the kernel: run it as root");
     let asked = |section| bench.sections.is_empty() || bench.sections.contains(&section);
     let rounds = usize::from(bench.rounds);
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
@@ -72,9 +94,11 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<()> {
         eprintln!("without the tools to compare with: {error:#}");
     }
     let mut sections = Vec::new();
-    let mut add = |name, about, rows| sections.push(table::Section { name, about, rows });
+    let mut add = |name: &str, about: &str, rows| {
+        sections.push(table::Section { name: name.to_owned(), about: about.to_owned(), rows });
+    };
     if asked(Section::Events) || asked(Section::Programs) {
-        let outcomes = events::measure(if asked(Section::Events) { rounds } else { 0 })?;
+        let outcomes = events::measure(if asked(Section::Events) { rounds } else { 0 }, &bench.only)?;
         if asked(Section::Events) {
             let rows = outcomes.iter().map(events::Outcome::rows).collect::<Result<Vec<_>, _>>()?;
             add("events", events::ABOUT, rows.concat());
@@ -99,20 +123,15 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<()> {
         add("soak", soak::ABOUT, soak::rows()?);
     }
     step(format_args!(""))?;
-    let table = Table {
-        format: 1,
+    Ok(Table {
+        format: table::FORMAT,
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         cpu: cpus::model()?,
         cpus: cpus::measured() + 1,
         rounds,
         seconds: start.elapsed().as_secs_f64(),
         sections,
-    };
-    let text = match bench.output {
-        Output::Text => table.text(),
-        Output::Json => table.json()? + "\n",
-    };
-    std::io::stdout().write_all(text.as_bytes()).context("cannot print")
+    })
 }
 
 static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);

@@ -5,12 +5,14 @@
 //! together. What could not be measured is a row too, with the reason.
 
 use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
 
-use anyhow::ensure;
-use serde::Serialize;
+use anyhow::{Context as _, ensure};
+use serde::{Deserialize, Serialize};
 
 /// The middle half of what was measured.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Spread {
     pub(super) median: f64,
     pub(super) first_quartile: f64,
@@ -43,7 +45,7 @@ impl Spread {
 }
 
 /// How many times as much as another variant of the same subject, per round.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Ratio {
     /// That variant.
     pub(super) to: String,
@@ -60,7 +62,7 @@ impl Ratio {
 }
 
 /// What is promised: of the ratio, or of the value where there is no ratio.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Target {
     AtMost(f64),
@@ -68,7 +70,7 @@ pub(super) enum Target {
 }
 
 /// By the kernel's run-time statistics.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(super) struct Counted {
     pub(super) ns: f64,
     /// Of programs.
@@ -76,14 +78,14 @@ pub(super) struct Counted {
 }
 
 /// One line of the table.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Row {
     /// What was done: one operation, one load.
     pub(super) subject: String,
     /// With what beside it.
     pub(super) variant: String,
     /// Of the value: "ns added", "million/s", "% of a core", "KiB".
-    pub(super) unit: &'static str,
+    pub(super) unit: String,
     pub(super) value: Option<Spread>,
     pub(super) ratio: Option<Ratio>,
     pub(super) target: Option<Target>,
@@ -105,7 +107,7 @@ impl Row {
         Self {
             subject: subject.into(),
             variant: variant.into(),
-            unit,
+            unit: unit.to_owned(),
             value: Some(value),
             ratio: None,
             target: None,
@@ -148,18 +150,21 @@ impl Row {
 }
 
 /// A section's rows.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
 pub(super) struct Section {
-    pub(super) name: &'static str,
+    pub(super) name: String,
     /// How it is measured, in a sentence or two.
-    pub(super) about: &'static str,
+    pub(super) about: String,
     pub(super) rows: Vec<Row>,
 }
 
+/// Goes up when a reader of the JSON has to change.
+pub(super) const FORMAT: u32 = 1;
+
 /// All that was measured, and where.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
 pub(super) struct Table {
-    /// Goes up when a reader of the JSON has to change.
+    /// [`FORMAT`].
     pub(super) format: u32,
     pub(super) kernel: String,
     pub(super) cpu: String,
@@ -195,38 +200,82 @@ impl Table {
         text
     }
 
+    /// A page for the documentation.
+    pub(super) fn markdown(&self) -> String {
+        let mut text = format!(
+            "<!-- Written by cargo xtask bench --output markdown. -->\n# What was measured\n\nLinux {}, {} x {}; {} rounds. Median \
+             (first..third quartile). [overhead.md](overhead.md) says what it means.\n",
+            self.kernel, self.cpus, self.cpu, self.rounds
+        );
+        for section in &self.sections {
+            let _ = write!(text, "\n## {}\n\n{}\n", section.name, textwrap::fill(&section.about, TEXT_WIDTH));
+            let mut subject = "";
+            for row in &section.rows {
+                if row.subject != subject {
+                    subject = &row.subject;
+                    let _ = write!(text, "\n| {} | | ratio | target | |\n|---|---|---|---|---|\n", cell(subject));
+                }
+                let Cells { value, ratio, target, rest } = Cells::of(row);
+                let value = format!("{value} {}", row.unit);
+                let cells = [&row.variant, value.trim(), &ratio, &target, &rest].map(cell);
+                let _ = writeln!(text, "| {} |", cells.join(" | "));
+            }
+        }
+        text
+    }
+
+    /// What `json` gave.
+    pub(super) fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let table: Self = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+        ensure!(table.format == FORMAT, "{} has format {}, not {FORMAT}", path.display(), table.format);
+        Ok(table)
+    }
+
     pub(super) fn json(&self) -> anyhow::Result<String> {
         Ok(serde_json::to_string_pretty(self)?)
     }
 }
 
+/// What a row says, column by column.
+struct Cells {
+    value: String,
+    ratio: String,
+    target: String,
+    rest: String,
+}
+
+impl Cells {
+    fn of(row: &Row) -> Self {
+        // Of "kerno summary: file_audit" what is before the colon: a subject has one such.
+        let short = |name: &str| name.split(':').next().unwrap_or(name).to_owned();
+        let ratio = row.ratio.as_ref().map(|ratio| format!("{} x {}", spread(&ratio.times), short(&ratio.to)));
+        let target = match (row.target, row.met) {
+            (Some(target), Some(met)) => {
+                let (sign, limit) = match target {
+                    Target::AtMost(most) => ("<=", most),
+                    Target::AtLeast(least) => (">=", least),
+                };
+                format!("{sign} {}: {}", number(limit), if met { "met" } else { "NOT MET" })
+            }
+            _ => String::new(),
+        };
+        let counted = row.counted.map(|counted| format!("{} ns in {:.1} runs", number(counted.ns), counted.runs));
+        let rest = [counted, row.note.clone()].into_iter().flatten().collect::<Vec<_>>().join("; ");
+        let value = row.value.as_ref().map_or_else(|| "not measured".to_owned(), spread);
+        Self { value, ratio: ratio.unwrap_or_default(), target, rest }
+    }
+}
+
 fn line(row: &Row) -> String {
-    let variant = &row.variant;
-    let Some(value) = &row.value else {
-        let why = row.note.as_deref().unwrap_or("no reason given");
-        return format!("    {variant:<VARIANT_WIDTH$} not measured: {why}\n");
+    let (variant, unit) = (&row.variant, &row.unit);
+    let Cells { value, ratio, target, rest } = Cells::of(row);
+    let text = if row.value.is_none() {
+        format!("    {variant:<VARIANT_WIDTH$} {value}: {rest}")
+    } else {
+        format!("    {variant:<VARIANT_WIDTH$} {value:>24} {unit:<9} {ratio:<35} {target:<16} {rest}")
     };
-    // Of "kerno summary: file_audit" what is before the colon: a subject has one such.
-    let short = |name: &str| name.split(':').next().unwrap_or(name).to_owned();
-    let ratio = row.ratio.as_ref().map(|ratio| format!("{} x {}", spread(&ratio.times), short(&ratio.to)));
-    let ratio = ratio.unwrap_or_default();
-    let target = match (row.target, row.met) {
-        (Some(target), Some(met)) => {
-            let (sign, limit) = match target {
-                Target::AtMost(most) => ("<=", most),
-                Target::AtLeast(least) => (">=", least),
-            };
-            format!("{sign} {}: {}", number(limit), if met { "met" } else { "NOT MET" })
-        }
-        _ => String::new(),
-    };
-    let counted = row.counted.map(|counted| format!("{} ns in {:.1} runs", number(counted.ns), counted.runs));
-    let last = [counted, row.note.clone()].into_iter().flatten().collect::<Vec<_>>().join("; ");
-    let mut text =
-        format!("    {variant:<VARIANT_WIDTH$} {:>24} {:<9} {ratio:<35} {target:<16} {last}", spread(value), row.unit);
-    text.truncate(text.trim_end().len());
-    text.push('\n');
-    text
+    text.trim_end().to_owned() + "\n"
 }
 
 fn spread(of: &Spread) -> String {
@@ -234,6 +283,11 @@ fn spread(of: &Spread) -> String {
         return number(of.median);
     }
     format!("{} ({}..{})", number(of.median), number(of.first_quartile), number(of.third_quartile))
+}
+
+/// In a table, and not taken for markup.
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|").replace('<', "&lt;").replace('>', "&gt;").replace('_', "\\_")
 }
 
 /// About three digits that count.
@@ -275,15 +329,19 @@ mod tests {
             Row::new("open", "summary", "ns added", Spread::exactly(300.0)).target(Target::AtMost(200.0)),
             Row::unavailable("open", "peer", "no headers"),
         ];
-        let sections = vec![Section { name: "events", about: "about", rows }];
+        let sections = vec![Section { name: "events".to_owned(), about: "about".to_owned(), rows }];
         let (kernel, cpu) = ("6.18".to_owned(), "one".to_owned());
         let table = Table { format: 1, kernel, cpu, cpus: 2, rounds: 3, seconds: 1.0, sections };
         let text = table.text();
         assert!(text.contains("peer") && text.contains("not measured: no headers"), "{text}");
         assert!(text.contains("<= 200: NOT MET"), "{text}");
+        let page = table.markdown();
+        assert!(page.contains("| open | | ratio | target | |") && page.contains("&lt;= 200: NOT MET"), "{page}");
         let json: serde_json::Value = serde_json::from_str(&table.json().unwrap()).unwrap();
         assert_eq!(json["sections"][0]["rows"][1]["note"], "no headers");
         assert_eq!(json["sections"][0]["rows"][0]["target"]["at_most"], 200.0);
         assert!(json["sections"][0]["rows"][1]["value"].is_null());
+        let again: Table = serde_json::from_value(json).unwrap();
+        assert_eq!(again.text(), text);
     }
 }

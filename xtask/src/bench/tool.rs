@@ -21,8 +21,8 @@ pub(super) const ABOUT: &str = "CPU time of the process itself (what its program
 const CARRIES_EVENTS: [u32; 2] = [27, 4];
 
 const WINDOW: Duration = Duration::from_secs(5);
-/// Of which each load has so many.
-const WINDOWS: usize = 2;
+/// Of which each load has so many: cgroups are walked every 20 s.
+const WINDOWS: usize = 4;
 /// Processes that appeared are not known yet in the first window.
 const SETTLE: Duration = Duration::from_secs(6);
 /// Less than this many percent of a core more than at rest is noise.
@@ -173,8 +173,10 @@ impl Tool {
             row = row.note(format!("{} reached", thousands(reached as usize)));
         }
         self.cpu.push(row);
-        let resident = Spread::exactly(self.memory_mib("VmRSS:")?);
-        self.memory.push(Row::new(self.subject("memory"), format!("resident, {name}"), "MiB", resident));
+        if size == load.sizes[1] {
+            let resident = Spread::exactly(self.memory_mib("VmRSS:")?);
+            self.memory.push(Row::new(self.subject("memory"), format!("resident, {name}"), "MiB", resident));
+        }
         Ok(())
     }
 
@@ -186,11 +188,11 @@ impl Tool {
         let (small, large) = (more(0)?, more(1)?);
         // A percent of a core is 10 ms a second.
         let each = Spread::exactly((large * 1e7 / sizes[1]).max(0.0));
-        let row = Row::new(self.subject("growth"), format!("for each {}", load.of), "ns/s", each);
+        let row = Row::new(self.subject("growth of CPU time"), format!("of each {}", load.of), "ns/s", each);
         self.growth.push(if large < NOISE_PERCENT {
             row.note("none to be seen")
         } else if small < NOISE_PERCENT {
-            row.note("order not to be told: the smaller load costs too little")
+            row.note("order not to be told")
         } else {
             row.note(format!("order {:.1}", (large / small).ln() / (sizes[1] / sizes[0]).ln()))
         });

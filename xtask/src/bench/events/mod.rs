@@ -9,7 +9,7 @@ mod workload;
 use std::any::Any;
 use std::collections::BTreeMap;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use kerno::summary::{Observer, ObserverOptions};
 use kerno::{Options, signals};
 
@@ -76,11 +76,17 @@ pub(super) struct Outcome {
 }
 
 /// Times every case with every variant, `rounds` times; with no rounds only the kernel's count is taken.
-pub(super) fn measure(rounds: usize) -> anyhow::Result<Vec<Outcome>> {
+pub(super) fn measure(rounds: usize, only: &str) -> anyhow::Result<Vec<Outcome>> {
     let floor = Floor::compile()?;
     let disk = LoopDevice::new()?;
     cpus::pin(cpus::others())?;
-    CASES.iter().map(|case| measure_case(case, &floor, &disk, rounds).context(case.kind.subject())).collect()
+    let cases: Vec<_> = CASES.iter().filter(|case| case.kind.subject().contains(only)).collect();
+    ensure!(!cases.is_empty(), "no operation has {only:?} in its name: {}", subjects());
+    cases.into_iter().map(|case| measure_case(case, &floor, &disk, rounds).context(case.kind.subject())).collect()
+}
+
+fn subjects() -> String {
+    CASES.iter().map(|case| case.kind.subject()).collect::<Vec<_>>().join("; ")
 }
 
 fn measure_case(case: &'static Case, floor: &Floor, disk: &LoopDevice, rounds: usize) -> anyhow::Result<Outcome> {
