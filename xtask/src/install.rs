@@ -8,6 +8,9 @@ use anyhow::{Context, Result, ensure};
 
 /// Program and package.
 const PACKAGES: &[(&str, &str)] = &[
+    ("syscount", "libbpf-tools"),
+    ("syscount-bpfcc", "bpfcc-tools"),
+    ("bpftrace", "bpftrace"),
     ("fio", "fio"),
     ("stress-ng", "stress-ng"),
     ("nginx", "nginx"),

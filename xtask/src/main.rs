@@ -33,11 +33,10 @@ enum Command {
     Lab(lab::Args),
     /// Run the kernel tests in virtual machines, one a kernel line (installs qemu from Debian)
     Vm(vm::Vm),
-    /// Measure, as root, and print ratios
+    /// Measure, as root, and print a table: what watching costs, beside other tools in the same run
     #[cfg(feature = "bench")]
-    #[command(subcommand)]
     Bench(bench::Bench),
-    /// Measure, as root, and print ratios: syscall, hooks, doctor, ring, idle
+    /// Measure, as root, and print a table: what watching costs, beside other tools in the same run
     #[cfg(not(feature = "bench"))]
     #[command(disable_help_flag = true)]
     Bench {

@@ -3,8 +3,6 @@
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 
-use anyhow::Context;
-
 /// A process that ends when this is dropped, or when we end.
 pub(super) struct Child(pub(super) i32);
 
@@ -33,25 +31,11 @@ pub(super) fn spawn(body: impl FnOnce()) -> anyhow::Result<Child> {
     Ok(Child(pid))
 }
 
-/// What `body` measures, in a process of its own.
-pub(super) fn in_child(body: impl FnOnce() -> anyhow::Result<f64>) -> anyhow::Result<f64> {
-    let (mut read, mut write) = std::io::pipe()?;
-    let child = spawn(|| match body() {
-        Ok(value) => drop(write.write_all(&value.to_ne_bytes())),
-        Err(error) => eprintln!("{error:#}"),
-    })?;
-    drop(write);
-    let mut bytes = [0; 8];
-    read.read_exact(&mut bytes).context("the measuring process failed")?;
-    drop(child);
-    Ok(f64::from_ne_bytes(bytes))
-}
-
 /// Two processes that wake each other in turn: this one's ends of the pipes.
 pub(super) struct PingPong {
     to: File,
     from: File,
-    _other: Child,
+    other: Child,
 }
 
 impl PingPong {
@@ -63,7 +47,11 @@ impl PingPong {
             while there.read_exact(&mut byte).is_ok() && back.write_all(&byte).is_ok() {}
         })?;
         let file = |fd: std::os::fd::OwnedFd| File::from(fd);
-        Ok(Self { to: file(to.into()), from: file(from.into()), _other: other })
+        Ok(Self { to: file(to.into()), from: file(from.into()), other })
+    }
+
+    pub(super) const fn other(&self) -> i32 {
+        self.other.0
     }
 
     /// There and back: two switches and two wake-ups each, where both share a CPU.

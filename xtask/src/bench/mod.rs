@@ -1,91 +1,155 @@
-//! Benchmarks: they print ratios measured side by side in one run. Never part of the tests: machines are noisy.
+//! The benchmarks: every figure beside what it is compared with, in one interleaved run. Never part of the tests: machines are noisy.
 
 mod child;
+mod cpus;
 mod crowd;
-mod doctor;
-mod floor;
-mod hooks;
-mod idle;
+mod events;
 mod ring;
-mod syscall;
+mod soak;
+mod start;
+mod table;
+mod tool;
 
-use std::time::Duration;
+use std::fmt;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::Instant;
 
-use anyhow::Context;
-use clap::Subcommand;
+use anyhow::{Context, ensure};
+use clap::ValueEnum;
 
-#[derive(Subcommand)]
-pub(crate) enum Bench {
-    /// Added nanoseconds per getppid(), against programs that do nothing and programs that only take two timestamps
-    Syscall {
-        /// Rounds; each runs every variant once
-        #[arg(long, default_value_t = 21)]
-        rounds: usize,
-    },
-    /// Records a second from the ring to typed events, on one core
-    Ring {
-        /// Rounds
-        #[arg(long, default_value_t = 7)]
-        rounds: usize,
-    },
-    /// CPU and memory of an idle `kerno trace` of every signal with a filter that matches nothing
-    Idle {
-        /// Seconds to watch
-        #[arg(long, default_value_t = 20)]
-        seconds: u64,
-    },
-    /// What `kerno doctor` costs: CPU at rest and under load, memory, start, and what each part of it takes
-    Doctor {
-        /// Seconds to watch it beside each load
-        #[arg(long, default_value_t = 15)]
-        seconds: u64,
-        /// Windows of half a second over which its memory must stay as it is
-        #[arg(long, default_value_t = 200)]
-        windows: u64,
-    },
-    /// What each signal's summary adds per event in the kernel, against programs that only take timestamps on the same hooks
-    Hooks {
-        /// Rounds; each runs every variant once
-        #[arg(long, default_value_t = 15)]
-        rounds: usize,
-    },
+use table::Table;
+
+/// Measure, as root, and print a table: what watching costs, beside other tools in the same run
+#[derive(clap::Args)]
+pub(crate) struct Bench {
+    /// Which sections [default: all but soak]
+    #[arg(value_enum)]
+    sections: Vec<Section>,
+    /// In the sections events and programs: only operations with this in their name
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
+    /// How often each variant is measured, in turns
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+    /// With the section start: also build from clean, which takes minutes
+    #[arg(long)]
+    build: bool,
+    /// Measure nothing, print what --output json gave
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["sections", "only", "rounds", "build"])]
+    from: Option<PathBuf>,
+    /// A table, a page for docs/measured.md, or a JSON object
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Output {
+    Text,
+    Markdown,
+    Json,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Section {
+    /// What each signal adds to an event in the kernel, and what other tools add
+    Events,
+    /// The same by the kernel's own count, by program, with their sizes
+    Programs,
+    /// From the ring to typed events
+    Throughput,
+    /// CPU and memory of the command beside loads, and how they grow
+    Tool,
+    /// How soon it runs, and how large it is
+    Start,
+    /// Whether its memory grows over 200 s; only when asked for
+    Soak,
 }
 
 pub(crate) fn run(bench: &Bench) -> anyhow::Result<()> {
-    match *bench {
-        Bench::Syscall { rounds } => syscall::run(rounds),
-        Bench::Ring { rounds } => ring::run(rounds),
-        Bench::Doctor { seconds, windows } => doctor::run(Duration::from_secs(seconds), windows),
-        Bench::Hooks { rounds } => hooks::run(rounds),
-        Bench::Idle { seconds } => idle::run(Duration::from_secs(seconds)),
-    }
+    let table = match &bench.from {
+        Some(path) => Table::read(path)?,
+        None => measure(bench)?,
+    };
+    let text = match bench.output {
+        Output::Text => table.text(),
+        Output::Markdown => table.markdown(),
+        Output::Json => table.json()? + "\n",
+    };
+    std::io::stdout().write_all(text.as_bytes()).context("cannot print")
 }
 
-/// Keeps this thread on one CPU, so that variants are compared on the same one.
-fn pin(cpu: usize) -> anyhow::Result<()> {
-    let mut set = rustix::thread::CpuSet::new();
-    set.set(cpu);
-    rustix::thread::sched_setaffinity(None, &set).with_context(|| format!("cannot run on CPU {cpu} alone"))
+fn measure(bench: &Bench) -> anyhow::Result<Table> {
+    ensure!(rustix::process::geteuid().is_root(), "programs are loaded into the kernel: run it as root");
+    let asked = |section| bench.sections.is_empty() || bench.sections.contains(&section);
+    let rounds = usize::from(bench.rounds);
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&INTERRUPTED))?;
+    }
+    let start = Instant::now();
+    if let Err(error) = crate::install::install(["syscount", "syscount-bpfcc", "bpftrace", "losetup"].into_iter()) {
+        // Each of them gets a line that says so.
+        eprintln!("without the tools to compare with: {error:#}");
+    }
+    let mut sections = Vec::new();
+    let mut add = |name: &str, about: &str, rows| {
+        sections.push(table::Section { name: name.to_owned(), about: about.to_owned(), rows });
+    };
+    if asked(Section::Events) || asked(Section::Programs) {
+        let outcomes = events::measure(if asked(Section::Events) { rounds } else { 0 }, &bench.only)?;
+        if asked(Section::Events) {
+            let rows = outcomes.iter().map(events::Outcome::rows).collect::<Result<Vec<_>, _>>()?;
+            add("events", events::ABOUT, rows.concat());
+        }
+        if asked(Section::Programs) {
+            add("programs", events::ABOUT_PROGRAMS, outcomes.iter().flat_map(events::Outcome::program_rows).collect());
+        }
+    }
+    if asked(Section::Throughput) {
+        step(format_args!("ring"))?;
+        add("throughput", ring::ABOUT, ring::rows(rounds)?);
+    }
+    // The sections before this have chosen one.
+    cpus::unpin()?;
+    if asked(Section::Tool) {
+        add("tool", tool::ABOUT, tool::rows()?);
+    }
+    if asked(Section::Start) {
+        add("start", start::ABOUT, start::rows(rounds, bench.build)?);
+    }
+    if bench.sections.contains(&Section::Soak) {
+        add("soak", soak::ABOUT, soak::rows()?);
+    }
+    step(format_args!(""))?;
+    Ok(Table {
+        format: table::FORMAT,
+        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+        cpu: cpus::model()?,
+        cpus: cpus::measured() + 1,
+        rounds,
+        seconds: start.elapsed().as_secs_f64(),
+        sections,
+    })
+}
+
+static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+/// Says what comes next, on the terminal's last line, if there is one. An error if that is not wanted any more: whatever was made
+/// for a measurement is then taken away.
+fn step(what: fmt::Arguments<'_>) -> anyhow::Result<()> {
+    let mut error = std::io::stderr();
+    if error.is_terminal() {
+        let _ = write!(error, "\r\x1b[K{what}");
+    }
+    ensure!(!INTERRUPTED.load(Ordering::Relaxed), "interrupted");
+    Ok(())
 }
 
 fn getppids(count: usize) {
     for _ in 0..count {
         // Through syscall(2): the C library's wrapper is not asked to cache it.
         let _ = rustix::process::getppid();
-    }
-}
-
-/// Least, middle and most.
-struct Spread {
-    min: f64,
-    median: f64,
-    max: f64,
-}
-
-impl Spread {
-    fn of(mut values: Vec<f64>) -> Self {
-        values.sort_by(f64::total_cmp);
-        let at = |i: usize| values.get(i).copied().unwrap_or(f64::NAN);
-        Self { min: at(0), median: at(values.len() / 2), max: at(values.len().saturating_sub(1)) }
     }
 }

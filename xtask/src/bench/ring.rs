@@ -5,14 +5,18 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 use kerno::{Batch, CancelToken, Filter, Loader, Options, SyscallEvent, SyscallLatencyLoader};
 
-use super::{Spread, getppids, pin};
+use super::table::{Ratio, Row, Spread};
+use super::{cpus, getppids};
 
 const RING_BYTES: u32 = 64 << 20;
 const RECORD_BYTES: usize = 64 + 8;
 
-pub(super) fn run(rounds: usize) -> anyhow::Result<()> {
+pub(super) const ABOUT: &str =
+    "Records that wait in the ring, read and decoded on one core, and as many bytes copied by memcpy.";
+
+pub(super) fn rows(rounds: usize) -> anyhow::Result<Vec<Row>> {
     let count = RING_BYTES as usize / RECORD_BYTES;
-    pin(1)?;
+    cpus::pin(cpus::measured())?;
     let mut rates = Vec::new();
     let mut copies = Vec::new();
     for _ in 0..rounds + 1 {
@@ -49,13 +53,11 @@ pub(super) fn run(rounds: usize) -> anyhow::Result<()> {
         copies.push(seen as f64 / start.elapsed().as_secs_f64() / 1e6);
     }
     // The first round faults the pages in.
-    let (rates, copies) = (Spread::of(rates.split_off(1)), Spread::of(copies.split_off(1)));
-    println!("ring to typed SyscallEvent on one core, {rounds} rounds of {count} records; median (min..max)\n");
-    println!("{:.1} ({:.1}..{:.1}) million a second", rates.median, rates.min, rates.max);
-    println!(
-        "memcpy of as many bytes: {:.1} million a second, {:.2} times that",
-        copies.median,
-        copies.median / rates.median
-    );
-    Ok(())
+    let (rates, copies) = (rates.split_off(1), copies.split_off(1));
+    const RING: &str = "ring to typed SyscallEvent";
+    Ok(vec![
+        Row::new("72-byte records", RING, "million/s", Spread::of(&rates)?),
+        Row::new("72-byte records", "memcpy of as many bytes", "million/s", Spread::of(&copies)?)
+            .ratio(Ratio::of(&copies, RING, &rates)?),
+    ])
 }
