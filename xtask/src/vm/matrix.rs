@@ -49,6 +49,8 @@ struct Compared {
 /// What one kernel showed.
 pub(super) struct Column {
     pub(super) line: &'static str,
+    /// Its line by numbers, such as 7.3 for the newest.
+    head: String,
     release: String,
     check: Option<Check>,
     /// Tests passed and failed, by signal; those of no one signal under the empty name.
@@ -62,6 +64,7 @@ impl Column {
     pub(super) fn new(line: &'static str, release: &str, outcome: &Outcome) -> Self {
         let mut column = Self {
             line,
+            head: release.splitn(3, '.').take(2).collect::<Vec<_>>().join("."),
             release: release.to_owned(),
             check: None,
             tests: BTreeMap::new(),
@@ -109,7 +112,7 @@ impl Column {
 /// A table in Markdown that is also legible as it is: a name, then a cell for each kernel.
 fn table(columns: &[Column], head: &str, rows: impl Iterator<Item = (String, Vec<String>)>) -> String {
     let mut lines =
-        vec![[head.to_owned()].into_iter().chain(columns.iter().map(|column| column.line.to_owned())).collect()];
+        vec![[head.to_owned()].into_iter().chain(columns.iter().map(|column| column.head.clone())).collect()];
     lines.extend(rows.map(|(name, cells)| [name].into_iter().chain(cells).collect::<Vec<_>>()));
     let width = |at: usize| lines.iter().map(|line| line[at].chars().count()).max().unwrap_or(0);
     let widths: Vec<_> = (0..=columns.len()).map(width).collect();
@@ -203,7 +206,7 @@ pub(super) fn print(columns: &[Column]) {
 
 /// The page of the documentation.
 pub(super) fn page(columns: &[Column]) -> anyhow::Result<String> {
-    let releases = columns.iter().map(|column| format!("- {}: `{}`", column.line, column.release)).collect::<Vec<_>>();
+    let releases = columns.iter().map(|column| format!("- {}: `{}`", column.head, column.release)).collect::<Vec<_>>();
     let parts = [
         ("{{RELEASES}}", releases.join("\n")),
         ("{{SIGNALS}}", signals(columns)),

@@ -10,6 +10,7 @@ mod host;
 #[cfg(test)]
 mod kernels;
 mod loader;
+pub(crate) mod meminfo;
 mod object;
 mod options;
 mod plan;

@@ -9,6 +9,7 @@ use aya::programs::{BtfTracePoint, FExit, Iter, Program};
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 
 use super::error::{LoadError, chain};
+use super::meminfo;
 use super::plan::{Hook, Placed, Plan};
 
 /// A compiled object and what to call it in errors.
@@ -56,7 +57,8 @@ impl Object {
     /// they say that there is none left.
     fn room_for_ring(self, plan: &Plan) -> Result<(), LoadError> {
         let ring = plan.map_entries.iter().find(|(map, _)| *map == "events").map_or(0, |(_, bytes)| u64::from(*bytes));
-        match available_memory() {
+        // What the kernel could hand out without ending anyone (Linux 3.14).
+        match meminfo::bytes_of(&meminfo::read(), "MemAvailable") {
             Some(available) if ring > available => {
                 Err(self.no_memory("events", &io::Error::from_raw_os_error(libc::ENOMEM)))
             }
@@ -80,13 +82,6 @@ impl Object {
             detail: format!("has no map {map} of the kind expected; the build is broken"),
         }
     }
-}
-
-/// What the kernel could hand out without ending anyone, in bytes (`MemAvailable` of proc_meminfo(5), Linux 3.14).
-fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let value = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    Some(value.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
 }
 
 /// Attaches loaded programs in the plan's order; iterators that only seed are read once.

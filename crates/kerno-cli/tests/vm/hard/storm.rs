@@ -8,10 +8,10 @@ use kerno::{Batch, CancelToken, Loader, LoaderSet, Options, signals};
 
 use super::findings;
 use crate::guest::watched;
-use crate::support::Child;
+use crate::support::{Child, preempts_programs};
 use crate::truth::observer;
 
-const LASTS: Duration = Duration::from_secs(15);
+const LASTS: Duration = Duration::from_secs(60);
 
 /// Does something again and again until the time is over, and tells how often.
 fn storm(mut work: impl FnMut()) -> Child {
@@ -83,13 +83,17 @@ fn every_event_is_read_or_counted_as_lost() {
             println!("{:?}: {counters:?}", handle.event_type());
         }
         let file = set.handles().iter().find(|handle| handle.event_type() == kerno::EventType::FileAudit).unwrap();
-        let lost = file.counters().lost;
-        assert!(opened <= made && opened + lost >= made, "{made} opened, {opened} seen, {lost} lost");
+        let counters = file.counters();
+        // More tasks than CPUs: where they are preempted in programs, the kernel skips some runs, and tells how many.
+        let skipped = |missed_runs: u64| if preempts_programs() { missed_runs } else { 0 };
+        let lost = counters.lost + skipped(counters.missed_runs);
+        assert!(opened <= made && opened + lost >= made, "{made} opened, {opened} seen, {lost} lost or skipped");
         assert!(made > 100 && did.iter().all(|count| *count > 10), "{made}, {did:?}");
         let signals = observer.finish().unwrap();
         let opens_summed_up: u64 =
             signals.syscall_latency.as_ref().unwrap().by_name("openat").map(|stat| stat.calls).sum();
-        assert!(opens_summed_up >= made, "{opens_summed_up} of {made}");
+        let skipped = skipped(signals.cost.loss.get("syscall_latency").map_or(0, |loss| loss.missed_runs));
+        assert!(opens_summed_up + skipped >= made, "{opens_summed_up}, {skipped} skipped, of {made}");
         let _ = findings(&signals);
         set.close();
         opens.go();

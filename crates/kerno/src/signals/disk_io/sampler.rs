@@ -10,7 +10,7 @@ use super::loader;
 use super::summary::{DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter, DiskSummary};
 use super::writers::Writers;
 use crate::event::Comm;
-use crate::probe::{Host, KernelHash, LoadError, Object, Plan, SummaryLoss, SummaryPrograms};
+use crate::probe::{Host, KernelHash, LoadError, Object, Plan, SummaryLoss, SummaryPrograms, meminfo};
 use crate::summary::{ErrnoCount, Histogram, PressureMeter, ProcFile, Sampler, Series, Signals, Tick};
 
 /// `HISTOGRAM_BUCKETS`
@@ -233,17 +233,12 @@ impl Sampled {
         }
     }
 
+    #[allow(clippy::cast_precision_loss, reason = "bytes")]
     fn sample_dirty(&mut self, seconds: f64) {
         let Some(text) = self.meminfo.text() else { return };
-        for line in text.lines() {
-            let mut words = line.split_ascii_whitespace();
-            let series = match words.next() {
-                Some("Dirty:") => &mut self.dirty,
-                Some("Writeback:") => &mut self.writeback,
-                _ => continue,
-            };
-            if let Some(kib) = words.next().and_then(|word| word.parse::<f64>().ok()) {
-                series.push(seconds, kib * 1024.0);
+        for (name, series) in [("Dirty", &mut self.dirty), ("Writeback", &mut self.writeback)] {
+            if let Some(bytes) = meminfo::bytes_of(text, name) {
+                series.push(seconds, bytes as f64);
             }
         }
     }

@@ -1,6 +1,6 @@
 use crate::EventType;
 use crate::probe::{
-    FilterKind, Hook, Host, KernelVersion, LoadError, Options, Plan, Signal, SignalLoader, possible_cpus,
+    FilterKind, Hook, Host, KernelVersion, LoadError, Options, Plan, Signal, SignalLoader, meminfo, possible_cpus,
 };
 
 /// Loads `oom_track`: [`OomEvent`](crate::OomEvent)s.
@@ -46,19 +46,15 @@ impl Signal for OomTrack {
     fn knobs(_options: &Options, plan: &mut Plan) -> Result<(), LoadError> {
         let page_size = rustix::param::page_size() as u64;
         plan.set("cfg_page_size", &page_size);
-        let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        plan.set("cfg_total_pages", &(total_bytes(&meminfo) / page_size));
+        plan.set("cfg_total_pages", &(total_bytes(&meminfo::read()) / page_size));
         Ok(())
     }
 }
 
 /// Memory and swap, which the kernel's badness is relative to; 0 when the text does not tell.
 fn total_bytes(meminfo: &str) -> u64 {
-    let kib = |name: &str| {
-        let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
-        line.trim().strip_suffix(" kB")?.parse::<u64>().ok()
-    };
-    kib("MemTotal:").map_or(0, |memory| (memory + kib("SwapTotal:").unwrap_or(0)) * 1024)
+    let swap = meminfo::bytes_of(meminfo, "SwapTotal").unwrap_or(0);
+    meminfo::bytes_of(meminfo, "MemTotal").map_or(0, |memory| memory.saturating_add(swap))
 }
 
 #[cfg(test)]

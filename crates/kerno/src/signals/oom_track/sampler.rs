@@ -6,7 +6,7 @@ use super::limits::{Limits, is_in};
 use super::loader::OomTrack;
 use super::{OomKill, OomScope, OomSummary, ProcessMemory};
 use crate::doctor::amount::bytes;
-use crate::probe::{Host, LoadError, Object, Options, Plan, Signal as _, SummaryLoss, SummaryPrograms};
+use crate::probe::{Host, LoadError, Object, Options, Plan, Signal as _, SummaryLoss, SummaryPrograms, meminfo};
 use crate::summary::{
     PressureMeter, ProcFile, ProcessAccount, Sampler, Signals, Tasks, Tick, read_numbers,
 };
@@ -223,18 +223,13 @@ struct Memory {
 impl Memory {
     fn now(file: &mut ProcFile) -> Self {
         let text = file.text().unwrap_or_default();
-        let mut memory = Self::default();
-        for (name, rest) in text.lines().filter_map(|line| line.split_once(':')) {
-            let value = || rest.trim().trim_end_matches(" kB").parse::<u64>().map_or(0, |kib| kib * 1024);
-            match name {
-                "MemTotal" => memory.total = value(),
-                "MemAvailable" => memory.available = value(),
-                "SwapTotal" => memory.swap_total = value(),
-                "SwapFree" => memory.swap_free = value(),
-                _ => {}
-            }
+        let bytes = |name| meminfo::bytes_of(text, name).unwrap_or(0);
+        Self {
+            total: bytes("MemTotal"),
+            available: bytes("MemAvailable"),
+            swap_total: bytes("SwapTotal"),
+            swap_free: bytes("SwapFree"),
         }
-        memory
     }
 }
 
