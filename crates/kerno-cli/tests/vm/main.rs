@@ -21,7 +21,9 @@ mod support;
 
 mod guest;
 mod netem;
+mod netlink;
 mod truth;
+mod veth;
 
 mod conditions;
 mod hard;
