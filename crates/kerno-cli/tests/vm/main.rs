@@ -20,6 +20,7 @@ mod net;
 mod support;
 
 mod guest;
+mod mapper;
 mod netem;
 mod netlink;
 mod truth;
