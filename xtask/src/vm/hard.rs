@@ -29,6 +29,7 @@ pub(super) const HARD: &[Case] = &[
         "-device",
         "virtio-blk-pci,addr=0x10,drive=limited",
     ]),
+    Case::new("hard::device_mapper", &["6.18"]),
     Case::new("hard::network", &["6.18"]),
     Case::new("hard::clock", &["6.18"]),
     Case::new("hard::stopped", &["6.18"]),

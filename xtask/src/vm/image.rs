@@ -37,6 +37,8 @@ const MODULES: &[&str] = &[
     "crc32c_intel",
     "sch_netem",
     "null_blk",
+    "dm-mod",
+    "dm-delay",
 ];
 
 /// Programs of this machine that the tests run.

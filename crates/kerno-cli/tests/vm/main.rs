@@ -20,8 +20,11 @@ mod net;
 mod support;
 
 mod guest;
+mod mapper;
 mod netem;
+mod netlink;
 mod truth;
+mod veth;
 
 mod conditions;
 mod hard;

@@ -2,6 +2,7 @@
 //! the kernel.
 
 mod clock;
+mod device_mapper;
 mod disk_errors;
 mod lost_disk;
 mod memory;

@@ -84,12 +84,12 @@ pub(crate) fn of_type(events: &[TcpEvent], event_type: TcpEventType) -> Vec<TcpE
     events.iter().filter(|event| event.event_type == event_type).copied().collect()
 }
 
-/// Waits until this namespace has no connection left but those in TIME_WAIT, which are no sockets any more.
+/// Waits until the calling thread's namespace has no connection left but those in TIME_WAIT, which are no sockets any more.
 pub(crate) fn settle() {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         let open = ["tcp", "tcp6"].iter().any(|table| {
-            let text = std::fs::read_to_string(format!("/proc/self/net/{table}")).unwrap();
+            let text = std::fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap();
             text.lines().skip(1).any(|line| !matches!(line.split_whitespace().nth(3), Some("06" | "0A")))
         });
         if !open {
@@ -151,9 +151,9 @@ pub(crate) fn tcp_info(socket: &impl AsRawFd) -> libc::tcp_info {
     info
 }
 
-/// A counter of this namespace from `/proc/net/snmp` or `/proc/net/netstat`: two lines a group, names and values.
+/// A counter of the calling thread's namespace from `/proc/net/snmp` or `/proc/net/netstat`: two lines a group, names and values.
 pub(crate) fn counter(file: &str, group: &str, name: &str) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/self/net/{file}")).unwrap();
+    let text = std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap();
     let mut lines = text.lines().filter(|line| line.starts_with(group));
     let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
     let at = names.split_whitespace().position(|found| found == name).unwrap();
