@@ -169,6 +169,8 @@ pub(super) struct Table {
     pub(super) kernel: String,
     pub(super) cpu: String,
     pub(super) cpus: usize,
+    /// How many tasks wanted a CPU before it began: others disturb what is measured.
+    pub(super) load_before: Option<f64>,
     pub(super) rounds: usize,
     pub(super) seconds: f64,
     pub(super) sections: Vec<Section>,
@@ -178,13 +180,17 @@ const VARIANT_WIDTH: usize = 45;
 const TEXT_WIDTH: usize = 120;
 
 impl Table {
-    pub(super) fn text(&self) -> String {
-        let mut text = String::new();
-        let _ = writeln!(
-            text,
-            "Linux {}, {} x {}; {} rounds, {:.0} s. Median (first..third quartile).",
+    /// Where it was measured, and how the figures are written.
+    fn head(&self) -> String {
+        let load = self.load_before.map(|load| format!(", load {load:.1} before")).unwrap_or_default();
+        format!(
+            "Linux {}, {} x {}{load}; {} rounds, {:.0} s. Median (first..third quartile).",
             self.kernel, self.cpus, self.cpu, self.rounds, self.seconds
-        );
+        )
+    }
+
+    pub(super) fn text(&self) -> String {
+        let mut text = self.head() + "\n";
         for section in &self.sections {
             let about = format!("{}: {}", section.name.to_uppercase(), section.about);
             let _ = writeln!(text, "\n{}", textwrap::fill(&about, TEXT_WIDTH));
@@ -203,9 +209,9 @@ impl Table {
     /// A page for the documentation.
     pub(super) fn markdown(&self) -> String {
         let mut text = format!(
-            "<!-- Written by cargo xtask bench --output markdown. -->\n# What was measured\n\nLinux {}, {} x {}; {} rounds. Median \
-             (first..third quartile). [overhead.md](overhead.md) says what it means.\n",
-            self.kernel, self.cpus, self.cpu, self.rounds
+            "<!-- Written by cargo xtask bench --output markdown. -->\n# What was measured\n\n{}\n[overhead.md](overhead.md) says what \
+             it means.\n",
+            self.head()
         );
         for section in &self.sections {
             let _ = write!(text, "\n## {}\n\n{}\n", section.name, textwrap::fill(&section.about, TEXT_WIDTH));
@@ -331,7 +337,8 @@ mod tests {
         ];
         let sections = vec![Section { name: "events".to_owned(), about: "about".to_owned(), rows }];
         let (kernel, cpu) = ("6.18".to_owned(), "one".to_owned());
-        let table = Table { format: 1, kernel, cpu, cpus: 2, rounds: 3, seconds: 1.0, sections };
+        let table =
+            Table { format: 1, kernel, cpu, cpus: 2, load_before: Some(0.5), rounds: 3, seconds: 1.0, sections };
         let text = table.text();
         assert!(text.contains("peer") && text.contains("not measured: no headers"), "{text}");
         assert!(text.contains("<= 200: NOT MET"), "{text}");

@@ -250,13 +250,13 @@ impl Outcome {
     }
 }
 
-/// Compares a variant with another. Where that one adds no more than the noise there is no ratio to tell.
+/// Compares a variant with another. Where that one adds nothing that can be told from noise, there is no ratio.
 fn against(row: Row, variant: &Variant, other: &Variant, at_least: bool) -> anyhow::Result<Row> {
     if other.error.is_some() {
         return Ok(row);
     }
     let noise = Spread::of(&other.added)?;
-    if noise.median > noise.third_quartile - noise.first_quartile {
+    if noise.first_quartile > 0.0 {
         let row = row.ratio(Ratio::of(&variant.added, &other.name, &other.added)?);
         return Ok(match variant.target {
             Some(limit) => row.target(if at_least { Target::AtLeast(limit) } else { Target::AtMost(limit) }),
