@@ -203,6 +203,20 @@ impl Table {
                 text.push_str(&line(row));
             }
         }
+        text + &self.verdict()
+    }
+
+    /// How many targets are met, and which are not.
+    fn verdict(&self) -> String {
+        let rows = || self.sections.iter().flat_map(|section| &section.rows);
+        let met = rows().filter(|row| row.met == Some(true)).count();
+        let missed: Vec<_> = rows().filter(|row| row.met == Some(false)).collect();
+        let mut text = format!("\nTARGETS: {met} met, {} NOT MET\n", missed.len());
+        for row in missed {
+            let Cells { value, ratio, target, .. } = Cells::of(row);
+            let figure = if ratio.is_empty() { format!("{value} {}", row.unit) } else { ratio };
+            let _ = writeln!(text, "    {}; {}: {figure}, {target}", row.subject, row.variant);
+        }
         text
     }
 
@@ -342,6 +356,10 @@ mod tests {
         let text = table.text();
         assert!(text.contains("peer") && text.contains("not measured: no headers"), "{text}");
         assert!(text.contains("<= 200: NOT MET"), "{text}");
+        assert!(
+            text.contains("TARGETS: 0 met, 1 NOT MET\n    open; summary: 300 ns added, <= 200: NOT MET\n"),
+            "{text}"
+        );
         let page = table.markdown();
         assert!(page.contains("| open | | ratio | target | |") && page.contains("&lt;= 200: NOT MET"), "{page}");
         let json: serde_json::Value = serde_json::from_str(&table.json().unwrap()).unwrap();

@@ -21,7 +21,8 @@ use workload::{KernelWorkers, Kind, LoopDevice, Workload};
 
 pub(super) const ABOUT: &str = "CPU time that programs add to one operation: a tight loop, alone on its CPU, each variant between two \
                                 runs without any program; of each run the first quartile of short slices. The last column is what the kernel \
-                                counts itself (BPF_ENABLE_STATS, which adds to every run), in another pass.";
+                                counts itself (BPF_ENABLE_STATS, which adds to every run), in another pass. A target of another \
+                                tool is how many times as much as the summary it has to add.";
 
 pub(super) const ABOUT_PROGRAMS: &str = "By the kernel's own count (BPF_ENABLE_STATS, whose own cost is in it): a run of each program of \
                                          kerno beside the same loops, and its size.";
