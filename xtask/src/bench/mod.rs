@@ -11,6 +11,7 @@ mod table;
 mod tool;
 
 use std::fmt;
+use std::fs;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,7 +41,7 @@ pub(crate) struct Bench {
     /// Measure nothing, print what --output json gave
     #[arg(long, value_name = "FILE", conflicts_with_all = ["sections", "only", "rounds", "build"])]
     from: Option<PathBuf>,
-    /// A table, a page for docs/measured.md, or a JSON object
+    /// A table, a page of Markdown, or a JSON object
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
 }
@@ -89,6 +90,7 @@ fn measure(bench: &Bench) -> anyhow::Result<Table> {
         signal_hook::flag::register(signal, Arc::clone(&INTERRUPTED))?;
     }
     let start = Instant::now();
+    let load_before = fs::read_to_string("/proc/loadavg")?.split(' ').next().and_then(|load| load.parse().ok());
     if let Err(error) = crate::install::install(["syscount", "syscount-bpfcc", "bpftrace", "losetup"].into_iter()) {
         // Each of them gets a line that says so.
         eprintln!("without the tools to compare with: {error:#}");
@@ -128,6 +130,7 @@ fn measure(bench: &Bench) -> anyhow::Result<Table> {
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         cpu: cpus::model()?,
         cpus: cpus::measured() + 1,
+        load_before,
         rounds,
         seconds: start.elapsed().as_secs_f64(),
         sections,

@@ -169,6 +169,8 @@ pub(super) struct Table {
     pub(super) kernel: String,
     pub(super) cpu: String,
     pub(super) cpus: usize,
+    /// How many tasks wanted a CPU before it began: others disturb what is measured.
+    pub(super) load_before: Option<f64>,
     pub(super) rounds: usize,
     pub(super) seconds: f64,
     pub(super) sections: Vec<Section>,
@@ -178,13 +180,17 @@ const VARIANT_WIDTH: usize = 45;
 const TEXT_WIDTH: usize = 120;
 
 impl Table {
-    pub(super) fn text(&self) -> String {
-        let mut text = String::new();
-        let _ = writeln!(
-            text,
-            "Linux {}, {} x {}; {} rounds, {:.0} s. Median (first..third quartile).",
+    /// Where it was measured, and how the figures are written.
+    fn head(&self) -> String {
+        let load = self.load_before.map(|load| format!(", load {load:.1} before")).unwrap_or_default();
+        format!(
+            "Linux {}, {} x {}{load}; {} rounds, {:.0} s. Median (first..third quartile).",
             self.kernel, self.cpus, self.cpu, self.rounds, self.seconds
-        );
+        )
+    }
+
+    pub(super) fn text(&self) -> String {
+        let mut text = self.head() + "\n";
         for section in &self.sections {
             let about = format!("{}: {}", section.name.to_uppercase(), section.about);
             let _ = writeln!(text, "\n{}", textwrap::fill(&about, TEXT_WIDTH));
@@ -197,15 +203,29 @@ impl Table {
                 text.push_str(&line(row));
             }
         }
+        text + &self.verdict()
+    }
+
+    /// How many targets are met, and which are not.
+    fn verdict(&self) -> String {
+        let rows = || self.sections.iter().flat_map(|section| &section.rows);
+        let met = rows().filter(|row| row.met == Some(true)).count();
+        let missed: Vec<_> = rows().filter(|row| row.met == Some(false)).collect();
+        let mut text = format!("\nTARGETS: {met} met, {} NOT MET\n", missed.len());
+        for row in missed {
+            let Cells { value, ratio, target, .. } = Cells::of(row);
+            let figure = if ratio.is_empty() { format!("{value} {}", row.unit) } else { ratio };
+            let _ = writeln!(text, "    {}; {}: {figure}, {target}", row.subject, row.variant);
+        }
         text
     }
 
     /// A page for the documentation.
     pub(super) fn markdown(&self) -> String {
         let mut text = format!(
-            "<!-- Written by cargo xtask bench --output markdown. -->\n# What was measured\n\nLinux {}, {} x {}; {} rounds. Median \
-             (first..third quartile). [overhead.md](overhead.md) says what it means.\n",
-            self.kernel, self.cpus, self.cpu, self.rounds
+            "<!-- Written by cargo xtask bench --output markdown. -->\n# What was measured\n\n{}\n[overhead.md](overhead.md) says what \
+             it means.\n",
+            self.head()
         );
         for section in &self.sections {
             let _ = write!(text, "\n## {}\n\n{}\n", section.name, textwrap::fill(&section.about, TEXT_WIDTH));
@@ -331,10 +351,15 @@ mod tests {
         ];
         let sections = vec![Section { name: "events".to_owned(), about: "about".to_owned(), rows }];
         let (kernel, cpu) = ("6.18".to_owned(), "one".to_owned());
-        let table = Table { format: 1, kernel, cpu, cpus: 2, rounds: 3, seconds: 1.0, sections };
+        let table =
+            Table { format: 1, kernel, cpu, cpus: 2, load_before: Some(0.5), rounds: 3, seconds: 1.0, sections };
         let text = table.text();
         assert!(text.contains("peer") && text.contains("not measured: no headers"), "{text}");
         assert!(text.contains("<= 200: NOT MET"), "{text}");
+        assert!(
+            text.contains("TARGETS: 0 met, 1 NOT MET\n    open; summary: 300 ns added, <= 200: NOT MET\n"),
+            "{text}"
+        );
         let page = table.markdown();
         assert!(page.contains("| open | | ratio | target | |") && page.contains("&lt;= 200: NOT MET"), "{page}");
         let json: serde_json::Value = serde_json::from_str(&table.json().unwrap()).unwrap();

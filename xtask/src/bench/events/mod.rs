@@ -21,7 +21,8 @@ use workload::{KernelWorkers, Kind, LoopDevice, Workload};
 
 pub(super) const ABOUT: &str = "CPU time that programs add to one operation: a tight loop, alone on its CPU, each variant between two \
                                 runs without any program; of each run the first quartile of short slices. The last column is what the kernel \
-                                counts itself (BPF_ENABLE_STATS, which adds to every run), in another pass.";
+                                counts itself (BPF_ENABLE_STATS, which adds to every run), in another pass. A target of another \
+                                tool is how many times as much as the summary it has to add.";
 
 pub(super) const ABOUT_PROGRAMS: &str = "By the kernel's own count (BPF_ENABLE_STATS, whose own cost is in it): a run of each program of \
                                          kerno beside the same loops, and its size.";
@@ -250,13 +251,13 @@ impl Outcome {
     }
 }
 
-/// Compares a variant with another. Where that one adds no more than the noise there is no ratio to tell.
+/// Compares a variant with another. Where that one adds nothing that can be told from noise, there is no ratio.
 fn against(row: Row, variant: &Variant, other: &Variant, at_least: bool) -> anyhow::Result<Row> {
     if other.error.is_some() {
         return Ok(row);
     }
     let noise = Spread::of(&other.added)?;
-    if noise.median > noise.third_quartile - noise.first_quartile {
+    if noise.first_quartile > 0.0 {
         let row = row.ratio(Ratio::of(&variant.added, &other.name, &other.added)?);
         return Ok(match variant.target {
             Some(limit) => row.target(if at_least { Target::AtLeast(limit) } else { Target::AtMost(limit) }),
