@@ -85,4 +85,35 @@ struct task_struct {
 	struct css_set *cgroups;
 } CORE;
 
+/*
+ * Linux 5.11 lets a program look into the current task without a call for each look. It is a constant when the program is loaded:
+ * what the kernel lacks is not there to be verified.
+ */
+#define LOOKS_INTO_TASK bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf)
+
+/* A word of a name without what an earlier, longer name has left behind its NUL, and whether it has one. Little-endian. */
+static __always_inline bool cut_at_nul(__u64 *word)
+{
+	__u64 nul = (*word - 0x0101010101010101ull) & ~*word & 0x8080808080808080ull;
+
+	if (!nul)
+		return false;
+	*word &= ((nul & -nul) >> 7) - 1;
+	return true;
+}
+
+/* bpf_get_current_comm() without the call, of a task that the program may look into. `comm` is aligned to 8 bytes. */
+static __always_inline void comm_of(char *comm, const struct task_struct *task)
+{
+	const __u64 *from = (const __u64 *)&task->comm;
+	__u64 first = from[0], second = from[1];
+
+	if (cut_at_nul(&first))
+		second = 0;
+	else
+		cut_at_nul(&second);
+	((__u64 *)comm)[0] = first;
+	((__u64 *)comm)[1] = second;
+}
+
 #endif

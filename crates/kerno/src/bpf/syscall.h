@@ -41,12 +41,6 @@ struct pt_regs___arm64 {
 	__s32 syscallno;
 } CORE;
 
-/*
- * Linux 5.11 lets a program look into the current task without a call for each look. It is a constant when the program is loaded:
- * what the kernel lacks is not there to be verified.
- */
-#define LOOKS_INTO_TASK bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf)
-
 /* True in a call made through the 32-bit table. Valid from entry to the exit tracepoint, both included. */
 static __always_inline bool in_compat_syscall(void)
 {

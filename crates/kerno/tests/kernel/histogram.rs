@@ -13,7 +13,8 @@ fn mapped(map: &MapData, elements: usize) -> memmap2::MmapRaw {
     memmap2::MmapOptions::new().len(elements * 8).map_raw(map.fd().as_fd().as_raw_fd()).unwrap()
 }
 
-fn run(program: &SocketFilter, repeat: u32) {
+/// Runs a program this often.
+pub(crate) fn run(program: &SocketFilter, repeat: u32) {
     let packet = [0u8; 64];
     // SAFETY: a plain C struct for which all zeroes is a valid value.
     let mut attr: bpf_attr = unsafe { std::mem::zeroed() };

@@ -30,6 +30,7 @@ mod fd_track_uring;
 mod file_audit;
 mod file_summary;
 mod histogram;
+mod in_flight;
 mod oom_summary;
 mod oom_track;
 mod sched_account;

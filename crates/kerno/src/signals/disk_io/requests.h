@@ -179,6 +179,15 @@ static __always_inline void current_submitter(struct submitter *submitter)
 	bpf_get_current_comm(submitter->comm, sizeof(submitter->comm));
 }
 
+/* The same from the task itself, without a call. */
+static __always_inline void submitting_task(struct submitter *submitter, const struct task_struct *task)
+{
+	submitter->cgroup_id = task->cgroups->dfl_cgrp->kn->id;
+	submitter->pid = task->tgid;
+	submitter->tid = task->pid;
+	comm_of(submitter->comm, task);
+}
+
 /* Before 6.5: who submitted the bio, if that was remembered. */
 static __always_inline const struct submitter *asked_by(const struct bio *bio)
 {
@@ -197,9 +206,11 @@ static __always_inline const struct submitter *asked_by(const struct bio *bio)
 static __noinline struct pending *remember(const struct request *rq, const struct submitter *submitter)
 {
 	const struct gendisk *disk = disk_of(rq);
-	struct pending *pending;
+	const struct task_struct *task = NULL;
 	const struct bio *bio = NULL;
+	struct pending *pending;
 	bool refused = false;
+	__u64 pid_tgid;
 	__u32 dev;
 
 	if (!disk)
@@ -209,11 +220,17 @@ static __noinline struct pending *remember(const struct request *rq, const struc
 		return NULL;
 	if (!submitter && !cfg_has_io_start)
 		submitter = asked_by(rq->biotail);
-	if (!submitter && !current_passes(bpf_get_current_pid_tgid())) {
-		if (cfg_has_io_start)
+	if (!submitter) {
+		if (LOOKS_INTO_TASK) {
+			task = bpf_get_current_task_btf();
+			pid_tgid = (__u64)(__u32)task->tgid << 32 | (__u32)task->pid;
+		} else {
+			pid_tgid = bpf_get_current_pid_tgid();
+		}
+		refused = !current_passes(pid_tgid);
+		/* Before 6.5 noted, or the worker that hands it to the device would be taken for its submitter. */
+		if (refused && cfg_has_io_start)
 			return NULL;
-		/* Noted, or the worker that hands it to the device would be taken for its submitter. */
-		refused = true;
 	}
 	pending = pending_of(rq);
 	/* Its completion was never seen: an event that was never made. */
@@ -227,6 +244,8 @@ static __noinline struct pending *remember(const struct request *rq, const struc
 	__builtin_memset(pending, 0, sizeof(*pending));
 	if (submitter)
 		pending->submitter = *submitter;
+	else if (task && !refused)
+		submitting_task(&pending->submitter, task);
 	else if (!refused)
 		current_submitter(&pending->submitter);
 	pending->dev = dev;

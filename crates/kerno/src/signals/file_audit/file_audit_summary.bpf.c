@@ -234,7 +234,7 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 		return 0;
 	__sync_fetch_and_add(&opener->opens, 1);
 	if (LOOKS_INTO_TASK)
-		__builtin_memcpy(opener->comm, task->comm, sizeof(opener->comm));
+		comm_of(opener->comm, task);
 	else
 		bpf_get_current_comm(opener->comm, sizeof(opener->comm));
 	if (!error)

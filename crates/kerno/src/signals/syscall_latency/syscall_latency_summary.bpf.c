@@ -490,6 +490,9 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 	if (nr >= MAX_SYSCALLS)
 		return 0;
 	key = nr + (compat ? MAX_SYSCALLS : 0);
+	/* 6.1 forgets the bound where both are joined in 32 bits. */
+	OPAQUE(key);
+	key &= MAX_KEYS - 1;
 	/* Plain increments: the kernel does not run this program on top of itself. */
 	block->calls[key]++;
 	histogram = histogram_of(block, cpu, key);
