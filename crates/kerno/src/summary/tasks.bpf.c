@@ -114,8 +114,6 @@ struct list_head {
 
 /* Fields that only this reads; the flavour's name is cut at the underscores. */
 struct task_struct___row {
-	int on_cpu; /* until its switch away from a CPU is over */
-	int on_rq;
 	struct list_head thread_node; /* in its process's list of threads */
 	struct sched_entity se;
 	struct sched_info sched_info;
@@ -221,15 +219,17 @@ static __always_inline __u64 anon_pages(struct task_struct *task)
  * id alone. What others may change after all (limits, memory that is reclaimed, a parent's end, descriptors that several processes share)
  * shows at the latest when its turn comes.
  */
-#define MAX_WRITTEN (1 << 18) /* 6 MiB */
+#define MAX_WRITTEN (1 << 18) /* 8 MiB */
 #define TURNS 8
+#define TASK_RUNNING 0
 #define UNCHANGED (1ull << 63) /* no thread starts so late */
 
 struct written {
-	__u64 who; /* as of who_rests; 0: nothing of use here */
+	__u64 who; /* as of who_sleeps; 0: nothing of use here */
 	__u64 cgroups; /* an address: whoever is moved to another cgroup gets another */
+	__u64 run_ns; /* grows with each turn on a CPU, at the latest when it is over */
 	__u32 tid;
-	__u32 waits;
+	__u32 state;
 };
 
 struct {
@@ -254,15 +254,15 @@ struct {
 #define EVERYBODY 0xffffffffu
 
 /*
- * Names a thread that is asleep and off its CPU, by its start and whether its process has others. 0 for one that is not, and for the
- * leader of several threads, whose rows hold what the others did.
+ * Names a thread that sleeps, by its start and whether its process has others. 0 for one that does not, and for the leader of several
+ * threads, whose rows hold what the others did.
  */
-static __always_inline __u64 who_rests(const struct task_struct *task)
+static __always_inline __u64 who_sleeps(const struct task_struct *task, __u32 state)
 {
 	const struct task_struct___row *more = (const void *)task;
 	__u64 start_ns = task->start_time;
 
-	if (more->on_rq || more->on_cpu)
+	if (state == TASK_RUNNING)
 		return 0;
 	if (more->thread_node.next == more->thread_node.prev)
 		return start_ns | 1ull << 63;
@@ -284,8 +284,8 @@ int on_task(struct bpf_iter__task *ctx)
 	const struct signal_struct *signal;
 	struct written *written_of;
 	struct task_row row;
-	__u64 who, waits;
-	__u32 slot;
+	__u64 who, run_ns;
+	__u32 slot, state;
 	bool leader;
 
 	if (!task || (cfg_self_tgid && (__u32)task->tgid == cfg_self_tgid))
@@ -294,11 +294,15 @@ int on_task(struct bpf_iter__task *ctx)
 	written_of = bpf_map_lookup_elem(&written, &slot);
 	if (!written_of)
 		return 0;
-	/* First: who runs from here on has another number at the next walk. */
-	waits = more->sched_info.pcount;
-	asm volatile("" : "+r"(waits) : : "memory");
-	who = who_rests(task);
-	if (who && written_of->who == who && written_of->waits == (__u32)waits && written_of->tid == (__u32)task->pid &&
+	/* First: who runs from here on has another one at the next walk. */
+	run_ns = more->se.sum_exec_runtime;
+	asm volatile("" : "+r"(run_ns) : : "memory");
+	state = bpf_core_field_exists(task->__state)
+			? task->__state
+			: (__u32)BPF_CORE_READ((struct task_struct___pre_5_14 *)task, state);
+	who = who_sleeps(task, state);
+	if (who && written_of->who == who && written_of->run_ns == run_ns && written_of->tid == (__u32)task->pid &&
+	    written_of->state == state &&
 	    written_of->cgroups == (__u64)task->cgroups && !has_turn(task->pid)) {
 		__u64 unchanged = UNCHANGED | (__u32)task->pid;
 
@@ -314,9 +318,9 @@ int on_task(struct bpf_iter__task *ctx)
 	leader = task->pid == task->tgid;
 	signal = task->signal;
 	row.start_ns = task->start_time;
-	row.run_ns = more->se.sum_exec_runtime;
+	row.run_ns = run_ns;
 	row.wait_ns = more->sched_info.run_delay;
-	row.waits = waits;
+	row.waits = more->sched_info.pcount;
 	row.arrived_ns = more->sched_info.last_arrival;
 	row.voluntary = more->nvcsw;
 	row.involuntary = more->nivcsw;
@@ -333,9 +337,7 @@ int on_task(struct bpf_iter__task *ctx)
 	row.parent_pid = BPF_CORE_READ(more, real_parent, tgid);
 	row.uid = BPF_CORE_READ(task, cred, uid.val);
 	row.flags = task->flags;
-	row.state = bpf_core_field_exists(task->__state)
-			    ? task->__state
-			    : (__u32)BPF_CORE_READ((struct task_struct___pre_5_14 *)task, state);
+	row.state = state;
 	/* Not without a call: gone at exit, and before 6.4 a bad address read directly is fatal here (see above). */
 	row.net_namespace = BPF_CORE_READ(more, nsproxy, net_ns, ns.inum);
 	if (leader) {
@@ -357,8 +359,9 @@ int on_task(struct bpf_iter__task *ctx)
 		return 0;
 	written_of->who = who;
 	written_of->cgroups = (__u64)task->cgroups;
+	written_of->run_ns = run_ns;
 	written_of->tid = task->pid;
-	written_of->waits = waits;
+	written_of->state = state;
 	return 0;
 }
 
