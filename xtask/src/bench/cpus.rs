@@ -37,6 +37,15 @@ pub(super) fn first_in_line() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// As everybody else again.
+pub(super) fn back_in_line() -> anyhow::Result<()> {
+    let priority = libc::sched_param { sched_priority: 0 };
+    // SAFETY: a plain call with a valid struct.
+    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const priority) };
+    anyhow::ensure!(result == 0, "no ordinary priority");
+    Ok(())
+}
+
 /// The processor's name.
 pub(super) fn model() -> anyhow::Result<String> {
     let text = std::fs::read_to_string("/proc/cpuinfo").context("/proc/cpuinfo")?;

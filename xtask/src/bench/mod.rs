@@ -1,12 +1,16 @@
 //! The benchmarks: every figure beside what it is compared with, in one interleaved run. Never part of the tests: machines are noisy.
 
+mod allocations;
 mod child;
+mod churn;
 mod cpus;
 mod crowd;
 mod events;
 mod ring;
+mod snapshot;
 mod soak;
 mod start;
+mod stream;
 mod table;
 mod tool;
 
@@ -26,20 +30,23 @@ use table::Table;
 /// Measure, as root, and print a table: what watching costs, beside other tools in the same run
 #[derive(clap::Args)]
 pub(crate) struct Bench {
-    /// Which sections [default: all but soak]
+    /// Which sections [default: all but soak and churn]
     #[arg(value_enum)]
     sections: Vec<Section>,
-    /// In the sections events and programs: only operations with this in their name
+    /// In the sections events, programs and snapshot: only operations with this in their name
     #[arg(long, value_name = "TEXT", default_value = "")]
     only: String,
     /// How often each variant is measured, in turns
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
+    /// With the section churn: for so many seconds
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(50..))]
+    seconds: u64,
     /// With the section start: also build from clean, which takes minutes
     #[arg(long)]
     build: bool,
     /// Measure nothing, print what --output json gave
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["sections", "only", "rounds", "build"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["sections", "only", "rounds", "seconds", "build"])]
     from: Option<PathBuf>,
     /// A table, a page of Markdown, or a JSON object
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
@@ -61,12 +68,18 @@ enum Section {
     Programs,
     /// From the ring to typed events
     Throughput,
+    /// From a ring that another CPU fills to typed events and JSON: loss, wake-ups, allocations
+    Stream,
+    /// How long reading everything out takes beside crowds of processes, descriptors, sockets and cgroups
+    Snapshot,
     /// CPU and memory of the command beside loads, and how they grow
     Tool,
     /// How soon it runs, and how large it is
     Start,
     /// Whether its memory grows over 200 s; only when asked for
     Soak,
+    /// Whether anything grows while processes, threads and connections come and go; only when asked for
+    Churn,
 }
 
 pub(crate) fn run(bench: &Bench) -> anyhow::Result<()> {
@@ -113,16 +126,25 @@ fn measure(bench: &Bench) -> anyhow::Result<Table> {
         step(format_args!("ring"))?;
         add("throughput", ring::ABOUT, ring::rows(rounds)?);
     }
+    if asked(Section::Stream) {
+        add("stream", stream::ABOUT, stream::rows(rounds)?);
+    }
     // The sections before this have chosen one.
     cpus::unpin()?;
     if asked(Section::Tool) {
         add("tool", tool::ABOUT, tool::rows()?);
+    }
+    if asked(Section::Snapshot) {
+        add("snapshot", snapshot::ABOUT, snapshot::rows(rounds, &bench.only)?);
     }
     if asked(Section::Start) {
         add("start", start::ABOUT, start::rows(rounds, bench.build)?);
     }
     if bench.sections.contains(&Section::Soak) {
         add("soak", soak::ABOUT, soak::rows()?);
+    }
+    if bench.sections.contains(&Section::Churn) {
+        add("churn", churn::ABOUT, churn::rows(std::time::Duration::from_secs(bench.seconds))?);
     }
     step(format_args!(""))?;
     Ok(Table {

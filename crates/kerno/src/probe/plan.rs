@@ -168,13 +168,19 @@ impl Plan {
 
     /// Sizes the start array (start.h) to the machine's thread ids.
     pub(crate) fn size_starts(&mut self) {
+        self.size_by_thread("starts", "cfg_start_mask");
+    }
+
+    /// Gives a plain array that is direct-mapped by thread id an element for each id there can be, up to a limit, and tells the kernel
+    /// side the mask of ids.
+    pub(crate) fn size_by_thread(&mut self, map: &'static str, mask: &'static str) {
         let pid_max = std::fs::read_to_string("/proc/sys/kernel/pid_max")
             .ok()
             .and_then(|text| text.trim().parse().ok())
             .unwrap_or(MAX_START_SLOTS);
         let slots = pid_max.clamp(1024, MAX_START_SLOTS).next_power_of_two();
-        self.map_entries.push(("starts", slots));
-        self.set("cfg_start_mask", &(slots - 1));
+        self.map_entries.push((map, slots));
+        self.set(mask, &(slots - 1));
     }
 
     /// The knobs of filter.h and emit.h, which every object has.

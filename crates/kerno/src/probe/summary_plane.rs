@@ -83,16 +83,10 @@ impl SummaryPrograms {
         object::attach(&mut self.ebpf, &self.programs)
     }
 
-    /// Runs an iterator of the plan over what there is now, in the calling thread's network namespace; the records it wrote.
-    /// `buffer` is room to reuse.
-    pub(crate) fn iterate<'a, T: FromBytes + Immutable>(
-        &mut self,
-        name: &str,
-        buffer: &'a mut Vec<u8>,
-    ) -> io::Result<impl Iterator<Item = T> + 'a> {
+    /// Runs an iterator of the plan over what there is now, in the calling thread's network namespace; `buffer` gets what it wrote.
+    pub(crate) fn iterate(&mut self, name: &str, buffer: &mut Vec<u8>) -> io::Result<()> {
         buffer.clear();
-        object::run_iterator(&mut self.ebpf, name, buffer)?;
-        Ok(buffer.chunks_exact(size_of::<T>()).filter_map(|chunk| T::read_from_bytes(chunk).ok()))
+        object::run_iterator(&mut self.ebpf, name, buffer)
     }
 
     /// Like [`Self::iterate`] for records that may be very many: adds at most `room` bytes to `buffer` and gives how many bytes found no
@@ -130,6 +124,14 @@ impl SummaryPrograms {
             // Without it maxima are those since the load: nothing to stop for.
             let _ = window.set(0, now_ns, 0);
         }
+    }
+
+    /// Sets the only element of an array that the kernel side reads.
+    pub(crate) fn tell(&mut self, name: &str, value: u32) -> io::Result<()> {
+        let map =
+            self.ebpf.map_mut(name).ok_or_else(|| io::Error::other(format!("no map {name}; the build is broken")))?;
+        let mut array = Array::<_, u32>::try_from(map).map_err(io::Error::other)?;
+        array.set(0, value, 0).map_err(io::Error::other)
     }
 
     /// What the kernel side counted as missing since it was loaded.

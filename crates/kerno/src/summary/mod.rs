@@ -20,6 +20,9 @@ mod tasks;
 mod track;
 mod unseen;
 
+/// For keys that the kernel chooses (ids, addresses), where hashing is much of the work.
+pub(crate) type FastMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
+
 pub(crate) use histogram::BUCKETS;
 pub use histogram::{Histogram, Percentiles};
 pub use observer::{Observer, ObserverOptions, Spent};

@@ -177,7 +177,9 @@ impl Observer {
         missing.extend(unseen(&running));
         let facts = super::host_facts(&host);
         drop(host);
-        tasks.begin(monotonic_ns()).map_err(|error| LoadError::Io("cannot read the tasks", error))?;
+        let now_ns = monotonic_ns();
+        tasks.sample(0.0, now_ns).map_err(|error| LoadError::Io("cannot read the tasks", error))?;
+        tasks.begin(now_ns);
         let mut observer = Self {
             options,
             host: facts,
@@ -193,7 +195,7 @@ impl Observer {
             cpu_before: 0.0,
             loss_before: BTreeMap::new(),
         };
-        observer.begin();
+        observer.begin(monotonic_ns());
         Ok(observer)
     }
 
@@ -219,9 +221,10 @@ impl Observer {
         &self.spent
     }
 
-    fn begin(&mut self) {
-        self.started_ns = monotonic_ns();
-        self.started_unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+    fn begin(&mut self, started_ns: u64) {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+        self.started_ns = started_ns;
+        self.started_unix = unix - seconds_between(started_ns, monotonic_ns());
         self.samples = 1;
         self.cpu_before = cpu_seconds();
         self.loss_before = self.samplers.iter().map(|(info, sampler)| (info.name, sampler.loss())).collect();
@@ -313,9 +316,10 @@ impl Observer {
         self.spent.entry("processes").or_default().windows += watch.lap();
         signals.cost = self.cost();
         let _ = watch.lap();
-        self.tasks.begin(now_ns).map_err(|error| LoadError::Io("cannot read the tasks", error))?;
+        self.tasks.begin(now_ns);
         self.spent.entry("tasks").or_default().windows += watch.lap();
-        self.begin();
+        // What was read at this window's end is the next one's begin.
+        self.begin(now_ns);
         Ok(signals)
     }
 

@@ -2,7 +2,8 @@
 /*
  * tasks: what the kernel keeps for every thread anyway, read by walking them. No hook, no cost between two readings.
  *
- * cost    about a microsecond a thread and reading; a process's descriptors are counted from the bitmap, 64 at a time
+ * cost    about a microsecond a thread and reading, a fifth of it for one that has not run since the last; a process's descriptors are
+ *         counted from the bitmap, 64 at a time
  * not     what a thread did that was born and ended between two readings; bytes that a process's ended threads read and
  *         wrote are in its own account (signal->ioac), their run-queue delay is not kept by the kernel
  */
@@ -106,8 +107,14 @@ struct mm_struct {
 	struct percpu_counter rss_stat[4];
 } CORE;
 
+struct list_head {
+	struct list_head *next;
+	struct list_head *prev;
+} CORE;
+
 /* Fields that only this reads; the flavour's name is cut at the underscores. */
 struct task_struct___row {
+	struct list_head thread_node; /* in its process's list of threads */
 	struct sched_entity se;
 	struct sched_info sched_info;
 	struct task_io_accounting ioac;
@@ -207,17 +214,101 @@ static __always_inline __u64 anon_pages(struct task_struct *task)
 	return pages > 0 ? pages : 0;
 }
 
+/*
+ * What was written of a thread last. Nobody but itself changes what a row tells of it, so one that has not run since is told of by its
+ * id alone. What others may change after all (limits, memory that is reclaimed, a parent's end, descriptors that several processes share)
+ * shows at the latest when its turn comes.
+ */
+#define MAX_WRITTEN (1 << 18) /* 8 MiB */
+#define TURNS 8
+#define TASK_RUNNING 0
+#define UNCHANGED (1ull << 63) /* no thread starts so late */
+
+struct written {
+	__u64 who; /* as of who_sleeps; 0: nothing of use here */
+	__u64 cgroups; /* an address: whoever is moved to another cgroup gets another */
+	__u64 run_ns; /* grows with each turn on a CPU, at the latest when it is over */
+	__u32 tid;
+	__u32 state;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_WRITTEN); /* the loader lowers it to pid_max where that is smaller */
+	__type(key, __u32);
+	__type(value, struct written);
+} written SEC(".maps");
+
+const volatile __u32 cfg_written_mask = MAX_WRITTEN - 1;
+const volatile __u32 cfg_self_tgid = 0;
+
+/* Which threads have their turn in the walk to come. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} turn SEC(".maps");
+
+/* The walk to come is to tell of every thread in full. */
+#define EVERYBODY 0xffffffffu
+
+/*
+ * Names a thread that sleeps, by its start and whether its process has others. 0 for one that does not, and for the leader of several
+ * threads, whose rows hold what the others did.
+ */
+static __always_inline __u64 who_sleeps(const struct task_struct *task, __u32 state)
+{
+	const struct task_struct___row *more = (const void *)task;
+	__u64 start_ns = task->start_time;
+
+	if (state == TASK_RUNNING)
+		return 0;
+	if (more->thread_node.next == more->thread_node.prev)
+		return start_ns | 1ull << 63;
+	return task->pid == task->tgid ? 0 : start_ns;
+}
+
+static __always_inline bool has_turn(__u32 tid)
+{
+	__u32 zero = 0, *now = bpf_map_lookup_elem(&turn, &zero);
+
+	return !now || *now == EVERYBODY || (tid ^ *now) % TURNS == 0;
+}
+
 SEC("iter/task")
 int on_task(struct bpf_iter__task *ctx)
 {
 	struct task_struct *task = ctx->task;
 	struct task_struct___row *more = (void *)task;
 	const struct signal_struct *signal;
+	struct written *written_of;
 	struct task_row row;
+	__u64 who, run_ns;
+	__u32 slot, state;
 	bool leader;
 
-	if (!task)
+	if (!task || (cfg_self_tgid && (__u32)task->tgid == cfg_self_tgid))
 		return 0;
+	slot = task->pid & cfg_written_mask;
+	written_of = bpf_map_lookup_elem(&written, &slot);
+	if (!written_of)
+		return 0;
+	/* First: who runs from here on has another one at the next walk. */
+	run_ns = more->se.sum_exec_runtime;
+	asm volatile("" : "+r"(run_ns) : : "memory");
+	state = bpf_core_field_exists(task->__state)
+			? task->__state
+			: (__u32)BPF_CORE_READ((struct task_struct___pre_5_14 *)task, state);
+	who = who_sleeps(task, state);
+	if (who && written_of->who == who && written_of->run_ns == run_ns && written_of->tid == (__u32)task->pid &&
+	    written_of->state == state &&
+	    written_of->cgroups == (__u64)task->cgroups && !has_turn(task->pid)) {
+		__u64 unchanged = UNCHANGED | (__u32)task->pid;
+
+		bpf_seq_write(ctx->meta->seq, &unchanged, sizeof(unchanged));
+		return 0;
+	}
 	__builtin_memset(&row, 0, sizeof(row));
 	/*
 	 * Read without a helper call for each field: the task itself and its signal_struct, which lives as long. Nothing that may be NULL
@@ -227,7 +318,7 @@ int on_task(struct bpf_iter__task *ctx)
 	leader = task->pid == task->tgid;
 	signal = task->signal;
 	row.start_ns = task->start_time;
-	row.run_ns = more->se.sum_exec_runtime;
+	row.run_ns = run_ns;
 	row.wait_ns = more->sched_info.run_delay;
 	row.waits = more->sched_info.pcount;
 	row.arrived_ns = more->sched_info.last_arrival;
@@ -246,9 +337,7 @@ int on_task(struct bpf_iter__task *ctx)
 	row.parent_pid = BPF_CORE_READ(more, real_parent, tgid);
 	row.uid = BPF_CORE_READ(task, cred, uid.val);
 	row.flags = task->flags;
-	row.state = bpf_core_field_exists(task->__state)
-			    ? task->__state
-			    : (__u32)BPF_CORE_READ((struct task_struct___pre_5_14 *)task, state);
+	row.state = state;
 	/* Not without a call: gone at exit, and before 6.4 a bad address read directly is fatal here (see above). */
 	row.net_namespace = BPF_CORE_READ(more, nsproxy, net_ns, ns.inum);
 	if (leader) {
@@ -265,7 +354,14 @@ int on_task(struct bpf_iter__task *ctx)
 		row.memory_cgroup_id = memory_cgroup_id(task);
 	}
 	bpf_core_read_str(row.comm, sizeof(row.comm), &task->comm);
-	bpf_seq_write(ctx->meta->seq, &row, sizeof(row));
+	/* Where there is no room the kernel comes again with the same task. */
+	if (bpf_seq_write(ctx->meta->seq, &row, sizeof(row)))
+		return 0;
+	written_of->who = who;
+	written_of->cgroups = (__u64)task->cgroups;
+	written_of->run_ns = run_ns;
+	written_of->tid = task->pid;
+	written_of->state = state;
 	return 0;
 }
 

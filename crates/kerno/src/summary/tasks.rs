@@ -1,7 +1,6 @@
 //! What the kernel keeps for every task anyway: CPU time and waits, descriptors, storage bytes, state. Walked by an iterator, so
 //! that nothing is added to any hot path.
 
-use std::collections::HashMap;
 use std::io;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -9,8 +8,15 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::event::Comm;
 use crate::probe::{Hook, Host, LoadError, Object, Plan, SummaryPrograms};
 
-use super::Series;
 use super::track::{SampleTimes, Track};
+use super::{FastMap, Series};
+
+/// Marks what stands for a thread whose row is as it was (`UNCHANGED` in tasks.bpf.c).
+const UNCHANGED: u64 = 1 << 63;
+/// A thread is told of in full at least so often (`TURNS`),
+const TURNS: u32 = 8;
+/// or everybody in the walk to come (`EVERYBODY`).
+const EVERYBODY: u32 = u32::MAX;
 
 /// Flag of a kernel thread (`PF_KTHREAD`, linux/sched.h).
 const PF_KTHREAD: u32 = 0x0020_0000;
@@ -233,12 +239,14 @@ pub(crate) struct Blocked {
 pub(crate) struct Tasks {
     programs: SummaryPrograms,
     buffer: Vec<u8>,
+    /// Whose turn it is to be told of in full; `None` for everybody's.
+    turn: Option<u32>,
     /// As last read, by thread id.
     rows: Vec<TaskRow>,
     before: Vec<TaskRow>,
-    accounts: HashMap<u32, ProcessAccount>,
-    found: HashMap<u32, Found>,
-    blocked: HashMap<(u32, u64), Blocked>,
+    accounts: FastMap<u32, ProcessAccount>,
+    found: FastMap<u32, Found>,
+    blocked: FastMap<(u32, u64), Blocked>,
     times: SampleTimes,
     window_start_ns: u64,
 }
@@ -248,6 +256,7 @@ impl Tasks {
     pub(crate) fn plan() -> (Object, Plan) {
         let object = Object { name: "tasks", data: aya::include_bytes_aligned!("../../objects/tasks.bpf.o") };
         let mut plan = Plan::default();
+        plan.size_by_thread("written", "cfg_written_mask");
         plan.attach("on_task", Hook::Iterator("task"));
         (object, plan)
     }
@@ -257,18 +266,19 @@ impl Tasks {
         Ok(Self {
             programs: SummaryPrograms::load(object, plan, host)?,
             buffer: Vec::new(),
+            turn: None,
             rows: Vec::new(),
             before: Vec::new(),
-            accounts: HashMap::new(),
-            found: HashMap::new(),
-            blocked: HashMap::new(),
+            accounts: FastMap::default(),
+            found: FastMap::default(),
+            blocked: FastMap::default(),
             times: SampleTimes::default(),
             window_start_ns: 0,
         })
     }
 
-    /// Begins a window: reads all tasks as they are now.
-    pub(crate) fn begin(&mut self, now_ns: u64) -> io::Result<()> {
+    /// Begins a window with the tasks as they were when last read.
+    pub(crate) fn begin(&mut self, now_ns: u64) {
         self.accounts.retain(|_, account| {
             account.used = TaskUse::default();
             account.fds.clear();
@@ -276,19 +286,49 @@ impl Tasks {
             account.alive
         });
         self.times.clear();
+        self.times.push(0.0);
         self.window_start_ns = now_ns;
-        self.sample(0.0, now_ns)
+        for (pid, found) in &self.found {
+            if let (Some(account), Some(holder)) = (self.accounts.get_mut(pid), &found.holder) {
+                account.fds.push(&self.times, u64::from(holder.fds));
+                account.anon_bytes.push(&self.times, holder.anon_pages);
+            }
+        }
+    }
+
+    /// Puts every thread into `rows`. Those that have not run since the last time the kernel tells of by their ids alone.
+    fn read(&mut self) -> io::Result<()> {
+        std::mem::swap(&mut self.rows, &mut self.before);
+        self.rows.clear();
+        // If this fails halfway, what the kernel takes for told has not been heard.
+        let turn = self.turn.take();
+        self.programs.tell("turn", turn.unwrap_or(EVERYBODY))?;
+        self.programs.iterate("on_task", &mut self.buffer)?;
+        let (mut rest, mut before, mut heard) = (&self.buffer[..], self.before.iter().peekable(), true);
+        while let Ok((word, behind)) = u64::read_from_prefix(rest) {
+            if word & UNCHANGED == 0 {
+                let Ok((row, behind)) = TaskRow::read_from_prefix(rest) else { break };
+                self.rows.push(row);
+                rest = behind;
+            } else {
+                let tid = word & !UNCHANGED;
+                while before.next_if(|row| u64::from(row.tid) < tid).is_some() {}
+                match before.next_if(|row| u64::from(row.tid) == tid) {
+                    Some(row) => self.rows.push(*row),
+                    None => heard = false,
+                }
+                rest = behind;
+            }
+        }
+        // The kernel walks them in this order; what follows relies on it.
+        self.rows.sort_by_key(|row| row.tid);
+        self.turn = heard.then(|| turn.map_or(0, |turn| (turn + 1) % TURNS));
+        Ok(())
     }
 
     /// Reads all tasks and adds what they used since the last sample.
     pub(crate) fn sample(&mut self, seconds: f64, now_ns: u64) -> io::Result<()> {
-        std::mem::swap(&mut self.rows, &mut self.before);
-        self.rows.clear();
-        let rows = self.programs.iterate::<TaskRow>("on_task", &mut self.buffer)?;
-        let own_pid = std::process::id();
-        self.rows.extend(rows.filter(|row| row.pid != own_pid));
-        // The kernel walks them in this order; what follows relies on it.
-        self.rows.sort_by_key(|row| row.tid);
+        self.read()?;
         let thin = self.times.push(seconds);
         for account in self.accounts.values_mut() {
             account.alive = false;
@@ -305,7 +345,7 @@ impl Tasks {
 
     /// What each thread used by itself, and how it sleeps.
     fn add_threads(&mut self, now_ns: u64) {
-        let mut blocked = HashMap::new();
+        let mut blocked = FastMap::default();
         let mut before = self.before.iter().peekable();
         self.found.clear();
         for row in &self.rows {
@@ -390,8 +430,8 @@ impl Tasks {
 
     /// By parent: the bytes of children that are no more. When a process is waited for, the kernel adds all that it ever read and
     /// wrote to its parent's account, and that is not the parent's.
-    fn inherited(&self) -> HashMap<u32, Life> {
-        let mut inherited: HashMap<u32, Life> = HashMap::new();
+    fn inherited(&self) -> FastMap<u32, Life> {
+        let mut inherited: FastMap<u32, Life> = FastMap::default();
         let gone = self.before.iter().filter(|row| row.is_leader() && !self.found.contains_key(&row.pid));
         for (row, account) in gone.filter_map(|row| Some((row, self.accounts.get(&row.pid)?))) {
             let from_children = inherited.entry(row.parent_pid).or_default();
@@ -426,7 +466,7 @@ impl Tasks {
     }
 
     /// Network namespaces in use, each with a process in it: (inode number, process).
-    pub(crate) fn net_namespaces(&self) -> HashMap<u32, u32> {
+    pub(crate) fn net_namespaces(&self) -> FastMap<u32, u32> {
         let rows = self.rows.iter().filter(|row| row.net_namespace != 0 && row.is_leader());
         rows.map(|row| (row.net_namespace, row.pid)).collect()
     }

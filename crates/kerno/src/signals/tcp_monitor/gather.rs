@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::wire::{FailureKey, FailureValue, INCOMING, LISTEN, OUTGOING, PeerKey, PeerValue, Row, SYN_SENT};
 use super::{TcpFailure, TcpFailureReason, TcpListener, TcpPeer, TcpProcess, TcpSummary};
-use crate::summary::{ErrnoCount, Histogram};
+use crate::summary::{ErrnoCount, FastMap, Histogram};
 
 /// How many of each list are kept.
 const MAX_LISTED: usize = 64;
@@ -17,15 +17,15 @@ const MAX_OWNERS: usize = 8;
 /// What was read at the window's ends.
 #[derive(Debug)]
 pub(super) struct Readings<'a> {
-    pub(super) before: &'a HashMap<u64, Row>,
-    pub(super) now: &'a HashMap<u64, Row>,
+    pub(super) before: &'a FastMap<u64, Row>,
+    pub(super) now: &'a FastMap<u64, Row>,
     pub(super) peers: HashMap<PeerKey, PeerValue>,
     pub(super) failures: HashMap<FailureKey, FailureValue>,
     /// Socket and process, now and before.
-    pub(super) owners: &'a HashMap<u64, u32>,
-    pub(super) owners_before: &'a HashMap<u64, u32>,
+    pub(super) owners: &'a FastMap<u64, u32>,
+    pub(super) owners_before: &'a FastMap<u64, u32>,
     /// Listening sockets as they were at the latest sample, with the longest queue of all samples.
-    pub(super) queues: &'a HashMap<u64, Row>,
+    pub(super) queues: &'a FastMap<u64, Row>,
 }
 
 #[derive(Debug, Default)]
@@ -116,7 +116,7 @@ impl Services {
 struct Gathered<'a> {
     readings: &'a Readings<'a>,
     services: Services,
-    peers: HashMap<PeerKey, Peer>,
+    peers: FastMap<PeerKey, Peer>,
     processes: HashMap<u32, TcpProcess>,
 }
 
@@ -131,7 +131,7 @@ impl<'a> Gathered<'a> {
                 *known = pid;
             }
         }
-        Self { readings, services: Services { listening }, peers: HashMap::new(), processes: HashMap::new() }
+        Self { readings, services: Services { listening }, peers: FastMap::default(), processes: HashMap::new() }
     }
 
     fn process(&mut self, pid: u32, connections: u64, sent: Sent) {
@@ -401,7 +401,7 @@ mod tests {
         row
     }
 
-    fn table(rows: impl IntoIterator<Item = Row>) -> HashMap<u64, Row> {
+    fn table(rows: impl IntoIterator<Item = Row>) -> FastMap<u64, Row> {
         rows.into_iter().map(|row| (row.sock, row)).collect()
     }
 
@@ -409,8 +409,8 @@ mod tests {
         Services { listening: HashMap::new() }.key(&row(0, remote, 0, |_| {}))
     }
 
-    fn gathered(before: HashMap<u64, Row>, now: HashMap<u64, Row>, peers: HashMap<PeerKey, PeerValue>) -> TcpSummary {
-        let owners = HashMap::from([(1, 100), (2, 200), (9, 900)]);
+    fn gathered(before: FastMap<u64, Row>, now: FastMap<u64, Row>, peers: HashMap<PeerKey, PeerValue>) -> TcpSummary {
+        let owners = FastMap::from_iter([(1, 100), (2, 200), (9, 900)]);
         let failures = HashMap::new();
         let queues = table([row(9, 0, 0, |r| (r.state, r.queued) = (LISTEN, 4))]);
         let (before, now, queues, owners) = (&before, &now, &queues, &owners);
@@ -455,7 +455,7 @@ mod tests {
         let syn = |sock, retransmits| {
             row(sock, 9, 0, |r| (r.state, r.retransmits, r.since_ns, r.pid) = (SYN_SENT, retransmits, 50, 77))
         };
-        let summary = gathered(HashMap::new(), table([syn(1, 0), syn(2, 1), syn(3, 2)]), HashMap::new());
+        let summary = gathered(FastMap::default(), table([syn(1, 0), syn(2, 1), syn(3, 2)]), HashMap::new());
         let [failure] = &summary.failures[..] else { panic!("{summary:?}") };
         assert_eq!((failure.count, failure.waiting, failure.pid, failure.first_ns), (2, 2, 77, 50));
         assert_eq!(failure.reason, TcpFailureReason::TimedOut);
@@ -471,7 +471,7 @@ mod tests {
                 PeerValue { closed: 1, closed_segments: u64::from(i) + 1, retransmits, ..PeerValue::default() };
             peers.insert(key(i), value);
         }
-        let summary = gathered(HashMap::new(), HashMap::new(), peers);
+        let summary = gathered(FastMap::default(), FastMap::default(), peers);
         assert_eq!(summary.peers.len(), MAX_PEERS_BY + 1);
         assert_eq!(summary.peers[0].retransmitted_segments, 5);
         assert_eq!(summary.peers[1].sent_segments, 200);

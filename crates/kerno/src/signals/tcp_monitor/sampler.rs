@@ -8,7 +8,7 @@ use super::gather::{Readings, gather};
 use super::walk::{self, Namespace, Which};
 use super::wire::{Block, Counts, FailureKey, FailureValue, LISTEN, PeerKey, PeerValue, Row};
 use crate::probe::{Hook, Host, KernelHash, LoadError, Object, PerCpuBlock, Plan, SummaryLoss, SummaryPrograms};
-use crate::summary::{Missing, Sampler, Signals, Tick};
+use crate::summary::{FastMap, Missing, Sampler, Signals, Tick};
 
 /// Accept queues are looked at this often at most.
 const QUEUE_INTERVAL_NS: u64 = 1_000_000_000;
@@ -48,7 +48,7 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
         programs,
         before: Reading::default(),
         begun: false,
-        queues: HashMap::new(),
+        queues: FastMap::default(),
         queued_ns: 0,
         queue_look: Duration::ZERO,
     }))
@@ -64,7 +64,7 @@ struct Sampled {
     before: Reading,
     begun: bool,
     /// Each listening socket at the latest sample, with its longest accept queue in the window.
-    queues: HashMap<u64, Row>,
+    queues: FastMap<u64, Row>,
     queued_ns: u64,
     queue_look: Duration,
 }
@@ -81,9 +81,9 @@ struct Totals {
 #[derive(Debug, Default)]
 struct Reading {
     totals: Totals,
-    sockets: HashMap<u64, Row>,
+    sockets: FastMap<u64, Row>,
     /// Socket and process.
-    owners: HashMap<u64, u32>,
+    owners: FastMap<u64, u32>,
     counters: HashMap<u32, Counters>,
     namespaces: Vec<Namespace>,
     /// There were more namespaces.
@@ -131,7 +131,7 @@ impl Sampled {
         }
         let owners = walk::owners(&mut self.programs).unwrap_or_else(|error| {
             missing.push(("owners of connections".to_owned(), error.to_string()));
-            HashMap::new()
+            FastMap::default()
         });
         let sockets = found.rows.into_iter().map(|row| (row.sock, row)).collect();
         Reading { totals, sockets, owners, counters, namespaces, cut: beyond > 0, missing }

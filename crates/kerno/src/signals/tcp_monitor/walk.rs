@@ -1,6 +1,5 @@
 //! Looking at every socket, in every network namespace that is in use.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
@@ -12,7 +11,7 @@ use zerocopy::FromBytes as _;
 
 use super::wire::{OwnerRow, Row};
 use crate::probe::SummaryPrograms;
-use crate::summary::Tasks;
+use crate::summary::{FastMap, Tasks};
 
 /// The most sockets that are kept of one look at all namespaces: 6 MB.
 const MAX_ROWS: usize = 65_536;
@@ -153,10 +152,10 @@ fn walk_one(
 }
 
 /// Whose each socket is: of several processes that have it open, the oldest.
-pub(super) fn owners(programs: &mut SummaryPrograms) -> io::Result<HashMap<u64, u32>> {
+pub(super) fn owners(programs: &mut SummaryPrograms) -> io::Result<FastMap<u64, u32>> {
     let mut buffer = Vec::new();
     programs.iterate_into("on_task_file", &mut buffer, 4 * MAX_ROWS * size_of::<OwnerRow>(), false)?;
-    let mut owners: HashMap<u64, OwnerRow> = HashMap::new();
+    let mut owners: FastMap<u64, OwnerRow> = FastMap::default();
     let rows = buffer.chunks_exact(size_of::<OwnerRow>()).filter_map(|row| OwnerRow::read_from_bytes(row).ok());
     for row in rows {
         let owner = owners.entry(row.sock).or_insert(row);
