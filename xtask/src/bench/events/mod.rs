@@ -7,7 +7,6 @@ mod stats;
 mod workload;
 
 use std::any::Any;
-use std::collections::BTreeMap;
 
 use anyhow::{Context, ensure};
 use kerno::summary::{Observer, ObserverOptions};
@@ -25,7 +24,8 @@ pub(super) const ABOUT: &str = "CPU time that programs add to one operation: a t
                                 tool is how many times as much as the summary it has to add.";
 
 pub(super) const ABOUT_PROGRAMS: &str = "By the kernel's own count (BPF_ENABLE_STATS, whose own cost is in it): a run of each program of \
-                                         kerno beside the same loops, and its size.";
+                                         kerno beside the same loops, and its size. The kernel keeps 15 \
+                                         characters of a name.";
 
 const TIMESTAMPS: &str = "timestamps";
 
@@ -236,15 +236,16 @@ impl Outcome {
         };
         let mut rows = Vec::new();
         for variant in self.variants.iter().filter(ours) {
-            let counted: BTreeMap<_, _> = variant.counted.iter().map(|program| (&program.name, program)).collect();
-            for (name, program) in counted {
+            for program in &variant.counted {
                 let subject = format!("{}; {}", self.case.kind.subject(), variant.name);
-                rows.push(Row::new(subject, name, "ns a run", Spread::exactly(program.ns_per_run)).note(format!(
-                    "{:.2} runs an operation; {} instructions, {} bytes of machine code",
-                    program.runs_per_operation,
-                    program.translated_bytes / 8,
-                    program.jited_bytes
-                )));
+                rows.push(Row::new(subject, &program.name, "ns a run", Spread::exactly(program.ns_per_run)).note(
+                    format!(
+                        "{:.2} runs an operation; {} instructions, {} bytes of machine code",
+                        program.runs_per_operation,
+                        program.translated_bytes / 8,
+                        program.jited_bytes
+                    ),
+                ));
             }
         }
         rows
