@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::support::{alone, kerno, signal, wait};
 
-const MAX_RESIDENT_KIB: u64 = 30_000;
+/// Pages of its own. Those of the file that it was started from are the machine's to drop, and a debug build has many.
+const MAX_OWN_KIB: u64 = 6_000;
 
 #[test]
 fn watching_everything_while_nothing_matches_holds_little_memory() {
@@ -29,9 +30,12 @@ fn watching_everything_while_nothing_matches_holds_little_memory() {
         last = now;
     }
     let status = proc("status");
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    let resident: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
+    let kib = |name: &str| {
+        let value = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        value.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+    };
+    let own = kib("RssAnon:") + kib("RssShmem:");
     signal(&child, libc::SIGTERM);
     assert!(wait(&mut child).success());
-    assert!(resident < MAX_RESIDENT_KIB, "{resident} KiB");
+    assert!(own < MAX_OWN_KIB, "{own} KiB");
 }
