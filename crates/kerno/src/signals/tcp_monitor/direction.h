@@ -63,18 +63,18 @@ static __always_inline __u32 direction_from_sequence(const struct sock *sk, __u8
 #define S_IFSOCK 0140000
 
 /* The TCP socket behind a file, NULL when it is something else. A socket's file cannot be opened by its path. */
+static __always_inline const struct sock *tcp_sock_of(const struct socket *socket)
+{
+	const struct sock *sk = socket ? BPF_CORE_READ(socket, sk) : NULL;
+
+	return sk && BPF_CORE_READ(sk, sk_protocol) == IPPROTO_TCP ? sk : NULL;
+}
+
 static __always_inline const struct sock *tcp_sock_of_file(const struct file *file)
 {
-	const struct socket *socket;
-	const struct sock *sk;
-
 	if ((BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
 		return NULL;
-	socket = BPF_CORE_READ(file, private_data);
-	sk = socket ? BPF_CORE_READ(socket, sk) : NULL;
-	if (!sk || BPF_CORE_READ(sk, sk_protocol) != IPPROTO_TCP)
-		return NULL;
-	return sk;
+	return tcp_sock_of(BPF_CORE_READ(file, private_data));
 }
 
 struct seq_file;
