@@ -6,7 +6,6 @@ mod churn;
 mod cpus;
 mod crowd;
 mod events;
-mod ring;
 mod snapshot;
 mod soak;
 mod start;
@@ -66,8 +65,6 @@ enum Section {
     Events,
     /// The same by the kernel's own count, by program, with their sizes
     Programs,
-    /// From the ring to typed events
-    Throughput,
     /// From a ring that another CPU fills to typed events and JSON: loss, wake-ups, allocations
     Stream,
     /// How long reading everything out takes beside crowds of processes, descriptors, sockets and cgroups
@@ -121,10 +118,6 @@ fn measure(bench: &Bench) -> anyhow::Result<Table> {
         if asked(Section::Programs) {
             add("programs", events::ABOUT_PROGRAMS, outcomes.iter().flat_map(events::Outcome::program_rows).collect());
         }
-    }
-    if asked(Section::Throughput) {
-        step(format_args!("ring"))?;
-        add("throughput", ring::ABOUT, ring::rows(rounds)?);
     }
     if asked(Section::Stream) {
         add("stream", stream::ABOUT, stream::rows(rounds)?);
