@@ -23,13 +23,13 @@ struct device_op_key {
 	__u32 op;
 };
 
+/* How many there were is what either histogram holds. */
 struct device_op {
-	__u64 count;
 	__u64 bytes;
 	struct histogram queue_ns;
 	struct histogram device_ns;
 };
-_Static_assert(sizeof(struct device_op) == 16 + 2 * 4 * HISTOGRAM_BUCKETS, "struct device_op changed size");
+_Static_assert(sizeof(struct device_op) == 8 + 2 * 4 * HISTOGRAM_BUCKETS, "struct device_op changed size");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -189,7 +189,6 @@ static __always_inline void request_done(const struct pending *pending, __u64 qu
 	struct device_op *sum = device_op_of(pending, op);
 
 	if (sum) {
-		__sync_fetch_and_add(&sum->count, 1);
 		__sync_fetch_and_add(&sum->bytes, pending->nr_bytes);
 		histogram_add_atomic(&sum->queue_ns, queue_ns);
 		histogram_add_atomic(&sum->device_ns, device_ns);

@@ -32,7 +32,7 @@ impl Signal for DiskIo {
     ];
 
     fn hooks(host: &Host, plan: &mut Plan) -> Result<(), LoadError> {
-        hooks(host, plan);
+        hooks(host, plan, WaitsSince::Insertion);
         Ok(())
     }
 
@@ -54,8 +54,17 @@ impl Signal for DiskIo {
     }
 }
 
+/// When a request begins to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WaitsSince {
+    /// It was given to an I/O scheduler.
+    Insertion,
+    /// It was made, by the kernel's own note of it: one hook less. Not noted where `queue/iostats` is 0.
+    Made,
+}
+
 /// Which programs go where on this kernel: those of requests.h, in whichever object.
-pub(super) fn hooks(host: &Host, plan: &mut Plan) {
+pub(super) fn hooks(host: &Host, plan: &mut Plan, waits: WaitsSince) {
     // The requests' tracepoints lost the queue in 5.11 (a54895fa057c) and in 5.10.137, block_getrq in 5.11 only (e8a676d61c07): the
     // kernel's own description decides, not its version.
     let attach = |plan: &mut Plan, name, program, program_with_queue, arity_with_queue| {
@@ -72,8 +81,13 @@ pub(super) fn hooks(host: &Host, plan: &mut Plan) {
     attach(plan, "block_rq_merge", "on_block_rq_merge", "on_block_rq_merge_q", 2);
     attach(plan, "block_rq_requeue", "on_block_rq_requeue", "on_block_rq_requeue_q", 2);
     attach(plan, "block_rq_issue", "on_block_rq_issue", "on_block_rq_issue_q", 2);
-    attach(plan, "block_rq_insert", "on_block_rq_insert", "on_block_rq_insert_q", 2);
-    if host.tracepoint_arity("block_io_start").is_some() {
+    let has_start = host.tracepoint_arity("block_io_start").is_some();
+    // Without a hook at the start, an insertion can be the first sight of a request.
+    if waits == WaitsSince::Insertion || !has_start {
+        attach(plan, "block_rq_insert", "on_block_rq_insert", "on_block_rq_insert_q", 2);
+    }
+    plan.set("cfg_waits_since_made", &u8::from(waits == WaitsSince::Made));
+    if has_start {
         plan.attach("on_block_io_start", Hook::Tracepoint("block_io_start"));
     } else {
         plan.set("cfg_has_io_start", &0u8);

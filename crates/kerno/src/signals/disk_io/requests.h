@@ -42,6 +42,8 @@
 
 /* 6.5 (5a80bd075f3b): block_io_start tells of every request in the submitter's context. */
 const volatile __u8 cfg_has_io_start = 1;
+/* Waits begin when the kernel says the request was made, and not at an insertion, whose hook is one more for each request. */
+const volatile __u8 cfg_waits_since_made = 0;
 const volatile __u32 cfg_flush_seq_bit = 4; /* of RQF_FLUSH_SEQ: a macro until 6.10, then bit 1 of an enum without a name */
 const volatile __u32 cfg_device_count = 0;
 const volatile __u32 cfg_devices[MAX_FILTER_DEVICES] = {};
@@ -392,6 +394,8 @@ static __always_inline int issue(struct request *rq)
 		pending->sector = sector_of(rq);
 		pending->nr_bytes = rq->__data_len;
 	}
+	if (cfg_waits_since_made && !pending->inserted_ns)
+		pending->inserted_ns = rq->start_time_ns;
 	pending->issued_ns = bpf_ktime_get_ns();
 	return 0;
 }

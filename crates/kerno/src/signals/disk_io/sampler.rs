@@ -33,7 +33,6 @@ struct OpKey {
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct WireOp {
-    count: u64,
     bytes: u64,
     queue_ns: [u32; BUCKETS],
     device_ns: [u32; BUCKETS],
@@ -100,7 +99,7 @@ pub(crate) fn summary_plan(host: &Host) -> Result<(Object, Plan), LoadError> {
     let object =
         Object { name: "disk_io_summary", data: aya::include_bytes_aligned!("../../../objects/disk_io_summary.bpf.o") };
     let mut plan = Plan::default();
-    loader::hooks(host, &mut plan);
+    loader::hooks(host, &mut plan, loader::WaitsSince::Made);
     Ok((object, plan))
 }
 
@@ -248,13 +247,9 @@ impl Sampled {
         let mut devices: BTreeMap<Dev, DiskDevice> = self.devices.used(seconds, mounts).into_iter().collect();
         for (key, sum) in &now.ops {
             let earlier = before.ops.get(key);
-            let count = sum.count - earlier.map_or(0, |earlier| earlier.count.min(sum.count));
-            if count == 0 {
-                continue;
-            }
             let mut stat = DiskOpStat {
                 op: op_name(key.op),
-                count,
+                count: 0,
                 bytes: sum.bytes.saturating_sub(earlier.map_or(0, |earlier| earlier.bytes)),
                 errors: describe_errors(*key, now, before),
                 queue_ns: Histogram::new(),
@@ -263,6 +258,10 @@ impl Sampled {
             let none = [0; BUCKETS];
             stat.queue_ns.add_kernel_delta(&sum.queue_ns, earlier.map_or(&none, |earlier| &earlier.queue_ns));
             stat.device_ns.add_kernel_delta(&sum.device_ns, earlier.map_or(&none, |earlier| &earlier.device_ns));
+            stat.count = stat.device_ns.count();
+            if stat.count == 0 {
+                continue;
+            }
             let dev = decode_dev(key.dev);
             devices.entry(dev).or_insert_with(|| Devices::unlisted(dev, mounts)).ops.push(stat);
         }
@@ -349,7 +348,7 @@ mod tests {
     #[test]
     fn sums_are_as_the_kernel_side_has_them() {
         let object = aya::include_bytes_aligned!("../../../objects/disk_io_summary.bpf.o");
-        assert_matches(object, "device_op", size_of::<WireOp>(), fields!(WireOp: count bytes queue_ns device_ns));
+        assert_matches(object, "device_op", size_of::<WireOp>(), fields!(WireOp: bytes queue_ns device_ns));
         let fields = fields!(WireSubmitted: requests read_bytes write_bytes flushes total_ns comm);
         assert_matches(object, "submitted", size_of::<WireSubmitted>(), fields);
         let fields = fields!(WireFailure: timestamp_ns sector count nr_bytes pad comm);
