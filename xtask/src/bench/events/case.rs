@@ -12,6 +12,8 @@ pub(super) struct Case {
     pub(super) kind: Kind,
     /// Where the empty and the timing programs are: what no latency on this path can do without.
     pub(super) hooks: &'static [&'static str],
+    /// Where a program has to be that takes no time: what is to be known is known only there.
+    pub(super) untimed_hooks: &'static [&'static str],
     /// Where the common design is, a hash map and a ring: none where it has no use.
     pub(super) ring_hooks: &'static [&'static str],
     pub(super) summaries: &'static [Summary],
@@ -74,6 +76,7 @@ pub(super) const CASES: &[Case] = &[
     Case {
         kind: Kind::Getppid,
         hooks: &["sys_exit", "sys_enter"],
+        untimed_hooks: &[],
         ring_hooks: &["sys_exit", "sys_enter"],
         summaries: &[
             Summary { name: "kerno summary: syscall_latency", signals: &["syscall_latency"], target: Some(1.10) },
@@ -107,6 +110,7 @@ pub(super) const CASES: &[Case] = &[
     Case {
         kind: Kind::PingPong,
         hooks: &["sched_switch", "sched_wakeup", "sched_wakeup_new"],
+        untimed_hooks: &[],
         ring_hooks: &["sched_switch", "sched_wakeup", "sched_wakeup_new"],
         summaries: &[Summary { name: "kerno summary: sched_delay", signals: &["sched_delay"], target: Some(1.25) }],
         events: &[
@@ -132,7 +136,9 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         kind: Kind::DirectReads,
-        hooks: &["block_rq_complete", "block_rq_issue", "block_rq_insert"],
+        hooks: &["block_rq_complete", "block_rq_issue"],
+        // Who asks: at the other two it may be a worker or anybody's interrupt.
+        untimed_hooks: &["block_io_start"],
         ring_hooks: &["block_rq_complete", "block_rq_issue"],
         summaries: &[Summary { name: "kerno summary: disk_io", signals: &["disk_io"], target: Some(1.5) }],
         events: &[
@@ -160,6 +166,7 @@ pub(super) const CASES: &[Case] = &[
     Case {
         kind: Kind::Connections,
         hooks: &["inet_sock_set_state"],
+        untimed_hooks: &[],
         ring_hooks: &["inet_sock_set_state"],
         summaries: &[Summary { name: "kerno summary: tcp_monitor", signals: &["tcp_monitor"], target: Some(1.5) }],
         events: &[
@@ -187,6 +194,7 @@ pub(super) const CASES: &[Case] = &[
     Case {
         kind: Kind::Messages,
         hooks: &["tcp_probe"],
+        untimed_hooks: &[],
         ring_hooks: &[],
         summaries: &[Summary { name: "kerno summary: tcp_monitor", signals: &["tcp_monitor"], target: Some(1.5) }],
         events: &[Events { name: "kerno events: another port", signal: "tcp_monitor", filter: another_port }],
@@ -205,6 +213,7 @@ pub(super) const CASES: &[Case] = &[
     Case {
         kind: Kind::OpenClose,
         hooks: &["sys_exit"],
+        untimed_hooks: &[],
         ring_hooks: &["sys_exit_openat", "sys_enter_openat"],
         summaries: &[
             Summary { name: "kerno summary: file_audit", signals: &["file_audit"], target: Some(1.5) },

@@ -28,10 +28,12 @@ impl Floor {
         Ok(Self { floor: compile("floor")?, hash_ring: compile("hash_ring")?, btf: Rc::new(Btf::from_sys_fs()?) })
     }
 
-    /// The programs `PREFIX_HOOK` at these hooks; they are gone when what it gives is.
-    pub(super) fn attach(&self, prefix: &str, hooks: &[&str]) -> anyhow::Result<Ebpf> {
+    /// The programs `PREFIX_HOOK` at these hooks, by prefix; they are gone when what it gives is.
+    pub(super) fn attach(&self, programs: &[(&str, &[&str])]) -> anyhow::Result<Ebpf> {
         let mut loaded = Ebpf::load(&self.floor)?;
-        self.attach_to(&mut loaded, prefix, hooks)?;
+        for (prefix, hooks) in programs {
+            self.attach_to(&mut loaded, prefix, hooks)?;
+        }
         Ok(loaded)
     }
 

@@ -34,7 +34,10 @@ const SLICES: u32 = 48;
 
 /// What may be attached.
 enum Programs {
-    Floor(&'static str),
+    Empty,
+    Timestamps,
+    /// Without the hooks that need no time.
+    OnlyTimed,
     HashRing,
     Summary(&'static [&'static str]),
     Events(&'static Events),
@@ -133,8 +136,11 @@ fn variants(case: &'static Case) -> Vec<Variant> {
         let (name, added, counted) = (name.to_owned(), Vec::new(), Vec::new());
         all.push(Variant { name, programs, target, added, error: None, counted });
     };
-    add("empty programs", Programs::Floor("empty"), None);
-    add(TIMESTAMPS, Programs::Floor("stamp"), None);
+    add("empty programs", Programs::Empty, None);
+    add(TIMESTAMPS, Programs::Timestamps, None);
+    if !case.untimed_hooks.is_empty() {
+        add("timestamps, and nobody named", Programs::OnlyTimed, None);
+    }
     for summary in case.summaries {
         add(summary.name, Programs::Summary(summary.signals), summary.target);
     }
@@ -160,7 +166,9 @@ fn attach(case: &Case, programs: &Programs, floor: &Floor) -> anyhow::Result<Att
         Ok(Attached { _what: Box::new(running), pid })
     };
     match programs {
-        Programs::Floor(prefix) => ours(Box::new(floor.attach(prefix, case.hooks)?)),
+        Programs::Empty => ours(Box::new(floor.attach(&[("empty", case.hooks), ("empty", case.untimed_hooks)])?)),
+        Programs::Timestamps => ours(Box::new(floor.attach(&[("stamp", case.hooks), ("empty", case.untimed_hooks)])?)),
+        Programs::OnlyTimed => ours(Box::new(floor.attach(&[("stamp", case.hooks)])?)),
         Programs::HashRing => ours(Box::new(floor.hash_ring(case.ring_hooks)?)),
         Programs::Summary(signals) => {
             let signals = signals.iter().map(|name| (*name).to_owned()).collect();
@@ -221,7 +229,7 @@ impl Outcome {
                 table::Counted { ns: sum.ns + program.ns_per_run * runs, runs: sum.runs + runs }
             }));
             rows.push(match variant.programs {
-                Programs::Floor(_) if variant.name == TIMESTAMPS => row,
+                Programs::Timestamps => row,
                 Programs::HashRing | Programs::Peer(_) => against(row, variant, summary, true)?,
                 _ => against(row, variant, floor, false)?,
             });
@@ -232,7 +240,7 @@ impl Outcome {
     /// The section `programs`.
     pub(super) fn program_rows(&self) -> Vec<Row> {
         let ours = |variant: &&Variant| {
-            matches!(variant.programs, Programs::Summary(_) | Programs::Events(_) | Programs::Floor("stamp"))
+            matches!(variant.programs, Programs::Summary(_) | Programs::Events(_) | Programs::Timestamps)
         };
         let mut rows = Vec::new();
         for variant in self.variants.iter().filter(ours) {
