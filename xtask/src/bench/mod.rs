@@ -171,3 +171,15 @@ fn getppids(count: usize) {
         let _ = rustix::process::getppid();
     }
 }
+
+/// Of this thread: seconds of CPU time, and how often it waited.
+fn thread_usage() -> (f64, u64) {
+    // SAFETY: all zeroes is a valid value, and the call fills it.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage);
+        usage
+    };
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    (time.tv_sec as f64 + time.tv_nsec as f64 / 1e9, usage.ru_nvcsw.cast_unsigned())
+}

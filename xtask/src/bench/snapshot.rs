@@ -1,16 +1,26 @@
 //! How long everything takes to read out, by part, and how that grows with what there is to read.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use anyhow::{Context as _, ensure};
+use aya::programs::Iter;
+use aya::{Btf, Ebpf};
 use kerno::summary::{Observer, ObserverOptions};
 
 use super::child::Child;
-use super::table::{Row, Spread, Target};
-use super::{crowd, step};
+use super::table::{Ratio, Row, Spread, Target};
+use super::{crowd, step, thread_usage};
 
 pub(super) const ABOUT: &str = "One look at everything, and the end of a window: all tasks, descriptors, sockets, cgroups, disks and \
-                                every map of every signal, while writers go on. CPU time, and the wall's in the last rows.";
+                                every map of every signal, while writers go on. CPU time, and the wall's in the last rows. \
+                                What it is a multiple of are the kernel's own walks over the same, with programs that do nothing.";
+
+/// What a sample walks over, and then what a window's end does.
+const WALKS: [&str; 3] = ["task", "task_file", "tcp"];
+const WALKS_OF_A_SAMPLE: usize = 1;
+const BARE: &str = "all of the kernel's walks alone";
 
 /// What there is to read.
 struct Crowd {
@@ -43,6 +53,7 @@ const CROWDS: [Crowd; 5] = [
 
 /// Those with so much in their names.
 pub(super) fn rows(rounds: usize, only: &str) -> anyhow::Result<Vec<Row>> {
+    let mut walks = Walks::new()?;
     let mut rows = Vec::new();
     for crowd in CROWDS.iter().filter(|crowd| crowd.name.contains(only)) {
         step(format_args!("snapshot: {}", crowd.name))?;
@@ -51,9 +62,41 @@ pub(super) fn rows(rounds: usize, only: &str) -> anyhow::Result<Vec<Row>> {
             .chain(crowd::processes(crowd.processes - crowd.connected, crowd.files)?)
             .collect();
         let _cgroups = crowd::Cgroups::make(crowd.cgroups)?;
-        rows.extend(measure(crowd.name, rounds)?);
+        rows.extend(measure(crowd.name, &mut walks, rounds)?);
     }
     Ok(rows)
+}
+
+/// The kernel's walks, with a program each that does nothing.
+struct Walks(Ebpf);
+
+impl Walks {
+    fn new() -> anyhow::Result<Self> {
+        let object = crate::bpf::compile_to_temp(Path::new("../../xtask/src/bench/walk.bpf.c"))?;
+        let mut loaded = Ebpf::load(&object)?;
+        let btf = Btf::from_sys_fs()?;
+        for name in WALKS {
+            Self::program(&mut loaded, name)?.load(name, &btf)?;
+        }
+        Ok(Self(loaded))
+    }
+
+    fn program<'a>(loaded: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut Iter> {
+        Ok(loaded.program_mut(&format!("walk_{name}")).with_context(|| format!("no walk over {name}"))?.try_into()?)
+    }
+
+    /// Milliseconds of CPU time.
+    fn take(&mut self, name: &str) -> anyhow::Result<f64> {
+        let program = Self::program(&mut self.0, name)?;
+        let link = program.attach()?;
+        let mut file = program.take_link(link)?.into_file()?;
+        let before = thread_usage().0;
+        // Where there is very much to walk over it stops now and then, to let others have their turn.
+        while let Err(error) = std::io::copy(&mut file, &mut std::io::sink()) {
+            ensure!(error.raw_os_error() == Some(libc::EAGAIN), "the walk over {name}: {error}");
+        }
+        Ok((thread_usage().0 - before) * 1e3)
+    }
 }
 
 #[derive(Default)]
@@ -62,7 +105,7 @@ struct Part {
     ending: Vec<f64>,
 }
 
-fn measure(name: &str, rounds: usize) -> anyhow::Result<Vec<Row>> {
+fn measure(name: &str, walks: &mut Walks, rounds: usize) -> anyhow::Result<Vec<Row>> {
     let mut observer = Observer::start(ObserverOptions::default())?;
     // The first windows find out who everybody is.
     for _ in 0..2 {
@@ -71,6 +114,7 @@ fn measure(name: &str, rounds: usize) -> anyhow::Result<Vec<Row>> {
         observer.finish()?;
     }
     let mut parts: BTreeMap<String, Part> = BTreeMap::new();
+    let mut walked = Part::default();
     let mut add = |part: &str, window: bool, seconds: f64| {
         let part = parts.entry(part.to_owned()).or_default();
         if window { &mut part.ending } else { &mut part.sampling }.push(seconds * 1e3);
@@ -96,13 +140,25 @@ fn measure(name: &str, rounds: usize) -> anyhow::Result<Vec<Row>> {
             }
             add("all of it, CPU time", window, all);
         }
+        let took = WALKS.iter().map(|name| walks.take(name)).collect::<anyhow::Result<Vec<_>>>()?;
+        walked.sampling.push(took.iter().take(WALKS_OF_A_SAMPLE).sum());
+        walked.ending.push(took.iter().sum());
     }
     let mut rows = Vec::new();
     for (part, took) in &parts {
         let together = part.starts_with("all of it, CPU");
-        for (what, took) in [("a sample", &took.sampling), ("a window's end", &took.ending)] {
-            let row = Row::new(format!("{what} with: {name}"), part, "ms", Spread::of(took)?);
-            rows.push(if together { row.target(Target::AtMost(20.0)) } else { row });
+        for (what, took, walks) in
+            [("a sample", &took.sampling, &walked.sampling), ("a window's end", &took.ending, &walked.ending)]
+        {
+            let subject = format!("{what} with: {name}");
+            let row = Row::new(&subject, part, "ms", Spread::of(took)?);
+            if !together {
+                rows.push(row);
+                continue;
+            }
+            rows.push(row.target(Target::AtMost(20.0)));
+            rows.push(Row::new(&subject, BARE, "ms", Spread::of(walks)?));
+            rows.push(Row::new(&subject, "all of it, times those", "", Ratio::of(took, BARE, walks)?.times));
         }
     }
     // Rows of one subject stand together.

@@ -19,7 +19,7 @@ use super::child::{Child, spawn};
 use super::crowd::Paced;
 use super::events::peer::kerno;
 use super::table::{Row, Spread, Target};
-use super::{allocations, cpus, step};
+use super::{allocations, cpus, step, thread_usage};
 
 pub(super) const ABOUT: &str = "Records of 128 bytes (OOM kills that never were) that a program on another CPU puts into a ring of 64 MiB: \
                                 what the reader keeps up with, of one core's CPU time, and how often it is woken. Then all system calls \
@@ -146,17 +146,6 @@ fn fill(program: libc::c_int, a_second: u64) -> anyhow::Result<Child> {
             }
         }
     })
-}
-
-fn thread_usage() -> (f64, u64) {
-    // SAFETY: all zeroes is a valid value, and the call fills it.
-    let usage = unsafe {
-        let mut usage: libc::rusage = std::mem::zeroed();
-        libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage);
-        usage
-    };
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    (time.tv_sec as f64 + time.tv_nsec as f64 / 1e9, usage.ru_nvcsw.cast_unsigned())
 }
 
 /// Where events go.
