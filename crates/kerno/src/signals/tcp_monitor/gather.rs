@@ -4,6 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use super::sockets::Sockets;
 use super::wire::{FailureKey, FailureValue, INCOMING, LISTEN, OUTGOING, PeerKey, PeerValue, Row, SYN_SENT};
 use super::{TcpFailure, TcpFailureReason, TcpListener, TcpPeer, TcpProcess, TcpSummary};
 use crate::summary::{ErrnoCount, FastMap, Histogram};
@@ -17,13 +18,10 @@ const MAX_OWNERS: usize = 8;
 /// What was read at the window's ends.
 #[derive(Debug)]
 pub(super) struct Readings<'a> {
-    pub(super) before: &'a FastMap<u64, Row>,
-    pub(super) now: &'a FastMap<u64, Row>,
+    pub(super) before: &'a Sockets,
+    pub(super) now: &'a Sockets,
     pub(super) peers: HashMap<PeerKey, PeerValue>,
     pub(super) failures: HashMap<FailureKey, FailureValue>,
-    /// Socket and process, now and before.
-    pub(super) owners: &'a FastMap<u64, u32>,
-    pub(super) owners_before: &'a FastMap<u64, u32>,
     /// Listening sockets as they were at the latest sample, with the longest queue of all samples.
     pub(super) queues: &'a FastMap<u64, Row>,
 }
@@ -40,7 +38,7 @@ struct Peer {
     srtt_busy: Vec<u32>,
     srtt_idle: Vec<u32>,
     min_rtt_us: Option<u32>,
-    owners: HashMap<u32, u64>,
+    owners: FastMap<u32, u64>,
     /// Of ended connections that were there before the window.
     owners_ended: BTreeMap<u32, u64>,
 }
@@ -56,18 +54,25 @@ struct Sent {
 pub(super) fn gather(mut readings: Readings<'_>, name: impl Fn(u32) -> String, summary: &mut TcpSummary) {
     let failures = std::mem::take(&mut readings.failures);
     let mut gathered = Gathered::new(&readings);
-    for row in readings.now.values().filter(|row| row.is_connection()) {
-        gathered.live(row, &mut summary.rtt_us);
+    let mut go_on = vec![false; readings.before.rows().len()];
+    let mut find = readings.before.alongside();
+    for (row, pid) in readings.now.with_owners() {
+        let earlier = find(row.sock).filter(|(_, earlier)| row.continues(earlier));
+        if let Some(goes_on) = earlier.and_then(|(place, _)| go_on.get_mut(place)) {
+            *goes_on = true;
+        }
+        if row.is_connection() {
+            gathered.live(row, pid, earlier.map(|(_, earlier)| earlier), &mut summary.rtt_us);
+        }
     }
-    for (sock, row) in readings.before {
-        let ended = readings.now.get(sock).is_none_or(|now| !now.continues(row));
-        if ended && row.is_connection() {
+    for ((row, pid), goes_on) in readings.before.with_owners().zip(go_on) {
+        if !goes_on && row.is_connection() {
             let peer = gathered.peers.entry(gathered.services.key(row)).or_default();
             peer.earlier.segments += u64::from(row.data_segments);
             peer.earlier.retransmits += u64::from(row.retransmits);
             peer.earlier.spurious += u64::from(row.spurious);
-            if let Some(pid) = readings.owners_before.get(sock) {
-                *peer.owners_ended.entry(*pid).or_default() += 1;
+            if pid != 0 {
+                *peer.owners_ended.entry(pid).or_default() += 1;
             }
         }
     }
@@ -85,7 +90,7 @@ pub(super) fn gather(mut readings: Readings<'_>, name: impl Fn(u32) -> String, s
 /// Where services listen, and whose they are.
 #[derive(Debug)]
 struct Services {
-    listening: HashMap<(u32, u16), u32>,
+    listening: FastMap<(u32, u16), u32>,
 }
 
 impl Services {
@@ -117,21 +122,20 @@ struct Gathered<'a> {
     readings: &'a Readings<'a>,
     services: Services,
     peers: FastMap<PeerKey, Peer>,
-    processes: HashMap<u32, TcpProcess>,
+    processes: FastMap<u32, TcpProcess>,
 }
 
 impl<'a> Gathered<'a> {
     fn new(readings: &'a Readings<'a>) -> Self {
-        let mut listening = HashMap::new();
-        for row in readings.now.values().filter(|row| row.state == LISTEN) {
-            let pid = readings.owners.get(&row.sock).copied().unwrap_or(0);
+        let mut listening = FastMap::default();
+        for (row, pid) in readings.now.with_owners().filter(|(row, _)| row.state == LISTEN) {
             let known = listening.entry((row.netns, row.local_port)).or_insert(pid);
             // Of several that share a port the lowest, so that it is always the same.
             if pid != 0 && (*known == 0 || pid < *known) {
                 *known = pid;
             }
         }
-        Self { readings, services: Services { listening }, peers: FastMap::default(), processes: HashMap::new() }
+        Self { readings, services: Services { listening }, peers: FastMap::default(), processes: FastMap::default() }
     }
 
     fn process(&mut self, pid: u32, connections: u64, sent: Sent) {
@@ -141,18 +145,14 @@ impl<'a> Gathered<'a> {
         process.retransmitted_segments += sent.retransmits;
     }
 
-    fn live(&mut self, row: &Row, rtt_us: &mut Histogram) {
-        let earlier = self.readings.before.get(&row.sock).filter(|earlier| row.continues(earlier));
+    fn live(&mut self, row: &Row, pid: u32, earlier: Option<&Row>, rtt_us: &mut Histogram) {
         let sent = Sent {
             segments: u64::from(row.data_segments - earlier.map_or(0, |earlier| earlier.data_segments)),
             retransmits: u64::from(row.retransmits - earlier.map_or(0, |earlier| earlier.retransmits)),
             spurious: u64::from(row.spurious - earlier.map_or(0, |earlier| earlier.spurious)),
         };
         let key = self.services.key(row);
-        let pid = match self.readings.owners.get(&row.sock) {
-            Some(pid) => *pid,
-            None => self.services.listener(&key),
-        };
+        let pid = if pid == 0 { self.services.listener(&key) } else { pid };
         let peer = self.peers.entry(key).or_default();
         peer.connections += 1;
         peer.sent += sent.segments;
@@ -219,24 +219,21 @@ impl<'a> Gathered<'a> {
         let mut list = Vec::new();
         let Readings { now, queues, .. } = self.readings;
         // Those that are gone since the latest sample are worth telling of too.
-        let gone = queues.values().filter(|row| now.get(&row.sock).is_none_or(|now| now.state != LISTEN));
-        for row in now.values().chain(gone).filter(|row| row.state == LISTEN) {
-            let earlier = self.readings.before.get(&row.sock).filter(|earlier| {
+        let listens = |sock| now.find(sock).filter(|(now, _)| now.state == LISTEN);
+        let gone = queues.values().filter(|row| listens(row.sock).is_none());
+        for row in now.rows().chain(gone).filter(|row| row.state == LISTEN) {
+            let earlier = self.readings.before.find(row.sock).filter(|(earlier, _)| {
                 // One that was opened anew may have the place of the one before, and counts from zero.
                 let same_place = earlier.local_port == row.local_port && earlier.netns == row.netns;
                 earlier.state == LISTEN && same_place && row.drops >= earlier.drops
             });
-            let drops = u64::from(row.drops - earlier.map_or(0, |earlier| earlier.drops));
+            let drops = u64::from(row.drops - earlier.map_or(0, |(earlier, _)| earlier.drops));
             let queued = row.queued.max(queues.get(&row.sock).map_or(0, |queue| queue.queued));
             if drops == 0 && queued == 0 {
                 continue;
             }
             // Another socket may have the place of one that is gone.
-            let owner = match now.get(&row.sock).filter(|now| now.state == LISTEN) {
-                Some(_) => self.readings.owners.get(&row.sock),
-                None => earlier.and_then(|_| self.readings.owners_before.get(&row.sock)),
-            };
-            let pid = owner.copied().unwrap_or(0);
+            let pid = listens(row.sock).or(earlier).map_or(0, |(_, pid)| pid);
             let (local, port, net_namespace) = (row.local(), row.local_port, row.netns);
             let backlog = row.backlog;
             list.push(TcpListener { local, port, net_namespace, pid, comm: name(pid), drops, queued, backlog });
@@ -315,14 +312,13 @@ fn failed(
 ) -> Vec<TcpFailure> {
     // Who began to connect before the kernel side looked, and has given up since.
     let mut before = HashMap::new();
-    for row in readings.before.values().filter(|row| row.state == SYN_SENT) {
-        if let Some(pid) = readings.owners_before.get(&row.sock) {
-            before.insert((row.remote, row.netns, row.remote_port), *pid);
-        }
+    for (row, pid) in readings.before.with_owners().filter(|(row, pid)| row.state == SYN_SENT && *pid != 0) {
+        before.insert((row.remote, row.netns, row.remote_port), pid);
     }
     let mut waiting: HashMap<FailureKey, u64> = HashMap::new();
-    for row in readings.now.values().filter(|row| row.state == SYN_SENT && row.retransmits > 0) {
-        let pid = if row.pid == 0 { readings.owners.get(&row.sock).copied().unwrap_or(0) } else { row.pid };
+    let waits = |row: &Row| row.state == SYN_SENT && row.retransmits > 0;
+    for (row, owner) in readings.now.with_owners().filter(|(row, _)| waits(row)) {
+        let pid = if row.pid == 0 { owner } else { row.pid };
         let key = FailureKey {
             remote: row.remote,
             netns: row.netns,
@@ -384,7 +380,7 @@ const fn reason(errno: i32) -> TcpFailureReason {
 mod tests {
     use zerocopy::FromZeros as _;
 
-    use super::super::wire::INCOMING;
+    use super::super::wire::{INCOMING, OwnerRow};
     use super::*;
 
     fn row(sock: u64, remote: u8, segments: u32, edit: impl FnOnce(&mut Row)) -> Row {
@@ -401,20 +397,19 @@ mod tests {
         row
     }
 
-    fn table(rows: impl IntoIterator<Item = Row>) -> FastMap<u64, Row> {
-        rows.into_iter().map(|row| (row.sock, row)).collect()
+    fn table(rows: impl IntoIterator<Item = Row>) -> Sockets {
+        let owner = |(sock, pid)| (sock, OwnerRow { sock, started_ns: 0, pid, pad0: 0 });
+        Sockets::new(rows.into_iter().collect(), &[(1, 100), (2, 200), (9, 900)].into_iter().map(owner).collect())
     }
 
     fn key(remote: u8) -> PeerKey {
-        Services { listening: HashMap::new() }.key(&row(0, remote, 0, |_| {}))
+        Services { listening: FastMap::default() }.key(&row(0, remote, 0, |_| {}))
     }
 
-    fn gathered(before: FastMap<u64, Row>, now: FastMap<u64, Row>, peers: HashMap<PeerKey, PeerValue>) -> TcpSummary {
-        let owners = FastMap::from_iter([(1, 100), (2, 200), (9, 900)]);
-        let failures = HashMap::new();
-        let queues = table([row(9, 0, 0, |r| (r.state, r.queued) = (LISTEN, 4))]);
-        let (before, now, queues, owners) = (&before, &now, &queues, &owners);
-        let readings = Readings { before, now, peers, failures, owners, owners_before: owners, queues };
+    fn gathered(before: Sockets, now: Sockets, peers: HashMap<PeerKey, PeerValue>) -> TcpSummary {
+        let queue = row(9, 0, 0, |r| (r.state, r.queued) = (LISTEN, 4));
+        let (failures, queues) = (HashMap::new(), FastMap::from_iter([(9, queue)]));
+        let readings = Readings { before: &before, now: &now, peers, failures, queues: &queues };
         let mut summary = TcpSummary::default();
         gather(readings, |pid| format!("name {pid}"), &mut summary);
         summary
@@ -455,7 +450,7 @@ mod tests {
         let syn = |sock, retransmits| {
             row(sock, 9, 0, |r| (r.state, r.retransmits, r.since_ns, r.pid) = (SYN_SENT, retransmits, 50, 77))
         };
-        let summary = gathered(FastMap::default(), table([syn(1, 0), syn(2, 1), syn(3, 2)]), HashMap::new());
+        let summary = gathered(Sockets::default(), table([syn(1, 0), syn(2, 1), syn(3, 2)]), HashMap::new());
         let [failure] = &summary.failures[..] else { panic!("{summary:?}") };
         assert_eq!((failure.count, failure.waiting, failure.pid, failure.first_ns), (2, 2, 77, 50));
         assert_eq!(failure.reason, TcpFailureReason::TimedOut);
@@ -471,7 +466,7 @@ mod tests {
                 PeerValue { closed: 1, closed_segments: u64::from(i) + 1, retransmits, ..PeerValue::default() };
             peers.insert(key(i), value);
         }
-        let summary = gathered(FastMap::default(), FastMap::default(), peers);
+        let summary = gathered(Sockets::default(), Sockets::default(), peers);
         assert_eq!(summary.peers.len(), MAX_PEERS_BY + 1);
         assert_eq!(summary.peers[0].retransmitted_segments, 5);
         assert_eq!(summary.peers[1].sent_segments, 200);

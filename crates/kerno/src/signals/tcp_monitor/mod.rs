@@ -63,6 +63,7 @@ mod gather;
 mod loader;
 mod rules;
 mod sampler;
+mod sockets;
 mod summary;
 mod walk;
 mod wire;

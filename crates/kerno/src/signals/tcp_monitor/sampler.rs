@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::TcpSummary;
 use super::counters::Counters;
 use super::gather::{Readings, gather};
+use super::sockets::Sockets;
 use super::walk::{self, Namespace, Which};
 use super::wire::{Block, Counts, FailureKey, FailureValue, LISTEN, PeerKey, PeerValue, Row};
 use crate::probe::{Hook, Host, KernelHash, LoadError, Object, PerCpuBlock, Plan, SummaryLoss, SummaryPrograms};
@@ -81,9 +82,7 @@ struct Totals {
 #[derive(Debug, Default)]
 struct Reading {
     totals: Totals,
-    sockets: FastMap<u64, Row>,
-    /// Socket and process.
-    owners: FastMap<u64, u32>,
+    sockets: Sockets,
     counters: HashMap<u32, Counters>,
     namespaces: Vec<Namespace>,
     /// There were more namespaces.
@@ -133,8 +132,8 @@ impl Sampled {
             missing.push(("owners of connections".to_owned(), error.to_string()));
             FastMap::default()
         });
-        let sockets = found.rows.into_iter().map(|row| (row.sock, row)).collect();
-        Reading { totals, sockets, owners, counters, namespaces, cut: beyond > 0, missing }
+        let sockets = Sockets::new(found.rows, &owners);
+        Reading { totals, sockets, counters, namespaces, cut: beyond > 0, missing }
     }
 
     fn look_at_queues(&mut self, tick: &Tick<'_>) {
@@ -142,7 +141,7 @@ impl Sampled {
             return;
         }
         let listening: std::collections::HashSet<u32> =
-            self.before.sockets.values().filter(|row| row.state == LISTEN).map(|row| row.netns).collect();
+            self.before.sockets.rows().filter(|row| row.state == LISTEN).map(|row| row.netns).collect();
         let mut namespaces = self.before.namespaces.clone();
         namespaces.retain(|namespace| listening.contains(&namespace.inode));
         let begun = Instant::now();
@@ -155,7 +154,7 @@ impl Sampled {
     }
 
     fn connections(&self) -> u64 {
-        let before = self.before.sockets.values().filter(|row| row.is_connection()).count() as u64;
+        let before = self.before.sockets.rows().filter(|row| row.is_connection()).count() as u64;
         let Counts { opened, accepted, closed, .. } = self.counts().since(self.before.totals.counts);
         (before + opened + accepted).saturating_sub(closed)
     }
@@ -199,8 +198,6 @@ impl Sampler for Sampled {
             now: &now.sockets,
             peers,
             failures,
-            owners: &now.owners,
-            owners_before: &self.before.owners,
             queues: &self.queues,
         };
         let name = |pid| {

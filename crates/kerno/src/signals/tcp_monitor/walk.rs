@@ -113,7 +113,8 @@ pub(super) fn sockets(programs: &mut SummaryPrograms, which: Which, namespaces: 
                 }
             }
         }
-        found.rows = buffer.chunks_exact(size_of::<Row>()).filter_map(|row| Row::read_from_bytes(row).ok()).collect();
+        found.rows.reserve_exact(buffer.len() / size_of::<Row>());
+        found.rows.extend(buffer.chunks_exact(size_of::<Row>()).filter_map(|row| Row::read_from_bytes(row).ok()));
         found
     };
     let result = std::thread::scope(|scope| {
@@ -152,10 +153,11 @@ fn walk_one(
 }
 
 /// Whose each socket is: of several processes that have it open, the oldest.
-pub(super) fn owners(programs: &mut SummaryPrograms) -> io::Result<FastMap<u64, u32>> {
+pub(super) fn owners(programs: &mut SummaryPrograms) -> io::Result<FastMap<u64, OwnerRow>> {
     let mut buffer = Vec::new();
     programs.iterate_into("on_task_file", &mut buffer, 4 * MAX_ROWS * size_of::<OwnerRow>(), false)?;
     let mut owners: FastMap<u64, OwnerRow> = FastMap::default();
+    owners.reserve(buffer.len() / size_of::<OwnerRow>());
     let rows = buffer.chunks_exact(size_of::<OwnerRow>()).filter_map(|row| OwnerRow::read_from_bytes(row).ok());
     for row in rows {
         let owner = owners.entry(row.sock).or_insert(row);
@@ -163,5 +165,5 @@ pub(super) fn owners(programs: &mut SummaryPrograms) -> io::Result<FastMap<u64, 
             *owner = row;
         }
     }
-    Ok(owners.into_iter().map(|(sock, owner)| (sock, owner.pid)).collect())
+    Ok(owners)
 }
