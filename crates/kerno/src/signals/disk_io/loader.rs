@@ -59,7 +59,8 @@ impl Signal for DiskIo {
 pub(super) enum WaitsSince {
     /// It was given to an I/O scheduler.
     Insertion,
-    /// It was made, by the kernel's own note of it: one hook less. Not noted where `queue/iostats` is 0.
+    /// It was made, by the kernel's own note of it: one hook less. It notes none where the disk has no I/O scheduler and
+    /// `queue/iostats` is 0 (`blk_mq_need_time_stamp`); then nothing waits but for a device that takes no more.
     Made,
 }
 
