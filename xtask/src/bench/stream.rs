@@ -260,7 +260,7 @@ pub(super) fn rows(rounds: usize) -> anyhow::Result<Vec<Row>> {
                 .note(note),
         );
     }
-    for (millions, json) in [(1, false), (2, false), (5, false), (1, true), (2, true)] {
+    for (millions, json) in [(1, false), (2, false), (5, false), (1, true), (2, true), (5, true)] {
         let variant = if json { "lines of JSON" } else { "typed events" };
         let subject = format!("{millions} million/s from another CPU, {variant}");
         step(format_args!("stream: {subject}"))?;

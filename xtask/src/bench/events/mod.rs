@@ -20,7 +20,8 @@ use workload::{KernelWorkers, Kind, LoopDevice, Workload};
 
 pub(super) const ABOUT: &str = "CPU time that programs add to one operation: a tight loop, alone on its CPU, each variant between two \
                                 runs without any program; of each run the first quartile of short slices. The last column is what the kernel \
-                                counts itself (BPF_ENABLE_STATS, which adds to every run), in another pass. A target of another \
+                                counts itself (BPF_ENABLE_STATS, which adds to every run), in another pass, and the processor's count of \
+                                instructions where it lets us count. A target of another \
                                 tool is how many times as much as the summary it has to add.";
 
 pub(super) const ABOUT_PROGRAMS: &str = "By the kernel's own count (BPF_ENABLE_STATS, whose own cost is in it): a run of each program of \
@@ -58,6 +59,8 @@ struct Variant {
     target: Option<f64>,
     /// Nanoseconds an operation takes longer, by round.
     added: Vec<f64>,
+    /// Instructions an operation takes more, by round, where they are counted.
+    instructions: Vec<f64>,
     /// Why it cannot run here.
     error: Option<String>,
     counted: Vec<Counted>,
@@ -76,6 +79,9 @@ struct Counted {
 pub(super) struct Outcome {
     case: &'static Case,
     bare: Vec<f64>,
+    bare_instructions: Vec<f64>,
+    /// Why there are no instructions.
+    uncounted: Option<String>,
     variants: Vec<Variant>,
 }
 
@@ -99,9 +105,9 @@ fn measure_case(case: &'static Case, floor: &Floor, disk: &LoopDevice, rounds: u
     let _workers = matches!(case.kind, Kind::DirectReads).then(|| KernelWorkers::on(cpus::measured())).transpose()?;
     let mut workload = Workload::start(case.kind, &disk.path)?;
     workload.measure(SLICES)?;
-    let mut bare = Vec::new();
+    let (mut bare, mut bare_instructions) = (Vec::new(), Vec::new());
     for round in 0..rounds {
-        let mut before = workload.measure(SLICES)?.ns;
+        let mut before = workload.measure(SLICES)?;
         for variant in variants.iter_mut().filter(|variant| variant.error.is_none()) {
             step(format_args!("{}, round {} of {rounds}: {}", case.kind.subject(), round + 1, variant.name))?;
             let attached = match attach(case, &variant.programs, floor) {
@@ -111,12 +117,16 @@ fn measure_case(case: &'static Case, floor: &Floor, disk: &LoopDevice, rounds: u
                     continue;
                 }
             };
-            let with = workload.measure(SLICES)?.ns;
+            let with = workload.measure(SLICES)?;
             drop(attached);
-            let after = workload.measure(SLICES)?.ns;
+            let after = workload.measure(SLICES)?;
             // Between two runs without, so that a change of the machine's speed cancels out.
-            variant.added.push(with - f64::midpoint(before, after));
-            bare.push(after);
+            variant.added.push(with.ns - f64::midpoint(before.ns, after.ns));
+            bare.push(after.ns);
+            if let [Some(before), Some(with), Some(after)] = [&before, &with, &after].map(|of| of.instructions) {
+                variant.instructions.push(with - f64::midpoint(before, after));
+                bare_instructions.push(after);
+            }
             before = after;
         }
     }
@@ -127,14 +137,23 @@ fn measure_case(case: &'static Case, floor: &Floor, disk: &LoopDevice, rounds: u
             Err(error) => variant.error = Some(format!("{error:#}")),
         }
     }
-    Ok(Outcome { case, bare, variants })
+    let uncounted = workload.uncounted();
+    Ok(Outcome { case, bare, bare_instructions, uncounted, variants })
 }
 
 fn variants(case: &'static Case) -> Vec<Variant> {
     let mut all = Vec::new();
     let mut add = |name: &str, programs, target| {
-        let (name, added, counted) = (name.to_owned(), Vec::new(), Vec::new());
-        all.push(Variant { name, programs, target, added, error: None, counted });
+        let name = name.to_owned();
+        all.push(Variant {
+            name,
+            programs,
+            target,
+            added: Vec::new(),
+            instructions: Vec::new(),
+            error: None,
+            counted: Vec::new(),
+        });
     };
     add("empty programs", Programs::Empty, None);
     add(TIMESTAMPS, Programs::Timestamps, None);
@@ -214,7 +233,13 @@ impl Outcome {
     /// The section `events`.
     pub(super) fn rows(&self) -> anyhow::Result<Vec<Row>> {
         let subject = self.case.kind.subject();
-        let mut rows = vec![Row::new(subject, "no program", "ns", Spread::of(&self.bare)?)];
+        let mut bare = Row::new(subject, "no program", "ns", Spread::of(&self.bare)?);
+        if !self.bare_instructions.is_empty() {
+            bare = bare.note(format!("{:.0} instructions", Spread::of(&self.bare_instructions)?.median));
+        } else if let Some(why) = &self.uncounted {
+            bare = bare.note(why);
+        }
+        let mut rows = vec![bare];
         let named = |name: &str| self.variants.iter().find(|variant| variant.name == name);
         let floor = named(TIMESTAMPS).context("no floor")?;
         let summary = self.case.summaries.first().and_then(|summary| named(summary.name)).context("no summary")?;
@@ -228,6 +253,9 @@ impl Outcome {
                 let runs = program.runs_per_operation;
                 table::Counted { ns: sum.ns + program.ns_per_run * runs, runs: sum.runs + runs }
             }));
+            if !variant.instructions.is_empty() {
+                row = row.note(format!("{:+.0} instructions", Spread::of(&variant.instructions)?.median));
+            }
             rows.push(match variant.programs {
                 Programs::Timestamps => row,
                 Programs::HashRing | Programs::Peer(_) => against(row, variant, summary, true)?,

@@ -9,6 +9,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::Command;
 
 use anyhow::{Context, ensure};
+use perf_event::events::Hardware;
+use perf_event::{Builder, Counter};
 
 use super::super::child::{Child, PingPong, spawn};
 use super::super::{cpus, getppids};
@@ -18,6 +20,7 @@ pub(super) struct Workload {
     _child: Child,
     ask: PipeWriter,
     answer: PipeReader,
+    instructions: std::io::Result<Counter>,
 }
 
 /// What one measurement gives.
@@ -25,6 +28,8 @@ pub(super) struct Measured {
     /// CPU time of an operation: the first quartile of many short slices, which the machine's other doings disturb least.
     pub(super) ns: f64,
     pub(super) operations: f64,
+    /// Of an operation: all that the processor ran on that CPU meanwhile, where it counts for us.
+    pub(super) instructions: Option<f64>,
 }
 
 /// What a loop does.
@@ -67,17 +72,32 @@ impl Workload {
                 eprintln!("the measured process: {error:#}");
             }
         })?;
-        Ok(Self { _child: child, ask, answer })
+        let mut instructions =
+            Builder::new(Hardware::INSTRUCTIONS).any_pid().one_cpu(cpus::measured()).include_kernel().build();
+        if let Ok(counter) = &mut instructions {
+            counter.enable()?;
+        }
+        Ok(Self { _child: child, ask, answer, instructions })
+    }
+
+    /// Why no instructions are counted.
+    pub(super) fn uncounted(&self) -> Option<String> {
+        let error = self.instructions.as_ref().err()?;
+        Some(format!("the processor counts no instructions for us: {error}"))
     }
 
     pub(super) fn measure(&mut self, slices: u32) -> anyhow::Result<Measured> {
+        let mut counter = self.instructions.as_mut().ok();
+        let before = counter.as_mut().map(|counter| counter.read()).transpose()?;
         self.ask.write_all(&slices.to_ne_bytes())?;
         let mut bytes = [0; 16];
         self.answer.read_exact(&mut bytes).context("the measured process failed")?;
         let [ns, operations] = [0, 8].map(|at| {
             bytes.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(f64::NAN, f64::from_ne_bytes)
         });
-        Ok(Measured { ns, operations })
+        let after = counter.as_mut().map(|counter| counter.read()).transpose()?;
+        let instructions = after.zip(before).map(|(after, before)| (after - before) as f64 / operations);
+        Ok(Measured { ns, operations, instructions })
     }
 }
 
