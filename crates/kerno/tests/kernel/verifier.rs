@@ -2,12 +2,13 @@
 //! (`BPF_COMPLEXITY_LIMIT_INSNS`), and every kernel counts differently. Only its log tells on all of them (`verified_insns` came with
 //! Linux 5.16), so a child that loads everything is traced, and each of its `BPF_PROG_LOAD` calls is given a log of statistics.
 
-use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use aya::programs::loaded_programs;
 use kerno::summary::{Observer, ObserverOptions};
 use kerno::{Options, signals};
 
@@ -26,14 +27,18 @@ const LOG_BYTES: u32 = 1 << 16;
 /// Which signal the child is loading; the last is the summary plane of all of them.
 static LOADING: AtomicUsize = AtomicUsize::new(0);
 
-fn load_everything() {
+/// One after the other; calls `loaded` while they are there.
+fn load_everything(mut loaded: impl FnMut()) {
     for (number, signal) in signals::ALL.iter().enumerate() {
         LOADING.store(number, Ordering::SeqCst);
         let mut loader = (signal.loader)(Options::default());
-        loader.load().unwrap_or_else(|error| panic!("cannot load {}: {}", signal.name, error.reason()));
+        let _handle = loader.load().unwrap_or_else(|error| panic!("cannot load {}: {}", signal.name, error.reason()));
+        loaded();
     }
     LOADING.store(signals::ALL.len(), Ordering::SeqCst);
-    drop(Observer::start(ObserverOptions::default()).unwrap());
+    let observer = Observer::start(ObserverOptions::default()).unwrap();
+    loaded();
+    drop(observer);
 }
 
 fn ptrace(request: libc::c_uint, pid: libc::pid_t, data: *mut libc::c_void) -> io::Result<()> {
@@ -82,7 +87,7 @@ fn processed() -> BTreeMap<(String, String), u64> {
         ptrace(libc::PTRACE_TRACEME, 0, std::ptr::null_mut()).unwrap();
         // SAFETY: stops this process until its tracer goes on.
         unsafe { libc::raise(libc::SIGSTOP) };
-        load_everything();
+        load_everything(|| {});
     });
     child.go();
     let pid = child.pid.cast_signed();
@@ -131,4 +136,36 @@ fn every_program_is_far_from_the_verifiers_limit() {
     }
     let over: Vec<_> = processed.iter().filter(|(_, count)| **count > LIMIT / 2).collect();
     assert!(over.is_empty(), "over half of the limit of {LIMIT}: {over:?}");
+}
+
+/// Names and lengths of the programs that this process has loaded, as the verifier left them.
+fn translated() -> Vec<(String, u32)> {
+    let infos =
+        fs::read_dir("/proc/self/fdinfo").unwrap().filter_map(|info| fs::read_to_string(info.ok()?.path()).ok());
+    let ids: BTreeSet<u32> = infos
+        .filter_map(|info| info.lines().find_map(|line| line.strip_prefix("prog_id:"))?.trim().parse().ok())
+        .collect();
+    let own = loaded_programs().filter_map(Result::ok).filter(|info| ids.contains(&info.id()));
+    let mut found: Vec<_> =
+        own.map(|info| (info.name_as_str().unwrap_or("?").to_owned(), info.size_translated().unwrap())).collect();
+    found.sort_unstable();
+    found
+}
+
+/// What never runs is cut out. A verifier that errs in what that is does not err each time: the outcome hangs on what was in the memory
+/// that it was given.
+#[test]
+fn every_load_leaves_the_same_of_a_program() {
+    let mut child = Child::new(|_| {
+        let [first, second, third] = [(); 3].map(|()| {
+            let mut found = Vec::new();
+            load_everything(|| found.push(translated()));
+            found
+        });
+        assert!(first.iter().all(|programs| !programs.is_empty()), "{first:?}");
+        assert_eq!(first, second);
+        assert_eq!(first, third);
+    });
+    child.go();
+    assert_eq!(child.wait(), 0);
 }

@@ -201,11 +201,8 @@ static __always_inline const struct submitter *asked_by(const struct bio *bio)
 	return bpf_map_lookup_elem(&asking_bios, &key);
 }
 
-/*
- * The first sight of a request: what is known only now is kept, until its completion. Read without helper calls, in a function of its
- * own at that: before 6.4 such a program's main function must not fault (0108a4e9f358), but this one may.
- */
-static __noinline struct pending *remember(const struct request *rq, const struct submitter *submitter)
+/* The first sight of a request: what is known only now is kept, until its completion. */
+static __always_inline struct pending *remember_by(const struct request *rq, const struct submitter *submitter)
 {
 	const struct gendisk *disk = disk_of(rq);
 	const struct task_struct *task = NULL;
@@ -263,10 +260,25 @@ static __noinline struct pending *remember(const struct request *rq, const struc
 	return pending;
 }
 
+/*
+ * Read without helper calls, in functions of their own at that: before 6.4 such a program's main function must not fault (0108a4e9f358),
+ * but these may. Two of them, and not one to which NULL is handed: with one call for both, verifiers of 5.10 to 6.12 at least now and then
+ * take what they found out about the pointer for true of NULL, and do away with the comparison that tells them apart.
+ */
+static __noinline struct pending *remember(const struct request *rq)
+{
+	return remember_by(rq, NULL);
+}
+
+static __noinline struct pending *remember_for(const struct request *rq, const struct submitter *submitter)
+{
+	return submitter ? remember_by(rq, submitter) : NULL;
+}
+
 SEC("tp_btf/block_io_start")
 int BPF_PROG(on_block_io_start, struct request *rq)
 {
-	remember(rq, NULL);
+	remember(rq);
 	return 0;
 }
 
@@ -305,7 +317,7 @@ static __always_inline int insert(struct request *rq)
 	struct pending *pending = pending_of(rq);
 
 	if (!cfg_has_io_start && (!pending || (pending->issued_ns && !pending->reported)))
-		pending = remember(rq, NULL);
+		pending = remember(rq);
 	/* Waiting since it was first inserted, whatever sends it back there. */
 	if (pending && !pending->inserted_ns)
 		pending->inserted_ns = bpf_ktime_get_ns();
@@ -363,12 +375,12 @@ static __always_inline struct pending *remember_flush(const struct request *rq)
 		asker = requests_find_by(in_flight_number_at((__u64)other));
 		if (asker && !asker->refused &&
 		    (!asker->made_ns || BPF_CORE_READ(other, start_time_ns) <= asker->made_ns))
-			return remember(rq, &asker->submitter);
+			return remember_for(rq, &asker->submitter);
 		if (cfg_has_io_start)
 			continue;
 		by_bio = asked_by(BPF_CORE_READ(other, biotail));
 		if (by_bio)
-			return remember(rq, by_bio);
+			return remember_for(rq, by_bio);
 	}
 	return NULL;
 }
@@ -386,7 +398,7 @@ static __always_inline int issue(struct request *rq)
 	if ((rq->cmd_flags & REQ_OP_MASK) == REQ_OP_FLUSH && !(pending && pending->requeued))
 		pending = remember_flush(rq);
 	else if (!cfg_has_io_start && (!pending || (pending->issued_ns && !pending->reported)))
-		pending = remember(rq, NULL);
+		pending = remember(rq);
 	if (!pending)
 		return 0;
 	/* What was merged into it is in by now. */
