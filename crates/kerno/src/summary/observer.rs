@@ -179,7 +179,7 @@ impl Observer {
         drop(host);
         let now_ns = monotonic_ns();
         tasks.sample(0.0, now_ns).map_err(|error| LoadError::Io("cannot read the tasks", error))?;
-        tasks.begin(now_ns);
+        tasks.begin();
         let mut observer = Self {
             options,
             host: facts,
@@ -316,7 +316,7 @@ impl Observer {
         self.spent.entry("processes").or_default().windows += watch.lap();
         signals.cost = self.cost();
         let _ = watch.lap();
-        self.tasks.begin(now_ns);
+        self.tasks.begin();
         self.spent.entry("tasks").or_default().windows += watch.lap();
         // What was read at this window's end is the next one's begin.
         self.begin(now_ns);

@@ -248,7 +248,9 @@ pub(crate) struct Tasks {
     found: FastMap<u32, Found>,
     blocked: FastMap<(u32, u64), Blocked>,
     times: SampleTimes,
-    window_start_ns: u64,
+    /// When the latest look at all tasks began, and the one that the window began with.
+    looked_ns: u64,
+    known_ns: u64,
 }
 
 impl Tasks {
@@ -273,12 +275,13 @@ impl Tasks {
             found: FastMap::default(),
             blocked: FastMap::default(),
             times: SampleTimes::default(),
-            window_start_ns: 0,
+            looked_ns: 0,
+            known_ns: 0,
         })
     }
 
     /// Begins a window with the tasks as they were when last read.
-    pub(crate) fn begin(&mut self, now_ns: u64) {
+    pub(crate) fn begin(&mut self) {
         self.accounts.retain(|_, account| {
             account.used = TaskUse::default();
             account.fds.clear();
@@ -287,7 +290,7 @@ impl Tasks {
         });
         self.times.clear();
         self.times.push(0.0);
-        self.window_start_ns = now_ns;
+        self.known_ns = self.looked_ns;
         for (pid, found) in &self.found {
             if let (Some(account), Some(holder)) = (self.accounts.get_mut(pid), &found.holder) {
                 account.fds.push(&self.times, u64::from(holder.fds));
@@ -304,7 +307,7 @@ impl Tasks {
         let turn = self.turn.take();
         self.programs.tell("turn", turn.unwrap_or(EVERYBODY))?;
         self.programs.iterate("on_task", &mut self.buffer)?;
-        let (mut rest, mut before, mut heard) = (&self.buffer[..], self.before.iter().peekable(), true);
+        let (mut rest, mut place, mut heard) = (&self.buffer[..], 0, true);
         while let Ok((word, behind)) = u64::read_from_prefix(rest) {
             if word & UNCHANGED == 0 {
                 let Ok((row, behind)) = TaskRow::read_from_prefix(rest) else { break };
@@ -312,15 +315,20 @@ impl Tasks {
                 rest = behind;
             } else {
                 let tid = word & !UNCHANGED;
-                while before.next_if(|row| u64::from(row.tid) < tid).is_some() {}
-                match before.next_if(|row| u64::from(row.tid) == tid) {
+                let is_there = |place: usize| self.before.get(place).is_some_and(|row| u64::from(row.tid) == tid);
+                // Mostly the next one. The kernel walks by the ids of our own pid namespace, which may be in another order.
+                if !is_there(place) {
+                    place = self.before.partition_point(|row| u64::from(row.tid) < tid);
+                }
+                match self.before.get(place).filter(|_| is_there(place)) {
                     Some(row) => self.rows.push(*row),
                     None => heard = false,
                 }
+                place += 1;
                 rest = behind;
             }
         }
-        // The kernel walks them in this order; what follows relies on it.
+        // The kernel mostly walks them in this order; what follows relies on it.
         self.rows.sort_by_key(|row| row.tid);
         self.turn = heard.then(|| turn.map_or(0, |turn| (turn + 1) % TURNS));
         Ok(())
@@ -328,6 +336,7 @@ impl Tasks {
 
     /// Reads all tasks and adds what they used since the last sample.
     pub(crate) fn sample(&mut self, seconds: f64, now_ns: u64) -> io::Result<()> {
+        self.looked_ns = now_ns;
         self.read()?;
         let thin = self.times.push(seconds);
         for account in self.accounts.values_mut() {
@@ -352,7 +361,8 @@ impl Tasks {
             while before.next_if(|earlier| earlier.tid < row.tid).is_some() {}
             let earlier = before.next_if(|earlier| earlier.tid == row.tid);
             let earlier = earlier.filter(|earlier| earlier.start_ns == row.start_ns);
-            let born = self.window_start_ns > 0 && row.start_ns >= self.window_start_ns;
+            // Since that look, which may have passed its place before: all that it used is this window's.
+            let born = self.known_ns > 0 && row.start_ns >= self.known_ns;
             let used = match earlier {
                 Some(earlier) => row.used().since(earlier.used()),
                 None if born => row.used(),

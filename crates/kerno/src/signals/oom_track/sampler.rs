@@ -155,13 +155,13 @@ impl Sampler for Sampled {
     }
 
     fn begin(&mut self, tick: &Tick<'_>) {
-        // What was killed before is not this window's.
+        // What was before is not the first window's. Later the end of one is the begin of the next.
         if self.summary.available_bytes.points().is_empty() {
             self.kills.take();
+            self.faults = Faults::now();
+            self.pressure.take(1.0);
         }
         self.summary = OomSummary::default();
-        self.faults = Faults::now();
-        self.pressure.take(1.0);
         if let Some(limits) = &mut self.limits {
             limits.begin(tick.now_ns);
         }
@@ -196,6 +196,7 @@ impl Sampler for Sampled {
         self.summary.major_faults = since(|faults| faults.major);
         self.summary.refaulted_pages = since(|faults| faults.refaulted);
         self.summary.swapped_out_pages = since(|faults| faults.swapped_out);
+        self.faults = faults;
         let stalled = self.pressure.take(tick.seconds);
         self.summary.some_stalled = stalled.map(|stalled| stalled.0);
         self.summary.all_stalled = stalled.map(|stalled| stalled.1);

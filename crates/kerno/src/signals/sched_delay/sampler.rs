@@ -91,6 +91,7 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
         before: Vec::new(),
         times: std::collections::BTreeMap::new(),
         pressure: PressureMeter::new("/proc/pressure/cpu"),
+        begun: false,
         throttle: ThrottleMeter::new(),
         blocked: BlockedTasks::default(),
         loadavg: ProcFile::new("/proc/loadavg"),
@@ -117,6 +118,7 @@ struct Sampled {
     before: Vec<Reading>,
     times: std::collections::BTreeMap<u32, CpuTimes>,
     pressure: PressureMeter,
+    begun: bool,
     throttle: ThrottleMeter,
     blocked: BlockedTasks,
     loadavg: ProcFile,
@@ -177,12 +179,14 @@ impl Sampled {
         named.collect()
     }
 
-    fn cpus(&self, wakeup_ns: &mut Histogram, preempted_ns: &mut Histogram) -> Vec<CpuStat> {
+    /// Since the last call.
+    fn cpus(&mut self, wakeup_ns: &mut Histogram, preempted_ns: &mut Histogram) -> Vec<CpuStat> {
         let now = CpuTimes::read();
+        let readings: Vec<_> = self.blocks.iter().map(Reading::of).collect();
         let mut cpus = Vec::new();
-        for (cpu, block) in (0u32..).zip(self.blocks.iter()) {
+        for (cpu, reading) in (0u32..).zip(&readings) {
             let zero = Reading::default();
-            let (reading, before) = (Reading::of(block), self.before.get(cpu as usize).unwrap_or(&zero));
+            let before = self.before.get(cpu as usize).unwrap_or(&zero);
             let (mut woken, mut preempted) = (Histogram::new(), Histogram::new());
             woken.add_kernel_delta(&reading.woken_ns, &before.woken_ns);
             preempted.add_kernel_delta(&reading.preempted_ns, &before.preempted_ns);
@@ -209,6 +213,7 @@ impl Sampled {
                 steal: shares.steal,
             });
         }
+        (self.times, self.before) = (now, readings);
         cpus
     }
 }
@@ -228,10 +233,13 @@ impl Sampler for Sampled {
         self.uninterruptible = Series::default();
         self.blocked.begin();
         self.throttle.begin();
-        let _ = self.pressure.take(1.0);
-        let _ = self.take_waiters(tick.tasks);
-        self.times = CpuTimes::read();
-        self.before = self.blocks.iter().map(Reading::of).collect();
+        // Later what the end of a window found is the begin of the next: nothing falls between.
+        if !std::mem::replace(&mut self.begun, true) {
+            let _ = self.pressure.take(1.0);
+            let _ = self.take_waiters(tick.tasks);
+            self.times = CpuTimes::read();
+            self.before = self.blocks.iter().map(Reading::of).collect();
+        }
         self.look(tick);
     }
 
