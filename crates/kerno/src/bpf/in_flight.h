@@ -116,7 +116,8 @@ static __always_inline __u32 in_flight_claim(struct in_flight_ways *ways, __u64 
 	for (__u32 way = 0; way < IN_FLIGHT_WAYS; way++) {
 		volatile __u32 *claims = &ways->claims[way];
 
-		if (*claims)
+		/* Given up, but its number not gone yet: on CPUs that order neither the release's writes nor additions. */
+		if (*claims || ((volatile __u64 *)ways->number)[way])
 			continue;
 		__sync_fetch_and_add(claims, 1);
 		if (*claims == 1) {

@@ -294,9 +294,6 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_read() {}
-
-    #[test]
     fn hypervisors_are_told_apart() {
         assert!(has_hypervisor_flag("processor : 0\nflags\t\t: fpu hypervisor lm\n"));
         assert!(!has_hypervisor_flag("flags\t\t: fpu lm\nmodel name: hypervisor\n"));

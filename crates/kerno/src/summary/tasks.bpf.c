@@ -216,10 +216,10 @@ static __always_inline __u64 anon_pages(struct task_struct *task)
 
 /*
  * What was written of a thread last. Nobody but itself changes what a row tells of it, so one that has not run since is told of by its
- * id alone. What others may change after all (limits, memory that is reclaimed, a parent's end, descriptors that several processes share)
+ * id alone. What others may change after all (limits, memory that is reclaimed, descriptors that several processes share)
  * shows at the latest when its turn comes.
  */
-#define MAX_WRITTEN (1 << 18) /* 8 MiB */
+#define MAX_WRITTEN (1 << 18) /* 10 MiB */
 #define TURNS 8
 #define TASK_RUNNING 0
 #define UNCHANGED (1ull << 63) /* no thread starts so late */
@@ -227,6 +227,7 @@ static __always_inline __u64 anon_pages(struct task_struct *task)
 struct written {
 	__u64 who; /* as of who_sleeps; 0: nothing of use here */
 	__u64 cgroups; /* an address: whoever is moved to another cgroup gets another */
+	__u64 parent; /* an address, another's when the parent has ended: to whom a child leaves its bytes must be known */
 	__u64 run_ns; /* grows with each turn on a CPU, at the latest when it is over */
 	__u32 tid;
 	__u32 state;
@@ -302,8 +303,8 @@ int on_task(struct bpf_iter__task *ctx)
 			: (__u32)BPF_CORE_READ((struct task_struct___pre_5_14 *)task, state);
 	who = who_sleeps(task, state);
 	if (who && written_of->who == who && written_of->run_ns == run_ns && written_of->tid == (__u32)task->pid &&
-	    written_of->state == state &&
-	    written_of->cgroups == (__u64)task->cgroups && !has_turn(task->pid)) {
+	    written_of->state == state && written_of->cgroups == (__u64)task->cgroups &&
+	    written_of->parent == (__u64)more->real_parent && !has_turn(task->pid)) {
 		__u64 unchanged = UNCHANGED | (__u32)task->pid;
 
 		bpf_seq_write(ctx->meta->seq, &unchanged, sizeof(unchanged));
@@ -359,6 +360,7 @@ int on_task(struct bpf_iter__task *ctx)
 		return 0;
 	written_of->who = who;
 	written_of->cgroups = (__u64)task->cgroups;
+	written_of->parent = (__u64)more->real_parent;
 	written_of->run_ns = run_ns;
 	written_of->tid = task->pid;
 	written_of->state = state;

@@ -12,7 +12,7 @@ use kerno::doctor::{self, Finding, Severity, Thresholds};
 use kerno::signals::{DiskDevice, DiskSummary};
 use kerno::summary::{Observer, Signals};
 
-use crate::block::{Buffer, KIB, LoopDevice, MIB, file_without_room};
+use crate::block::{Buffer, KIB, LoopDevice, MIB, file_without_room, read_at_once};
 use crate::cgroups::Cgroup;
 use crate::support::{self, Child, compare, slowness, unless_init_ran};
 
@@ -268,7 +268,48 @@ fn a_cgroup_at_its_own_limit_is_told_from_a_slow_device() {
     }
 }
 
+/// Many more reads at once than the device takes: the kernel adds up the same time.
+#[test]
+fn times_are_the_kernels_own() {
+    unless_init_ran(|| {
+        const READS: usize = 251;
+        const BYTES: usize = 256 * KIB;
+        for scheduler in ["none", "mq-deadline"] {
+            let device = LoopDevice::new(READS * 2 * BYTES);
+            if !device.set_scheduler(scheduler) {
+                continue;
+            }
+            let offsets: Vec<u64> = (0..READS as u64).map(|i| i * 2 * BYTES as u64).collect();
+            let mut child = Child::new(|link| {
+                read_at_once(&device.open_direct(), &Buffer::new(BYTES), BYTES, &offsets);
+                link.tell(1);
+                link.wait();
+            });
+            let mut observer = observer();
+            let before_ms = device.read_ms();
+            child.go();
+            assert_eq!(child.heard(), 1);
+            let kernels_ms = device.read_ms() - before_ms;
+            let signals = observer.finish().unwrap();
+            let reads = of_device(&signals, &device).op("read").unwrap();
+            assert_eq!(
+                (reads.count, reads.queue_ns.count(), reads.device_ns.count()),
+                (READS as u64, READS as u64, READS as u64)
+            );
+            let submitter = summary(&signals).submitters.iter().find(|s| s.pid == child.pid).unwrap();
+            let ours_ms = submitter.total_ns / 1_000_000;
+            println!("disk_io: {scheduler}: {ours_ms} ms of requests, {kernels_ms} by /sys/block/DEVICE/stat");
+            // The kernel's ends a little later, with our own programs in between.
+            let little = READS as u64 / 50 * slowness() + kernels_ms / 20;
+            assert!(ours_ms <= kernels_ms + 1 && ours_ms + little >= kernels_ms, "{ours_ms} ms, {kernels_ms} ms");
+            child.go();
+            assert_eq!(child.wait(), 0);
+        }
+    });
+}
+
 again! { before_6_5, without "block_io_start":
     sums_are_what_the_kernel_counts
+    times_are_the_kernels_own
     failures_are_counted_and_judged
 }

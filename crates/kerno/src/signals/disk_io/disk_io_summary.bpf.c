@@ -2,7 +2,7 @@
 /*
  * disk_io, summed up: requests, bytes and times by device and kind, by submitter, and failures.
  *
- * hooks   those of disk_io.bpf.c (requests.h)
+ * hooks   those of disk_io.bpf.c (requests.h), since 6.5 without block_rq_insert: waits begin at request.start_time_ns
  * key     (device, kind); (process, device); (device, kind, errno) and the same with the process
  * cost    two look-ups into hash maps a completed request, beside those that follow it
  * not     what disk_io.bpf.c does not see either

@@ -42,8 +42,9 @@
 //!
 //! # The summary
 //!
-//! [`DiskSummary`] has the same requests added up in the kernel by the same hooks: by device and kind with histograms of both times, by
-//! submitter, and failures by error. One more MiB of kernel memory for these. Beside them it has what the kernel counts anyway: how
+//! [`DiskSummary`] has the same requests added up in the kernel: by device and kind with histograms of both times, by submitter, and
+//! failures by error. One more MiB of kernel memory for these. From Linux 6.5 on it needs no hook on insertions: a wait begins when the
+//! kernel made the request, by its own note of that. Beside them it has what the kernel counts anyway: how
 //! busy devices are (`/proc/diskstats`), how full file systems are (statvfs(2); never of network or FUSE file systems, which may not
 //! answer), and how much of their own I/O limits cgroups use, which no request shows. File systems are those that this process's mount
 //! namespace has.

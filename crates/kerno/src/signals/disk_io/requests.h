@@ -319,7 +319,7 @@ static __always_inline int insert(struct request *rq)
 	if (!cfg_has_io_start && (!pending || (pending->issued_ns && !pending->reported)))
 		pending = remember(rq);
 	/* Waiting since it was first inserted, whatever sends it back there. */
-	if (pending && !pending->inserted_ns)
+	if (!cfg_waits_since_made && pending && !pending->inserted_ns)
 		pending->inserted_ns = bpf_ktime_get_ns();
 	return 0;
 }
@@ -406,7 +406,9 @@ static __always_inline int issue(struct request *rq)
 		pending->sector = sector_of(rq);
 		pending->nr_bytes = rq->__data_len;
 	}
-	if (cfg_waits_since_made && !pending->inserted_ns)
+	/* What a flush has to precede is made before that: what it waits for is no queue. */
+	if (cfg_waits_since_made && !pending->inserted_ns &&
+	    (!(pending->flags & FLAG_PREFLUSH) || pending->op_code == REQ_OP_FLUSH))
 		pending->inserted_ns = rq->start_time_ns;
 	pending->issued_ns = bpf_ktime_get_ns();
 	return 0;

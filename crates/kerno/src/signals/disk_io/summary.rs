@@ -60,7 +60,9 @@ pub struct DiskOpStat {
     pub bytes: u64,
     /// Failures, by error.
     pub errors: Vec<ErrnoCount>,
-    /// From its being queued to its being given to the device, in nanoseconds.
+    /// From when the kernel made it to its last being given to the device, in nanoseconds: what the I/O scheduler and a busy device kept
+    /// it waiting, and the microseconds until it came to them. 0 for a write that had to wait for a flush first, and where the disk
+    /// has no I/O scheduler and `queue/iostats` is 0, for the kernel takes no time then.
     pub queue_ns: Histogram,
     /// From then to its completion, in nanoseconds.
     pub device_ns: Histogram,
