@@ -363,10 +363,15 @@ fn a_hundred_cycles_leak_nothing() {
     // The first ones fill caches that stay.
     let mut programs: Vec<u32> = (0..5).flat_map(|_| cycle()).collect();
     let (fds, memory) = held();
-    programs.extend((0..scaled(100)).flat_map(|_| cycle()));
-    let (fds_after, memory_after) = held();
+    let mut half = || {
+        programs.extend((0..scaled(50)).flat_map(|_| cycle()));
+        held()
+    };
+    let [(_, halfway), (fds_after, memory_after)] = [half(), half()];
     assert_eq!(fds_after, fds, "descriptors");
-    assert!(memory_after < memory + (4 << 20), "resident memory went from {memory} to {memory_after} bytes");
+    // The allocator may come to need more once; what is not given back grows in both halves.
+    let grew = halfway.saturating_sub(memory).min(memory_after.saturating_sub(halfway));
+    assert!(grew < 2 << 20, "resident memory went from {memory} to {halfway} and {memory_after} bytes");
     assert_gone(&programs, &[]);
 }
 
