@@ -15,7 +15,7 @@ rule! {
          silent. Opens that succeed are told, as information only, when there are so many that they must cost a good part of a CPU. \
          When the table of descriptors is full it is fd_track that tells.",
         judge;
-    failed_per_second: 200.0 PerSecond, 1.0 ..= 1e6, "failed opens a second";
+    failed_per_second: 500.0 PerSecond, 1.0 ..= 1e6, "failed opens a second";
     failed_share: 0.5 Ratio, 0.01 ..= 1.0, "of all opens of the process";
     repeated_share: 0.5 Ratio, 0.0 ..= 1.0, "of the failed opens are on one of the last few paths that failed";
     critical_per_second: 20_000.0 PerSecond, 1.0 ..= 1e7, "critical from so many failed opens a second: much of a CPU";
@@ -145,9 +145,9 @@ mod tests {
 
     #[test]
     fn a_retry_loop_is_found_with_its_path() {
-        let findings = found(process(2500, 2400, 2399));
+        let findings = found(process(6500, 6400, 6399));
         assert_eq!(findings.len(), 1);
-        assert_eq!(findings[0].title, "agent (4711) fails to open /etc/agent's.conf: 240 times a second, ENOENT");
+        assert_eq!(findings[0].title, "agent (4711) fails to open /etc/agent's.conf: 640 times a second, ENOENT");
         assert_eq!((findings[0].severity, findings[0].culprit.pid), (Severity::Warning, Some(4711)));
         assert_eq!(findings[0].since, Some(3.0));
         assert_eq!(findings[0].fixes[0].command, r"namei -l '/etc/agent'\''s.conf'");
@@ -156,8 +156,8 @@ mod tests {
 
     #[test]
     fn searches_and_small_numbers_are_not() {
-        assert!(found(process(1990, 1990, 1990)).is_empty(), "below the rate");
-        assert!(found(process(20_000, 3000, 3000)).is_empty(), "most succeed");
+        assert!(found(process(4990, 4990, 4990)).is_empty(), "below the rate");
+        assert!(found(process(20_000, 8000, 8000)).is_empty(), "most succeed");
         assert!(found(process(20_000, 20_000, 500)).is_empty(), "a search tries many paths");
         let mut full = process(20_000, 20_000, 20_000);
         full.errors = vec![ErrnoCount::new(libc::EMFILE, 20_000)];
