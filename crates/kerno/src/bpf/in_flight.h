@@ -78,14 +78,22 @@ static __always_inline __u64 in_flight_number_at(__u64 address)
 		return name##_find_by(in_flight_number(address));                                                      \
 	}                                                                                                              \
                                                                                                                        \
-	/* A place, with what was left in it; NULL where the set is full. */                                           \
-	static __always_inline type_ *name##_begin(const void *address)                                                \
+	/* For what was looked for in vain: a place, with what was left in it; NULL where the set is full. */           \
+	static __always_inline type_ *name##_add(const void *address)                                                  \
 	{                                                                                                              \
 		__u64 number = in_flight_number(address);                                                              \
 		struct name##_set *set = name##_set_of(number);                                                        \
 		__u32 way = set ? in_flight_claim(&set->ways, number) : IN_FLIGHT_WAYS;                                \
                                                                                                                        \
 		return set && way < IN_FLIGHT_WAYS ? &set->values[way] : NULL;                                         \
+	}                                                                                                              \
+                                                                                                                       \
+	/* What never ended is found and begins anew. */                                                               \
+	static __always_inline type_ *name##_begin(const void *address)                                                \
+	{                                                                                                              \
+		type_ *known = name##_find(address);                                                                   \
+                                                                                                                       \
+		return known ? known : name##_add(address);                                                            \
 	}                                                                                                              \
                                                                                                                        \
 	static __always_inline void name##_end(const void *address)                                                    \
@@ -106,13 +114,9 @@ static __always_inline __u32 in_flight_find(const struct in_flight_ways *ways, _
 	return IN_FLIGHT_WAYS;
 }
 
-/* One address begins on one CPU at a time. What never ended is found and begins anew. */
+/* For what is not there: one address begins on one CPU at a time. */
 static __always_inline __u32 in_flight_claim(struct in_flight_ways *ways, __u64 number)
 {
-	__u32 known = in_flight_find(ways, number);
-
-	if (known < IN_FLIGHT_WAYS)
-		return known;
 	for (__u32 way = 0; way < IN_FLIGHT_WAYS; way++) {
 		volatile __u32 *claims = &ways->claims[way];
 

@@ -36,4 +36,4 @@ pub(crate) use plan::{Hook, Plan, Signal};
 pub use set::LoaderSet;
 pub use stream::{Batch, Events, StreamError};
 pub use summary_plane::SummaryLoss;
-pub(crate) use summary_plane::{KernelHash, PerCpuBlock, SummaryPrograms, VolatileBlock, possible_cpus};
+pub(crate) use summary_plane::{KernelHash, MappedBlocks, SummaryPrograms, VolatileBlock, possible_cpus};

@@ -101,12 +101,12 @@ impl SummaryPrograms {
         object::run_iterator_into(&mut self.ebpf, name, buffer, room, ends)
     }
 
-    /// Maps a `PER_CPU_BLOCK`, whose `max_entries` the plan has set to [`possible_cpus`].
-    pub(crate) fn per_cpu<T: FromBytes>(&mut self, name: &str) -> Result<PerCpuBlock<T>, LoadError> {
+    /// Maps an array that may be (`BPF_F_MMAPABLE`). The `max_entries` of a `PER_CPU_BLOCK` the plan has set to [`possible_cpus`].
+    pub(crate) fn mapped<T: FromBytes>(&mut self, name: &str) -> Result<MappedBlocks<T>, LoadError> {
         let Some(Map::Array(map)) = self.ebpf.take_map(name) else {
             return Err(self.object.missing_map(name));
         };
-        PerCpuBlock::map(map).map_err(|error| LoadError::Io("cannot map a summary", error))
+        MappedBlocks::map(map).map_err(|error| LoadError::Io("cannot map a summary", error))
     }
 
     /// Takes a hash map (`HASH` or `LRU_HASH`) of plain keys and values.
@@ -145,15 +145,15 @@ impl SummaryPrograms {
     }
 }
 
-/// How many CPUs this machine can ever have: the number of elements a [`PerCpuBlock`] needs.
+/// How many CPUs this machine can ever have: the number of elements a [`MappedBlocks`] needs.
 pub(crate) fn possible_cpus() -> u32 {
     let possible = aya::util::nr_cpus().unwrap_or_else(|_| std::thread::available_parallelism().map_or(1, usize::from));
     u32::try_from(possible).unwrap_or(u32::MAX)
 }
 
-/// A `PER_CPU_BLOCK` (block.h), mapped: reading it takes no system call and stops no writer. Each word is whole; two words may be
-/// of different moments.
-pub(crate) struct PerCpuBlock<T> {
+/// An array of blocks, mostly one for each CPU (`PER_CPU_BLOCK`, block.h), mapped: reading it takes no system call and stops no writer.
+/// Each word is whole; two words may be of different moments.
+pub(crate) struct MappedBlocks<T> {
     map: MmapRaw,
     /// Keeps the map in the kernel.
     _data: MapData,
@@ -161,13 +161,13 @@ pub(crate) struct PerCpuBlock<T> {
     block: PhantomData<fn() -> T>,
 }
 
-impl<T> fmt::Debug for PerCpuBlock<T> {
+impl<T> fmt::Debug for MappedBlocks<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PerCpuBlock").field("stride", &self.stride).finish_non_exhaustive()
+        f.debug_struct("MappedBlocks").field("stride", &self.stride).finish_non_exhaustive()
     }
 }
 
-impl<T: FromBytes> PerCpuBlock<T> {
+impl<T: FromBytes> MappedBlocks<T> {
     fn map(data: MapData) -> io::Result<Self> {
         let info = data.info().map_err(io::Error::other)?;
         let stride = (info.value_size() as usize).next_multiple_of(8);
@@ -179,22 +179,21 @@ impl<T: FromBytes> PerCpuBlock<T> {
         Ok(Self { map, _data: data, stride, block: PhantomData })
     }
 
-    /// The number of blocks.
-    pub(crate) fn cpus(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.map.len() / self.stride
     }
 
-    /// Each CPU's block in turn; the kernel writes while it is read, so only through volatile reads.
+    /// Each block in turn; the kernel writes while it is read, so only through volatile reads.
     pub(crate) fn iter(&self) -> impl Iterator<Item = VolatileBlock<'_, T>> {
-        (0..self.cpus()).map(|cpu| VolatileBlock {
-            // SAFETY: within the mapping, which has cpus() strides.
-            at: unsafe { self.map.as_ptr().add(cpu * self.stride) }.cast(),
+        (0..self.len()).map(|place| VolatileBlock {
+            // SAFETY: within the mapping, which has len() strides.
+            at: unsafe { self.map.as_ptr().add(place * self.stride) }.cast(),
             map: PhantomData,
         })
     }
 }
 
-/// One CPU's block, changing as it is read.
+/// One block, changing as it is read.
 #[derive(Debug)]
 pub(crate) struct VolatileBlock<'a, T> {
     at: *const T,

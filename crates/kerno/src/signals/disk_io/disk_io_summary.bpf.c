@@ -4,7 +4,7 @@
  *
  * hooks   those of disk_io.bpf.c (requests.h), since 6.5 without block_rq_insert: waits begin at request.start_time_ns
  * key     (device, kind); (process, device); (device, kind, errno) and the same with the process
- * cost    two look-ups into hash maps a completed request, beside those that follow it
+ * cost    a look-up into an array and one into a hash map a completed request, beside those that follow it
  * not     what disk_io.bpf.c does not see either
  */
 #include "kernel.h"
@@ -13,28 +13,31 @@
 #include "requests.h"
 
 /* One MiB: a machine with more than 25 disks that are all read, written, flushed and trimmed loses the rest, and says so. */
-#define MAX_DEVICE_OPS 128
+#define DEVICE_OPS_BITS 7
+#define MAX_DEVICE_OPS (1 << DEVICE_OPS_BITS)
+/* From where its number says on. */
+#define DEVICE_OP_PROBES 16
 #define MAX_SUBMITTERS 2048
 #define MAX_ERRORS 128
 #define MAX_FAILURES 64
 
-struct device_op_key {
-	__u32 dev;
-	__u32 op;
-};
-
 /* How many there were is what either histogram holds. */
 struct device_op {
+	__u64 number; /* of device and kind; 0: free */
+	__u32 claims; /* as in in_flight.h */
+	__u32 pad;
 	__u64 bytes;
 	struct histogram queue_ns;
 	struct histogram device_ns;
 };
-_Static_assert(sizeof(struct device_op) == 8 + 2 * 4 * HISTOGRAM_BUCKETS, "struct device_op changed size");
+_Static_assert(sizeof(struct device_op) == 24 + 2 * 4 * HISTOGRAM_BUCKETS, "struct device_op changed size");
 
+/* Found without a call, unlike an element of a hash map; none is ever removed. */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, MAX_DEVICE_OPS);
-	__type(key, struct device_op_key);
+	__type(key, __u32);
 	__type(value, struct device_op);
 } device_ops SEC(".maps");
 
@@ -103,18 +106,41 @@ const volatile struct device_op *const volatile layout_of_device_op SEC(".rodata
 const volatile struct submitted *const volatile layout_of_submitted SEC(".rodata") = NULL;
 const volatile struct failure *const volatile layout_of_failure SEC(".rodata") = NULL;
 
-/* An element to begin with; too large for the stack. Never written. */
-struct device_op empty_device_op = {};
+static __always_inline bool claim_device_op(struct device_op *sum, __u64 number)
+{
+	volatile __u32 *claims = &sum->claims;
 
+	if (*claims)
+		return false;
+	__sync_fetch_and_add(claims, 1);
+	if (*claims == 1) {
+		sum->number = number;
+		return true;
+	}
+	__sync_fetch_and_add(claims, -1);
+	return false;
+}
+
+/* Two CPUs with the first of a kind may take a place each: the reader adds them up. */
 static __always_inline struct device_op *device_op_of(const struct pending *pending, __u32 op)
 {
-	struct device_op_key key = { .dev = pending->dev, .op = op };
-	struct device_op *found = bpf_map_lookup_elem(&device_ops, &key);
+	__u64 number = (__u64)pending->dev << 8 | op;
+	__u32 first = number * IN_FLIGHT_MIX >> (64 - DEVICE_OPS_BITS);
+	struct device_op *sum;
 
-	if (found)
-		return found;
-	bpf_map_update_elem(&device_ops, &key, &empty_device_op, BPF_NOEXIST);
-	return bpf_map_lookup_elem(&device_ops, &key);
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < DEVICE_OP_PROBES; i++) {
+		__u32 at = (first + i) % MAX_DEVICE_OPS;
+
+		sum = bpf_map_lookup_elem(&device_ops, &at);
+		if (!sum)
+			return NULL;
+		if (sum->number == number)
+			return sum;
+		if (!sum->number && claim_device_op(sum, number))
+			return sum;
+	}
+	return NULL;
 }
 
 static __always_inline void add_to_submitter(const struct pending *pending, __u32 op, __u64 total_ns)

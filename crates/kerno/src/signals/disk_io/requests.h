@@ -235,7 +235,8 @@ static __always_inline struct pending *remember_by(const struct request *rq, con
 	/* Its completion was never seen: an event that was never made. */
 	if (pending && pending->issued_ns && !pending->reported && !pending->refused)
 		count_untracked();
-	pending = requests_begin(rq);
+	if (!pending)
+		pending = requests_add(rq);
 	if (!pending) {
 		count_untracked();
 		return NULL;

@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::mem::offset_of;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -10,7 +11,7 @@ use super::loader;
 use super::summary::{DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter, DiskSummary};
 use super::writers::Writers;
 use crate::event::Comm;
-use crate::probe::{Host, KernelHash, LoadError, Object, Plan, SummaryLoss, SummaryPrograms, meminfo};
+use crate::probe::{Host, KernelHash, LoadError, MappedBlocks, Object, Plan, SummaryLoss, SummaryPrograms, meminfo};
 use crate::summary::{ErrnoCount, Histogram, PressureMeter, ProcFile, Sampler, Series, Signals, Tick};
 
 /// `HISTOGRAM_BUCKETS`
@@ -33,9 +34,23 @@ struct OpKey {
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct WireOp {
+    number: u64,
+    claims: u32,
+    pad: u32,
     bytes: u64,
     queue_ns: [u32; BUCKETS],
     device_ns: [u32; BUCKETS],
+}
+
+impl WireOp {
+    fn add(&mut self, other: &Self) {
+        self.bytes += other.bytes;
+        for (sums, others) in [(&mut self.queue_ns, &other.queue_ns), (&mut self.device_ns, &other.device_ns)] {
+            for (sum, count) in sums.iter_mut().zip(others) {
+                *sum = sum.wrapping_add(*count);
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable)]
@@ -108,7 +123,7 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
     let (object, plan) = summary_plan(host)?;
     let mut programs = SummaryPrograms::load(object, plan, host)?;
     Ok(Box::new(Sampled {
-        ops: programs.hash("device_ops")?,
+        ops: programs.mapped("device_ops")?,
         submitters: programs.hash("submitters")?,
         errors: programs.hash("errors")?,
         failures: programs.hash("failures")?,
@@ -136,7 +151,7 @@ struct Totals {
 #[derive(Debug)]
 struct Sampled {
     programs: SummaryPrograms,
-    ops: KernelHash<OpKey, WireOp>,
+    ops: MappedBlocks<WireOp>,
     submitters: KernelHash<SubmitterKey, WireSubmitted>,
     errors: KernelHash<ErrorKey, u64>,
     failures: KernelHash<FailureKey, WireFailure>,
@@ -226,10 +241,24 @@ impl Sampler for Sampled {
 impl Sampled {
     fn totals(&self) -> Totals {
         Totals {
-            ops: self.ops.read().unwrap_or_default(),
+            ops: self.ops(),
             submitters: self.submitters.read().unwrap_or_default(),
             errors: self.errors.read().unwrap_or_default(),
         }
+    }
+
+    fn ops(&self) -> HashMap<OpKey, WireOp> {
+        let mut ops: HashMap<OpKey, WireOp> = HashMap::new();
+        for block in self.ops.iter() {
+            let number = block.project::<u64>(offset_of!(WireOp, number)).read();
+            if number == 0 {
+                continue;
+            }
+            let [dev, op] = [number >> 8, number & 0xff].map(|part| u32::try_from(part).unwrap_or(0));
+            let sum = block.read();
+            ops.entry(OpKey { dev, op }).and_modify(|known| known.add(&sum)).or_insert(sum);
+        }
+        ops
     }
 
     #[allow(clippy::cast_precision_loss, reason = "bytes")]
@@ -348,7 +377,7 @@ mod tests {
     #[test]
     fn sums_are_as_the_kernel_side_has_them() {
         let object = aya::include_bytes_aligned!("../../../objects/disk_io_summary.bpf.o");
-        assert_matches(object, "device_op", size_of::<WireOp>(), fields!(WireOp: bytes queue_ns device_ns));
+        assert_matches(object, "device_op", size_of::<WireOp>(), fields!(WireOp: number claims pad bytes queue_ns device_ns));
         let fields = fields!(WireSubmitted: requests read_bytes write_bytes flushes total_ns comm);
         assert_matches(object, "submitted", size_of::<WireSubmitted>(), fields);
         let fields = fields!(WireFailure: timestamp_ns sector count nr_bytes pad comm);

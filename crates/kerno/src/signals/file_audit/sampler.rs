@@ -5,7 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{FileProcess, FileSummary, loader};
 use crate::event::{Comm, MAX_FILENAME_LEN};
-use crate::probe::{Hook, Host, KernelHash, LoadError, Object, PerCpuBlock, Plan, SummaryLoss, SummaryPrograms};
+use crate::probe::{Hook, Host, KernelHash, LoadError, Object, MappedBlocks, Plan, SummaryLoss, SummaryPrograms};
 use crate::summary::{ErrnoCount, Pace, Sampler, Signals, Tick};
 
 const OBJECT: Object = Object {
@@ -66,7 +66,7 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
     let (object, plan) = summary_plan(host)?;
     let mut programs = SummaryPrograms::load(object, plan, host)?;
     Ok(Box::new(Sampled {
-        opens: programs.per_cpu("opens")?,
+        opens: programs.mapped("opens")?,
         openers: programs.hash("openers")?,
         programs,
         before: Kept::default(),
@@ -87,7 +87,7 @@ struct Kept {
 #[derive(Debug)]
 struct Sampled {
     programs: SummaryPrograms,
-    opens: PerCpuBlock<Opens>,
+    opens: MappedBlocks<Opens>,
     openers: KernelHash<u32, Opener>,
     before: Kept,
     begun: bool,

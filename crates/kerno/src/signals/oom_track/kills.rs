@@ -3,7 +3,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, TryFromBytes as _};
 
 use super::{OomEvent, OomKill};
-use crate::probe::{KernelHash, LoadError, PerCpuBlock, SummaryPrograms};
+use crate::probe::{KernelHash, LoadError, MappedBlocks, SummaryPrograms};
 
 /// `MAX_LEVELS`, `MAX_NAME` in oom_track_summary.bpf.c
 const LEVELS: usize = 6;
@@ -49,13 +49,13 @@ pub(super) struct Kill {
 #[derive(Debug)]
 pub(super) struct Kills {
     map: KernelHash<KillKey, WireKill>,
-    totals: PerCpuBlock<KillTotals>,
+    totals: MappedBlocks<KillTotals>,
     seen: u64,
 }
 
 impl Kills {
     pub(super) fn of(programs: &mut SummaryPrograms) -> Result<Self, LoadError> {
-        Ok(Self { map: programs.hash("kills")?, totals: programs.per_cpu("totals")?, seen: 0 })
+        Ok(Self { map: programs.hash("kills")?, totals: programs.mapped("totals")?, seen: 0 })
     }
 
     /// How many kills there were since the last call, and those that there was room for, oldest first.

@@ -9,7 +9,7 @@ use super::throttle::ThrottleMeter;
 use super::{CpuStat, SchedSummary, SchedWaiter};
 use crate::event::Comm;
 use crate::probe::{
-    Hook, Host, KernelHash, LoadError, Object, PerCpuBlock, Plan, SummaryLoss, SummaryPrograms, VolatileBlock,
+    Hook, Host, KernelHash, LoadError, Object, MappedBlocks, Plan, SummaryLoss, SummaryPrograms, VolatileBlock,
 };
 use crate::summary::{Histogram, Missing, PressureMeter, ProcFile, Sampler, Series, Signals, Tasks, Tick};
 
@@ -84,7 +84,7 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
     let (object, plan) = summary_plan(host)?;
     let mut programs = SummaryPrograms::load(object, plan, host)?;
     Ok(Box::new(Sampled {
-        blocks: programs.per_cpu("sched_block")?,
+        blocks: programs.mapped("sched_block")?,
         waiters: programs.hash("slow_waiters")?,
         holders: programs.hash("slow_holders")?,
         programs,
@@ -111,7 +111,7 @@ struct Reading {
 #[derive(Debug)]
 struct Sampled {
     programs: SummaryPrograms,
-    blocks: PerCpuBlock<Block>,
+    blocks: MappedBlocks<Block>,
     waiters: KernelHash<u32, SlowWaiter>,
     holders: KernelHash<HolderKey, Holder>,
     /// By CPU.

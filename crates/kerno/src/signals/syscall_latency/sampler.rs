@@ -8,7 +8,7 @@ use super::kept::{
 use super::{SyncStat, SyscallExemplar, SyscallOffender, SyscallStat, SyscallSummary, loader};
 use crate::doctor::normal::{self, Waiting};
 use crate::event::syscall_names::{self, MAX_SYSCALLS};
-use crate::probe::{Host, KernelHash, LoadError, Object, PerCpuBlock, Plan, SummaryLoss, SummaryPrograms, possible_cpus};
+use crate::probe::{Host, KernelHash, LoadError, Object, MappedBlocks, Plan, SummaryLoss, SummaryPrograms, possible_cpus};
 use crate::summary::{BUCKETS, ErrnoCount, Histogram, Pace, Sampler, Signals, Tick};
 
 pub(super) const OBJECT: Object = Object {
@@ -51,8 +51,8 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
     let (object, plan) = summary_plan(host)?;
     let mut programs = SummaryPrograms::load(object, plan, host)?;
     Ok(Box::new(Sampled {
-        calls: programs.per_cpu("calls")?,
-        histograms: programs.per_cpu("histograms")?,
+        calls: programs.mapped("calls")?,
+        histograms: programs.mapped("histograms")?,
         errors: programs.hash("errors")?,
         offenders: programs.hash("offenders")?,
         syncs: programs.hash("syncs")?,
@@ -137,8 +137,8 @@ struct Kept {
 #[derive(Debug)]
 struct Sampled {
     programs: SummaryPrograms,
-    calls: PerCpuBlock<Calls>,
-    histograms: PerCpuBlock<[u32; BUCKETS]>,
+    calls: MappedBlocks<Calls>,
+    histograms: MappedBlocks<[u32; BUCKETS]>,
     errors: KernelHash<ErrorKey, u64>,
     offenders: KernelHash<OffenderKey, Offender>,
     syncs: KernelHash<u32, SyncCalls>,

@@ -8,7 +8,7 @@ use super::gather::{Readings, gather};
 use super::sockets::Sockets;
 use super::walk::{self, Namespace, Which};
 use super::wire::{Block, Counts, FailureKey, FailureValue, LISTEN, PeerKey, PeerValue, Row};
-use crate::probe::{Hook, Host, KernelHash, LoadError, Object, PerCpuBlock, Plan, SummaryLoss, SummaryPrograms};
+use crate::probe::{Hook, Host, KernelHash, LoadError, Object, MappedBlocks, Plan, SummaryLoss, SummaryPrograms};
 use crate::summary::{FastMap, Missing, Sampler, Signals, Tick};
 
 /// Accept queues are looked at this often at most.
@@ -43,7 +43,7 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
     let (object, plan) = summary_plan(host)?;
     let mut programs = SummaryPrograms::load(object, plan, host)?;
     Ok(Box::new(Sampled {
-        blocks: programs.per_cpu("blocks")?,
+        blocks: programs.mapped("blocks")?,
         peers: programs.hash("peers")?,
         failures: programs.hash("failures")?,
         programs,
@@ -57,7 +57,7 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
 
 #[derive(Debug)]
 struct Sampled {
-    blocks: PerCpuBlock<Block>,
+    blocks: MappedBlocks<Block>,
     peers: KernelHash<PeerKey, PeerValue>,
     failures: KernelHash<FailureKey, FailureValue>,
     programs: SummaryPrograms,
