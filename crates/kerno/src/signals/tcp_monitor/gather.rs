@@ -380,7 +380,7 @@ const fn reason(errno: i32) -> TcpFailureReason {
 mod tests {
     use zerocopy::FromZeros as _;
 
-    use super::super::wire::{INCOMING, OwnerRow};
+    use super::super::wire::INCOMING;
     use super::*;
 
     fn row(sock: u64, remote: u8, segments: u32, edit: impl FnOnce(&mut Row)) -> Row {
@@ -398,8 +398,8 @@ mod tests {
     }
 
     fn table(rows: impl IntoIterator<Item = Row>) -> Sockets {
-        let owner = |(sock, pid)| (sock, OwnerRow { sock, started_ns: 0, pid, pad0: 0 });
-        Sockets::new(rows.into_iter().collect(), &[(1, 100), (2, 200), (9, 900)].into_iter().map(owner).collect())
+        let owner = |row: &Row| [(1, 100), (2, 200), (9, 900)].iter().find(|(sock, _)| *sock == row.sock).map_or(0, |o| o.1);
+        Sockets::new(rows.into_iter().collect(), owner)
     }
 
     fn key(remote: u8) -> PeerKey {

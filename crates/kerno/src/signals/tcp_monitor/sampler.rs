@@ -16,6 +16,10 @@ const QUEUE_INTERVAL_NS: u64 = 1_000_000_000;
 /// And not at all between a window's ends where a look takes longer.
 const QUEUE_PATIENCE: Duration = Duration::from_millis(5);
 
+/// Looking for owners means a walk over all descriptors. Where no socket is new it is left out, but for every so many windows: a process may
+/// hand its sockets to another and live on.
+const KEEP_OWNERS: u32 = 8;
+
 /// What is loaded on this kernel, and onto which hooks.
 pub(crate) fn summary_plan(host: &Host) -> Result<(Object, Plan), LoadError> {
     let object = Object {
@@ -52,6 +56,7 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
         queues: FastMap::default(),
         queued_ns: 0,
         queue_look: Duration::ZERO,
+        kept_owners: 0,
     }))
 }
 
@@ -68,6 +73,8 @@ struct Sampled {
     queues: FastMap<u64, Row>,
     queued_ns: u64,
     queue_look: Duration,
+    /// In so many windows since owners were looked for.
+    kept_owners: u32,
 }
 
 /// What the kernel side has added up since it was loaded.
@@ -128,11 +135,18 @@ impl Sampled {
         if found.beyond > 0 {
             missing.push((format!("{} sockets", found.beyond), "there are too many to look at each".to_owned()));
         }
-        let owners = walk::owners(&mut self.programs).unwrap_or_else(|error| {
-            missing.push(("owners of connections".to_owned(), error.to_string()));
-            FastMap::default()
-        });
-        let sockets = Sockets::new(found.rows, &owners);
+        let is_there = |pid| tick.tasks.process(pid).is_some_and(|process| process.alive);
+        self.kept_owners = (self.kept_owners + 1) % KEEP_OWNERS;
+        let sockets = if self.kept_owners > 0 && self.before.sockets.still_owned(&found.rows, is_there) {
+            Sockets::new(found.rows, |row| self.before.sockets.find(row.sock).map_or(0, |(_, pid)| pid))
+        } else {
+            self.kept_owners = 0;
+            let owners = walk::owners(&mut self.programs).unwrap_or_else(|error| {
+                missing.push(("owners of connections".to_owned(), error.to_string()));
+                FastMap::default()
+            });
+            Sockets::new(found.rows, |row| owners.get(&row.sock).map_or(0, |owner| owner.pid))
+        };
         Reading { totals, sockets, counters, namespaces, cut: beyond > 0, missing }
     }
 

@@ -1,7 +1,7 @@
 //! All sockets at a moment, in the order in which the kernel has them. Who stays, stays in its place: two such tables are laid side by side
 //! from top to bottom, without a search for each of very many sockets.
 
-use super::wire::{OwnerRow, Row};
+use super::wire::Row;
 use crate::summary::FastMap;
 
 #[derive(Debug, Default)]
@@ -14,14 +14,14 @@ pub(super) struct Sockets {
 }
 
 impl Sockets {
-    pub(super) fn new(mut rows: Vec<Row>, owners: &FastMap<u64, OwnerRow>) -> Self {
+    /// `owner` tells a socket's process, 0 where it is not known.
+    pub(super) fn new(mut rows: Vec<Row>, owner: impl FnMut(&Row) -> u32) -> Self {
         let mut places = FastMap::with_capacity_and_hasher(rows.len(), foldhash::fast::RandomState::default());
         // A socket can be met twice, where its neighbours go while the kernel goes through them.
         rows.retain(|row| {
             let place = places.len();
             *places.entry(row.sock).or_insert(place) == place
         });
-        let owner = |row: &Row| owners.get(&row.sock).map_or(0, |owner| owner.pid);
         Self { owners: rows.iter().map(owner).collect(), rows, places }
     }
 
@@ -36,6 +36,16 @@ impl Sockets {
     pub(super) fn find(&self, sock: u64) -> Option<(&Row, u32)> {
         let place = *self.places.get(&sock)?;
         self.rows.get(place).zip(self.owners.get(place).copied())
+    }
+
+    /// Whether all these sockets were here already, each with an owner that is still there or none that it could have.
+    pub(super) fn still_owned(&self, rows: &[Row], is_there: impl Fn(u32) -> bool) -> bool {
+        let mut find = self.alongside();
+        rows.iter().all(|row| {
+            let Some((place, earlier)) = find(row.sock) else { return false };
+            let pid = self.owners.get(place).copied().unwrap_or(0);
+            row.continues(earlier) && if pid == 0 { row.is_orphan() } else { is_there(pid) }
+        })
     }
 
     /// The places of these sockets here, asked for in the order of another such table.
@@ -64,8 +74,8 @@ mod tests {
             (row.sock, row.local_port) = (*sock, u16::try_from(at).unwrap());
             row
         };
-        let owner = OwnerRow { sock: 3, started_ns: 1, pid: 30, pad0: 0 };
-        Sockets::new(addresses.iter().enumerate().map(row).collect(), &FastMap::from_iter([(3, owner)]))
+        let owner = |row: &Row| if row.sock == 3 { 30 } else { 0 };
+        Sockets::new(addresses.iter().enumerate().map(row).collect(), owner)
     }
 
     #[test]
@@ -86,5 +96,22 @@ mod tests {
         assert_eq!(all, [(1, 0, 0), (3, 1, 30), (4, 4, 0)]);
         assert_eq!(found.find(4).map(|(row, pid)| (row.local_port, pid)), Some((4, 0)));
         assert!(found.find(2).is_none());
+    }
+
+    #[test]
+    fn owners_are_kept_while_nothing_is_new() {
+        let socket = |sock, state| {
+            let mut row = Row::new_zeroed();
+            (row.sock, row.state) = (sock, state);
+            row
+        };
+        let (held, waits, ended) = (socket(1, 1), socket(2, 1), socket(3, 5));
+        let before = Sockets::new(vec![held, waits, ended], |row| if row.sock == 1 { 30 } else { 0 });
+        let all_are_there = |_| true;
+        assert!(before.still_owned(&[held, ended], all_are_there));
+        assert!(!before.still_owned(&[held], |pid| pid != 30), "its process is gone");
+        assert!(!before.still_owned(&[held, waits], all_are_there), "somebody may have accepted it");
+        assert!(!before.still_owned(&[held, socket(4, 1)], all_are_there), "it is new");
+        assert!(!before.still_owned(&[Row { local_port: 9, ..held }], all_are_there), "another has its place");
     }
 }

@@ -11,8 +11,12 @@ use crate::summary::BUCKETS;
 const AF_INET6: u8 = 10;
 pub(super) const SYN_SENT: u8 = 2;
 pub(super) const SYN_RECV: u8 = 3;
+const FIN_WAIT1: u8 = 4;
+const FIN_WAIT2: u8 = 5;
 pub(super) const CLOSE: u8 = 7;
+const LAST_ACK: u8 = 9;
 pub(super) const LISTEN: u8 = 10;
+const CLOSING: u8 = 11;
 pub(super) const OUTGOING: u8 = 1;
 pub(super) const INCOMING: u8 = 2;
 
@@ -147,6 +151,11 @@ impl Row {
     /// It is or was a connection: not a listener, and not one that is still to be opened.
     pub(super) const fn is_connection(&self) -> bool {
         !matches!(self.state, LISTEN | SYN_SENT | SYN_RECV | CLOSE)
+    }
+
+    /// Nobody who closes a socket waits for the end of its connection: it may have no process any more, and gets none.
+    pub(super) const fn is_orphan(&self) -> bool {
+        matches!(self.state, FIN_WAIT1 | FIN_WAIT2 | LAST_ACK | CLOSING)
     }
 
     /// The same socket as an earlier one at that address, and not another that took its place.
