@@ -44,7 +44,7 @@ impl Sockets {
         rows.iter().all(|row| {
             let Some((place, earlier)) = find(row.sock) else { return false };
             let pid = self.owners.get(place).copied().unwrap_or(0);
-            row.continues(earlier) && if pid == 0 { row.is_orphan() } else { is_there(pid) }
+            row.continues(earlier) && if pid == 0 { row.stays_nobodys() } else { is_there(pid) }
         })
     }
 

@@ -153,9 +153,10 @@ impl Row {
         !matches!(self.state, LISTEN | SYN_SENT | SYN_RECV | CLOSE)
     }
 
-    /// Nobody who closes a socket waits for the end of its connection: it may have no process any more, and gets none.
-    pub(super) const fn is_orphan(&self) -> bool {
-        matches!(self.state, FIN_WAIT1 | FIN_WAIT2 | LAST_ACK | CLOSING)
+    /// Without a process now it gets none: its connection ends after it was closed, or it listens, for processes that we do not see. Any
+    /// other may be accepted yet.
+    pub(super) const fn stays_nobodys(&self) -> bool {
+        matches!(self.state, FIN_WAIT1 | FIN_WAIT2 | LAST_ACK | CLOSING | LISTEN)
     }
 
     /// The same socket as an earlier one at that address, and not another that took its place.
