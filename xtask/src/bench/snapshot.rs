@@ -115,6 +115,7 @@ fn measure(name: &str, walks: &mut Walks, rounds: usize) -> anyhow::Result<Vec<R
     }
     let mut parts: BTreeMap<String, Part> = BTreeMap::new();
     let mut walked = Part::default();
+    let mut each = WALKS.map(|name| (name, Vec::new()));
     let mut add = |part: &str, window: bool, seconds: f64| {
         let part = parts.entry(part.to_owned()).or_default();
         if window { &mut part.ending } else { &mut part.sampling }.push(seconds * 1e3);
@@ -143,6 +144,7 @@ fn measure(name: &str, walks: &mut Walks, rounds: usize) -> anyhow::Result<Vec<R
         let took = WALKS.iter().map(|name| walks.take(name)).collect::<anyhow::Result<Vec<_>>>()?;
         walked.sampling.push(took.iter().take(WALKS_OF_A_SAMPLE).sum());
         walked.ending.push(took.iter().sum());
+        each.iter_mut().zip(&took).for_each(|((_, all), took)| all.push(*took));
     }
     let mut rows = Vec::new();
     for (part, took) in &parts {
@@ -160,6 +162,9 @@ fn measure(name: &str, walks: &mut Walks, rounds: usize) -> anyhow::Result<Vec<R
             rows.push(Row::new(&subject, BARE, "ms", Spread::of(walks)?));
             rows.push(Row::new(&subject, "all of it, times those", "", Ratio::of(took, BARE, walks)?.times));
         }
+    }
+    for (walk, took) in &each {
+        rows.push(Row::new(format!("the kernel's walks alone with: {name}"), *walk, "ms", Spread::of(took)?));
     }
     // Rows of one subject stand together.
     rows.sort_by(|a, b| a.subject.cmp(&b.subject));
