@@ -114,22 +114,27 @@ static __always_inline __u32 in_flight_find(const struct in_flight_ways *ways, _
 	return IN_FLIGHT_WAYS;
 }
 
+/* Takes a place, if it is free and nobody else wants it just now. */
+static __always_inline bool in_flight_take(volatile __u32 *claims, volatile __u64 *place, __u64 number)
+{
+	/* Given up, but its number not gone yet: on CPUs that order neither the release's writes nor additions. */
+	if (*claims || *place)
+		return false;
+	__sync_fetch_and_add(claims, 1);
+	if (*claims == 1) {
+		*place = number;
+		return true;
+	}
+	__sync_fetch_and_add(claims, -1);
+	return false;
+}
+
 /* For what is not there: one address begins on one CPU at a time. */
 static __always_inline __u32 in_flight_claim(struct in_flight_ways *ways, __u64 number)
 {
-	for (__u32 way = 0; way < IN_FLIGHT_WAYS; way++) {
-		volatile __u32 *claims = &ways->claims[way];
-
-		/* Given up, but its number not gone yet: on CPUs that order neither the release's writes nor additions. */
-		if (*claims || ((volatile __u64 *)ways->number)[way])
-			continue;
-		__sync_fetch_and_add(claims, 1);
-		if (*claims == 1) {
-			ways->number[way] = number;
+	for (__u32 way = 0; way < IN_FLIGHT_WAYS; way++)
+		if (in_flight_take(&ways->claims[way], &ways->number[way], number))
 			return way;
-		}
-		__sync_fetch_and_add(claims, -1);
-	}
 	return IN_FLIGHT_WAYS;
 }
 

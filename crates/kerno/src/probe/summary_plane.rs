@@ -145,7 +145,7 @@ impl SummaryPrograms {
     }
 }
 
-/// How many CPUs this machine can ever have: the number of elements a [`MappedBlocks`] needs.
+/// How many CPUs this machine can ever have: the number of elements a `PER_CPU_BLOCK` (block.h) needs.
 pub(crate) fn possible_cpus() -> u32 {
     let possible = aya::util::nr_cpus().unwrap_or_else(|_| std::thread::available_parallelism().map_or(1, usize::from));
     u32::try_from(possible).unwrap_or(u32::MAX)

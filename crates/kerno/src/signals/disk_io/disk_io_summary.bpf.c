@@ -106,21 +106,6 @@ const volatile struct device_op *const volatile layout_of_device_op SEC(".rodata
 const volatile struct submitted *const volatile layout_of_submitted SEC(".rodata") = NULL;
 const volatile struct failure *const volatile layout_of_failure SEC(".rodata") = NULL;
 
-static __always_inline bool claim_device_op(struct device_op *sum, __u64 number)
-{
-	volatile __u32 *claims = &sum->claims;
-
-	if (*claims)
-		return false;
-	__sync_fetch_and_add(claims, 1);
-	if (*claims == 1) {
-		sum->number = number;
-		return true;
-	}
-	__sync_fetch_and_add(claims, -1);
-	return false;
-}
-
 /* Two CPUs with the first of a kind may take a place each: the reader adds them up. */
 static __always_inline struct device_op *device_op_of(const struct pending *pending, __u32 op)
 {
@@ -137,7 +122,7 @@ static __always_inline struct device_op *device_op_of(const struct pending *pend
 			return NULL;
 		if (sum->number == number)
 			return sum;
-		if (!sum->number && claim_device_op(sum, number))
+		if (in_flight_take(&sum->claims, &sum->number, number))
 			return sum;
 	}
 	return NULL;
