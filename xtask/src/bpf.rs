@@ -31,7 +31,7 @@ pub(crate) fn run(check: bool) -> anyhow::Result<()> {
 
 /// The library's folder: sources are named relative to it, so that the objects do not depend on where the checkout is.
 pub(crate) fn library() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/kerno")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/kerno-bpf")
 }
 
 fn compile_all(library: &Path, out: &Path) -> anyhow::Result<()> {
@@ -39,7 +39,7 @@ fn compile_all(library: &Path, out: &Path) -> anyhow::Result<()> {
     for header in sorted(&library.join("src/bpf"))? {
         sums.insert(relative(library, &header)?, sha256(&header)?);
     }
-    let mut folders = vec![library.join("src/summary"), library.join("tests/kernel")];
+    let mut folders = vec![library.join("src/engine"), library.join("tests/kernel")];
     folders.extend(sorted(&library.join("src/signals"))?.into_iter().filter(|path| path.is_dir()));
     for folder in folders {
         for part in sorted(&folder)?.into_iter().filter(|path| path.extension().is_some_and(|e| e == "h" || e == "c")) {
@@ -108,7 +108,7 @@ fn compare(committed: &Path, rebuilt: &Path) -> anyhow::Result<()> {
         }
     }
     if !stale.is_empty() {
-        bail!("stale in crates/kerno/objects: {}; run cargo xtask bpf and commit the result", stale.join(", "));
+        bail!("stale in crates/kerno-bpf/objects: {}; run cargo xtask bpf and commit the result", stale.join(", "));
     }
     println!("all objects match their sources");
     Ok(())

@@ -21,7 +21,7 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Compile the eBPF programs into crates/kerno/objects (needs clang-19, llvm-19, libbpf-dev)
+    /// Compile the eBPF programs into crates/kerno-bpf/objects (needs clang-19, llvm-19, libbpf-dev)
     Bpf {
         /// Compile elsewhere and fail when a committed object differs
         #[arg(long)]

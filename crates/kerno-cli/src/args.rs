@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint};
-use kerno::doctor::Severity;
+use kerno::model::Severity;
 use kerno::signals::{self, SignalInfo};
 use kerno::{FilterKind, Options};
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-use kerno::event::text::Escaped;
+use kerno::model::text::Escaped;
 
 /// Exit status of an error; clap's usage errors have the same.
 pub(crate) const STATUS: u8 = 2;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kerno::CancelToken;
 use kerno::doctor::{self, Thresholds};
-use kerno::summary::{Observer, ObserverOptions};
+use kerno::engine::{Observer, ObserverOptions};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let window = Duration::from_secs(std::env::args().nth(1).map_or(Ok(5), |seconds| seconds.parse())?);

@@ -1,5 +1,15 @@
-//! eBPF kernel observability for Linux: seven signals, each with typed events and with sums kept in the kernel, and a doctor that
-//! says what is wrong, who causes it and what to do.
+//! Why is this Linux machine slow or failing? Kerno asks the kernel: seven signals, each with typed events and with sums kept in the
+//! kernel, and a doctor that says what is wrong, who causes it and what to do.
+//!
+//! This crate is the front of several, for programs that use Kerno as a library: what is here stays.
+//!
+//! | module | what | crate |
+//! |---|---|---|
+//! | [`model`] | windows, findings, incidents as data | `kerno-model` |
+//! | [`doctor`], [`report`] | from windows to findings to what people read | `kerno-doctor` |
+//! | [`engine`], [`probe`], [`event`], [`signals`] | loading programs, events, watching | `kerno-bpf` |
+//!
+//! # Events
 //!
 //! A [`Loader`] puts one signal's programs into the kernel and hands out its events; a [`LoaderSet`] does so for several.
 //! Events arrive as [`RawEvent`]s that borrow from the kernel's ring buffer; [`RawEvent::decode`] gives the typed event
@@ -28,19 +38,19 @@
 //!
 //! # What is wrong
 //!
-//! A [`summary::Observer`] watches without events: the kernel side adds up, and each window gives one [`summary::Signals`].
+//! An [`engine::Observer`] watches without events: the kernel side adds up, and each window gives one [`model::Window`].
 //! [`doctor::judge`] makes ranked findings of it, [`report`] text, Markdown or JSON of these.
 //!
 //! ```no_run
 //! use kerno::CancelToken;
 //! use kerno::doctor::{Thresholds, judge};
-//! use kerno::summary::{Observer, ObserverOptions};
+//! use kerno::engine::{Observer, ObserverOptions};
 //! use std::time::Duration;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let mut observer = Observer::start(ObserverOptions::default())?; // unloads when dropped
-//! let signals = observer.watch(Duration::from_secs(10), &CancelToken::new()?)?;
-//! for finding in judge(&signals, &Thresholds::default()) {
+//! let window = observer.watch(Duration::from_secs(10), &CancelToken::new()?)?;
+//! for finding in judge(&window, &Thresholds::default()) {
 //!     println!("{}: {}", finding.severity, finding.title);
 //! }
 //! # Ok(())
@@ -52,21 +62,16 @@
 //! Linux 5.10 or newer with BTF (`/sys/kernel/btf/vmlinux`), and `CAP_BPF` with `CAP_PERFMON` (root has both).
 //! Process, thread and cgroup ids are the initial namespaces' ones: run it in the host's pid namespace.
 
-pub mod doctor;
-pub mod event;
-pub mod probe;
-pub mod report;
-pub mod signals;
-pub mod summary;
+pub use kerno_bpf::{engine, event, probe, signals};
+pub use kerno_doctor as doctor;
+pub use kerno_doctor::report;
+pub use kerno_model as model;
 
-pub use event::{Comm, DecodeError, Event, EventType, MAX_FILENAME_LEN, RawEvent, RawEventBuf, TASK_COMM_LEN};
-pub use probe::{
-    Availability, Batch, CancelToken, Counters, Events, Filter, FilterKind, Handle, Host, LoadError, Loader, LoaderSet,
-    Options, Prepared, StreamError, Unavailable,
-};
-pub use signals::{
-    DiskEvent, DiskFlags, DiskIoLoader, DiskOp, FdEvent, FdOp, FdSource, FdTrackLoader, FileAuditLoader, FileEvent,
-    OomEvent, OomScope, OomTrackLoader, OpenFlags, OpenVia, PathKind, SchedDelayLoader, SchedEvent, SyscallEvent,
-    SyscallLatencyLoader, TcpDirection, TcpEvent, TcpEventType, TcpFamily, TcpMonitorLoader, TcpResetBy, TcpState,
-    TypedEvent, WaitReason,
+pub use kerno_bpf::{
+    Availability, Batch, CancelToken, Comm, Counters, DecodeError, DiskEvent, DiskFlags, DiskIoLoader, DiskOp, Event,
+    EventType, Events, FdEvent, FdOp, FdSource, FdTrackLoader, FileAuditLoader, FileEvent, Filter, FilterKind, Handle,
+    Host, LoadError, Loader, LoaderSet, MAX_FILENAME_LEN, OomEvent, OomScope, OomTrackLoader, OpenFlags, OpenVia,
+    Options, PathKind, Prepared, RawEvent, RawEventBuf, SchedDelayLoader, SchedEvent, StreamError, SyscallEvent,
+    SyscallLatencyLoader, TASK_COMM_LEN, TcpDirection, TcpEvent, TcpEventType, TcpFamily, TcpMonitorLoader, TcpResetBy,
+    TcpState, TypedEvent, Unavailable, WaitReason,
 };

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use kerno::summary::{Observer, ObserverOptions};
+use kerno::engine::{Observer, ObserverOptions};
 use kerno::{CancelToken, LoaderSet, Options, TypedEvent, signals};
 
 use super::child::{Child, spawn};

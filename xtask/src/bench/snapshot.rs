@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use aya::programs::Iter;
 use aya::{Btf, Ebpf};
-use kerno::summary::{Observer, ObserverOptions};
+use kerno::engine::{Observer, ObserverOptions};
 
 use super::child::Child;
 use super::table::{Ratio, Row, Spread, Target};

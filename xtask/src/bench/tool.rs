@@ -6,7 +6,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use kerno::summary::{Observer, ObserverOptions};
+use kerno::engine::{Observer, ObserverOptions};
 
 use super::crowd::{self, Paced};
 use super::events::peer::{Running, kerno};
@@ -289,7 +289,7 @@ fn parts(beside: &str) -> anyhow::Result<Vec<Row>> {
         observer.sample()?;
     }
     std::thread::sleep(WINDOW.saturating_sub(start.elapsed()));
-    let samples = observer.finish()?.window.samples;
+    let samples = observer.finish()?.span.samples;
     let subject = format!("kerno doctor by part, {beside}, {samples} samples in {} s", WINDOW.as_secs());
     let parts = observer.spent().iter().map(|(part, now)| {
         let earlier = before.get(part).copied().unwrap_or_default();

@@ -23,7 +23,7 @@ const TIMES_AGAIN: usize = 2;
 
 pub(super) fn run(args: &Vm, kernels: &[&Kernel], images: &BTreeMap<&'static str, Image>) -> anyhow::Result<()> {
     let mut programs =
-        build_static(&["test", "--package", "kerno", "--test", "kernel", "--test", "lifecycle", "--no-run"])?;
+        build_static(&["test", "--package", "kerno-bpf", "--test", "kernel", "--test", "lifecycle", "--no-run"])?;
     programs.extend(build_static(&["build", "--package", "kerno-cli", "--bin", "kerno"])?);
     let logs = home().join("logs");
     std::fs::create_dir_all(&logs)?;

@@ -1,9 +1,10 @@
 use std::fs;
 use std::path::PathBuf;
 
+use kerno::engine::{Observer, ObserverOptions};
+use kerno::model::Missing;
 use kerno::probe::Capability;
 use kerno::signals::{self, SignalInfo};
-use kerno::summary::{Missing, Observer, ObserverOptions};
 use kerno::{Availability, FilterKind, Host, Options};
 
 use super::kernel_memory;

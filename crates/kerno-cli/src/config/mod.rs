@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::bail;
-use kerno::doctor::{self, Rule, Severity, ThresholdError, ThresholdInfo, Thresholds};
+use kerno::doctor::{self, Rule, ThresholdError, ThresholdInfo, Thresholds};
+use kerno::model::Severity;
 use kerno::signals;
 
 use crate::args::{ALL, SetThreshold};

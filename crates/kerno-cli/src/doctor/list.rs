@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use kerno::doctor::{self, Rule, ThresholdInfo, Unit};
+use kerno::doctor::{self, Rule, ThresholdInfo};
+use kerno::model::Unit;
 
 use super::print;
 use crate::args::ReportOutput;

@@ -10,9 +10,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use kerno::doctor::{Severity, judge};
+use kerno::doctor::judge;
+use kerno::engine::{Observer, ObserverOptions};
+use kerno::model::Severity;
+use kerno::model::Window;
 use kerno::report::Report;
-use kerno::summary::{Observer, ObserverOptions, Signals};
 use kerno::{CancelToken, Host};
 
 use crate::args::{ALL, DoctorArgs};
@@ -122,6 +124,6 @@ fn is_redacted(args: &DoctorArgs, config: &Config) -> bool {
     args.redact || config.doctor.redact.unwrap_or(false)
 }
 
-fn report(signals: &Signals, config: &Config) -> Report {
+fn report(signals: &Window, config: &Config) -> Report {
     Report::new(signals, judge(signals, &config.thresholds))
 }

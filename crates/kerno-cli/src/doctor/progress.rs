@@ -2,7 +2,7 @@ use std::cell::RefCell;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
-use kerno::event::text::Escaped;
+use kerno::model::text::Escaped;
 use textwrap::core::display_width;
 
 /// Columns of the bar, where there is room.

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
-use kerno::summary::{SCHEMA_VERSION, Signals, Window};
+use kerno::model::{SCHEMA_VERSION, Span, Window};
 use tempfile::NamedTempFile;
 
 /// No snapshot is larger, and a device is endless.
@@ -41,7 +41,7 @@ impl Destination {
     }
 
     /// Writes all or nothing.
-    pub(super) fn write(&self, signals: &Signals) -> anyhow::Result<()> {
+    pub(super) fn write(&self, signals: &Window) -> anyhow::Result<()> {
         if self.special {
             let file = File::options().write(true).open(&self.path).with_context(|| self.failed())?;
             return write(file, signals).with_context(|| self.failed());
@@ -70,7 +70,7 @@ impl Destination {
     }
 }
 
-fn write(file: impl io::Write, signals: &Signals) -> io::Result<()> {
+fn write(file: impl io::Write, signals: &Window) -> io::Result<()> {
     let mut out = BufWriter::new(file);
     serde_json::to_writer(&mut out, signals)?;
     out.write_all(b"\n")?;
@@ -88,7 +88,7 @@ struct Head {
 ///
 /// # Errors
 /// Says where in the file, and what to do.
-pub(super) fn read(path: &Path) -> anyhow::Result<Signals> {
+pub(super) fn read(path: &Path) -> anyhow::Result<Window> {
     let name = path.display();
     let mut bytes = Vec::new();
     File::open(path)
@@ -117,8 +117,8 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Signals> {
             env!("CARGO_PKG_VERSION")
         ),
         Some(_) => {
-            let signals: Signals = serde_json::from_slice(&bytes).map_err(broken)?;
-            if !is_possible(&signals.window) {
+            let signals: Window = serde_json::from_slice(&bytes).map_err(broken)?;
+            if !is_possible(&signals.span) {
                 bail!("{name} has an impossible window; {ADVICE}");
             }
             Ok(signals)
@@ -127,7 +127,7 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Signals> {
 }
 
 /// Whether it can have been: rates are counts over its length.
-fn is_possible(window: &Window) -> bool {
+fn is_possible(window: &Span) -> bool {
     const YEAR_10000: f64 = 253_402_300_800.0;
     const CENTURY: f64 = 3_155_760_000.0;
     (0.0..YEAR_10000).contains(&window.started_unix) && (0.0..CENTURY).contains(&window.seconds)
@@ -143,10 +143,10 @@ mod tests {
     fn what_is_written_is_read() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("snapshot.json");
-        let mut signals = Signals { schema_version: SCHEMA_VERSION, ..Signals::default() };
+        let mut signals = Window { schema_version: SCHEMA_VERSION, ..Window::default() };
         // A number that a hasty parser gets wrong in the last place.
-        signals.window.started_unix = 1_784_563_200.123_456_7;
-        signals.window.seconds = 0.1 + 0.2;
+        signals.span.started_unix = 1_784_563_200.123_456_7;
+        signals.span.seconds = 0.1 + 0.2;
         Destination::new(&path).unwrap().write(&signals).unwrap();
         assert_eq!(read(&path).unwrap(), signals);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left behind");
@@ -155,9 +155,9 @@ mod tests {
     #[test]
     fn what_cannot_have_been_is_refused() {
         for (started_unix, seconds) in [(-1.0, 1.0), (1e300, 1.0), (0.0, -1.0), (0.0, 1e300)] {
-            assert!(!is_possible(&Window { started_unix, seconds, ..Window::default() }), "{started_unix} {seconds}");
+            assert!(!is_possible(&Span { started_unix, seconds, ..Span::default() }), "{started_unix} {seconds}");
         }
-        assert!(is_possible(&Window::default()));
+        assert!(is_possible(&Span::default()));
     }
 
     #[test]
@@ -167,7 +167,7 @@ mod tests {
         fs::write(&file, "old").unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
         std::os::unix::fs::symlink(&file, &link).unwrap();
-        let signals = Signals { schema_version: SCHEMA_VERSION, ..Signals::default() };
+        let signals = Window { schema_version: SCHEMA_VERSION, ..Window::default() };
         Destination::new(&link).unwrap().write(&signals).unwrap();
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
@@ -178,9 +178,9 @@ mod tests {
     fn devices_are_written_and_not_replaced() {
         use std::os::unix::fs::FileTypeExt as _;
         let null = Path::new("/dev/null");
-        Destination::new(null).unwrap().write(&Signals::default()).unwrap();
+        Destination::new(null).unwrap().write(&Window::default()).unwrap();
         assert!(fs::metadata(null).unwrap().file_type().is_char_device());
-        let error = Destination::new(Path::new("/dev/full")).unwrap().write(&Signals::default()).unwrap_err();
+        let error = Destination::new(Path::new("/dev/full")).unwrap().write(&Window::default()).unwrap_err();
         assert!(format!("{error:#}").contains("cannot save to /dev/full: No space left"), "{error:#}");
     }
 

@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
 use kerno::CancelToken;
-use kerno::summary::Observer;
+use kerno::engine::Observer;
 
 use super::progress::Progress;
 use crate::output;

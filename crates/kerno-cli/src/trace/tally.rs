@@ -2,7 +2,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::output::alias;
-use kerno::probe::KernelVersion;
+use kerno::model::KernelVersion;
 use kerno::{Counters, EventType, Handle};
 
 /// What was written.
@@ -31,7 +31,7 @@ impl Tally {
     /// The line at the end.
     pub(super) fn summary(&self, handles: &[Handle], elapsed: Duration) -> String {
         let each: Vec<_> = handles.iter().map(|handle| (handle.event_type(), handle.counters())).collect();
-        self.line(&each, elapsed, KernelVersion::running())
+        self.line(&each, elapsed, kerno::probe::running_kernel())
     }
 
     fn line(&self, each: &[(EventType, Counters)], elapsed: Duration, kernel: KernelVersion) -> String {

@@ -3,19 +3,19 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub, reason = "tests")]
 
-#[path = "../../../kerno/tests/kernel/block.rs"]
+#[path = "../../../kerno-bpf/tests/kernel/block.rs"]
 #[allow(dead_code, reason = "shared with the kernel tests")]
 mod block;
-#[path = "../../../kerno/tests/kernel/cgroups.rs"]
+#[path = "../../../kerno-bpf/tests/kernel/cgroups.rs"]
 #[allow(dead_code, reason = "shared with the kernel tests")]
 mod cgroups;
 #[path = "../command/support.rs"]
 #[allow(dead_code, reason = "shared with the tests of the command")]
 mod command;
-#[path = "../../../kerno/tests/kernel/tcp_monitor/net.rs"]
+#[path = "../../../kerno-bpf/tests/kernel/tcp_monitor/net.rs"]
 #[allow(dead_code, reason = "shared with the kernel tests")]
 mod net;
-#[path = "../../../kerno/tests/kernel/support.rs"]
+#[path = "../../../kerno-bpf/tests/kernel/support.rs"]
 #[allow(dead_code, reason = "shared with the kernel tests")]
 mod support;
 

@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
+use kerno::engine::{Observer, ObserverOptions};
 use kerno::signals;
-use kerno::summary::{Observer, ObserverOptions};
 use rustix::thread::CapabilitySet;
 use serde_json::Value;
 
@@ -136,7 +136,7 @@ pub fn just_enough() -> CapabilitySet {
 
 /// Maps count against the locked-memory limit.
 pub fn before_5_11() -> bool {
-    kerno::Host::detect().version < kerno::probe::KernelVersion::new(5, 11)
+    kerno::Host::detect().version < kerno::model::KernelVersion::new(5, 11)
 }
 
 /// With just these capabilities and no other privilege every signal and the doctor can run.

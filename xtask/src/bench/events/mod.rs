@@ -9,7 +9,7 @@ mod workload;
 use std::any::Any;
 
 use anyhow::{Context, ensure};
-use kerno::summary::{Observer, ObserverOptions};
+use kerno::engine::{Observer, ObserverOptions};
 use kerno::{Options, signals};
 
 use super::table::{Ratio, Row, Spread, Target};

@@ -50,7 +50,7 @@ fn no_latency_and_no_window_is_measured_with_it() {
             slept_ns += event.latency_ns;
         }
         assert!(slept_ns <= passed_ns, "{slept_ns} of {passed_ns}");
-        assert!(signals.window.seconds >= 1.2 && signals.window.seconds < 60.0, "{}", signals.window.seconds);
+        assert!(signals.span.seconds >= 1.2 && signals.span.seconds < 60.0, "{}", signals.span.seconds);
         let summary = signals.syscall_latency.as_ref().unwrap();
         let limit_ns = u64::try_from(Duration::from_secs(60).as_nanos()).unwrap();
         for stat in &summary.syscalls {

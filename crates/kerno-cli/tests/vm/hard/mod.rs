@@ -15,14 +15,15 @@ use std::fs::File;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::time::{Duration, Instant};
 
-use kerno::doctor::{Finding, Thresholds, judge};
-use kerno::summary::Signals;
+use kerno::doctor::{Thresholds, judge};
+use kerno::model::Finding;
+use kerno::model::Window;
 use kerno::{DiskIoLoader, Filter};
 
 use crate::block::Buffer;
 use crate::support::{Child, Run, monotonic_ns, options};
 
-fn findings(signals: &Signals) -> Vec<Finding> {
+fn findings(signals: &Window) -> Vec<Finding> {
     judge(signals, &Thresholds::default())
 }
 

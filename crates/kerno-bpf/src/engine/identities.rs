@@ -1,0 +1,415 @@
+//! Who processes are: what only /proc tells, remembered while they live and for a while after.
+
+use std::collections::HashMap;
+use std::io::Read as _;
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+
+use super::cgroups::Hierarchy;
+use super::membership::{Membership, membership};
+use super::tasks::{ProcessAccount, TaskRow};
+use crate::event::Comm;
+use kerno_model::Process;
+
+/// Processes that are remembered.
+const MAX_KNOWN: usize = 1024;
+/// Users and cgroups that are remembered, each.
+const MAX_NAMES: usize = 1024;
+/// Bytes of a command line that are kept.
+const MAX_CMDLINE: usize = 512;
+/// Processes that are looked up at one sample, at most: three small files each.
+const MAX_NOTICED: usize = 8;
+/// Between two walks of the cgroups, at least.
+const WALK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Hierarchies in the order in which they are asked where a process is, when it is at the root of the v2 one.
+const V1_CONTROLLERS: &[&str] = &["memory", "cpu", "name=systemd", "blkio", "pids"];
+
+/// Finds out who processes are. Remembers what does not change while they live.
+#[derive(Debug, Default)]
+pub(crate) struct Identities {
+    known: HashMap<u32, Known>,
+    users: HashMap<u32, Option<String>>,
+    /// Paths in the v2 hierarchy by id, learnt from living processes and walks: for those that ended.
+    cgroups: HashMap<u64, String>,
+    walked: Option<Instant>,
+    turn: u64,
+}
+
+/// What was read of a process.
+#[derive(Clone, Debug)]
+struct Known {
+    /// What must be as it was for the rest to hold: ids are used again, and programs replace themselves.
+    same: (u64, Comm, u64),
+    cmdline: String,
+    cgroup: Option<String>,
+    membership: Membership,
+    /// The turn that it was last asked for.
+    turn: u64,
+}
+
+impl Identities {
+    /// Looks up those who use most of whom nothing is known yet, before they may end and their entries in /proc with them.
+    pub(crate) fn notice<'a>(&mut self, processes: impl Iterator<Item = &'a ProcessAccount>) {
+        let uses: [fn(&ProcessAccount) -> u64; 5] = [
+            |p| p.used.run_ns,
+            |p| p.used.write_bytes,
+            |p| p.used.read_bytes,
+            |p| p.row.anon_pages,
+            |p| u64::from(p.row.fds),
+        ];
+        self.turn += 1;
+        let mut most: [Vec<&ProcessAccount>; 5] = Default::default();
+        for process in processes.filter(|process| process.alive && process.row.is_leader()) {
+            if self.remembered(&process.row).is_some() {
+                continue;
+            }
+            for (used, top) in uses.iter().zip(&mut most) {
+                let place = top.partition_point(|other| used(other) >= used(process));
+                if used(process) > 0 && place < MAX_NOTICED {
+                    top.insert(place, process);
+                    top.truncate(MAX_NOTICED);
+                }
+            }
+        }
+        // The first of each before the second of any.
+        let ranked = (0..MAX_NOTICED).flat_map(|rank| most.iter().filter_map(move |top| top.get(rank)));
+        let mut unknown: Vec<TaskRow> = ranked.map(|process| process.row).collect();
+        let mut seen = std::collections::HashSet::new();
+        unknown.retain(|row| seen.insert(row.pid));
+        unknown.truncate(MAX_NOTICED);
+        for row in unknown {
+            self.look_up(&row);
+        }
+    }
+
+    /// The process as it is now, or as it was when last seen.
+    pub(crate) fn describe(&mut self, account: &ProcessAccount, redact: bool) -> Process {
+        let row = &account.row;
+        if account.alive && self.remembered(row).is_none() {
+            self.look_up(row);
+        }
+        let turn = self.turn;
+        let known = self.known.get_mut(&row.pid).filter(|known| known.same == same(row)).map(|known| {
+            known.turn = turn;
+            known.clone()
+        });
+        let (cmdline, cgroup, member) = match known {
+            Some(known) => (known.cmdline, known.cgroup, known.membership),
+            None => {
+                // Where all are at the root, as on hosts that use v1, that says nothing.
+                let cgroup = self.cgroup_by_id(row.cgroup_id).filter(|path| path != "/");
+                let member = cgroup.as_deref().map(membership).unwrap_or_default();
+                (String::new(), cgroup, member)
+            }
+        };
+        Process {
+            pid: row.pid,
+            comm: row.comm.to_str_lossy().into_owned(),
+            cmdline: if redact { String::new() } else { cmdline },
+            parent_pid: row.parent_pid,
+            uid: row.uid,
+            user: self.user(row.uid),
+            cgroup,
+            container: member.container,
+            unit: member.unit,
+            kernel_thread: row.is_kernel_thread(),
+            alive: account.alive,
+            threads: account.threads,
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a size in bytes")]
+            anon_bytes: account.anon_bytes.last().unwrap_or(0.0) as u64,
+            started_ns: row.start_ns,
+            used: account.used,
+        }
+    }
+
+    fn remembered(&self, row: &TaskRow) -> Option<&Known> {
+        self.known.get(&row.pid).filter(|known| known.same == same(row))
+    }
+
+    /// Reads what /proc says, unless the id is another process's by now.
+    fn look_up(&mut self, row: &TaskRow) {
+        let directory = format!("/proc/{}", row.pid);
+        let cmdline = if row.is_kernel_thread() { String::new() } else { read_cmdline(&directory) };
+        let places = std::fs::read_to_string(format!("{directory}/cgroup")).unwrap_or_default();
+        // Asked last: if it is still the same now, it was so when the rest was read.
+        if !started_at(&directory, row.start_ns) {
+            return;
+        }
+        let place = Place::parse(&places);
+        if let Some(path) = place.v2.filter(|_| self.cgroups.len() < MAX_NAMES) {
+            self.cgroups.entry(row.cgroup_id).or_insert(path);
+        }
+        if self.known.len() >= MAX_KNOWN {
+            self.forget_half();
+        }
+        let known =
+            Known { same: same(row), cmdline, cgroup: place.cgroup, membership: place.membership, turn: self.turn };
+        self.known.insert(row.pid, known);
+    }
+
+    /// Forgets those that nobody has asked for in the longest time.
+    fn forget_half(&mut self) {
+        let mut turns: Vec<u64> = self.known.values().map(|known| known.turn).collect();
+        let middle = turns.len() / 2;
+        let (_, median, _) = turns.select_nth_unstable(middle);
+        let median = *median;
+        self.known.retain(|_, known| known.turn > median);
+    }
+
+    /// Where a process that has ended was.
+    fn cgroup_by_id(&mut self, id: u64) -> Option<String> {
+        if id == 0 {
+            return None;
+        }
+        let due = self.walked.is_none_or(|walked| walked.elapsed() >= WALK_INTERVAL);
+        if !self.cgroups.contains_key(&id) && due {
+            self.walked = Some(Instant::now());
+            // Those that are gone go; ids are not used again.
+            self.cgroups.clear();
+            if let Some(hierarchy) = Hierarchy::v2() {
+                let walk = hierarchy.walk();
+                self.cgroups.extend(walk.cgroups.into_iter().take(MAX_NAMES).map(|cgroup| (cgroup.id, cgroup.path)));
+            }
+        }
+        self.cgroups.get(&id).cloned()
+    }
+
+    fn user(&mut self, uid: u32) -> Option<String> {
+        if self.users.len() >= MAX_NAMES {
+            self.users.clear();
+        }
+        self.users.entry(uid).or_insert_with(|| user_name(uid)).clone()
+    }
+}
+
+const fn same(row: &TaskRow) -> (u64, Comm, u64) {
+    (row.start_ns, row.comm, row.cgroup_id)
+}
+
+/// The local users first: asking for others may ask the network.
+fn user_name(uid: u32) -> Option<String> {
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let local = passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let (name, id) = (fields.next()?, fields.nth(1)?);
+        (id.parse() == Ok(uid) && !name.is_empty()).then(|| name.to_owned())
+    });
+    local.or_else(|| user_elsewhere(uid))
+}
+
+#[cfg(not(target_feature = "crt-static"))]
+fn user_elsewhere(uid: u32) -> Option<String> {
+    uzers::get_user_by_uid(uid).map(|user| user.name().to_string_lossy().into_owned())
+}
+
+/// A static program cannot load the C library's modules for other sources of users.
+#[cfg(target_feature = "crt-static")]
+const fn user_elsewhere(_: u32) -> Option<String> {
+    None
+}
+
+/// The arguments, separated by spaces, the first [`MAX_CMDLINE`] bytes.
+fn read_cmdline(directory: &str) -> String {
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(format!("{directory}/cmdline"));
+    // What was read before an error stays.
+    let _ = file.map(|file| file.take(MAX_CMDLINE as u64 + 1).read_to_end(&mut bytes));
+    join_arguments(bytes)
+}
+
+fn join_arguments(mut bytes: Vec<u8>) -> String {
+    let cut = bytes.len() > MAX_CMDLINE;
+    bytes.truncate(MAX_CMDLINE);
+    while bytes.last() == Some(&0) {
+        bytes.pop();
+    }
+    for byte in &mut bytes {
+        if *byte == 0 {
+            *byte = b' ';
+        }
+    }
+    let mut text = String::from_utf8_lossy(&bytes).into_owned();
+    if cut {
+        // Half a character at the end is the cut's doing.
+        text.truncate(text.trim_end_matches(char::REPLACEMENT_CHARACTER).len());
+        text.push('…');
+    }
+    text
+}
+
+/// Whether the process in that directory of /proc started then (`CLOCK_MONOTONIC`).
+fn started_at(directory: &str, start_ns: u64) -> bool {
+    let stat = std::fs::read_to_string(format!("{directory}/stat")).unwrap_or_default();
+    start_ticks(&stat).is_some_and(|ticks| {
+        let hertz = rustix::param::clock_ticks_per_second().max(1);
+        let there_ns = u128::from(ticks) * 1_000_000_000 / u128::from(hertz);
+        let here_ns = u128::from(start_ns) + suspended_ns();
+        // Rounded down to ticks there; time may be slept away between two readings of the clocks here.
+        there_ns.abs_diff(here_ns) <= 3_000_000_000 / u128::from(hertz)
+    })
+}
+
+/// `starttime` of `/proc/PID/stat`, which counts from boot and includes time asleep (Linux 5.5).
+fn start_ticks(stat: &str) -> Option<u64> {
+    // The name, in parentheses, may hold spaces and parentheses.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// How long the machine has been suspended: by how much `CLOCK_BOOTTIME` is ahead.
+fn suspended_ns() -> u128 {
+    let ns = |id| {
+        let time = clock_gettime(id);
+        i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec)
+    };
+    u128::try_from(ns(ClockId::Boottime) - ns(ClockId::Monotonic)).unwrap_or(0)
+}
+
+/// Where a process is, from `/proc/PID/cgroup`.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Place {
+    /// In the v2 hierarchy.
+    v2: Option<String>,
+    /// In that one, or where it says nothing because all are at its root, in a v1 one.
+    cgroup: Option<String>,
+    membership: Membership,
+}
+
+impl Place {
+    fn parse(text: &str) -> Self {
+        let mut v2 = None;
+        let mut v1: Vec<(usize, &str)> = Vec::new();
+        for line in text.lines() {
+            let mut fields = line.splitn(3, ':');
+            let (Some(_), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else {
+                continue;
+            };
+            let path = path.strip_suffix(" (deleted)").unwrap_or(path);
+            if controllers.is_empty() {
+                v2 = Some(path);
+                continue;
+            }
+            let known = |name: &str| V1_CONTROLLERS.iter().position(|controller| *controller == name);
+            v1.extend(controllers.split(',').filter_map(known).min().map(|order| (order, path)));
+        }
+        v1.sort_by_key(|(order, _)| *order);
+        let paths: Vec<&str> = v2.into_iter().chain(v1.into_iter().map(|(_, path)| path)).collect();
+        let cgroup = paths.iter().find(|path| **path != "/").or_else(|| paths.first());
+        // Each hierarchy may tell something: on hybrid hosts systemd keeps to its own.
+        let all: Vec<Membership> = paths.iter().map(|path| membership(path)).collect();
+        let container = all.iter().find(|member| member.container.is_some());
+        let unit = all.iter().find_map(|member| member.unit.clone());
+        let membership = container.cloned().unwrap_or(Membership { container: None, unit });
+        Self { v2: v2.map(str::to_owned), cgroup: cgroup.map(|path| (*path).to_owned()), membership }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::tasks::ProcessAccount;
+    use zerocopy::FromZeros as _;
+
+    fn own_row() -> TaskRow {
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+        let hertz = rustix::param::clock_ticks_per_second();
+        let boot_ns = u128::from(start_ticks(&stat).unwrap()) * 1_000_000_000 / u128::from(hertz);
+        let mut row = TaskRow::new_zeroed();
+        row.pid = std::process::id();
+        row.tid = row.pid;
+        row.start_ns = u64::try_from(boot_ns - suspended_ns()).unwrap();
+        row.uid = rustix::process::getuid().as_raw();
+        row.cgroup_id = 1;
+        row
+    }
+
+    fn account(row: TaskRow, alive: bool) -> ProcessAccount {
+        let mut account = ProcessAccount::new(&row);
+        account.used.run_ns = 1;
+        account.alive = alive;
+        account
+    }
+
+    #[test]
+    fn this_process_is_known_and_stays_so_after_its_end() {
+        let row = own_row();
+        let mut identities = Identities::default();
+        identities.notice([account(row, true)].iter());
+        for alive in [true, false] {
+            let process = identities.describe(&account(row, alive), false);
+            let expected = std::env::args().collect::<Vec<_>>().join(" ");
+            assert!(process.cmdline.starts_with(&expected[..expected.len().min(100)]), "{process:?}");
+            assert!(process.cgroup.is_some(), "{process:?}");
+            if row.uid == 0 {
+                assert_eq!(process.user.as_deref(), Some("root"));
+            }
+            assert_eq!(process.alive, alive);
+        }
+        assert_eq!(identities.describe(&account(row, true), true).cmdline, "", "it is not to be shown");
+    }
+
+    #[test]
+    fn an_id_used_again_is_not_mistaken() {
+        let mut row = own_row();
+        row.start_ns += 1_000_000_000;
+        let process = Identities::default().describe(&account(row, true), false);
+        assert_eq!(process.cmdline, "");
+    }
+
+    #[test]
+    fn memory_stays_bounded() {
+        let mut identities = Identities::default();
+        let row = own_row();
+        for turn in 0..3 * MAX_KNOWN {
+            let pid = u32::try_from(turn).unwrap() + 1_000_000_000;
+            let known = Known {
+                same: same(&row),
+                cmdline: String::new(),
+                cgroup: None,
+                membership: Membership::default(),
+                turn: turn as u64,
+            };
+            identities.known.insert(pid, known);
+            if identities.known.len() >= MAX_KNOWN {
+                identities.forget_half();
+            }
+        }
+        assert!(identities.known.len() < MAX_KNOWN && identities.known.len() >= MAX_KNOWN / 4);
+        // When all were asked for just now, room is made all the same.
+        identities.known.values_mut().for_each(|known| known.turn = 7);
+        identities.forget_half();
+        assert!(identities.known.is_empty());
+    }
+
+    #[test]
+    fn arguments_are_joined_and_cut() {
+        assert_eq!(join_arguments(b"sh\0-c\0echo  1\0".to_vec()), "sh -c echo  1");
+        assert_eq!(join_arguments(b"postgres: writer\0\0\0\0".to_vec()), "postgres: writer");
+        assert_eq!(join_arguments(b"a\0\xff\0".to_vec()), "a \u{fffd}");
+        let long = join_arguments("ä".repeat(MAX_CMDLINE).into_bytes());
+        assert!(long.ends_with("ä…") && long.len() <= MAX_CMDLINE + '…'.len_utf8(), "{long}");
+    }
+
+    #[test]
+    fn the_start_is_found_behind_any_name() {
+        let fields = (3..=24).map(|n| n.to_string()).collect::<Vec<_>>().join(" ");
+        assert_eq!(start_ticks(&format!("1 (a) b (c) {fields}")), Some(22));
+        assert_eq!(start_ticks("1 (a"), None);
+        assert_eq!(start_ticks(""), None);
+    }
+
+    #[test]
+    fn places_come_from_v2_or_else_from_v1() {
+        let cgroup = |text: &str| Place::parse(text).cgroup.unwrap_or_default();
+        assert_eq!(cgroup("0::/system.slice/cron.service\n"), "/system.slice/cron.service");
+        let hybrid = "9:name=systemd:/system.slice/a.service\n4:memory:/jail\n1:cpu,cpuacct:/\n0::/\n";
+        assert_eq!(cgroup(hybrid), "/jail");
+        assert_eq!(Place::parse(hybrid).membership.unit.as_deref(), Some("a.service"));
+        assert_eq!(cgroup("2:cpu,cpuacct:/c\n0::/\n"), "/c");
+        assert_eq!(cgroup("0::/\n"), "/");
+        assert_eq!(cgroup("0::/gone (deleted)\n"), "/gone");
+        assert_eq!(cgroup("5:name=a:b:/odd\n"), "");
+        assert_eq!(cgroup(""), "");
+    }
+}

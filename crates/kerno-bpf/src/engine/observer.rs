@@ -1,0 +1,444 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::time::{ClockId, clock_gettime};
+
+use super::identities::Identities;
+use super::tasks::{ProcessAccount, Tasks};
+use super::unseen::unseen;
+use crate::probe::{CancelToken, Host, LoadError};
+use crate::signals::{self, SignalInfo};
+use kerno_model::SummaryLoss;
+use kerno_model::{CostOfObserving, HostFacts, Missing, SCHEMA_VERSION, Span, Window};
+
+/// What to observe.
+#[derive(Clone, Debug, Default)]
+pub struct ObserverOptions {
+    /// The signals by name or alias ([`signals::by_name`]); empty for all.
+    pub signals: Vec<String>,
+    /// Leave out command lines, which may hold secrets.
+    pub redact: bool,
+}
+
+impl ObserverOptions {
+    /// The signals that are wanted, each once.
+    fn wanted(&self) -> Result<Vec<&'static SignalInfo>, LoadError> {
+        let mut found = Vec::new();
+        for name in &self.signals {
+            let unknown = || {
+                let names: Vec<_> = signals::ALL.iter().map(|signal| signal.name).collect();
+                LoadError::Filter(format!("no signal {name:?}; there are: {}", names.join(", ")))
+            };
+            found.push(signals::by_name(name).ok_or_else(unknown)?.name);
+        }
+        Ok(signals::ALL.iter().filter(|info| found.is_empty() || found.contains(&info.name)).collect())
+    }
+}
+
+/// One signal's part: programs in the kernel and what is looked at beside them.
+pub(crate) trait Sampler: Send {
+    /// Attaches what was loaded: from here on the kernel adds up.
+    fn attach(&mut self) -> Result<(), LoadError>;
+
+    /// Begins a window. The first one takes what has been added up so far as its zero; a later one may go on where `finish` ended
+    /// the one before.
+    fn begin(&mut self, tick: &Tick<'_>);
+
+    /// Looks at what only shows by looking. The last one of a window comes just before `finish`.
+    fn sample(&mut self, tick: &Tick<'_>);
+
+    /// Ends the window: puts its part into `signals`, and begins the next one.
+    fn finish(&mut self, tick: &Tick<'_>, signals: &mut Window);
+
+    /// A few words on what happens now, such as `12 k calls/s`, for a person who watches: whatever only this needs is read here, so
+    /// that it costs nothing where nobody watches.
+    fn pulse(&mut self, _now_ns: u64) -> Option<String> {
+        None
+    }
+
+    /// What the kernel side could not hold since it was loaded.
+    fn loss(&self) -> SummaryLoss;
+}
+
+/// The moment of a sample.
+#[derive(Debug)]
+pub(crate) struct Tick<'a> {
+    /// Seconds since the window began.
+    pub(crate) seconds: f64,
+    /// `CLOCK_MONOTONIC` now.
+    pub(crate) now_ns: u64,
+    /// Every task, sampled just now.
+    pub(crate) tasks: &'a Tasks,
+}
+
+/// CPU time of one part of observing, in seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Spent {
+    /// Of the samples.
+    pub sampling: f64,
+    /// Of beginning and ending windows.
+    pub windows: f64,
+}
+
+/// Shares a process's CPU time out among what it does in turn.
+struct Stopwatch(f64);
+
+impl Stopwatch {
+    fn start() -> Self {
+        Self(cpu_seconds())
+    }
+
+    /// Since the start or the last lap.
+    fn lap(&mut self) -> f64 {
+        let now = cpu_seconds();
+        now - std::mem::replace(&mut self.0, now)
+    }
+}
+
+/// Sampling takes at most one in so many of the time.
+const SAMPLING_SHARE: f64 = 100.0;
+/// Samples that a window has at least: what is found by trends needs some.
+const MIN_SAMPLES: u32 = 8;
+
+fn next_interval(window: Duration, sample_cost: f64) -> Duration {
+    let usual = Observer::sampling_interval(window);
+    let affordable = Duration::try_from_secs_f64(sample_cost * SAMPLING_SHARE).unwrap_or(usual);
+    usual.max(affordable.min(window / MIN_SAMPLES))
+}
+
+/// Watches the machine through every signal's summary. Dropping it removes everything from the kernel.
+pub struct Observer {
+    options: ObserverOptions,
+    host: HostFacts,
+    tasks: Tasks,
+    samplers: Vec<(&'static SignalInfo, Box<dyn Sampler>)>,
+    missing: Vec<Missing>,
+    identities: Identities,
+    started_ns: u64,
+    started_unix: f64,
+    samples: u32,
+    /// CPU time of the latest sample, in seconds.
+    sample_cost: f64,
+    spent: BTreeMap<&'static str, Spent>,
+    cpu_before: f64,
+    loss_before: BTreeMap<&'static str, SummaryLoss>,
+}
+
+impl std::fmt::Debug for Observer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<_> = self.samplers.iter().map(|(info, _)| info.name).collect();
+        f.debug_struct("Observer").field("signals", &names).finish_non_exhaustive()
+    }
+}
+
+impl Observer {
+    /// Loads and attaches all that can run here and begins the first window. A signal that cannot run is told of in
+    /// [`Window::missing`].
+    ///
+    /// # Errors
+    /// [`LoadError`] when nothing can run: no privileges, no BTF, or not one of the signals; and when there is no signal of a name
+    /// that is asked for.
+    pub fn start(options: ObserverOptions) -> Result<Self, LoadError> {
+        options.wanted()?;
+        Self::start_on(options, Host::detect())
+    }
+
+    /// [`start`](Self::start), with plans for this host.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    #[doc(hidden)]
+    pub fn start_on(options: ObserverOptions, host: Host) -> Result<Self, LoadError> {
+        let wanted = options.wanted()?;
+        let mut tasks = Tasks::load(&host)?;
+        let mut missing = Vec::new();
+        let mut samplers: Vec<(&'static SignalInfo, Box<dyn Sampler>)> = Vec::new();
+        let mut first_error = None;
+        for info in wanted {
+            match (info.sampler)(&host) {
+                Ok(sampler) => samplers.push((info, sampler)),
+                Err(error) => {
+                    missing.push(Missing { signal: info.name.into(), what: "all".into(), reason: error.reason() });
+                    first_error.get_or_insert(error);
+                }
+            }
+        }
+        samplers.retain_mut(|(info, sampler)| match sampler.attach() {
+            Ok(()) => true,
+            Err(error) => {
+                missing.push(Missing { signal: info.name.into(), what: "all".into(), reason: error.reason() });
+                first_error.get_or_insert(error);
+                false
+            }
+        });
+        if let (true, Some(error)) = (samplers.is_empty(), first_error) {
+            return Err(error);
+        }
+        let running: Vec<&str> = samplers.iter().map(|(info, _)| info.name).collect();
+        missing.extend(unseen(&running));
+        let facts = super::host_facts(&host);
+        drop(host);
+        let now_ns = monotonic_ns();
+        tasks.sample(0.0, now_ns).map_err(|error| LoadError::Io("cannot read the tasks", error))?;
+        tasks.begin();
+        let mut observer = Self {
+            options,
+            host: facts,
+            tasks,
+            samplers,
+            missing,
+            identities: Identities::default(),
+            started_ns: 0,
+            started_unix: 0.0,
+            samples: 0,
+            sample_cost: 0.0,
+            spent: BTreeMap::new(),
+            cpu_before: 0.0,
+            loss_before: BTreeMap::new(),
+        };
+        observer.begin(monotonic_ns());
+        Ok(observer)
+    }
+
+    /// What is known by now not to be observed here; [`Window::missing`] has what shows while a window passes, too.
+    pub fn missing(&self) -> &[Missing] {
+        &self.missing
+    }
+
+    /// How often to [`sample`](Self::sample) in a window of this length: often enough for a trend, seldom enough to cost little.
+    pub fn sampling_interval(window: Duration) -> Duration {
+        (window / 24).clamp(Duration::from_millis(200), Duration::from_secs(2))
+    }
+
+    /// How long to wait for the next sample: longer than [`sampling_interval`](Self::sampling_interval) where the latest one took
+    /// long (very many tasks), so that sampling takes at most about 1 % of a CPU; but a window has a few samples whatever they cost.
+    pub fn next_interval(&self, window: Duration) -> Duration {
+        next_interval(window, self.sample_cost)
+    }
+
+    /// CPU time that each part took since the start, in this process, by the signal's name; `tasks` (walking them all) and
+    /// `processes` (who is who) are shared by all signals.
+    pub const fn spent(&self) -> &BTreeMap<&'static str, Spent> {
+        &self.spent
+    }
+
+    fn begin(&mut self, started_ns: u64) {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+        self.started_ns = started_ns;
+        self.started_unix = unix - seconds_between(started_ns, monotonic_ns());
+        self.samples = 1;
+        self.cpu_before = cpu_seconds();
+        self.loss_before = self.samplers.iter().map(|(info, sampler)| (info.name, sampler.loss())).collect();
+        let tick = Tick { seconds: 0.0, now_ns: self.started_ns, tasks: &self.tasks };
+        let mut watch = Stopwatch::start();
+        for (info, sampler) in &mut self.samplers {
+            sampler.begin(&tick);
+            self.spent.entry(info.name).or_default().windows += watch.lap();
+        }
+    }
+
+    /// Looks at what only shows by looking twice. Call it every [`next_interval`](Self::next_interval).
+    ///
+    /// # Errors
+    /// When the kernel's tasks cannot be walked.
+    pub fn sample(&mut self) -> Result<(), LoadError> {
+        let now_ns = monotonic_ns();
+        let seconds = seconds_between(self.started_ns, now_ns);
+        let mut watch = Stopwatch::start();
+        let begun = watch.0;
+        self.tasks.sample(seconds, now_ns).map_err(|error| LoadError::Io("cannot read the tasks", error))?;
+        self.spent.entry("tasks").or_default().sampling += watch.lap();
+        self.samples += 1;
+        self.identities.notice(self.tasks.processes());
+        self.spent.entry("processes").or_default().sampling += watch.lap();
+        let tick = Tick { seconds, now_ns, tasks: &self.tasks };
+        for (info, sampler) in &mut self.samplers {
+            sampler.sample(&tick);
+            self.spent.entry(info.name).or_default().sampling += watch.lap();
+        }
+        self.sample_cost = watch.0 - begun;
+        Ok(())
+    }
+
+    /// Lets a window of this length pass, with [`sample`](Self::sample) as often as it needs, and [`finish`](Self::finish)es it.
+    /// When it is cancelled it ends early, with what was seen by then.
+    ///
+    /// # Errors
+    /// As [`sample`](Self::sample).
+    pub fn watch(&mut self, window: Duration, cancel: &CancelToken) -> Result<Window, LoadError> {
+        let begun = Instant::now();
+        let interval = Self::sampling_interval(window);
+        loop {
+            let rest = window.saturating_sub(begun.elapsed());
+            // The last sample is that of `finish`.
+            let last = rest < interval + interval / 2;
+            if cancel.wait(if last { rest } else { interval }) || last {
+                return self.finish();
+            }
+            self.sample()?;
+        }
+    }
+
+    /// A few words from each signal on what happens now: (signal's short name, words).
+    pub fn pulse(&mut self) -> Vec<(&'static str, String)> {
+        let now_ns = monotonic_ns();
+        let words =
+            |(info, sampler): &mut (&'static SignalInfo, Box<dyn Sampler>)| Some((info.alias, sampler.pulse(now_ns)?));
+        self.samplers.iter_mut().filter_map(words).collect()
+    }
+
+    /// Ends the window, gives all that was observed in it, and begins the next one.
+    ///
+    /// # Errors
+    /// As [`sample`](Self::sample).
+    pub fn finish(&mut self) -> Result<Window, LoadError> {
+        self.sample()?;
+        let now_ns = monotonic_ns();
+        let seconds = seconds_between(self.started_ns, now_ns);
+        let mut signals = Window {
+            schema_version: SCHEMA_VERSION,
+            host: self.host.clone(),
+            span: Span { started_unix: self.started_unix, started_ns: self.started_ns, seconds, samples: self.samples },
+            missing: self.missing.clone(),
+            ..Window::default()
+        };
+        let tick = Tick { seconds, now_ns, tasks: &self.tasks };
+        let mut watch = Stopwatch::start();
+        for (info, sampler) in &mut self.samplers {
+            sampler.finish(&tick, &mut signals);
+            self.spent.entry(info.name).or_default().windows += watch.lap();
+        }
+        self.name_processes(&mut signals);
+        self.spent.entry("processes").or_default().windows += watch.lap();
+        signals.cost = self.cost();
+        let _ = watch.lap();
+        self.tasks.begin();
+        self.spent.entry("tasks").or_default().windows += watch.lap();
+        // What was read at this window's end is the next one's begin.
+        self.begin(now_ns);
+        Ok(signals)
+    }
+
+    fn cost(&self) -> CostOfObserving {
+        let mut loss = BTreeMap::new();
+        for (info, sampler) in &self.samplers {
+            let lost = sampler.loss() - self.loss_before.get(info.name).copied().unwrap_or_default();
+            if lost != SummaryLoss::default() {
+                loss.insert(info.name.to_owned(), lost);
+            }
+        }
+        CostOfObserving { cpu_seconds: cpu_seconds() - self.cpu_before, resident_bytes: resident_bytes(), loss }
+    }
+
+    /// Adds whom the signals name, and whoever used most of anything.
+    fn name_processes(&mut self, signals: &mut Window) {
+        /// How many of the heaviest users of each thing.
+        const TOP: usize = 10;
+        let mut pids: BTreeSet<u32> = named_pids(signals);
+        let uses: [fn(&ProcessAccount) -> u64; 9] = [
+            |p| p.used.run_ns,
+            |p| p.used.wait_ns,
+            |p| p.used.read_bytes,
+            |p| p.used.write_bytes,
+            |p| p.used.io_delay_ns,
+            |p| p.used.reclaim_delay_ns,
+            |p| p.used.major_faults,
+            |p| p.row.anon_pages,
+            |p| p.used.involuntary,
+        ];
+        let mut all: Vec<_> = self.tasks.processes().collect();
+        for used in uses {
+            all.sort_unstable_by_key(|process| std::cmp::Reverse(used(process)));
+            pids.extend(all.iter().take(TOP).filter(|process| used(process) > 0).map(|process| process.row.pid));
+        }
+        // Their parents, for who started them.
+        let parents: Vec<_> = pids.iter().filter_map(|pid| Some(self.tasks.process(*pid)?.row.parent_pid)).collect();
+        pids.extend(parents);
+        for pid in pids {
+            if let Some(account) = self.tasks.process(pid) {
+                signals.processes.insert(pid, self.identities.describe(account, self.options.redact));
+            }
+        }
+    }
+}
+
+fn named_pids(signals: &Window) -> BTreeSet<u32> {
+    let mut pids = BTreeSet::new();
+    let mut add = |pid: u32| {
+        if pid != 0 {
+            pids.insert(pid);
+        }
+    };
+    let parts = [
+        signals.syscall_latency.as_ref().map(|part| part.pids()),
+        signals.tcp_monitor.as_ref().map(|part| part.pids()),
+        signals.oom_track.as_ref().map(|part| part.pids()),
+        signals.disk_io.as_ref().map(|part| part.pids()),
+        signals.sched_delay.as_ref().map(|part| part.pids()),
+        signals.fd_track.as_ref().map(|part| part.pids()),
+        signals.file_audit.as_ref().map(|part| part.pids()),
+    ];
+    parts.into_iter().flatten().flatten().for_each(&mut add);
+    pids
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds, as the kernel side has it.
+pub(crate) fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a window's length")]
+fn seconds_between(from_ns: u64, to_ns: u64) -> f64 {
+    to_ns.saturating_sub(from_ns) as f64 / 1e9
+}
+
+#[allow(clippy::cast_precision_loss, reason = "seconds")]
+fn cpu_seconds() -> f64 {
+    let used = clock_gettime(ClockId::ProcessCPUTime);
+    used.tv_sec as f64 + used.tv_nsec as f64 / 1e9
+}
+
+fn resident_bytes() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok())
+        .unwrap_or(0);
+    pages * rustix::param::page_size() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_signal_is_not_taken_for_none() {
+        let wanted = |names: &[&str]| {
+            let signals = names.iter().map(|name| (*name).to_owned()).collect();
+            let options = ObserverOptions { signals, redact: false };
+            options.wanted().map(|found| found.iter().map(|info| info.name).collect::<Vec<_>>())
+        };
+        assert_eq!(wanted(&[]).unwrap().len(), signals::ALL.len());
+        assert_eq!(wanted(&["tcp", "disk_io", "tcp_monitor"]).unwrap(), ["tcp_monitor", "disk_io"]);
+        let error = wanted(&["tcp", "nope"]).unwrap_err().to_string();
+        assert!(error.contains("no signal \"nope\"; there are: syscall_latency, "), "{error}");
+    }
+
+    #[test]
+    fn an_observer_may_move_to_a_thread() {
+        fn is_send<T: Send>() {}
+        is_send::<Observer>();
+        is_send::<Window>();
+    }
+
+    #[test]
+    fn dear_samples_are_taken_more_seldom() {
+        let window = Duration::from_secs(30);
+        assert_eq!(next_interval(window, 0.0), Duration::from_millis(1250));
+        assert_eq!(next_interval(window, 0.010), Duration::from_millis(1250));
+        assert_eq!(next_interval(window, 0.020), Duration::from_secs(2));
+        // A window without samples tells nothing.
+        assert_eq!(next_interval(window, 5.0), window / 8);
+        assert_eq!(next_interval(window, f64::NAN), Duration::from_millis(1250));
+    }
+}

@@ -1,0 +1,443 @@
+//! What the kernel keeps for every task anyway: CPU time and waits, descriptors, storage bytes, state. Walked by an iterator, so
+//! that nothing is added to any hot path.
+
+use std::io;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use kerno_model::TaskUse;
+
+use crate::event::Comm;
+use crate::probe::{Hook, Host, LoadError, Object, Plan, SummaryPrograms};
+
+use super::FastMap;
+use super::track::{SampleTimes, Track};
+use kerno_model::Series;
+
+/// Marks what stands for a thread whose row is as it was (`UNCHANGED` in tasks.bpf.c).
+const UNCHANGED: u64 = 1 << 63;
+/// A thread is told of in full at least so often (`TURNS`),
+const TURNS: u32 = 8;
+/// or everybody in the walk to come (`EVERYBODY`).
+const EVERYBODY: u32 = u32::MAX;
+
+/// Flag of a kernel thread (`PF_KTHREAD`, linux/sched.h).
+const PF_KTHREAD: u32 = 0x0020_0000;
+
+/// `TASK_UNINTERRUPTIBLE`
+const UNINTERRUPTIBLE: u32 = 2;
+/// `TASK_NOLOAD`, `TASK_FREEZABLE` and the like: a sleep that is uninterruptible only in name (idle kernel threads).
+const IDLE: u32 = 0x400;
+/// `TASK_DEAD`: ended, and perhaps not yet waited for.
+const DEAD: u32 = 0x80;
+
+/// Mirror of `struct task_row` in tasks.bpf.c, where the fields are explained.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct TaskRow {
+    pub(crate) start_ns: u64,
+    pub(crate) run_ns: u64,
+    pub(crate) wait_ns: u64,
+    pub(crate) waits: u64,
+    pub(crate) arrived_ns: u64,
+    pub(crate) voluntary: u64,
+    pub(crate) involuntary: u64,
+    pub(crate) major_faults: u64,
+    pub(crate) read_bytes: u64,
+    pub(crate) write_bytes: u64,
+    pub(crate) io_delay_ns: u64,
+    pub(crate) reclaim_delay_ns: u64,
+    pub(crate) cgroup_id: u64,
+    pub(crate) memory_cgroup_id: u64,
+    pub(crate) fd_soft_limit: u64,
+    pub(crate) fd_hard_limit: u64,
+    pub(crate) anon_pages: u64,
+    pub(crate) pid: u32,
+    pub(crate) tid: u32,
+    pub(crate) parent_pid: u32,
+    pub(crate) uid: u32,
+    pub(crate) state: u32,
+    pub(crate) flags: u32,
+    pub(crate) fds: u32,
+    pub(crate) net_namespace: u32,
+    pub(crate) comm: Comm,
+}
+
+impl TaskRow {
+    pub(crate) const fn is_leader(&self) -> bool {
+        self.pid == self.tid
+    }
+
+    pub(crate) const fn is_kernel_thread(&self) -> bool {
+        self.flags & PF_KTHREAD != 0
+    }
+
+    /// In a sleep that no signal ends and that counts as load: waiting for I/O, a lock, a page.
+    pub(crate) const fn is_uninterruptible(&self) -> bool {
+        self.state & UNINTERRUPTIBLE != 0 && self.state & IDLE == 0
+    }
+
+    /// It has ended: a zombie, which has no descriptors and no memory any more.
+    pub(crate) const fn is_dead(&self) -> bool {
+        self.state & DEAD != 0
+    }
+
+    /// What the thread used by itself; CPU time and bytes are taken from the process as a whole ([`Life`]).
+    const fn used(&self) -> TaskUse {
+        TaskUse {
+            run_ns: 0,
+            wait_ns: self.wait_ns,
+            waits: self.waits,
+            voluntary: self.voluntary,
+            involuntary: self.involuntary,
+            major_faults: self.major_faults,
+            read_bytes: 0,
+            write_bytes: 0,
+            io_delay_ns: self.io_delay_ns,
+            reclaim_delay_ns: self.reclaim_delay_ns,
+        }
+    }
+}
+
+/// One process over the window.
+#[derive(Clone, Debug)]
+pub(crate) struct ProcessAccount {
+    /// Its leader (or, where that has not been seen, some thread) as last read.
+    pub(crate) row: TaskRow,
+    pub(crate) used: TaskUse,
+    pub(crate) threads: u32,
+    /// Open descriptors at each sample.
+    pub(crate) fds: Track,
+    /// Anonymous memory at each sample, in bytes.
+    pub(crate) anon_bytes: Track,
+    /// Still there at the last sample, and not as a zombie.
+    pub(crate) alive: bool,
+    /// What the kernel keeps for the whole process, over all its life so far.
+    life: Life,
+}
+
+/// Totals that include ended threads, of a process's whole life.
+#[derive(Clone, Copy, Debug, Default)]
+struct Life {
+    run_ns: u64,
+    read_bytes: u64,
+    write_bytes: u64,
+}
+
+impl Life {
+    fn add(&mut self, row: &TaskRow) {
+        self.run_ns += row.run_ns;
+        self.read_bytes += row.read_bytes;
+        self.write_bytes += row.write_bytes;
+    }
+
+    /// A thread that ends while the tasks are walked may be missing both from the threads and from those that ended: totals never
+    /// fall.
+    fn max(self, other: Self) -> Self {
+        Self {
+            run_ns: self.run_ns.max(other.run_ns),
+            read_bytes: self.read_bytes.max(other.read_bytes),
+            write_bytes: self.write_bytes.max(other.write_bytes),
+        }
+    }
+}
+
+impl ProcessAccount {
+    pub(super) fn new(row: &TaskRow) -> Self {
+        Self {
+            row: *row,
+            used: TaskUse::default(),
+            threads: 0,
+            fds: Track::new(1),
+            anon_bytes: Track::new(u32::try_from(rustix::param::page_size()).unwrap_or(4096)),
+            alive: true,
+            life: Life::default(),
+        }
+    }
+
+    /// The process id is another process's now.
+    fn begin_again(&mut self, row: &TaskRow) {
+        *self = Self { threads: self.threads, alive: self.alive, ..Self::new(row) };
+    }
+}
+
+/// What one sample found of a process, its threads taken together.
+#[derive(Debug)]
+struct Found {
+    life: Life,
+    /// Whoever has the process's files and memory: the leader, or when it has ended some other thread.
+    holder: Option<TaskRow>,
+    /// Not known from an earlier window or sample, but born before: what it used until now is not this window's.
+    older: bool,
+}
+
+/// A thread that has been asleep uninterruptibly.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Blocked {
+    pub(crate) row: TaskRow,
+    /// The sample of this window (or an earlier one) since when it has not run: `CLOCK_MONOTONIC`.
+    pub(crate) since_ns: u64,
+}
+
+/// All tasks, followed over the window.
+#[derive(Debug)]
+pub(crate) struct Tasks {
+    programs: SummaryPrograms,
+    buffer: Vec<u8>,
+    /// Whose turn it is to be told of in full; `None` for everybody's.
+    turn: Option<u32>,
+    /// As last read, by thread id.
+    rows: Vec<TaskRow>,
+    before: Vec<TaskRow>,
+    accounts: FastMap<u32, ProcessAccount>,
+    found: FastMap<u32, Found>,
+    blocked: FastMap<(u32, u64), Blocked>,
+    times: SampleTimes,
+    /// When the latest look at all tasks began, and the one that the window began with.
+    looked_ns: u64,
+    known_ns: u64,
+}
+
+impl Tasks {
+    /// What is loaded, and onto which hook.
+    pub(crate) fn plan() -> (Object, Plan) {
+        let object = Object { name: "tasks", data: aya::include_bytes_aligned!("../../objects/tasks.bpf.o") };
+        let mut plan = Plan::default();
+        plan.size_by_thread("written", "cfg_written_mask");
+        plan.attach("on_task", Hook::Iterator("task"));
+        (object, plan)
+    }
+
+    pub(crate) fn load(host: &Host) -> Result<Self, LoadError> {
+        let (object, plan) = Self::plan();
+        Ok(Self {
+            programs: SummaryPrograms::load(object, plan, host)?,
+            buffer: Vec::new(),
+            turn: None,
+            rows: Vec::new(),
+            before: Vec::new(),
+            accounts: FastMap::default(),
+            found: FastMap::default(),
+            blocked: FastMap::default(),
+            times: SampleTimes::default(),
+            looked_ns: 0,
+            known_ns: 0,
+        })
+    }
+
+    /// Begins a window with the tasks as they were when last read.
+    pub(crate) fn begin(&mut self) {
+        self.accounts.retain(|_, account| {
+            account.used = TaskUse::default();
+            account.fds.clear();
+            account.anon_bytes.clear();
+            account.alive
+        });
+        self.times.clear();
+        self.times.push(0.0);
+        self.known_ns = self.looked_ns;
+        for (pid, found) in &self.found {
+            if let (Some(account), Some(holder)) = (self.accounts.get_mut(pid), &found.holder) {
+                account.fds.push(&self.times, u64::from(holder.fds));
+                account.anon_bytes.push(&self.times, holder.anon_pages);
+            }
+        }
+    }
+
+    /// Puts every thread into `rows`. Those that have not run since the last time the kernel tells of by their ids alone.
+    fn read(&mut self) -> io::Result<()> {
+        std::mem::swap(&mut self.rows, &mut self.before);
+        self.rows.clear();
+        // If this fails halfway, what the kernel takes for told has not been heard.
+        let turn = self.turn.take();
+        self.programs.tell("turn", turn.unwrap_or(EVERYBODY))?;
+        self.programs.iterate("on_task", &mut self.buffer)?;
+        let (mut rest, mut place, mut heard) = (&self.buffer[..], 0, true);
+        while let Ok((word, behind)) = u64::read_from_prefix(rest) {
+            if word & UNCHANGED == 0 {
+                let Ok((row, behind)) = TaskRow::read_from_prefix(rest) else { break };
+                self.rows.push(row);
+                rest = behind;
+            } else {
+                let tid = word & !UNCHANGED;
+                let is_there = |place: usize| self.before.get(place).is_some_and(|row| u64::from(row.tid) == tid);
+                // Mostly the next one. The kernel walks by the ids of our own pid namespace, which may be in another order.
+                if !is_there(place) {
+                    place = self.before.partition_point(|row| u64::from(row.tid) < tid);
+                }
+                match self.before.get(place).filter(|_| is_there(place)) {
+                    Some(row) => self.rows.push(*row),
+                    None => heard = false,
+                }
+                place += 1;
+                rest = behind;
+            }
+        }
+        // The kernel mostly walks them in this order; what follows relies on it.
+        self.rows.sort_by_key(|row| row.tid);
+        self.turn = heard.then(|| turn.map_or(0, |turn| (turn + 1) % TURNS));
+        Ok(())
+    }
+
+    /// Reads all tasks and adds what they used since the last sample.
+    pub(crate) fn sample(&mut self, seconds: f64, now_ns: u64) -> io::Result<()> {
+        self.looked_ns = now_ns;
+        self.read()?;
+        let thin = self.times.push(seconds);
+        for account in self.accounts.values_mut() {
+            account.alive = false;
+            account.threads = 0;
+            if thin {
+                account.fds.thin();
+                account.anon_bytes.thin();
+            }
+        }
+        self.add_threads(now_ns);
+        self.add_processes();
+        Ok(())
+    }
+
+    /// What each thread used by itself, and how it sleeps.
+    fn add_threads(&mut self, now_ns: u64) {
+        let mut blocked = FastMap::default();
+        let mut before = self.before.iter().peekable();
+        self.found.clear();
+        for row in &self.rows {
+            while before.next_if(|earlier| earlier.tid < row.tid).is_some() {}
+            let earlier = before.next_if(|earlier| earlier.tid == row.tid);
+            let earlier = earlier.filter(|earlier| earlier.start_ns == row.start_ns);
+            // Since that look, which may have passed its place before: all that it used is this window's.
+            let born = self.known_ns > 0 && row.start_ns >= self.known_ns;
+            let used = match earlier {
+                Some(earlier) => row.used().since(earlier.used()),
+                None if born => row.used(),
+                // The first reading of all: what came before is not this window's.
+                None => TaskUse::default(),
+            };
+            let mut known = true;
+            let account = self.accounts.entry(row.pid).or_insert_with(|| {
+                known = false;
+                ProcessAccount::new(row)
+            });
+            if row.is_leader() {
+                if known && account.row.is_leader() && account.row.start_ns != row.start_ns {
+                    known = false;
+                    account.begin_again(row);
+                }
+                account.row = *row;
+            }
+            let found = self.found.entry(row.pid).or_insert_with(|| Found {
+                life: Life::default(),
+                holder: None,
+                older: false,
+            });
+            found.older |= !known && !born;
+            found.life.add(row);
+            if !row.is_dead() {
+                account.used += used;
+                account.alive = true;
+                account.threads += 1;
+                if row.is_leader() || (found.holder.is_none() && row.fd_hard_limit > 0) {
+                    found.holder = Some(*row);
+                }
+            }
+            if row.is_uninterruptible() {
+                // Asleep since some moment after it last got a CPU; known for sure since the first sample that found it so.
+                let key = (row.tid, row.start_ns);
+                let same = earlier.filter(|e| e.is_uninterruptible() && e.waits == row.waits);
+                let since_ns = same.and_then(|_| self.blocked.get(&key)).map_or(now_ns, |blocked| blocked.since_ns);
+                blocked.insert(key, Blocked { row: *row, since_ns });
+            }
+        }
+        self.blocked = blocked;
+    }
+
+    /// What only a process as a whole has.
+    fn add_processes(&mut self) {
+        let inherited = self.inherited();
+        for (pid, found) in &self.found {
+            let Some(account) = self.accounts.get_mut(pid) else { continue };
+            if found.older {
+                account.life = found.life;
+            }
+            let life = account.life.max(found.life);
+            let from_children = inherited.get(pid).copied().unwrap_or_default();
+            account.used.run_ns += life.run_ns - account.life.run_ns;
+            account.used.read_bytes +=
+                (life.read_bytes - account.life.read_bytes).saturating_sub(from_children.read_bytes);
+            account.used.write_bytes +=
+                (life.write_bytes - account.life.write_bytes).saturating_sub(from_children.write_bytes);
+            account.life = life;
+            if let Some(holder) = &found.holder {
+                account.row = TaskRow {
+                    fds: holder.fds,
+                    fd_soft_limit: holder.fd_soft_limit,
+                    fd_hard_limit: holder.fd_hard_limit,
+                    anon_pages: holder.anon_pages,
+                    memory_cgroup_id: holder.memory_cgroup_id,
+                    ..account.row
+                };
+                account.fds.push(&self.times, u64::from(holder.fds));
+                account.anon_bytes.push(&self.times, holder.anon_pages);
+            }
+        }
+    }
+
+    /// By parent: the bytes of children that are no more. When a process is waited for, the kernel adds all that it ever read and
+    /// wrote to its parent's account, and that is not the parent's.
+    fn inherited(&self) -> FastMap<u32, Life> {
+        let mut inherited: FastMap<u32, Life> = FastMap::default();
+        let gone = self.before.iter().filter(|row| row.is_leader() && !self.found.contains_key(&row.pid));
+        for (row, account) in gone.filter_map(|row| Some((row, self.accounts.get(&row.pid)?))) {
+            let from_children = inherited.entry(row.parent_pid).or_default();
+            from_children.read_bytes += account.life.read_bytes;
+            from_children.write_bytes += account.life.write_bytes;
+        }
+        inherited
+    }
+
+    /// A process's track with the times of its samples.
+    pub(crate) fn series(&self, track: &Track) -> Series {
+        track.series(&self.times)
+    }
+
+    /// Every thread as last read.
+    pub(crate) fn rows(&self) -> &[TaskRow] {
+        &self.rows
+    }
+
+    /// The processes of the window, those that ended in it too.
+    pub(crate) fn processes(&self) -> impl Iterator<Item = &ProcessAccount> {
+        self.accounts.values()
+    }
+
+    pub(crate) fn process(&self, pid: u32) -> Option<&ProcessAccount> {
+        self.accounts.get(&pid)
+    }
+
+    /// The threads that sleep uninterruptibly now, and since when at least.
+    pub(crate) fn blocked(&self) -> impl Iterator<Item = &Blocked> {
+        self.blocked.values()
+    }
+
+    /// Network namespaces in use, each with a process in it: (inode number, process).
+    pub(crate) fn net_namespaces(&self) -> FastMap<u32, u32> {
+        let rows = self.rows.iter().filter(|row| row.net_namespace != 0 && row.is_leader());
+        rows.map(|row| (row.net_namespace, row.pid)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::layout::{assert_matches, fields};
+
+    #[test]
+    fn rows_are_as_the_kernel_side_writes_them() {
+        let fields = fields!(TaskRow: start_ns run_ns wait_ns waits arrived_ns voluntary involuntary major_faults read_bytes
+            write_bytes io_delay_ns reclaim_delay_ns cgroup_id memory_cgroup_id fd_soft_limit fd_hard_limit anon_pages pid tid parent_pid uid state
+            flags fds net_namespace comm);
+        let object = aya::include_bytes_aligned!("../../objects/tasks.bpf.o");
+        assert_matches(object, "task_row", size_of::<TaskRow>(), fields);
+    }
+}

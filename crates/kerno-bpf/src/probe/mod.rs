@@ -1,0 +1,38 @@
+//! Putting programs into the kernel and reading what they say: host facts, loaders, filters, rings, loss.
+
+mod btf;
+mod cancel;
+mod cgroup;
+mod counters;
+mod error;
+mod handle;
+mod host;
+#[cfg(test)]
+mod kernels;
+mod loader;
+pub(crate) mod meminfo;
+mod object;
+mod options;
+mod plan;
+mod ring;
+mod set;
+mod stream;
+mod summary_plane;
+mod sys;
+
+#[cfg(test)]
+pub(crate) use btf::Btf;
+pub use cancel::CancelToken;
+pub(crate) use cgroup::{unescape_mount, v2_mount};
+pub use counters::Counters;
+pub use error::{LoadError, Unavailable};
+pub use handle::{Handle, Prepared};
+pub(crate) use host::in_initial_pid_namespace;
+pub use host::{Capability, Host, running_kernel};
+pub use loader::{Availability, Loader, SignalLoader};
+pub(crate) use object::Object;
+pub use options::{Filter, FilterKind, Options};
+pub(crate) use plan::{Hook, Plan, Signal};
+pub use set::LoaderSet;
+pub use stream::{Batch, Events, StreamError};
+pub(crate) use summary_plane::{KernelHash, MappedBlocks, SummaryPrograms, VolatileBlock, possible_cpus};

@@ -1,0 +1,258 @@
+//! Programs that keep summaries in the kernel: loading them, and reading what they keep. No ring and no event.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::Hash;
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+
+use aya::Ebpf;
+use aya::maps::{Array, Map, MapData, PerCpuArray};
+use kerno_model::SummaryLoss;
+use memmap2::{MmapOptions, MmapRaw};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::counters::WireCounters;
+use super::error::{LoadError, chain};
+use super::object::{self, Object};
+use super::plan::{Placed, Plan};
+use super::{Host, loader, sys};
+
+/// One object's programs and maps. Dropping it detaches and unloads everything.
+pub(crate) struct SummaryPrograms {
+    object: Object,
+    ebpf: Ebpf,
+    programs: Vec<Placed>,
+    counters: Option<PerCpuArray<MapData, WireCounters>>,
+}
+
+impl fmt::Debug for SummaryPrograms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SummaryPrograms").field("object", &self.object.name).finish_non_exhaustive()
+    }
+}
+
+impl SummaryPrograms {
+    /// Loads; attaches nothing. Sets `cfg_self_tgid` where the object has it, so that our own activity is no news.
+    pub(crate) fn load(object: Object, mut plan: Plan, host: &Host) -> Result<Self, LoadError> {
+        loader::hooks_exist(host, &plan)?;
+        if let Some(missing) = host.missing_privileges() {
+            return Err(LoadError::Privileges(missing));
+        }
+        let btf = host.btf().map_err(|reason| LoadError::Kernel(reason.to_owned()))?;
+        super::host::lift_memlock(host.version);
+        plan.set_if_there("cfg_self_tgid", &std::process::id());
+        let mut ebpf = object.load(&mut plan, &btf.relocations)?;
+        let counters = match ebpf.take_map("counters") {
+            None => None,
+            Some(map) => Some(
+                PerCpuArray::try_from(map)
+                    .map_err(|error| LoadError::Refused { what: "map counters".into(), detail: chain(&error) })?,
+            ),
+        };
+        Ok(Self { object, ebpf, programs: plan.programs, counters })
+    }
+
+    /// Attaches the plan's programs in its order.
+    pub(crate) fn attach(&mut self) -> Result<(), LoadError> {
+        object::attach(&mut self.ebpf, &self.programs)
+    }
+
+    /// Runs an iterator of the plan over what there is now, in the calling thread's network namespace; `buffer` gets what it wrote.
+    pub(crate) fn iterate(&mut self, name: &str, buffer: &mut Vec<u8>) -> io::Result<()> {
+        buffer.clear();
+        object::run_iterator(&mut self.ebpf, name, buffer)
+    }
+
+    /// Like [`Self::iterate`] for records that may be very many: adds at most `room` bytes to `buffer` and gives how many bytes found no
+    /// room. With `ends` a program that asks for its object once more (returns 1) ends the walk.
+    pub(crate) fn iterate_into(
+        &mut self,
+        name: &str,
+        buffer: &mut Vec<u8>,
+        room: usize,
+        ends: bool,
+    ) -> io::Result<u64> {
+        object::run_iterator_into(&mut self.ebpf, name, buffer, room, ends)
+    }
+
+    /// Maps an array that may be (`BPF_F_MMAPABLE`). The `max_entries` of a `PER_CPU_BLOCK` the plan has set to [`possible_cpus`].
+    pub(crate) fn mapped<T: FromBytes>(&mut self, name: &str) -> Result<MappedBlocks<T>, LoadError> {
+        let Some(Map::Array(map)) = self.ebpf.take_map(name) else {
+            return Err(self.object.missing_map(name));
+        };
+        MappedBlocks::map(map).map_err(|error| LoadError::Io("cannot map a summary", error))
+    }
+
+    /// Takes a hash map (`HASH` or `LRU_HASH`) of plain keys and values.
+    pub(crate) fn hash<K, V>(&mut self, name: &str) -> Result<KernelHash<K, V>, LoadError> {
+        match self.ebpf.take_map(name) {
+            Some(Map::HashMap(map) | Map::LruHashMap(map)) => KernelHash::new(map).ok_or(()),
+            _ => Err(()),
+        }
+        .map_err(|()| self.object.missing_map(name))
+    }
+
+    /// Tells the kernel side that a window began (window.h): what has no difference starts anew.
+    pub(crate) fn begin_window(&mut self, now_ns: u64) {
+        if let Some(mut window) = self.ebpf.map_mut("window").and_then(|map| Array::<_, u64>::try_from(map).ok()) {
+            // Without it maxima are those since the load: nothing to stop for.
+            let _ = window.set(0, now_ns, 0);
+        }
+    }
+
+    /// Sets the only element of an array that the kernel side reads.
+    pub(crate) fn tell(&mut self, name: &str, value: u32) -> io::Result<()> {
+        let map =
+            self.ebpf.map_mut(name).ok_or_else(|| io::Error::other(format!("no map {name}; the build is broken")))?;
+        let mut array = Array::<_, u32>::try_from(map).map_err(io::Error::other)?;
+        array.set(0, value, 0).map_err(io::Error::other)
+    }
+
+    /// What the kernel side counted as missing since it was loaded.
+    pub(crate) fn loss(&self) -> SummaryLoss {
+        let mut loss = SummaryLoss { missed_runs: object::missed_runs(&self.ebpf), ..SummaryLoss::default() };
+        for cpu in self.counters.iter().filter_map(|map| map.get(&0, 0).ok()).flat_map(|cpus| cpus.to_vec()) {
+            loss.overflow += cpu.overflow;
+            loss.untracked += cpu.untracked;
+        }
+        loss
+    }
+}
+
+/// How many CPUs this machine can ever have: the number of elements a `PER_CPU_BLOCK` (block.h) needs.
+pub(crate) fn possible_cpus() -> u32 {
+    let possible = aya::util::nr_cpus().unwrap_or_else(|_| std::thread::available_parallelism().map_or(1, usize::from));
+    u32::try_from(possible).unwrap_or(u32::MAX)
+}
+
+/// An array of blocks, mostly one for each CPU (`PER_CPU_BLOCK`, block.h), mapped: reading it takes no system call and stops no writer.
+/// Each word is whole; two words may be of different moments.
+pub(crate) struct MappedBlocks<T> {
+    map: MmapRaw,
+    /// Keeps the map in the kernel.
+    _data: MapData,
+    stride: usize,
+    block: PhantomData<fn() -> T>,
+}
+
+impl<T> fmt::Debug for MappedBlocks<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MappedBlocks").field("stride", &self.stride).finish_non_exhaustive()
+    }
+}
+
+impl<T: FromBytes> MappedBlocks<T> {
+    fn map(data: MapData) -> io::Result<Self> {
+        let info = data.info().map_err(io::Error::other)?;
+        let stride = (info.value_size() as usize).next_multiple_of(8);
+        if stride != size_of::<T>().next_multiple_of(8) {
+            return Err(io::Error::other(format!("a block has {stride} bytes, its mirror {}", size_of::<T>())));
+        }
+        let bytes = stride * info.max_entries() as usize;
+        let map = MmapOptions::new().len(bytes).map_raw_read_only(data.fd().as_fd().as_raw_fd())?;
+        Ok(Self { map, _data: data, stride, block: PhantomData })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.map.len() / self.stride
+    }
+
+    /// Each block in turn; the kernel writes while it is read, so only through volatile reads.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = VolatileBlock<'_, T>> {
+        (0..self.len()).map(|place| VolatileBlock {
+            // SAFETY: within the mapping, which has len() strides.
+            at: unsafe { self.map.as_ptr().add(place * self.stride) }.cast(),
+            map: PhantomData,
+        })
+    }
+}
+
+/// One block, changing as it is read.
+#[derive(Debug)]
+pub(crate) struct VolatileBlock<'a, T> {
+    at: *const T,
+    map: PhantomData<&'a T>,
+}
+
+impl<T> Clone for VolatileBlock<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for VolatileBlock<'_, T> {}
+
+impl<'a, T: FromBytes> VolatileBlock<'a, T> {
+    /// Reads a field; get its place with `std::ptr::addr_of!`-like projections through [`Self::project`].
+    pub(crate) fn read(self) -> T
+    where
+        T: Copy,
+    {
+        // SAFETY: a live mapping, aligned by the kernel to 8 bytes, of a type for which all bytes are valid.
+        unsafe { self.at.read_volatile() }
+    }
+
+    /// A part of the block, such as one field: `block.project(offset_of!(Block, field))`.
+    pub(crate) fn project<U: FromBytes>(self, offset: usize) -> VolatileBlock<'a, U> {
+        assert!(offset + size_of::<U>() <= size_of::<T>() && offset.is_multiple_of(align_of::<U>()));
+        // SAFETY: just checked to lie within the block.
+        VolatileBlock { at: unsafe { self.at.cast::<u8>().add(offset) }.cast(), map: PhantomData }
+    }
+}
+
+impl<U: FromBytes + Copy, const N: usize> VolatileBlock<'_, [U; N]> {
+    /// Copies a table into `out`, which gets N values.
+    pub(crate) fn copy_to(self, out: &mut Vec<U>) {
+        out.clear();
+        // SAFETY: element i of N is within the block; as in `read`.
+        out.extend((0..N).map(|i| unsafe { self.at.cast::<U>().add(i).read_volatile() }));
+    }
+}
+
+/// A bounded hash map that the kernel side fills. Read in batches; an element added or removed meanwhile may be missed.
+#[derive(Debug)]
+pub(crate) struct KernelHash<K, V> {
+    data: MapData,
+    max_entries: u32,
+    types: PhantomData<fn() -> (K, V)>,
+}
+
+impl<K, V> KernelHash<K, V> {
+    fn new(data: MapData) -> Option<Self> {
+        let info = data.info().ok()?;
+        let fits = info.key_size() as usize == size_of::<K>() && info.value_size() as usize == size_of::<V>();
+        fits.then(|| Self { max_entries: info.max_entries(), data, types: PhantomData })
+    }
+}
+
+impl<K, V> KernelHash<K, V>
+where
+    K: FromBytes + IntoBytes + Immutable + Copy + Eq + Hash,
+    V: FromBytes + IntoBytes + Immutable + Copy,
+{
+    /// All there is.
+    pub(crate) fn read(&self) -> io::Result<HashMap<K, V>> {
+        let room = self.max_entries as usize;
+        let (mut keys, mut values) = (vec![K::new_zeroed(); room], vec![V::new_zeroed(); room]);
+        let found = sys::lookup_batch(self.data.fd().as_fd(), keys.as_mut_bytes(), values.as_mut_bytes(), room)?;
+        Ok(keys.into_iter().zip(values).take(found).collect())
+    }
+
+    /// All there is, and takes it out: what is added up from now on begins at zero. What a program adds at the very moment may be lost.
+    pub(crate) fn take(&self) -> io::Result<HashMap<K, V>> {
+        let room = self.max_entries as usize;
+        let (mut keys, mut values) = (vec![K::new_zeroed(); room], vec![V::new_zeroed(); room]);
+        let found = sys::take_batch(self.data.fd().as_fd(), keys.as_mut_bytes(), values.as_mut_bytes(), room)?;
+        Ok(keys.into_iter().zip(values).take(found).collect())
+    }
+
+    /// Removes elements, so that there is room for new ones: only those that no program writes to any more (of a process that
+    /// is gone).
+    pub(crate) fn remove(&self, keys: impl IntoIterator<Item = K>) {
+        for key in keys {
+            sys::delete(self.data.fd().as_fd(), key.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,159 @@
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::kinds::Inventory;
+use crate::engine::{ProcFile, ProcessAccount, Sampler, Tick};
+use crate::probe::{Host, LoadError};
+use kerno_model::SummaryLoss;
+use kerno_model::amount::count;
+use kerno_model::{FdProcess, FdSummary};
+use kerno_model::{Series, Window};
+
+/// How many processes are told of for each reason: most descriptors, nearest to the limit, growing.
+const TOP: usize = 16;
+/// How many processes at most have their descriptors looked at one by one.
+const MAX_SUSPECTS: usize = 16;
+/// A process becomes a suspect when its number grew so often in a row, and by so much.
+const SUSPECT_RISES: usize = 3;
+const SUSPECT_GROWTH: f64 = 8.0;
+
+/// There is nothing to load: the descriptors are counted with the tasks.
+pub(crate) fn sampler(_host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
+    Ok(Box::new(Sampled::default()))
+}
+
+#[derive(Debug)]
+struct Sampled {
+    open: Series,
+    files: Series,
+    files_max: u64,
+    /// What they had open when they became suspects.
+    suspects: BTreeMap<u32, Inventory>,
+    file_nr: ProcFile,
+}
+
+impl Default for Sampled {
+    fn default() -> Self {
+        let (open, files) = (Series::default(), Series::default());
+        let file_nr = ProcFile::new("/proc/sys/fs/file-nr");
+        Self { open, files, files_max: 0, suspects: BTreeMap::new(), file_nr }
+    }
+}
+
+impl Sampled {
+    fn look(&mut self, tick: &Tick<'_>) {
+        let alive = tick.tasks.processes().filter(|process| process.alive);
+        self.open.push(tick.seconds, alive.map(|process| f64::from(process.row.fds)).sum());
+        if let Some((files, max)) = file_nr(&mut self.file_nr) {
+            #[allow(clippy::cast_precision_loss, reason = "a number of files")]
+            self.files.push(tick.seconds, files as f64);
+            self.files_max = max;
+        }
+    }
+
+    fn find_suspects(&mut self, tick: &Tick<'_>) {
+        let room = MAX_SUSPECTS - self.suspects.len().min(MAX_SUSPECTS);
+        if room == 0 {
+            return;
+        }
+        let growing = |process: &&ProcessAccount| {
+            process.alive
+                && !self.suspects.contains_key(&process.row.pid)
+                && growth(process) >= SUSPECT_GROWTH
+                && process.fds.rises() >= SUSPECT_RISES
+        };
+        let mut found: Vec<_> = tick.tasks.processes().filter(growing).collect();
+        found.sort_by(|a, b| growth(b).total_cmp(&growth(a)));
+        for process in found.into_iter().take(room) {
+            if let Some(inventory) = Inventory::first(process.row.pid) {
+                self.suspects.insert(process.row.pid, inventory);
+            }
+        }
+    }
+
+    /// The processes worth telling of.
+    fn chosen<'a>(&self, tick: &'a Tick<'_>) -> Vec<&'a ProcessAccount> {
+        let mut all: Vec<_> = tick.tasks.processes().filter(|process| process.alive && process.row.fds > 0).collect();
+        let mut pids: BTreeSet<u32> = self.suspects.keys().copied().collect();
+        all.sort_by_key(|process| Reverse(process.row.fds));
+        pids.extend(all.iter().take(TOP).map(|process| process.row.pid));
+        all.sort_by(|a, b| share(b).total_cmp(&share(a)));
+        pids.extend(all.iter().take(TOP).map(|process| process.row.pid));
+        all.sort_by(|a, b| growth(b).total_cmp(&growth(a)));
+        pids.extend(all.iter().take(TOP).filter(|process| growth(process) > 0.0).map(|process| process.row.pid));
+        pids.into_iter().filter_map(|pid| tick.tasks.process(pid)).filter(|process| process.alive).collect()
+    }
+}
+
+impl Sampler for Sampled {
+    fn attach(&mut self) -> Result<(), LoadError> {
+        Ok(())
+    }
+
+    fn begin(&mut self, tick: &Tick<'_>) {
+        *self = Self::default();
+        self.look(tick);
+    }
+
+    fn sample(&mut self, tick: &Tick<'_>) {
+        self.look(tick);
+        self.find_suspects(tick);
+    }
+
+    fn finish(&mut self, tick: &Tick<'_>, signals: &mut Window) {
+        let describe = |process: &ProcessAccount| FdProcess {
+            pid: process.row.pid,
+            comm: process.row.comm.to_str_lossy().into_owned(),
+            open: tick.tasks.series(&process.fds),
+            soft_limit: process.row.fd_soft_limit,
+            hard_limit: process.row.fd_hard_limit,
+            kinds: self
+                .suspects
+                .get(&process.row.pid)
+                .map(|inventory| inventory.compare(process.row.pid))
+                .unwrap_or_default(),
+        };
+        let mut processes: Vec<_> = self.chosen(tick).into_iter().map(describe).collect();
+        processes.sort_by(|a, b| b.share().total_cmp(&a.share()).then(a.pid.cmp(&b.pid)));
+        signals.fd_track = Some(FdSummary {
+            processes,
+            open: std::mem::take(&mut self.open),
+            files: std::mem::take(&mut self.files),
+            files_max: self.files_max,
+        });
+    }
+
+    fn pulse(&mut self, _now_ns: u64) -> Option<String> {
+        Some(format!("{} open", count(self.open.last()?)))
+    }
+
+    fn loss(&self) -> SummaryLoss {
+        SummaryLoss::default()
+    }
+}
+
+fn growth(process: &ProcessAccount) -> f64 {
+    process.fds.last().zip(process.fds.first()).map_or(0.0, |(last, first)| last - first)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a share")]
+fn share(process: &ProcessAccount) -> f64 {
+    f64::from(process.row.fds) / process.row.fd_soft_limit.max(1) as f64
+}
+
+/// Files open in the machine, and the most that may be.
+fn file_nr(file: &mut ProcFile) -> Option<(u64, u64)> {
+    let mut fields = file.text()?.split_whitespace();
+    Some((fields.next()?.parse().ok()?, fields.nth(1)?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_tells_its_files() {
+        let (files, max) = file_nr(&mut ProcFile::new("/proc/sys/fs/file-nr")).unwrap();
+        assert!(files > 0 && max >= files);
+    }
+}

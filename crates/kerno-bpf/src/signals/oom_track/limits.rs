@@ -1,0 +1,270 @@
+//! Cgroups that have a limit of memory: which there are, what they use, and how that goes on.
+
+use std::collections::HashMap;
+
+use crate::engine::{CgroupDir, Hierarchy, PressureMeter};
+use kerno_model::CgroupMemory;
+use kerno_model::Series;
+
+/// How many are followed, and how many are told of.
+const MAX_WATCHED: usize = 256;
+const MAX_TOLD: usize = 32;
+/// A walk over all cgroups is made anew so seldom at least, and so seldom that it takes at most 1 in so many of the time.
+const WALK_SECONDS: f64 = 5.0;
+const WALK_SHARE: f64 = 200.0;
+/// What of a cgroup could be dropped is read again when its use has changed by 1 in so many of the limit.
+const STAT_SHARE: u64 = 200;
+
+/// The cgroups of the hierarchy that limits memory.
+#[derive(Debug)]
+pub(super) struct Limits {
+    hierarchy: Hierarchy,
+    /// What is no limit: the machine's memory.
+    total_bytes: u64,
+    watched: Vec<Watched>,
+    paths: HashMap<u64, String>,
+    walk_again_ns: u64,
+}
+
+#[derive(Debug)]
+struct Watched {
+    cgroup: CgroupDir,
+    limit_bytes: u64,
+    high_bytes: Option<u64>,
+    used: Series,
+    /// What could be dropped, and the use when that was read.
+    droppable: Option<(u64, u64)>,
+    before: Events,
+    /// The events as last read: the cgroup may be gone at the window's end.
+    now: Events,
+    pressure: Option<PressureMeter>,
+}
+
+/// Totals since the cgroup was made.
+#[derive(Clone, Copy, Debug, Default)]
+struct Events {
+    limit_hits: u64,
+    oom_kills: u64,
+}
+
+impl Limits {
+    pub(super) fn new(total_bytes: u64) -> Option<Self> {
+        let hierarchy = Hierarchy::of_controller("memory")?;
+        Some(Self { hierarchy, total_bytes, watched: Vec::new(), paths: HashMap::new(), walk_again_ns: 0 })
+    }
+
+    /// Begins a window.
+    pub(super) fn begin(&mut self, now_ns: u64) {
+        self.refresh(now_ns);
+        let v2 = self.hierarchy.v2;
+        self.watched.retain(|watched| watched.cgroup.dir.exists());
+        for watched in &mut self.watched {
+            watched.used = Series::default();
+            watched.before = Events::read(&watched.cgroup, v2, watched.high_only());
+            watched.now = watched.before;
+            watched.pressure = pressure(&watched.cgroup, v2);
+        }
+        self.sample(0.0);
+    }
+
+    /// Looks for cgroups that are new, unless that was done a moment ago.
+    pub(super) fn refresh(&mut self, now_ns: u64) {
+        if now_ns >= self.walk_again_ns {
+            self.walk(now_ns);
+        }
+    }
+
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds")]
+    fn walk(&mut self, now_ns: u64) {
+        let start = std::time::Instant::now();
+        let found = self.hierarchy.walk().cgroups;
+        let mut known: HashMap<u64, Watched> = self.watched.drain(..).map(|w| (w.cgroup.id, w)).collect();
+        let v2 = self.hierarchy.v2;
+        let mut limited = Vec::new();
+        self.paths.clear();
+        for cgroup in found {
+            self.paths.insert(cgroup.id, cgroup.path.clone());
+            let (max, high) = limits(&cgroup, v2);
+            let real = |limit: Option<u64>| limit.filter(|limit| *limit < self.total_bytes && *limit > 0);
+            let (max, high) = (real(max), real(high));
+            let Some(limit_bytes) = max.or(high) else { continue };
+            let usage = cgroup.number(usage_file(v2)).unwrap_or(0);
+            let watched = match known.remove(&cgroup.id) {
+                Some(watched) => Watched { limit_bytes, high_bytes: high, ..watched },
+                None => {
+                    let before = Events::read(&cgroup, v2, max.is_none());
+                    let pressure = pressure(&cgroup, v2);
+                    let used = Series::default();
+                    Watched {
+                        cgroup,
+                        limit_bytes,
+                        high_bytes: high,
+                        used,
+                        droppable: None,
+                        before,
+                        now: before,
+                        pressure,
+                    }
+                }
+            };
+            limited.push((usage, watched));
+        }
+        limited.sort_by(|a, b| nearness(b.0, b.1.limit_bytes).total_cmp(&nearness(a.0, a.1.limit_bytes)));
+        limited.truncate(MAX_WATCHED);
+        self.watched = limited.into_iter().map(|(_, watched)| watched).collect();
+        // Those that went away in this window are still told of.
+        self.watched.extend(known.into_values().filter(|watched| !watched.used.points().is_empty()).take(MAX_WATCHED));
+        let wait = (start.elapsed().as_secs_f64() * WALK_SHARE).max(WALK_SECONDS);
+        self.walk_again_ns = now_ns + (wait * 1e9) as u64;
+    }
+
+    /// Reads what each uses.
+    #[allow(clippy::cast_precision_loss, reason = "bytes")]
+    pub(super) fn sample(&mut self, seconds: f64) {
+        let v2 = self.hierarchy.v2;
+        for watched in &mut self.watched {
+            let Some(usage) = watched.cgroup.number(usage_file(v2)) else { continue };
+            let step = watched.limit_bytes / STAT_SHARE;
+            let droppable = match watched.droppable {
+                Some((droppable, at)) if usage.abs_diff(at) < step => droppable,
+                _ => {
+                    let droppable = droppable(&watched.cgroup.text("memory.stat").unwrap_or_default(), v2);
+                    watched.droppable = Some((droppable, usage));
+                    watched.now = Events::read(&watched.cgroup, v2, watched.high_only());
+                    droppable
+                }
+            };
+            watched.used.push(seconds, usage.saturating_sub(droppable) as f64);
+        }
+    }
+
+    /// A cgroup's path by its id.
+    pub(super) fn known_path(&self, id: u64) -> Option<&str> {
+        self.paths.get(&id).map(String::as_str)
+    }
+
+    /// The innermost cgroup with a limit that this path is in.
+    pub(super) fn limited(&self, path: &str) -> Option<&str> {
+        let paths = self.watched.iter().map(|watched| watched.cgroup.path.as_str());
+        paths.filter(|limited| is_in(path, limited)).max_by_key(|limited| limited.len())
+    }
+
+    /// Ends the window: the cgroups nearest to their limit, those that grew most, and those that someone was killed in.
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bytes")]
+    pub(super) fn finish(&mut self, seconds: f64, killed_in: &[String]) -> Vec<CgroupMemory> {
+        let v2 = self.hierarchy.v2;
+        let mut told: Vec<_> = self
+            .watched
+            .iter_mut()
+            .map(|watched| {
+                if watched.cgroup.dir.exists() {
+                    watched.now = Events::read(&watched.cgroup, v2, watched.high_only());
+                }
+                let path = watched.cgroup.path.clone();
+                // Where the cgroup is gone the kernel does not tell any more.
+                let killed = killed_in.iter().filter(|killed| is_in(killed, &path)).count() as u64;
+                let kills = watched.now.oom_kills.saturating_sub(watched.before.oom_kills);
+                CgroupMemory {
+                    v2,
+                    directory: watched.cgroup.dir.display().to_string(),
+                    used_bytes: watched.used.clone(),
+                    limit_bytes: watched.limit_bytes,
+                    high_bytes: watched.high_bytes,
+                    limit_hits: watched.now.limit_hits.saturating_sub(watched.before.limit_hits),
+                    oom_kills: kills.max(if watched.cgroup.dir.exists() { 0 } else { killed }),
+                    some_stalled: watched.pressure.as_mut().and_then(|meter| meter.take(seconds)).map(|share| share.0),
+                    largest: Vec::new(),
+                    path,
+                }
+            })
+            .collect();
+        let limit = |cgroup: &CgroupMemory| cgroup.limit_bytes.max(1) as f64;
+        let urgency = |cgroup: &CgroupMemory| {
+            let used = cgroup.used_bytes.last().unwrap_or(0.0) / limit(cgroup);
+            let grown = cgroup.used_bytes.change().max(0.0) / limit(cgroup);
+            let killed = killed_in.iter().any(|path| is_in(path, &cgroup.path)) || cgroup.oom_kills > 0;
+            used + grown + if killed { 10.0 } else { 0.0 }
+        };
+        told.sort_by(|a, b| urgency(b).total_cmp(&urgency(a)).then_with(|| a.path.cmp(&b.path)));
+        told.truncate(MAX_TOLD);
+        let used = |cgroup: &CgroupMemory| cgroup.used_bytes.last().unwrap_or(0.0) / limit(cgroup);
+        told.sort_by(|a, b| used(b).total_cmp(&used(a)).then_with(|| a.path.cmp(&b.path)));
+        told
+    }
+}
+
+impl Watched {
+    const fn high_only(&self) -> bool {
+        matches!(self.high_bytes, Some(high) if high == self.limit_bytes)
+    }
+}
+
+impl Events {
+    fn read(cgroup: &CgroupDir, v2: bool, high_only: bool) -> Self {
+        if v2 {
+            let events = cgroup.numbers("memory.events");
+            let count = |name: &str| events.get(name).copied().unwrap_or(0);
+            return Self { limit_hits: count(if high_only { "high" } else { "max" }), oom_kills: count("oom_kill") };
+        }
+        Self {
+            limit_hits: cgroup.number("memory.failcnt").unwrap_or(0),
+            oom_kills: cgroup.numbers("memory.oom_control").get("oom_kill").copied().unwrap_or(0),
+        }
+    }
+}
+
+/// Whether a cgroup is another one or below it.
+pub(super) fn is_in(path: &str, outer: &str) -> bool {
+    outer == "/" || path.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn limits(cgroup: &CgroupDir, v2: bool) -> (Option<u64>, Option<u64>) {
+    if v2 {
+        (cgroup.number("memory.max"), cgroup.number("memory.high"))
+    } else {
+        (cgroup.number("memory.limit_in_bytes"), None)
+    }
+}
+
+const fn usage_file(v2: bool) -> &'static str {
+    if v2 { "memory.current" } else { "memory.usage_in_bytes" }
+}
+
+fn pressure(cgroup: &CgroupDir, v2: bool) -> Option<PressureMeter> {
+    v2.then(|| PressureMeter::new(cgroup.dir.join("memory.pressure")))
+}
+
+/// Page cache (shared memory is none: it is among the anonymous pages here) and, where it shows, the kernel's own caches.
+fn droppable(stat: &str, v2: bool) -> u64 {
+    let names: &[&str] = if v2 {
+        &["inactive_file", "active_file", "slab_reclaimable"]
+    } else {
+        &["total_inactive_file", "total_active_file"]
+    };
+    let lines = stat.lines().filter_map(|line| line.split_once(' '));
+    lines.filter(|(name, _)| names.contains(name)).filter_map(|(_, value)| value.trim().parse::<u64>().ok()).sum()
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a share")]
+fn nearness(usage: u64, limit: u64) -> f64 {
+    usage as f64 / limit.max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cgroup_is_in_itself_and_in_those_above() {
+        assert!(is_in("/a/b", "/a") && is_in("/a", "/a") && is_in("/a", "/"));
+        assert!(!is_in("/ab", "/a") && !is_in("/a", "/a/b"));
+    }
+
+    #[test]
+    fn caches_do_not_count() {
+        let v1 = "cache 9\ntotal_inactive_anon 5\ntotal_inactive_file 100\ntotal_active_file 20\ninactive_file 7\n";
+        assert_eq!(droppable(v1, false), 120);
+        let v2 = "anon 5\ninactive_file 100\nactive_file 20\nslab_reclaimable 3\nworkingset_refault_file 1\n";
+        assert_eq!(droppable(v2, true), 123);
+    }
+}

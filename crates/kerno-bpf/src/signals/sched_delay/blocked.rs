@@ -1,0 +1,121 @@
+//! Threads that sleep uninterruptibly for long: followed over the window, so that one that got free before its end is told of too.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::engine::{Tick, proc_has_host_pids};
+use kerno_model::BlockedTask;
+
+/// The most threads that are named, and the most of their stack.
+const MAX_TASKS: usize = 32;
+const MAX_FRAMES: usize = 24;
+
+/// From here on a sleep is looked at: everything shorter is normal I/O, also on slow devices.
+const LONG_NS: u64 = 1_000_000_000;
+
+#[derive(Debug, Default)]
+pub(super) struct BlockedTasks {
+    /// By thread and when it fell asleep: each sleep is one.
+    seen: HashMap<(u32, u64), BlockedTask>,
+}
+
+impl BlockedTasks {
+    pub(super) fn begin(&mut self) {
+        self.seen.clear();
+    }
+
+    pub(super) fn sample(&mut self, tick: &Tick<'_>) {
+        for task in self.seen.values_mut() {
+            task.at_end = false;
+        }
+        let mut long: Vec<_> =
+            tick.tasks.blocked().filter(|task| tick.now_ns.saturating_sub(task.since_ns) >= LONG_NS).collect();
+        long.sort_unstable_by_key(|task| (task.since_ns, task.row.tid));
+        let now: HashSet<_> = long.iter().map(|task| (task.row.tid, task.since_ns)).collect();
+        // Else these ids are others' in /proc.
+        let here = proc_has_host_pids();
+        for task in long {
+            let key = (task.row.tid, task.since_ns);
+            #[allow(clippy::cast_precision_loss, reason = "seconds")]
+            let seconds = tick.now_ns.saturating_sub(task.since_ns) as f64 / 1e9;
+            if let Some(known) = self.seen.get_mut(&key) {
+                known.seconds = seconds;
+                known.at_end = true;
+                continue;
+            }
+            if self.seen.len() >= MAX_TASKS && !self.forget_shortest(&now) {
+                continue;
+            }
+            let row = &task.row;
+            self.seen.insert(
+                key,
+                BlockedTask {
+                    pid: row.pid,
+                    tid: row.tid,
+                    comm: row.comm.to_str_lossy().into_owned(),
+                    kernel_thread: row.is_kernel_thread(),
+                    seconds,
+                    at_end: true,
+                    wait_channel: here.then(|| wait_channel(row.pid, row.tid)).flatten(),
+                    stack: if here { stack(row.pid, row.tid) } else { Vec::new() },
+                },
+            );
+        }
+    }
+
+    /// Makes room: of those that got free, the one that slept shortest is told of least. False where none did.
+    fn forget_shortest(&mut self, asleep: &HashSet<(u32, u64)>) -> bool {
+        let free = self.seen.iter().filter(|(key, _)| !asleep.contains(*key));
+        let shortest = free.min_by(|a, b| a.1.seconds.total_cmp(&b.1.seconds)).map(|(key, _)| *key);
+        shortest.is_some_and(|key| self.seen.remove(&key).is_some())
+    }
+
+    /// The longest first.
+    pub(super) fn take(&mut self) -> Vec<BlockedTask> {
+        let mut tasks: Vec<_> = self.seen.drain().map(|(_, task)| task).collect();
+        tasks.sort_by(|a, b| b.seconds.total_cmp(&a.seconds).then(a.tid.cmp(&b.tid)));
+        tasks
+    }
+}
+
+/// The kernel function it sleeps in.
+fn wait_channel(pid: u32, tid: u32) -> Option<String> {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/wchan")).ok()?;
+    // 0 is "not asleep", or "not to be told".
+    let name = name.trim();
+    (!name.is_empty() && name != "0").then(|| name.to_owned())
+}
+
+fn stack(pid: u32, tid: u32) -> Vec<String> {
+    parse_stack(&std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/stack")).unwrap_or_default())
+}
+
+/// Lines such as `[<0>] folio_wait_bit+0x1a/0x30 [xfs]`: the functions' names.
+fn parse_stack(text: &str) -> Vec<String> {
+    let frame = |line: &str| {
+        let function = line.split_once("] ")?.1.split(['+', ' ']).next()?.trim();
+        (!function.is_empty()).then(|| function.to_owned())
+    };
+    text.lines().filter_map(frame).take(MAX_FRAMES).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stack_becomes_names() {
+        let text = "[<0>] xfs_log_force+0x1b1/0x2f0 [xfs]\n[<0>] do_syscall_64+0x71/0x280\n[<0>] 0xffffffff\n";
+        assert_eq!(parse_stack(text), ["xfs_log_force", "do_syscall_64", "0xffffffff"]);
+        assert!(parse_stack("").is_empty());
+    }
+
+    #[test]
+    fn those_that_got_free_make_room_for_others() {
+        let seen =
+            (1..=3).map(|tid| ((tid, 7), BlockedTask { tid, seconds: f64::from(tid), ..BlockedTask::default() }));
+        let mut tasks = BlockedTasks { seen: seen.collect() };
+        assert!(tasks.forget_shortest(&HashSet::from([(1, 7)])));
+        assert_eq!(tasks.take().iter().map(|task| task.tid).collect::<Vec<_>>(), [3, 1]);
+        assert!(!BlockedTasks::default().forget_shortest(&HashSet::new()));
+    }
+}

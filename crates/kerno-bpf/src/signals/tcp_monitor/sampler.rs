@@ -1,0 +1,258 @@
+use std::collections::HashMap;
+use std::mem::offset_of;
+use std::time::{Duration, Instant};
+
+use super::counters::Counters;
+use super::gather::{Readings, gather};
+use super::sockets::Sockets;
+use super::walk::{self, Namespace, Which};
+use super::wire::{Block, Counts, FailureKey, FailureValue, LISTEN, PeerKey, PeerValue, Row};
+use crate::engine::{FastMap, Sampler, Tick};
+use crate::probe::{Hook, Host, KernelHash, LoadError, MappedBlocks, Object, Plan, SummaryPrograms};
+use kerno_model::SummaryLoss;
+use kerno_model::TcpSummary;
+use kerno_model::{Missing, Window};
+
+/// Accept queues are looked at this often at most.
+const QUEUE_INTERVAL_NS: u64 = 1_000_000_000;
+/// And not at all between a window's ends where a look takes longer.
+const QUEUE_PATIENCE: Duration = Duration::from_millis(5);
+
+/// Looking for owners means a walk over all descriptors. Where no socket is new it is left out, but for every so many windows: a process may
+/// hand its sockets to another and live on.
+const KEEP_OWNERS: u32 = 8;
+
+/// What is loaded on this kernel, and onto which hooks.
+pub(crate) fn summary_plan(host: &Host) -> Result<(Object, Plan), LoadError> {
+    let object = Object {
+        name: "tcp_monitor_summary",
+        data: aya::include_bytes_aligned!("../../../objects/tcp_monitor_summary.bpf.o"),
+    };
+    let mut plan = Plan::default();
+    if host.tracepoint_arity("tcp_retransmit_skb").is_some_and(|arguments| arguments > 2) {
+        plan.set("cfg_retransmit_has_err", &1u8);
+    }
+    plan.size_per_cpu("blocks");
+    plan.attach("on_inet_sock_set_state", Hook::Tracepoint("inet_sock_set_state"));
+    plan.attach("on_tcp_retransmit_skb", Hook::Tracepoint("tcp_retransmit_skb"));
+    plan.attach("on_tcp_retransmit_synack", Hook::Tracepoint("tcp_retransmit_synack"));
+    plan.attach("on_tcp_receive_reset", Hook::Tracepoint("tcp_receive_reset"));
+    plan.attach("on_tcp_send_reset", Hook::Tracepoint("tcp_send_reset"));
+    plan.attach("on_tcp", Hook::Iterator("tcp"));
+    plan.attach("on_tcp_listener", Hook::Iterator("tcp"));
+    plan.attach("on_task_file", Hook::Iterator("task_file"));
+    Ok((object, plan))
+}
+
+/// Loads what sums up this signal; attaches nothing yet.
+pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
+    let (object, plan) = summary_plan(host)?;
+    let mut programs = SummaryPrograms::load(object, plan, host)?;
+    Ok(Box::new(Sampled {
+        blocks: programs.mapped("blocks")?,
+        peers: programs.hash("peers")?,
+        failures: programs.hash("failures")?,
+        programs,
+        before: Reading::default(),
+        begun: false,
+        queues: FastMap::default(),
+        queued_ns: 0,
+        queue_look: Duration::ZERO,
+        kept_owners: 0,
+    }))
+}
+
+#[derive(Debug)]
+struct Sampled {
+    blocks: MappedBlocks<Block>,
+    peers: KernelHash<PeerKey, PeerValue>,
+    failures: KernelHash<FailureKey, FailureValue>,
+    programs: SummaryPrograms,
+    /// As it was when the window began.
+    before: Reading,
+    begun: bool,
+    /// Each listening socket at the latest sample, with its longest accept queue in the window.
+    queues: FastMap<u64, Row>,
+    queued_ns: u64,
+    queue_look: Duration,
+    /// In so many windows since owners were looked for.
+    kept_owners: u32,
+}
+
+/// What the kernel side has added up since it was loaded.
+#[derive(Debug, Default)]
+struct Totals {
+    counts: Counts,
+    /// Of all CPUs, modulo 2^32.
+    rtt_us: Vec<u32>,
+}
+
+/// What the machine's connections were at a moment.
+#[derive(Debug, Default)]
+struct Reading {
+    totals: Totals,
+    sockets: Sockets,
+    counters: HashMap<u32, Counters>,
+    namespaces: Vec<Namespace>,
+    /// There were more namespaces.
+    cut: bool,
+    /// What could not be looked at: what, why.
+    missing: Vec<(String, String)>,
+}
+
+impl Sampled {
+    fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        self.blocks.iter().for_each(|block| counts += block.project::<Counts>(offset_of!(Block, counts)).read());
+        counts
+    }
+
+    fn totals(&self) -> Totals {
+        let mut totals = Totals { counts: self.counts(), rtt_us: Vec::new() };
+        let mut cpu = Vec::new();
+        for block in self.blocks.iter() {
+            block.project::<[u32; kerno_model::BUCKETS]>(offset_of!(Block, rtt_us)).copy_to(&mut cpu);
+            totals.rtt_us.resize(cpu.len(), 0);
+            for (sum, count) in totals.rtt_us.iter_mut().zip(&cpu) {
+                *sum = sum.wrapping_add(*count);
+            }
+        }
+        totals
+    }
+
+    fn read(&mut self, tick: &Tick<'_>) -> Reading {
+        let (namespaces, beyond) = walk::namespaces(tick.tasks);
+        let totals = self.totals();
+        let counters = namespaces.iter().filter_map(|n| Some((n.inode, Counters::read(*n)?))).collect();
+        let found = walk::sockets(&mut self.programs, Which::All, &namespaces);
+        let mut missing = Vec::new();
+        if beyond > 0 {
+            missing.push((format!("{beyond} network namespaces"), "there are too many to look into each".to_owned()));
+        }
+        if found.unread > 0 {
+            let many = if found.unread == 1 { "" } else { "s" };
+            let what = format!("the sockets of {} network namespace{many}", found.unread);
+            missing.push((what, found.why.unwrap_or_default()));
+        }
+        if found.beyond > 0 {
+            missing.push((format!("{} sockets", found.beyond), "there are too many to look at each".to_owned()));
+        }
+        let is_there = |pid| tick.tasks.process(pid).is_some_and(|process| process.alive);
+        self.kept_owners = (self.kept_owners + 1) % KEEP_OWNERS;
+        let sockets = if self.kept_owners > 0 && self.before.sockets.still_owned(&found.rows, is_there) {
+            Sockets::new(found.rows, |row| self.before.sockets.find(row.sock).map_or(0, |(_, pid)| pid))
+        } else {
+            self.kept_owners = 0;
+            let owners = walk::owners(&mut self.programs).unwrap_or_else(|error| {
+                missing.push(("owners of connections".to_owned(), error.to_string()));
+                FastMap::default()
+            });
+            Sockets::new(found.rows, |row| owners.get(&row.sock).map_or(0, |owner| owner.pid))
+        };
+        Reading { totals, sockets, counters, namespaces, cut: beyond > 0, missing }
+    }
+
+    fn look_at_queues(&mut self, tick: &Tick<'_>) {
+        if tick.now_ns < self.queued_ns + QUEUE_INTERVAL_NS || self.queue_look > QUEUE_PATIENCE {
+            return;
+        }
+        let listening: std::collections::HashSet<u32> =
+            self.before.sockets.rows().filter(|row| row.state == LISTEN).map(|row| row.netns).collect();
+        let mut namespaces = self.before.namespaces.clone();
+        namespaces.retain(|namespace| listening.contains(&namespace.inode));
+        let begun = Instant::now();
+        for row in walk::sockets(&mut self.programs, Which::Listening, &namespaces).rows {
+            let longest = self.queues.get(&row.sock).map_or(0, |earlier| earlier.queued);
+            self.queues.insert(row.sock, Row { queued: row.queued.max(longest), ..row });
+        }
+        self.queue_look = begun.elapsed();
+        self.queued_ns = tick.now_ns;
+    }
+
+    fn connections(&self) -> u64 {
+        let before = self.before.sockets.rows().filter(|row| row.is_connection()).count() as u64;
+        let Counts { opened, accepted, closed, .. } = self.counts().since(self.before.totals.counts);
+        (before + opened + accepted).saturating_sub(closed)
+    }
+}
+
+impl Sampler for Sampled {
+    fn attach(&mut self) -> Result<(), LoadError> {
+        self.programs.attach()
+    }
+
+    fn begin(&mut self, tick: &Tick<'_>) {
+        // The end of a window is the begin of the next.
+        if !std::mem::replace(&mut self.begun, true) {
+            let _ = (self.peers.take(), self.failures.take());
+            self.before = self.read(tick);
+        }
+        self.queues.clear();
+        self.queued_ns = tick.now_ns;
+        self.queue_look = Duration::ZERO;
+    }
+
+    fn sample(&mut self, tick: &Tick<'_>) {
+        self.look_at_queues(tick);
+    }
+
+    fn finish(&mut self, tick: &Tick<'_>, signals: &mut Window) {
+        let mut summary = TcpSummary::default();
+        let mut missing = Vec::new();
+        // What the kernel side took note of before the sockets: one that ends between the two is in neither, rather than in both.
+        let taken = self.peers.take().and_then(|peers| Ok((peers, self.failures.take()?)));
+        let (peers, failures) = taken.unwrap_or_else(|error| {
+            missing.push(("who failed and who retransmitted".to_owned(), error.to_string()));
+            Default::default()
+        });
+        let now = self.read(tick);
+        let Counts { opened, accepted, closed, reset } = now.totals.counts.since(self.before.totals.counts);
+        (summary.opened, summary.accepted, summary.closed, summary.reset) = (opened, accepted, closed, reset);
+        summary.rtt_us.add_kernel_delta(&now.totals.rtt_us, &self.before.totals.rtt_us);
+        let readings =
+            Readings { before: &self.before.sockets, now: &now.sockets, peers, failures, queues: &self.queues };
+        let name = |pid| {
+            let process = tick.tasks.process(pid);
+            process.map(|process| process.row.comm.to_str_lossy().into_owned()).unwrap_or_default()
+        };
+        gather(readings, name, &mut summary);
+        let initial = walk::initial_inode(tick.tasks);
+        for namespace in &now.namespaces {
+            let Some(counters) = now.counters.get(&namespace.inode) else { continue };
+            let earlier = match self.before.counters.get(&namespace.inode) {
+                Some(earlier) => *earlier,
+                // It may be as old as any.
+                None if self.before.cut => continue,
+                // It came in this window and counts from zero.
+                None => Counters::default(),
+            };
+            summary.namespaces.push(counters.since(earlier, *namespace, initial));
+        }
+        for (what, reason) in missing.into_iter().chain(now.missing.iter().cloned()) {
+            signals.missing.push(Missing { signal: "tcp_monitor".into(), what, reason });
+        }
+        self.before = now;
+        signals.tcp_monitor = Some(summary);
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "a share")]
+    fn pulse(&mut self, _now_ns: u64) -> Option<String> {
+        let connections = self.connections();
+        let own = self
+            .before
+            .namespaces
+            .first()
+            .and_then(|own| Some(Counters::read(*own)?.since(*self.before.counters.get(&own.inode)?, *own, 0)));
+        Some(match own {
+            Some(own) if own.sent_segments > 0 && own.retransmitted_segments > 0 => {
+                let share = 100.0 * own.retransmitted_segments as f64 / own.sent_segments as f64;
+                format!("{connections} conns, {share:.1} % retransmitted")
+            }
+            _ => format!("{connections} conns"),
+        })
+    }
+
+    fn loss(&self) -> SummaryLoss {
+        self.programs.loss()
+    }
+}

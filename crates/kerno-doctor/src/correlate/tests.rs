@@ -1,0 +1,469 @@
+use super::*;
+use crate::{Severity, rank};
+use kerno_model::errno;
+use kerno_model::{
+    BlockedTask, CgroupThrottle, DiskDevice, DiskOpStat, DiskSubmitter, DiskSummary, FdProcess, FdSummary, Filesystem,
+    OomKill, OomSummary, SchedSummary, SyscallOffender, SyscallSummary,
+};
+use kerno_model::{ErrnoCount, Process, Span};
+
+fn finding(id: &str, culprit: Culprit) -> Finding {
+    let mut finding = Finding::new(id, "signal", Severity::Warning, format!("{id} happens"));
+    finding.culprit = culprit;
+    finding
+}
+
+fn process(pid: u32) -> Culprit {
+    Culprit { pid: Some(pid), process: Some(format!("p{pid}")), ..Culprit::default() }
+}
+
+fn local(address: &str) -> Culprit {
+    Culprit { local: Some(address.to_owned()), ..Culprit::default() }
+}
+
+fn titled(mut finding: Finding, title: &str) -> Finding {
+    finding.title = title.to_owned();
+    finding
+}
+
+fn from(mut finding: Finding, since: f64) -> Finding {
+    finding.since = Some(since);
+    finding
+}
+
+fn offender(pid: u32, name: &str) -> SyscallOffender {
+    let name = name.to_owned();
+    SyscallOffender { pid, name, slow: 10, slow_total_ns: 1_000_000_000, ..SyscallOffender::default() }
+}
+
+fn failing(pid: u32, name: &str, errno: i32) -> SyscallOffender {
+    SyscallOffender {
+        pid,
+        name: name.to_owned(),
+        errors: vec![ErrnoCount::new(errno, 9)],
+        ..SyscallOffender::default()
+    }
+}
+
+/// A machine with 8 GiB of which half is in use, two disks and a loop device on the first.
+fn machine(offenders: Vec<SyscallOffender>) -> Window {
+    let device = |dev: &str, name: &str, backing: &[&str]| DiskDevice {
+        dev: dev.into(),
+        name: name.into(),
+        backing: backing.iter().map(|name| (*name).to_owned()).collect(),
+        ..DiskDevice::default()
+    };
+    let devices = vec![device("8:0", "sda", &[]), device("8:16", "sdb", &[]), device("7:0", "loop0", &["/srv/image"])];
+    let root = Filesystem { mount: "/".into(), dev: "8:1".into(), ..Filesystem::default() };
+    let srv = Filesystem { mount: "/srv".into(), dev: "8:0".into(), ..Filesystem::default() };
+    let processes = (100..110).map(|pid| (pid, Process { pid, ..Process::default() })).collect();
+    Window {
+        span: Span { seconds: 30.0, ..Span::default() },
+        disk_io: Some(DiskSummary { devices, filesystems: vec![root, srv], ..DiskSummary::default() }),
+        syscall_latency: Some(SyscallSummary { offenders, ..SyscallSummary::default() }),
+        oom_track: Some(OomSummary {
+            total_bytes: 8 << 30,
+            available_bytes: [(0.0, f64::from(1 << 30) * 4.0)].into_iter().collect(),
+            ..OomSummary::default()
+        }),
+        sched_delay: Some(SchedSummary::default()),
+        fd_track: Some(FdSummary::default()),
+        processes,
+        ..Window::default()
+    }
+}
+
+fn submits(mut window: Window, pid: u32, dev: &str) -> Window {
+    let submitter = DiskSubmitter { pid, dev: dev.into(), requests: 1, ..DiskSubmitter::default() };
+    window.disk_io.as_mut().unwrap().submitters.push(submitter);
+    window
+}
+
+/// That the second follows from the first, whichever was found first.
+#[track_caller]
+fn explains(window: &Window, cause: &Finding, consequence: &Finding) {
+    for order in [[cause, consequence], [consequence, cause]] {
+        let joined = join(order.into_iter().cloned().collect(), window);
+        let ids = |findings: &[Finding]| findings.iter().map(|finding| finding.id.clone()).collect::<Vec<_>>();
+        assert_eq!(joined.len(), 1, "{:?}", ids(&joined));
+        assert_eq!((&joined[0].id, &joined[0].culprit), (&cause.id, &cause.culprit));
+        assert_eq!(ids(&joined[0].consequences), [consequence.id.as_str()]);
+        assert_eq!(joined[0].chain.len(), 2, "{:?}", joined[0].chain);
+    }
+}
+
+/// That the two stay two root causes.
+#[track_caller]
+fn independent(window: &Window, a: &Finding, b: &Finding) {
+    let joined = join(vec![a.clone(), b.clone()], window);
+    assert_eq!(joined.len(), 2, "{} took {}", joined[0].id, joined[0].consequences[0].id);
+}
+
+#[test]
+fn the_table_knows_its_rules_and_has_no_row_twice() {
+    let mut rows: Vec<_> = LINKS.iter().map(|link| (link.cause, link.consequence)).collect();
+    let all = rows.len();
+    rows.sort_unstable();
+    rows.dedup();
+    assert_eq!(rows.len(), all);
+}
+
+#[test]
+fn a_slow_device_explains_the_storage_calls_of_those_who_use_it() {
+    let disk = finding("disk_io_bottleneck", process(100).on_device("sda"));
+    let slow = titled(finding("syscall_latency_high", process(101)), "postgres (101): fsync takes 400 ms");
+    let base = || machine(vec![offender(101, "fsync")]);
+    explains(&base(), &disk, &slow);
+    explains(&submits(base(), 101, "8:0"), &disk, &slow);
+    explains(&submits(base(), 101, "7:0"), &disk, &slow);
+    independent(&submits(base(), 101, "8:16"), &disk, &slow);
+    let network = titled(slow, "client (101): recvmsg takes 400 ms");
+    independent(&machine(vec![offender(101, "recvmsg")]), &disk, &network);
+}
+
+#[test]
+fn a_cgroups_own_limit_explains_only_those_in_it() {
+    let mut window = machine(vec![offender(101, "pwrite64"), offender(102, "pwrite64")]);
+    window.disk_io.as_mut().unwrap().throttled.push(kerno_model::CgroupIo {
+        path: "/batch".into(),
+        limit_used: 1.0,
+        pids: vec![101],
+        ..kerno_model::CgroupIo::default()
+    });
+    let limit =
+        titled(finding("disk_io_bottleneck", Culprit::cgroup("/batch").on_device("sda")), "/batch is at its I/O limit");
+    let slow = |pid| titled(finding("syscall_latency_high", process(pid)), "pwrite64 is slow");
+    explains(&window, &limit, &slow(101));
+    independent(&window, &limit, &slow(102));
+}
+
+#[test]
+fn a_slow_device_explains_tasks_asleep_in_storage_code() {
+    let disk = finding("disk_io_bottleneck", Culprit::device("sda"));
+    let blocked = finding("blocked_tasks", process(101));
+    let asleep_in = |place: &str| {
+        let mut window = machine(vec![]);
+        let stack = vec![place.to_owned()];
+        window.sched_delay.as_mut().unwrap().blocked = vec![BlockedTask { pid: 101, stack, ..BlockedTask::default() }];
+        window
+    };
+    explains(&asleep_in("io_schedule"), &disk, &blocked);
+    independent(&asleep_in("rtnl_lock"), &disk, &blocked);
+    independent(&asleep_in("fuse_wait_on_folio_writeback"), &disk, &blocked);
+    let says = |what: &str| titled(blocked.clone(), &format!("cp (101) has been stuck for 9s, waiting for {what}"));
+    explains(&asleep_in("rwsem_down_write_slowpath"), &disk, &says("disk I/O"));
+    independent(&asleep_in("folio_wait_bit"), &disk, &says("a FUSE file system's server"));
+}
+
+#[test]
+fn a_stacked_device_waits_for_the_one_below() {
+    for id in ["disk_io_bottleneck", "disk_errors"] {
+        let below = finding(id, Culprit::device("sda"));
+        explains(&machine(vec![]), &below, &finding(id, Culprit::device("loop0")));
+        independent(&machine(vec![]), &below, &finding(id, Culprit::device("sdb")));
+    }
+}
+
+#[test]
+fn memory_stalls_come_from_the_disk_only_with_memory_to_spare() {
+    let disk = finding("disk_io_bottleneck", Culprit::device("sda"));
+    let pressure = finding("memory_pressure", Culprit::default());
+    explains(&machine(vec![]), &disk, &pressure);
+    let mut thrashing = machine(vec![]);
+    let memory = thrashing.oom_track.as_mut().unwrap();
+    memory.available_bytes = [(0.0, 1e8)].into_iter().collect();
+    memory.refaulted_pages = 100_000;
+    explains(&thrashing, &pressure, &disk);
+    for cause in ["oom_imminent", "oom_kill"] {
+        explains(&thrashing, &finding(cause, Culprit::default()), &disk);
+    }
+    memory_is_not_to_blame_for_ordinary_reads(&disk, &pressure);
+}
+
+fn memory_is_not_to_blame_for_ordinary_reads(disk: &Finding, pressure: &Finding) {
+    let mut busy = machine(vec![]);
+    busy.oom_track.as_mut().unwrap().available_bytes = [(0.0, 1e8)].into_iter().collect();
+    busy.oom_track.as_mut().unwrap().refaulted_pages = 10_000;
+    let reads = DiskOpStat { op: "read".into(), bytes: 10 << 30, ..DiskOpStat::default() };
+    busy.disk_io.as_mut().unwrap().devices[0].ops.push(reads);
+    independent(&busy, pressure, disk);
+}
+
+#[test]
+fn failing_storage_explains_errors_and_slowness() {
+    let errors = finding("disk_errors", Culprit::device("sda"));
+    let rate = |error: &str| titled(finding("syscall_error_rate", process(101)), &format!("read fails with {error}"));
+    explains(&machine(vec![]), &errors, &rate("EIO"));
+    independent(&machine(vec![]), &errors, &rate("EACCES"));
+    // It may leave the error to the evidence that the call left.
+    let unnamed = finding("syscall_error_rate", process(101));
+    explains(&machine(vec![failing(101, "read", errno::EIO)]), &errors, &unnamed);
+    independent(&machine(vec![failing(102, "read", errno::EIO)]), &errors, &unnamed);
+    explains(&submits(machine(vec![]), 101, "8:16"), &errors, &rate("EIO"));
+    explains(&machine(vec![]), &errors, &finding("disk_io_bottleneck", Culprit::device("8:0")));
+    independent(&machine(vec![]), &errors, &finding("disk_io_bottleneck", Culprit::device("sdb")));
+    explains(&machine(vec![]), &errors, &titled(finding("file_open_storm", process(101)), "opens fail with EROFS"));
+    explains(&machine(vec![offender(101, "read")]), &errors, &finding("syscall_latency_high", process(101)));
+    let mut asleep = finding("blocked_tasks", process(101));
+    asleep.cause = "it waits for block I/O".into();
+    explains(&machine(vec![]), &errors, &asleep);
+}
+
+#[test]
+fn a_full_file_system_explains_enospc() {
+    let full = finding("disk_full", Culprit { mount: Some("/var".into()), ..Culprit::default() });
+    let fails = |id, error: &str| titled(finding(id, process(101)), &format!("write fails with {error}"));
+    explains(&machine(vec![]), &full, &fails("syscall_error_rate", "ENOSPC"));
+    explains(&machine(vec![]), &full, &fails("file_open_storm", "ENOSPC"));
+    let watches = titled(finding("syscall_error_rate", process(101)), "p101 fails in inotify_add_watch with ENOSPC");
+    independent(&machine(vec![]), &full, &watches);
+    independent(&machine(vec![]), &full, &fails("syscall_error_rate", "EIO"));
+}
+
+#[test]
+fn a_kill_explains_what_led_to_it() {
+    let mut window = machine(vec![]);
+    let kill = |pid, scope: &str| OomKill { pid, scope: scope.into(), ..OomKill::default() };
+    window.oom_track.as_mut().unwrap().kills = vec![kill(101, "cgroup"), kill(102, "global")];
+    let in_cgroup = |pid, path: &str| Culprit { cgroup: Some(path.into()), ..process(pid) };
+    let machine_short =
+        titled(finding("oom_imminent", in_cgroup(103, "/web")), "p103 takes the last of the machine's memory");
+    let killed = finding("oom_kill", in_cgroup(101, "/web"));
+    explains(&window, &killed, &finding("oom_imminent", Culprit::cgroup("/web")));
+    independent(&window, &killed, &finding("oom_imminent", Culprit::cgroup("/batch")));
+    independent(&window, &killed, &finding("oom_imminent", Culprit::default()));
+    independent(&window, &killed, &machine_short);
+    let nearly = titled(finding("oom_imminent", in_cgroup(103, "/web")), "p103 keeps cgroup /web at its limit");
+    explains(&window, &killed, &nearly);
+    explains(&window, &killed, &finding("memory_pressure", Culprit::cgroup("/web")));
+    explains(&window, &killed, &finding("memory_pressure", Culprit::default()));
+    let global = finding("oom_kill", in_cgroup(102, "/web"));
+    explains(&window, &global, &finding("oom_imminent", Culprit::default()));
+    explains(&window, &global, &finding("memory_pressure", Culprit::default()));
+    independent(&window, &global, &finding("oom_imminent", Culprit::cgroup("/batch")));
+    let soon = finding("oom_imminent", Culprit::cgroup("/web"));
+    explains(&window, &soon, &finding("memory_pressure", Culprit::cgroup("/web")));
+    independent(&window, &soon, &finding("memory_pressure", Culprit::cgroup("/batch")));
+}
+
+#[test]
+fn want_of_memory_explains_the_slow_calls_of_those_who_waited_for_it() {
+    let mut window = machine(vec![]);
+    window.processes.get_mut(&101).unwrap().used.reclaim_delay_ns = 5_000_000_000;
+    for cause in ["oom_kill", "oom_imminent", "memory_pressure"] {
+        let cause = finding(cause, Culprit::default());
+        explains(&window, &cause, &finding("syscall_latency_high", process(101)));
+        independent(&window, &cause, &finding("syscall_latency_high", process(102)));
+        if cause.id != "oom_kill" {
+            explains(&window, &cause, &finding("blocked_tasks", process(101)));
+        }
+    }
+}
+
+#[test]
+fn a_leak_explains_what_it_runs_into() {
+    let leak = finding("fd_leak", process(101));
+    let mut window = machine(vec![]);
+    let open = [(0.0, 1000.0), (30.0, 1024.0)].into_iter().collect();
+    let full = FdProcess { pid: 101, open, soft_limit: 1024, ..FdProcess::default() };
+    window.fd_track.as_mut().unwrap().processes.push(full);
+    explains(&window, &leak, &finding("fd_exhaustion", process(101)));
+    independent(&window, &leak, &finding("fd_exhaustion", process(102)));
+    explains(&window, &leak, &finding("fd_exhaustion", Culprit::default()));
+    let fails = |id, pid, error: &str| titled(finding(id, process(pid)), &format!("openat fails with {error}"));
+    for cause in [leak, finding("fd_exhaustion", process(101))] {
+        explains(&window, &cause, &fails("syscall_error_rate", 101, "EMFILE"));
+        explains(&window, &cause, &fails("file_open_storm", 101, "EMFILE"));
+        independent(&window, &cause, &fails("syscall_error_rate", 102, "EMFILE"));
+        independent(&window, &cause, &fails("syscall_error_rate", 101, "EACCES"));
+        let overflow = |pid| finding("tcp_accept_queue_overflow", Culprit { pid: Some(pid), ..local("0.0.0.0:80") });
+        explains(&window, &cause, &overflow(101));
+        independent(&window, &cause, &overflow(102));
+    }
+    let system = titled(finding("fd_exhaustion", process(103)), "the machine has 99 of 100 files open");
+    explains(&window, &finding("fd_leak", process(101)), &system);
+    explains(&window, &system, &fails("syscall_error_rate", 102, "ENFILE"));
+}
+
+#[test]
+fn a_quota_explains_the_waits_of_its_cgroup() {
+    let mut window = machine(vec![offender(101, "sendto"), offender(102, "sendto")]);
+    let throttle = CgroupThrottle { path: "/web".into(), pids: vec![101], ..CgroupThrottle::default() };
+    window.sched_delay.as_mut().unwrap().throttled.push(throttle);
+    window.processes.get_mut(&103).unwrap().cgroup = Some("/web/worker".into());
+    let quota = finding("cpu_throttling", Culprit::cgroup("/web"));
+    let contention = |victim| {
+        let mut contention = finding("scheduler_contention", process(105));
+        contention.victims = vec![process(victim)];
+        contention
+    };
+    for pid in [101, 103] {
+        explains(&window, &quota, &contention(pid));
+        explains(&window, &quota, &finding("syscall_latency_high", process(pid)));
+        explains(&window, &quota, &finding("tcp_accept_queue_overflow", process(pid)));
+    }
+    independent(&window, &quota, &contention(102));
+    independent(&window, &quota, &finding("syscall_latency_high", process(102)));
+    independent(&window, &quota, &finding("tcp_accept_queue_overflow", process(102)));
+}
+
+#[test]
+fn waiting_for_cpus_explains_slow_calls_but_not_those_that_wait_for_storage() {
+    let mut window = machine(vec![offender(101, "sendto"), offender(102, "fsync"), offender(103, "sendto")]);
+    for pid in [101, 102] {
+        window.processes.get_mut(&pid).unwrap().used.wait_ns = 20_000_000_000;
+    }
+    for cause in ["scheduler_contention", "cpu_steal"] {
+        let cause = finding(cause, Culprit::default());
+        explains(&window, &cause, &finding("syscall_latency_high", process(101)));
+        independent(&window, &cause, &finding("syscall_latency_high", process(102)));
+        independent(&window, &cause, &finding("syscall_latency_high", process(103)));
+        explains(&window, &cause, &finding("tcp_rtt_inflation", Culprit::remote("127.0.0.1:80")));
+        independent(&window, &cause, &finding("tcp_rtt_inflation", Culprit::remote("192.0.2.1:80")));
+    }
+    let contention = finding("scheduler_contention", process(104));
+    explains(&window, &contention, &finding("tcp_accept_queue_overflow", process(101)));
+    explains(&window, &finding("cpu_steal", Culprit::default()), &contention);
+}
+
+#[test]
+fn a_listener_that_does_not_accept_explains_what_goes_to_it() {
+    let mut window = machine(vec![offender(101, "connect"), offender(102, "connect")]);
+    let failure = |pid, port| kerno_model::TcpFailure {
+        reason: kerno_model::TcpFailureReason::TimedOut,
+        error: ErrnoCount::new(errno::ETIMEDOUT, 1),
+        remote: [127, 0, 0, 1].into(),
+        port,
+        pid,
+        comm: String::new(),
+        net_namespace: 0,
+        count: 1,
+        waiting: 0,
+        first_ns: 0,
+    };
+    let failures = vec![failure(101, 80), failure(102, 81)];
+    window.tcp_monitor = Some(kerno_model::TcpSummary { failures, ..Default::default() });
+    let listener = finding("tcp_accept_queue_overflow", Culprit { pid: Some(100), ..local("0.0.0.0:80") });
+    for id in ["tcp_connect_failures", "tcp_retransmit_storm", "tcp_rtt_inflation"] {
+        explains(&window, &listener, &finding(id, Culprit::remote("127.0.0.1:80")));
+        explains(&window, &listener, &finding(id, Culprit::remote("[::ffff:10.0.0.1]:80")));
+        independent(&window, &listener, &finding(id, Culprit::remote("127.0.0.1:81")));
+    }
+    let bound = finding("tcp_accept_queue_overflow", local("10.0.0.1:80"));
+    independent(&window, &bound, &finding("tcp_connect_failures", Culprit::remote("10.0.0.2:80")));
+    explains(&window, &listener, &finding("syscall_latency_high", process(101)));
+    independent(&window, &listener, &finding("syscall_latency_high", process(102)));
+}
+
+#[test]
+fn loss_on_a_path_explains_what_else_is_wrong_on_it() {
+    let window = machine(vec![offender(101, "connect")]);
+    let loss = finding("tcp_retransmit_storm", Culprit::remote("192.0.2.1"));
+    explains(&window, &loss, &finding("tcp_rtt_inflation", Culprit::remote("192.0.2.1:443")));
+    independent(&window, &loss, &finding("tcp_rtt_inflation", Culprit::remote("192.0.2.2:443")));
+    let mut many = finding("tcp_retransmit_storm", Culprit::default());
+    many.victims = vec![Culprit::remote("192.0.2.7"), Culprit::remote("192.0.2.8:443")];
+    explains(&window, &many, &finding("tcp_rtt_inflation", Culprit::remote("192.0.2.8")));
+    let fails = |what| titled(finding("tcp_connect_failures", Culprit::remote("192.0.2.1:443")), what);
+    explains(&window, &loss, &fails("client (7) cannot connect to 192.0.2.1:443: not answered 3 times"));
+    independent(&window, &loss, &fails("connections to 192.0.2.1:443 are refused"));
+    let refused = finding("tcp_connect_failures", Culprit { pid: Some(101), ..Culprit::remote("192.0.2.1:1") });
+    explains(
+        &window,
+        &refused,
+        &titled(finding("syscall_error_rate", process(101)), "connect fails with ECONNREFUSED"),
+    );
+    independent(&window, &refused, &titled(finding("syscall_error_rate", process(101)), "open fails with EACCES"));
+    explains(&window, &refused, &finding("syscall_latency_high", process(101)));
+}
+
+#[test]
+fn what_is_seen_twice_is_one() {
+    let storm = finding("file_open_storm", process(101));
+    let errors = |title| titled(finding("syscall_error_rate", process(101)), title);
+    explains(&machine(vec![]), &storm, &errors("openat of p101 fails with EACCES"));
+    independent(&machine(vec![]), &storm, &errors("ioctl of p101 fails with EACCES"));
+    explains(&machine(vec![]), &finding("blocked_tasks", process(101)), &finding("syscall_latency_high", process(101)));
+}
+
+#[test]
+fn two_faults_stay_two_root_causes_each_with_its_own() {
+    let window =
+        submits(submits(machine(vec![offender(101, "fsync"), offender(102, "fsync")]), 101, "8:0"), 102, "8:16");
+    let findings = vec![
+        finding("syscall_latency_high", process(102)),
+        finding("disk_io_bottleneck", Culprit::device("sda")),
+        finding("syscall_latency_high", process(101)),
+        finding("disk_io_bottleneck", Culprit::device("sdb")),
+        finding("fd_leak", process(103)),
+    ];
+    let joined = join(findings, &window);
+    assert_eq!(joined.len(), 3);
+    let under = |device: &str| {
+        let root = joined.iter().find(|finding| finding.culprit.device.as_deref() == Some(device)).unwrap();
+        root.consequences.iter().map(|finding| finding.culprit.pid).collect::<Vec<_>>()
+    };
+    assert_eq!((under("sda"), under("sdb")), (vec![Some(101)], vec![Some(102)]));
+}
+
+#[test]
+fn a_consequence_does_not_begin_before_its_cause() {
+    let window = machine(vec![offender(101, "fsync")]);
+    let disk = from(finding("disk_io_bottleneck", Culprit::device("sda")), 20.0);
+    let slow = finding("syscall_latency_high", process(101));
+    let submitter = submits(window.clone(), 101, "8:0");
+    explains(&submitter, &disk, &from(slow.clone(), 12.0));
+    independent(&submitter, &disk, &from(slow.clone(), 5.0));
+    independent(&window, &disk, &from(slow.clone(), 5.0));
+    explains(&window, &disk, &from(slow.clone(), 18.0));
+    explains(&window, &disk, &slow);
+}
+
+#[test]
+fn the_story_is_told_in_order_and_the_root_is_as_severe_as_its_worst_consequence() {
+    let window = machine(vec![offender(101, "fsync"), offender(102, "fsync")]);
+    let mut flusher = from(titled(finding("disk_io_bottleneck", process(100).on_device("sda")), "dd floods sda"), 4.0);
+    flusher.excess = 9.0;
+    let mut worst = from(finding("syscall_latency_high", process(101)), 9.0);
+    worst.severity = Severity::Critical;
+    let earlier = from(finding("syscall_latency_high", process(102)), 3.5);
+    let errors = from(finding("disk_errors", Culprit::device("sda")), 3.0);
+    let mut joined = join(vec![worst.clone(), earlier.clone(), flusher.clone()], &window);
+    rank(&mut joined);
+    let [root] = &joined[..] else { panic!("{joined:?}") };
+    assert_eq!((root.severity, root.culprit.pid), (Severity::Critical, Some(100)));
+    assert_eq!(root.consequences.iter().map(|f| f.culprit.pid).collect::<Vec<_>>(), [Some(101), Some(102)]);
+    let chain: Vec<_> = root.chain.iter().map(|step| (step.seconds, step.what.as_str())).collect();
+    let waits = "its file and sync calls wait for the device";
+    let expected = [
+        (4.0, "dd floods sda".to_owned()),
+        (3.5, format!("p102 (102): {waits}")),
+        (9.0, format!("p101 (101): {waits}")),
+    ];
+    assert!(chain.iter().zip(&expected).all(|(got, wanted)| got.0 == wanted.0 && got.1 == wanted.1), "{chain:?}");
+    assert_eq!(root.victims.iter().map(|victim| victim.pid).collect::<Vec<_>>(), [Some(101), Some(102)]);
+
+    // Over two steps: the errors explain the slow device, which explains the slow calls.
+    let joined = join(vec![worst, flusher, errors], &window);
+    assert_eq!(joined.len(), 1);
+    assert_eq!((joined[0].id.as_str(), joined[0].severity), ("disk_errors", Severity::Critical));
+    assert_eq!(joined[0].chain.len(), 3);
+}
+
+#[test]
+fn what_would_explain_each_other_makes_no_circle() {
+    let (a, b) = (
+        finding("disk_io_bottleneck", Culprit::device("loop0")),
+        finding("disk_io_bottleneck", Culprit::device("sda")),
+    );
+    let mut window = machine(vec![offender(101, "fsync")]);
+    // Two devices that are said to be made of each other.
+    let devices = &mut window.disk_io.as_mut().unwrap().devices;
+    devices[0].backing = vec!["loop0".into()];
+    devices[2].backing = vec!["sda".into()];
+    let joined = join(vec![a, b, finding("syscall_latency_high", process(101))], &window);
+    fn count(findings: &[Finding]) -> usize {
+        findings.iter().map(|finding| 1 + count(&finding.consequences)).sum()
+    }
+    assert_eq!((joined.len(), count(&joined)), (1, 3), "none is lost: {joined:?}");
+}

@@ -1,0 +1,4 @@
+//! What is true of Linux, whatever was observed.
+
+pub mod normal;
+pub(crate) mod wait_channels;

@@ -1,0 +1,208 @@
+//! What an uninterruptible sleep is for, from the names of the kernel's functions on its stack.
+
+use kerno_model::BlockedTask;
+
+/// What a task waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum WaitsFor {
+    Fuse,
+    Nfs,
+    Smb,
+    Thaw,
+    Reclaim,
+    PageLock,
+    Disk,
+    Lock,
+    Unknown,
+}
+
+/// Sleeps that are uninterruptible by design and end when somebody else is done, which may be any time. With the reason.
+const BY_DESIGN: &[(&str, &str)] = &[
+    ("wait_for_vfork_done", "a parent sleeps until its child of vfork() has called exec or ended"),
+    ("kernel_clone", "the same, where the compiler has put the one function into the other"),
+    ("_do_fork", "the same, before Linux 5.10"),
+    ("__refrigerator", "frozen by the freezer cgroup or for suspend, before Linux 6.1"),
+    ("coredump_task_exit", "a thread of a crashed process, until the others have stopped and the dump is written"),
+    ("exit_mm", "the same, before Linux 5.16"),
+    ("wb_wait_for_completion", "sync, syncfs or umount: lasts until all that was to be written has been, however much"),
+];
+
+/// A device may take as long as it likes to throw away what is told, by fstrim or mkfs.
+const DISCARDS: &[&str] = &["blkdev_issue_discard", "blkdev_issue_secure_erase"];
+
+/// Beginnings of functions' names, looked for from the innermost frame outwards; the first frame with a meaning decides.
+const MEANINGS: &[(&str, WaitsFor)] = &[
+    ("fuse_", WaitsFor::Fuse),
+    ("request_wait_answer", WaitsFor::Fuse),
+    ("__fuse_", WaitsFor::Fuse),
+    ("nfs_", WaitsFor::Nfs),
+    ("nfs3_", WaitsFor::Nfs),
+    ("nfs4_", WaitsFor::Nfs),
+    ("rpc_", WaitsFor::Nfs),
+    ("__rpc_", WaitsFor::Nfs),
+    ("xprt_", WaitsFor::Nfs),
+    ("cifs_", WaitsFor::Smb),
+    ("smb2_", WaitsFor::Smb),
+    ("smb_", WaitsFor::Smb),
+    ("compound_send_recv", WaitsFor::Smb),
+    ("try_to_free_", WaitsFor::Reclaim),
+    ("shrink_", WaitsFor::Reclaim),
+    ("reclaim_throttle", WaitsFor::Reclaim),
+    ("throttle_direct_reclaim", WaitsFor::Reclaim),
+    ("mem_cgroup_", WaitsFor::Reclaim),
+    ("do_swap_page", WaitsFor::Disk),
+    ("swap_read", WaitsFor::Disk),
+    ("__folio_lock", WaitsFor::PageLock),
+    ("__lock_page", WaitsFor::PageLock),
+    ("io_schedule_timeout", WaitsFor::Disk),
+    ("folio_wait_writeback", WaitsFor::Disk),
+    ("wait_on_page_writeback", WaitsFor::Disk),
+    ("filemap_", WaitsFor::Disk),
+    ("__filemap_", WaitsFor::Disk),
+    ("wait_on_buffer", WaitsFor::Disk),
+    ("__wait_on_buffer", WaitsFor::Disk),
+    ("__bread", WaitsFor::Disk),
+    ("blk_", WaitsFor::Disk),
+    ("__blk_", WaitsFor::Disk),
+    ("blkdev_", WaitsFor::Disk),
+    ("__blkdev_", WaitsFor::Disk),
+    ("bio_", WaitsFor::Disk),
+    ("submit_bio", WaitsFor::Disk),
+    ("rq_qos_wait", WaitsFor::Disk),
+    ("wbt_wait", WaitsFor::Disk),
+    ("jbd2_", WaitsFor::Disk),
+    ("xlog_", WaitsFor::Disk),
+    ("xfs_log_", WaitsFor::Disk),
+    ("xfs_buf_", WaitsFor::Disk),
+    ("iomap_dio", WaitsFor::Disk),
+    ("__iomap_dio", WaitsFor::Disk),
+    ("scsi_", WaitsFor::Disk),
+    ("nvme_", WaitsFor::Disk),
+    ("md_", WaitsFor::Disk),
+    ("raid", WaitsFor::Disk),
+    ("dm_", WaitsFor::Disk),
+    ("__blockdev_direct_IO", WaitsFor::Disk),
+];
+
+/// Locks say least of what is waited for: they count only when no frame says more.
+const LOCKS: &[&str] =
+    &["mutex_", "__mutex_", "rwsem_", "down_", "__down_", "rt_mutex_", "__rt_mutex_", "percpu_rwsem_", "__percpu_"];
+
+/// A writer of a frozen file system waits at a counting lock, in one of these.
+const WRITERS: &[&str] =
+    &["vfs_write", "vfs_iter_write", "mnt_want_write", "sb_start_write", "vfs_fallocate", "do_truncate"];
+
+/// Functions that take part in every sleep and say nothing.
+const PLUMBING: &[&str] =
+    &["__schedule", "schedule", "io_schedule", "schedule_", "wait_for_completion", "__wait_for_common"];
+
+impl WaitsFor {
+    /// For a title: "is stuck waiting for ...".
+    pub(crate) const fn text(self) -> &'static str {
+        match self {
+            Self::Fuse => "a FUSE file system's server",
+            Self::Nfs => "an NFS server",
+            Self::Smb => "an SMB server",
+            Self::Thaw => "a frozen file system to thaw",
+            Self::Reclaim => "memory to be reclaimed",
+            Self::PageLock => "a locked page of a file",
+            Self::Disk => "disk I/O",
+            Self::Lock => "a lock in the kernel",
+            Self::Unknown => "something in the kernel",
+        }
+    }
+}
+
+/// The frames from the wait channel on outwards; where the stack cannot be read, only that.
+fn frames(task: &BlockedTask) -> impl Iterator<Item = &str> {
+    let channel = task.wait_channel.as_deref().filter(|_| task.stack.is_empty());
+    channel.into_iter().chain(task.stack.iter().map(String::as_str))
+}
+
+fn is_plumbing(frame: &str) -> bool {
+    PLUMBING.iter().any(|name| frame.starts_with(name))
+}
+
+/// Why a sleep is no symptom, if it is none.
+pub(crate) fn by_design(task: &BlockedTask) -> Option<&'static str> {
+    let innermost = frames(task).find(|frame| !is_plumbing(frame));
+    let channel = task.wait_channel.as_deref();
+    if frames(task).any(|frame| DISCARDS.contains(&frame)) {
+        return Some("the device discards");
+    }
+    BY_DESIGN.iter().find(|(name, _)| channel == Some(*name) || innermost == Some(*name)).map(|(_, reason)| *reason)
+}
+
+/// What it waits for.
+pub(crate) fn waits_for(task: &BlockedTask) -> WaitsFor {
+    let is_lock = |frame: &str| LOCKS.iter().any(|name| frame.starts_with(name));
+    let locked = frames(task).find(|frame| !is_plumbing(frame)).is_some_and(is_lock);
+    if locked {
+        let counting =
+            frames(task).any(|frame| frame.starts_with("percpu_rwsem_") || frame.starts_with("__percpu_down_read"));
+        if counting && frames(task).any(|frame| WRITERS.contains(&frame) || frame.ends_with("_page_mkwrite")) {
+            return WaitsFor::Thaw;
+        }
+        // What it holds or does beside is not what it waits for.
+        return WaitsFor::Lock;
+    }
+    let meaning = |frame: &str| MEANINGS.iter().find(|(name, _)| frame.starts_with(name)).map(|(_, meaning)| *meaning);
+    // Only the sleep's own surroundings: a read of a file is in every stack further out.
+    frames(task).filter(|frame| !is_plumbing(frame)).take(8).find_map(meaning).unwrap_or(WaitsFor::Unknown)
+}
+
+/// The innermost function that says something.
+pub(crate) fn place(task: &BlockedTask) -> Option<&str> {
+    frames(task).find(|frame| !is_plumbing(frame)).or(task.wait_channel.as_deref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asleep(stack: &[&str]) -> BlockedTask {
+        BlockedTask { stack: stack.iter().map(|frame| (*frame).to_owned()).collect(), ..BlockedTask::default() }
+    }
+
+    #[test]
+    fn stacks_say_what_is_waited_for() {
+        let cases: &[(&[&str], WaitsFor)] = &[
+            (&["folio_wait_bit_common", "filemap_get_pages", "filemap_read", "vfs_read"], WaitsFor::Disk),
+            (&["io_schedule", "folio_wait_bit_common", "folio_wait_writeback", "ext4_sync_file"], WaitsFor::Disk),
+            (&["jbd2_log_wait_commit", "ext4_sync_file", "do_fsync"], WaitsFor::Disk),
+            (&["submit_bio_wait", "blkdev_issue_flush"], WaitsFor::Disk),
+            (&["request_wait_answer", "fuse_simple_request", "fuse_lookup", "vfs_statx"], WaitsFor::Fuse),
+            (&["rpc_wait_bit_killable", "__rpc_execute", "nfs4_call_sync", "nfs_getattr"], WaitsFor::Nfs),
+            (&["folio_wait_bit_common", "__folio_lock", "truncate_inode_pages_range"], WaitsFor::PageLock),
+            (&["rwsem_down_write_slowpath", "down_write", "ext4_file_write_iter"], WaitsFor::Lock),
+            (&["__mutex_lock.constprop.0", "fuse_lookup"], WaitsFor::Lock),
+            (&["percpu_rwsem_wait", "__percpu_down_read", "vfs_write", "ksys_write"], WaitsFor::Thaw),
+            (&["schedule_timeout", "reclaim_throttle", "do_try_to_free_pages"], WaitsFor::Reclaim),
+            (&["some_driver_read", "vfs_read"], WaitsFor::Unknown),
+            (&[], WaitsFor::Unknown),
+        ];
+        for (stack, expected) in cases {
+            assert_eq!(waits_for(&asleep(stack)), *expected, "{stack:?}");
+        }
+        let channel = BlockedTask { wait_channel: Some("request_wait_answer".into()), ..BlockedTask::default() };
+        assert_eq!(waits_for(&channel), WaitsFor::Fuse);
+    }
+
+    #[test]
+    fn parents_of_vfork_sleep_by_design_and_other_forks_do_not() {
+        assert!(by_design(&asleep(&["kernel_clone", "__do_sys_vfork", "do_syscall_64"])).is_some());
+        assert!(by_design(&asleep(&["wait_for_completion_state", "wait_for_vfork_done", "kernel_clone"])).is_some());
+        assert_eq!(by_design(&asleep(&["percpu_rwsem_wait", "copy_process", "kernel_clone"])), None);
+        let channel = BlockedTask { wait_channel: Some("__refrigerator".into()), ..BlockedTask::default() };
+        assert!(by_design(&channel).is_some());
+    }
+
+    #[test]
+    fn a_sync_of_everything_and_a_trim_last_as_long_as_there_is_work() {
+        assert!(
+            by_design(&asleep(&["wb_wait_for_completion", "sync_inodes_sb", "iterate_supers", "ksys_sync"])).is_some()
+        );
+        assert!(by_design(&asleep(&["submit_bio_wait", "blkdev_issue_discard", "ext4_trim_fs"])).is_some());
+        assert_eq!(by_design(&asleep(&["submit_bio_wait", "blkdev_issue_flush", "ext4_sync_file"])), None);
+    }
+}

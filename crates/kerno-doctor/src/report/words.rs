@@ -1,0 +1,414 @@
+//! Numbers, times and names as people read them; the same in every form of the report.
+
+use crate::{Culprit, Finding, Unit};
+use kerno_model::text::Escaped;
+use kerno_model::{KernelVersion, SummaryLoss};
+use kerno_model::{Missing, Span};
+
+use super::Report;
+
+/// Three significant digits, thousands separated: `0.0123`, `1.23`, `12.3`, `123`, `12,345`.
+pub(super) fn number(value: f64) -> String {
+    if !value.is_finite() {
+        return if value.is_nan() { "unknown".into() } else { "without limit".into() };
+    }
+    let decimals: usize = match value.abs() {
+        v if v >= 99.95 => 0,
+        v if v >= 9.995 => 1,
+        v if v >= 0.9995 => 2,
+        v if v >= 0.0995 => 3,
+        v if v > 0.0 => 4,
+        _ => 0,
+    };
+    let text = format!("{value:.decimals$}");
+    if text.contains('.') {
+        return text.trim_end_matches('0').trim_end_matches('.').to_owned();
+    }
+    let (sign, digits) = text.strip_prefix('-').map_or(("", text.as_str()), |digits| ("-", digits));
+    let mut separated = String::from(sign);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            separated.push(',');
+        }
+        separated.push(digit);
+    }
+    separated
+}
+
+/// A quantity with its unit: `1.2 GiB`, `35 ms`, `12 %`.
+pub(super) fn quantity(value: f64, unit: Unit) -> String {
+    match unit {
+        Unit::Count => number(value),
+        Unit::PerSecond => format!("{}/s", number(value)),
+        Unit::Ratio => format!("{} %", number(value * 100.0)),
+        Unit::Times => format!("{}x", number(value)),
+        Unit::Seconds => span(value),
+        Unit::Milliseconds => span(value / 1e3),
+        Unit::Microseconds => span(value / 1e6),
+        Unit::Bytes => bytes(value),
+        Unit::BytesPerSecond => format!("{}/s", bytes(value)),
+    }
+}
+
+/// `870 ns`, `1.27 us`, `35 ms`, `2.5 s`, `2 min 5 s`, `3 h 10 min`, `12 d 4 h`.
+pub(super) fn span(seconds: f64) -> String {
+    /// From the longest: seconds in it, its name, the next smaller one's seconds and name.
+    const LONG: &[(f64, &str, f64, &str)] =
+        &[(86_400.0, "d", 3_600.0, "h"), (3_600.0, "h", 60.0, "min"), (60.0, "min", 1.0, "s")];
+    if !seconds.is_finite() {
+        return number(seconds);
+    }
+    if seconds < 0.0 {
+        return format!("-{}", span(-seconds));
+    }
+    for (size, name, part_size, part_name) in LONG {
+        // What rounds to a full minute is one.
+        let parts = (seconds / part_size).round();
+        let per_whole = size / part_size;
+        if parts >= per_whole {
+            let whole = (parts / per_whole).floor();
+            let rest = parts - whole * per_whole;
+            let rest = if rest > 0.0 { format!(" {rest} {part_name}") } else { String::new() };
+            return format!("{whole} {name}{rest}");
+        }
+    }
+    let (value, name) = match seconds {
+        0.0 => (0.0, "s"),
+        s if s < 0.999_5e-6 => (s * 1e9, "ns"),
+        s if s < 0.999_5e-3 => (s * 1e6, "us"),
+        s if s < 0.999_5 => (s * 1e3, "ms"),
+        s => (s, "s"),
+    };
+    format!("{} {name}", number(value))
+}
+
+/// `870 B`, `1.2 GiB`.
+pub(super) fn bytes(value: f64) -> String {
+    const UNITS: &[&str] = &["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut size = value;
+    let mut unit = "B";
+    for larger in UNITS {
+        if size.abs() < 1023.5 {
+            break;
+        }
+        size /= 1024.0;
+        unit = larger;
+    }
+    format!("{} {unit}", number(size))
+}
+
+/// The time of day in UTC: `15:54:06`. UTC, since a report is read in other places than it was made.
+pub(super) fn clock(unix: f64) -> String {
+    let second = whole_seconds(unix).rem_euclid(86_400);
+    format!("{:02}:{:02}:{:02}", second / 3_600, second / 60 % 60, second % 60)
+}
+
+/// The same with a fraction: `15:54:06.312`.
+pub(super) fn clock_ms(unix: f64) -> String {
+    let unix = (unix * 1e3).round() / 1e3;
+    let fraction = ((unix - unix.floor()) * 1e3).round();
+    format!("{}.{fraction:03}", clock(unix))
+}
+
+/// `2026-11-22` in UTC.
+pub(super) fn date(unix: f64) -> String {
+    // Howard Hinnant's days-to-civil algorithm: eras of 400 years that begin on 1 March.
+    let days = whole_seconds(unix).div_euclid(86_400) + 719_468;
+    let era = days.div_euclid(146_097);
+    let day_of_era = days.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "a date")]
+fn whole_seconds(unix: f64) -> i64 {
+    unix.floor() as i64
+}
+
+/// Since when: `15:54:06 UTC, 26 s before the end`.
+pub(super) fn since(since: Option<f64>, window: &Span) -> String {
+    match since {
+        Some(seconds) => {
+            let before_end = (window.seconds - seconds).max(0.0);
+            let before_end = if before_end >= 10.0 { before_end.round() } else { before_end };
+            format!("{} UTC, {} before the end", clock(window.started_unix + seconds), span(before_end))
+        }
+        None => format!("before {} UTC: it was so when the window began", clock(window.started_unix)),
+    }
+}
+
+/// Text of untrusted origin: shown, and obeyed by no terminal.
+pub(super) fn safe(text: &str) -> String {
+    Escaped(text.as_bytes()).to_string()
+}
+
+/// Text that is to be copied, such as a command or a path: as it is, unless a terminal would obey part of it.
+pub(super) fn verbatim(text: &str) -> String {
+    let escaped = safe(text);
+    if escaped.replace("\\\\", "\\") == text { text.to_owned() } else { escaped }
+}
+
+/// Whom a finding names, in a few words: `dd (4711)`, `/dev/sda`. Not escaped.
+pub(super) fn name(culprit: &Culprit) -> Option<String> {
+    let process = culprit.process.as_deref().filter(|name| !name.is_empty());
+    match (process, culprit.pid) {
+        (Some(name), Some(pid)) => Some(format!("{name} ({pid})")),
+        (None, Some(pid)) => Some(format!("process {pid}")),
+        (Some(name), None) => Some(name.to_owned()),
+        (None, None) => None,
+    }
+}
+
+/// What else is known of it, with labels; text that is to be copied last. Not escaped.
+pub(super) fn particulars(culprit: &Culprit) -> Vec<(&'static str, String)> {
+    let container = culprit.container.as_ref().map(|container| {
+        let id: String =
+            if container.id.len() == 64 { container.id.chars().take(12).collect() } else { container.id.clone() };
+        let pod = container.pod_uid.as_ref().map(|uid| format!(", pod {uid}")).unwrap_or_default();
+        format!("{id} ({}{pod})", container.runtime)
+    });
+    let parts = [
+        ("user", culprit.user.clone()),
+        ("command", culprit.cmdline.clone()),
+        ("unit", culprit.unit.clone()),
+        ("container", container),
+        ("cgroup", culprit.cgroup.clone().filter(|path| path != "/" && !is_of_unit(path, culprit))),
+        ("device", culprit.device.clone()),
+        ("mount", culprit.mount.clone()),
+        ("remote", culprit.remote.clone()),
+        ("local", culprit.local.clone()),
+    ];
+    parts.into_iter().filter_map(|(label, value)| Some((label, value.filter(|value| !value.is_empty())?))).collect()
+}
+
+/// Whether the unit that is named says the same as the cgroup's path.
+fn is_of_unit(path: &str, culprit: &Culprit) -> bool {
+    culprit.unit.as_deref().is_some_and(|unit| path.strip_suffix(unit).is_some_and(|slice| slice.ends_with('/')))
+}
+
+/// One who suffers, in one line. Not escaped.
+pub(super) fn one_line(culprit: &Culprit) -> String {
+    let named = name(culprit);
+    let who = named.is_some();
+    // The command line and the cgroup's path are too long for a list, unless there is nothing else.
+    let wanted =
+        |label: &str| if who { matches!(label, "user" | "unit" | "device" | "remote") } else { label != "command" };
+    let rest = particulars(culprit)
+        .into_iter()
+        .filter(|(label, _)| wanted(label))
+        .map(|(label, value)| format!("{label} {value}"));
+    let parts: Vec<String> = named.into_iter().chain(rest).collect();
+    parts.join(", ")
+}
+
+/// The machine, in two lines.
+pub(super) fn machine(report: &Report) -> [String; 2] {
+    let host = &report.host;
+    let mut system = vec![format!("Linux {} {}", host.kernel, host.machine).trim_end().to_owned()];
+    system.extend([host.os.clone()].into_iter().filter(|os| !os.is_empty()));
+    if host.uptime_seconds > 0.0 {
+        system.push(format!("up {}", span(host.uptime_seconds)));
+    }
+    let cpus = if host.cpus == 1 { "1 CPU".to_owned() } else { format!("{} CPUs", host.cpus) };
+    #[allow(clippy::cast_precision_loss, reason = "three digits are shown")]
+    let mut hardware = vec![cpus, format!("{} memory", bytes(host.memory_bytes as f64))];
+    hardware.push(match (&host.virtualization, &host.cloud) {
+        (Some(virtual_by), Some(cloud)) => format!("virtual ({virtual_by}, {cloud})"),
+        (Some(virtual_by), None) => format!("virtual ({virtual_by})"),
+        (None, Some(cloud)) => cloud.clone(),
+        (None, None) => "no hypervisor seen".to_owned(),
+    });
+    hardware.extend(host.container.as_ref().map(|container| format!("run in a container ({container})")));
+    hardware.extend(host.kubernetes.then(|| "Kubernetes node".to_owned()));
+    [system.join(", "), hardware.join(", ")]
+}
+
+/// What observing cost.
+pub(super) fn cost(report: &Report) -> String {
+    let share = report.cost.cpu_seconds / report.window.seconds.max(1e-3);
+    #[allow(clippy::cast_precision_loss, reason = "three digits are shown")]
+    let memory = bytes(report.cost.resident_bytes as f64);
+    format!("{} of one CPU, {memory} memory", quantity(share, Unit::Ratio))
+}
+
+/// What the kernel side could not hold, a line for each signal.
+pub(super) fn losses(report: &Report) -> Vec<String> {
+    let kernel = KernelVersion::parse(&report.host.kernel);
+    report.cost.loss.iter().map(|(signal, loss)| format!("{signal}: {}", loss_in_words(*loss, kernel))).collect()
+}
+
+#[allow(clippy::cast_precision_loss, reason = "three digits are shown")]
+fn loss_in_words(loss: SummaryLoss, kernel: KernelVersion) -> String {
+    let skipped = if kernel.preempts_programs() {
+        "of a program skipped by the kernel, because another task had lost its CPU in the middle of it (as tasks do since Linux 7.0)"
+    } else {
+        "of a program skipped by the kernel"
+    };
+    let parts = [
+        (loss.overflow, ["value", "values"], "had no room, so that who caused it is unknown"),
+        (loss.untracked, ["start", "starts"], "could not be followed"),
+        (loss.missed_runs, ["run", "runs"], skipped),
+    ];
+    let told = parts.into_iter().filter(|(count, ..)| *count > 0).map(|(count, [one, many], what)| {
+        let noun = if count == 1 { one } else { many };
+        format!("{} {noun} {what}", number(count as f64))
+    });
+    told.collect::<Vec<_>>().join(", ")
+}
+
+/// What could not be observed, and why. Not escaped.
+pub(super) fn unseen(missing: &Missing) -> String {
+    match (missing.signal.as_str(), missing.what.as_str()) {
+        (signal, "all") => format!("{signal}: {}", missing.reason),
+        ("all", what) => format!("{what}: {}", missing.reason),
+        (signal, what) => format!("{signal}, {what}: {}", missing.reason),
+    }
+}
+
+/// How many of each severity, root causes only: `2 problems: 1 critical, 1 warning`.
+pub(super) fn verdict(report: &Report) -> String {
+    use crate::Severity;
+    let count = |severity| report.findings.iter().filter(|finding| finding.severity == severity).count();
+    let counts: Vec<String> = [Severity::Critical, Severity::Warning, Severity::Info]
+        .into_iter()
+        .filter(|severity| count(*severity) > 0)
+        .map(|severity| format!("{} {severity}", count(severity)))
+        .collect();
+    let window = span(report.window.seconds.round().max(1.0));
+    match report.findings.len() {
+        0 => format!("Healthy: nothing wrong found in {window}."),
+        _ if report.healthy => format!("Healthy: nothing suffers; {} worth knowing in {window}.", counts.join(", ")),
+        1 => format!("1 root cause in {window}: {}.", counts.join(", ")),
+        n => format!("{n} root causes in {window}: {}.", counts.join(", ")),
+    }
+}
+
+/// What the rules looked for, by signal: (signal, what).
+pub(super) fn looked_for(report: &Report) -> Vec<(String, String)> {
+    let titles = |signal: &str| {
+        let rules = crate::rules().filter(|rule| rule.signal == signal);
+        rules.map(|rule| lower_first(rule.title)).collect::<Vec<_>>().join("; ")
+    };
+    report.observed.iter().map(|signal| (signal.clone(), titles(signal))).collect()
+}
+
+/// For a list: `Storage holds` as `storage holds`, but `TCP` as it is.
+fn lower_first(title: &str) -> String {
+    let mut chars = title.chars();
+    match (chars.next(), chars.clone().next()) {
+        (Some(first), Some(second)) if !second.is_uppercase() => first.to_lowercase().chain(chars).collect(),
+        _ => title.to_owned(),
+    }
+}
+
+/// A measurement and its line in words: `400 ms (threshold 50 ms)`.
+pub(super) fn first_evidence(finding: &Finding) -> Option<String> {
+    let evidence = finding.evidence.first()?;
+    let threshold = evidence.threshold.map(|at| format!(" (threshold {})", quantity(at, evidence.unit)));
+    Some(format!("{}: {}{}", evidence.what, quantity(evidence.value, evidence.unit), threshold.unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_have_three_digits_and_a_unit() {
+        let cases = [
+            (1_288_490_188.8, Unit::Bytes, "1.2 GiB"),
+            (1024.0, Unit::Bytes, "1 KiB"),
+            (1023.9, Unit::Bytes, "1 KiB"),
+            (512.0, Unit::Bytes, "512 B"),
+            (35.0, Unit::Milliseconds, "35 ms"),
+            (0.5, Unit::Milliseconds, "500 us"),
+            (999.9, Unit::Milliseconds, "1 s"),
+            (0.12, Unit::Ratio, "12 %"),
+            (0.0123, Unit::Ratio, "1.23 %"),
+            (12_345.0, Unit::Count, "12,345"),
+            (1_234_567.0, Unit::PerSecond, "1,234,567/s"),
+            (0.25, Unit::PerSecond, "0.25/s"),
+            (3.21, Unit::Times, "3.21x"),
+            (0.0, Unit::Seconds, "0 s"),
+            (59.97, Unit::Seconds, "1 min"),
+            (125.0, Unit::Seconds, "2 min 5 s"),
+            (3_600.0, Unit::Seconds, "1 h"),
+            (11_400.0, Unit::Seconds, "3 h 10 min"),
+            (1_051_200.0, Unit::Seconds, "12 d 4 h"),
+            (10_485_760.0, Unit::BytesPerSecond, "10 MiB/s"),
+            (f64::NAN, Unit::Count, "unknown"),
+            (f64::INFINITY, Unit::Seconds, "without limit"),
+        ];
+        for (value, unit, text) in cases {
+            assert_eq!(quantity(value, unit), text, "{value} {unit:?}");
+        }
+    }
+
+    #[test]
+    fn times_are_utc() {
+        assert_eq!((date(0.0), clock(0.0)), ("1970-01-01".into(), "00:00:00".into()));
+        assert_eq!((date(951_826_154.0), clock(951_826_154.0)), ("2000-02-29".into(), "12:09:14".into()));
+        assert_eq!((date(1_795_362_894.5), clock_ms(1_795_362_894.5)), ("2026-11-22".into(), "15:54:54.500".into()));
+        assert_eq!(clock_ms(1.9999), "00:00:02.000");
+        let window = Span { started_unix: 0.0, seconds: 30.0, ..Span::default() };
+        assert_eq!(since(Some(18.0), &window), "00:00:18 UTC, 12 s before the end");
+        assert_eq!(since(None, &window), "before 00:00:00 UTC: it was so when the window began");
+    }
+
+    #[test]
+    fn a_cgroup_is_told_where_it_says_something() {
+        let labels = |cgroup: &str, unit: Option<&str>| {
+            let culprit = Culprit { unit: unit.map(str::to_owned), ..Culprit::cgroup(cgroup) };
+            particulars(&culprit).into_iter().map(|(label, _)| label).collect::<Vec<_>>()
+        };
+        assert_eq!(labels("/", None), Vec::<&str>::new());
+        assert_eq!(labels("/system.slice/a.service", Some("a.service")), ["unit"]);
+        assert_eq!(labels("/system.slice/a.service/jail", Some("a.service")), ["unit", "cgroup"]);
+        assert_eq!(labels("/jail", None), ["cgroup"]);
+    }
+
+    #[test]
+    fn many_findings_are_named_first() {
+        let finding = |title: &str| Finding::new("x", "y", crate::Severity::Warning, title.to_owned());
+        let shown = |titles: &[&str]| {
+            let findings = titles.iter().map(|title| finding(title)).collect();
+            let report = Report::new(&kerno_model::Window::default(), findings);
+            super::super::text(&report, &super::super::TextStyle { width: 80, color: false })
+        };
+        assert!(
+            shown(&["one", "two"]).contains("2 warning.\n  1  one\n  2  two\n\nWARNING   one\n"),
+            "{}",
+            shown(&["one", "two"])
+        );
+        assert!(!shown(&["one"]).contains("1  one"));
+    }
+
+    #[test]
+    fn what_was_not_seen_is_named_once() {
+        let missing =
+            |signal: &str, what: &str| Missing { signal: signal.into(), what: what.into(), reason: "r".into() };
+        assert_eq!(unseen(&missing("disk_io", "all")), "disk_io: r");
+        assert_eq!(unseen(&missing("all", "cgroups")), "cgroups: r");
+        assert_eq!(unseen(&missing("disk_io", "files")), "disk_io, files: r");
+        let lost = SummaryLoss { overflow: 1, untracked: 2, ..SummaryLoss::default() };
+        assert_eq!(
+            loss_in_words(lost, KernelVersion::default()),
+            "1 value had no room, so that who caused it is unknown, 2 starts could not be followed"
+        );
+        let skipped = SummaryLoss { missed_runs: 1, ..SummaryLoss::default() };
+        assert_eq!(loss_in_words(skipped, KernelVersion::new(6, 18)), "1 run of a program skipped by the kernel");
+        let why = "because another task had lost its CPU in the middle of it";
+        assert!(loss_in_words(skipped, KernelVersion::new(7, 0)).contains(why));
+    }
+
+    #[test]
+    fn what_is_to_be_copied_stays_as_it_is_unless_it_is_dangerous() {
+        assert_eq!(verbatim("awk '{print \"\\n\"}'"), "awk '{print \"\\n\"}'");
+        assert_eq!(verbatim("cat 'a\x1b[31m'"), "cat 'a\\x1b[31m'");
+        assert_eq!(verbatim("cat 'a\\\x07'"), "cat 'a\\\\\\x07'");
+    }
+}

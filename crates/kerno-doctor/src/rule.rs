@@ -1,0 +1,162 @@
+use std::collections::BTreeMap;
+
+use kerno_model::Window;
+use kerno_model::{Finding, Unit};
+
+/// A rule: what it looks for, from where on, and why.
+#[derive(Clone, Copy, Debug)]
+pub struct Rule {
+    /// Its id, which its findings have. Stable.
+    pub id: &'static str,
+    /// The signal that it needs.
+    pub signal: &'static str,
+    /// What it finds, in a few words.
+    pub title: &'static str,
+    /// How it decides, and why so.
+    pub about: &'static str,
+    /// Its thresholds.
+    pub thresholds: &'static [ThresholdInfo],
+    pub(crate) judge: fn(&Window, &Thresholds) -> Vec<Finding>,
+}
+
+/// A threshold of a rule.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ThresholdInfo {
+    /// Its name, within the rule.
+    pub name: &'static str,
+    /// What it is unless set otherwise.
+    pub default: f64,
+    /// Of what.
+    pub unit: Unit,
+    /// The lowest value allowed.
+    pub min: f64,
+    /// The highest value allowed.
+    pub max: f64,
+    /// What it decides.
+    pub about: &'static str,
+}
+
+/// Why a threshold cannot be set so.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ThresholdError {
+    /// There is no such rule.
+    #[error("no rule {rule:?}; there are: {rules}")]
+    NoRule {
+        /// What was asked for.
+        rule: String,
+        /// What there is.
+        rules: String,
+    },
+    /// The rule has no such threshold.
+    #[error("rule {rule} has no threshold {name:?}; it has: {names}")]
+    NoThreshold {
+        /// The rule.
+        rule: String,
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        names: String,
+    },
+    /// The value makes no sense.
+    #[error("{rule}.{name} cannot be {value}: {min} to {max} is allowed")]
+    OutOfRange {
+        /// The rule.
+        rule: String,
+        /// The threshold.
+        name: String,
+        /// What was asked for.
+        value: f64,
+        /// The lowest value allowed.
+        min: f64,
+        /// The highest value allowed.
+        max: f64,
+    },
+}
+
+/// Where each rule begins to find something: defaults, and what was set otherwise.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Thresholds {
+    set: BTreeMap<(&'static str, &'static str), f64>,
+}
+
+impl Thresholds {
+    /// Sets one.
+    ///
+    /// # Errors
+    /// [`ThresholdError`], with what is possible.
+    pub fn set(&mut self, rule: &str, name: &str, value: f64) -> Result<(), ThresholdError> {
+        let list = |names: Vec<&str>| names.join(", ");
+        let found = super::rules().find(|candidate| candidate.id == rule).ok_or_else(|| ThresholdError::NoRule {
+            rule: rule.to_owned(),
+            rules: list(super::rules().map(|rule| rule.id).collect()),
+        })?;
+        let info =
+            found.thresholds.iter().find(|info| info.name == name).ok_or_else(|| ThresholdError::NoThreshold {
+                rule: rule.to_owned(),
+                name: name.to_owned(),
+                names: list(found.thresholds.iter().map(|info| info.name).collect()),
+            })?;
+        if !(info.min..=info.max).contains(&value) {
+            let (rule, name) = (rule.to_owned(), name.to_owned());
+            return Err(ThresholdError::OutOfRange { rule, name, value, min: info.min, max: info.max });
+        }
+        self.set.insert((found.id, info.name), value);
+        Ok(())
+    }
+
+    /// The value in force.
+    pub fn get(&self, rule: &'static str, info: &ThresholdInfo) -> f64 {
+        self.set.get(&(rule, info.name)).copied().unwrap_or(info.default)
+    }
+}
+
+/// Defines a rule with its thresholds as the fields of a struct: `RuleStruct::RULE` is the [`Rule`].
+///
+/// `judge` is a `fn(&Window, &RuleStruct) -> Vec<Finding>`.
+macro_rules! rule {
+    (
+        $(#[$meta:meta])*
+        $name:ident = $id:literal, $signal:literal, $title:literal, $about:literal, $judge:path;
+        $($field:ident: $default:literal $unit:ident, $min:literal ..= $max:literal, $text:literal;)*
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug)]
+        pub(crate) struct $name {
+            $(pub(crate) $field: f64,)*
+        }
+
+        impl $name {
+            pub(crate) const RULE: $crate::Rule = $crate::Rule {
+                id: $id,
+                signal: $signal,
+                title: $title,
+                about: $about,
+                thresholds: &[$($crate::ThresholdInfo {
+                    name: stringify!($field),
+                    default: $default,
+                    unit: $crate::Unit::$unit,
+                    min: $min,
+                    max: $max,
+                    about: $text,
+                },)*],
+                judge: |window, thresholds| $judge(window, &Self::with(thresholds)),
+            };
+
+            /// With the values in force.
+            #[allow(unused_variables, unused_mut, unused_assignments, reason = "a rule may have no threshold")]
+            pub(crate) fn with(thresholds: &$crate::Thresholds) -> Self {
+                let mut infos = Self::RULE.thresholds.iter();
+                let mut next = || infos.next().map_or(f64::NAN, |info| thresholds.get($id, info));
+                // Fields are initialised in the order written, which is that of the table.
+                Self { $($field: next(),)* }
+            }
+
+            /// A finding of this rule.
+            pub(crate) fn finding(severity: $crate::Severity, title: String) -> $crate::Finding {
+                $crate::Finding::new($id, $signal, severity, title)
+            }
+        }
+    };
+}
+pub(crate) use rule;

@@ -1,0 +1,209 @@
+use super::{MAX_FINDINGS, by_process, exemplars, float, millis, since};
+use crate::knowledge::normal;
+use crate::{Culprit, Finding, Severity, Unit, rule};
+use kerno_model::Window;
+use kerno_model::{SyscallOffender, SyscallSummary};
+
+rule! {
+    /// Long calls that do not wait by design.
+    SyscallLatencyHigh = "syscall_latency_high", "syscall_latency", "a process stands still in system calls that should be quick",
+        "Counts the calls of each process that took 10 ms or more and do not wait by design: fsync and its kin, reads and writes of \
+         files and block devices, opens, path look-ups. Calls on sockets, pipes and terminals, sleeps, locks and waits for events \
+         never count. What the process waited for a CPU meanwhile is taken off, as it makes every call long. A process that moves 30 MB a second \
+         or more, as backups do, waits for what it asked for itself, and is left out. It is a symptom: the \
+         device, the file system or another process is behind it, and where a finding tells so, this one is put under it.",
+        judge;
+    stalled_share: 0.2 Ratio, 0.001 ..= 64.0, "time in slow calls, all threads together, as a share of the window";
+    mean_ms: 50.0 Milliseconds, 10.0 ..= 60_000.0, "a slow call takes that long on average, where most time goes into fsync and its kin or writes";
+    lookup_mean_ms: 30.0 Milliseconds, 10.0 ..= 60_000.0, "the same for reads, opens and look-ups, which no disk in good order takes so long for";
+    slow_per_second: 0.2 PerSecond, 0.01 ..= 1_000.0, "slow calls a second";
+    min_calls: 3.0 Count, 1.0 ..= 1_000.0, "slow calls in the window, so that one hiccup is none";
+    critical_ms: 2_000.0 Milliseconds, 10.0 ..= 600_000.0, "critical when a slow call takes that long on average";
+}
+
+fn judge(window: &Window, rule: &SyscallLatencyHigh) -> Vec<Finding> {
+    let Some(summary) = &window.syscall_latency else { return Vec::new() };
+    let processes = by_process(summary);
+    let mut findings: Vec<_> =
+        processes.iter().filter_map(|(pid, calls)| judge_process(window, summary, *pid, calls, rule)).collect();
+    findings.sort_by(|a, b| b.excess.total_cmp(&a.excess));
+    findings.truncate(MAX_FINDINGS);
+    findings
+}
+
+fn judge_process(
+    window: &Window,
+    summary: &SyscallSummary,
+    pid: u32,
+    calls: &[&SyscallOffender],
+    rule: &SyscallLatencyHigh,
+) -> Option<Finding> {
+    let worst = calls.iter().filter(|call| call.slow > 0).max_by_key(|call| call.slow_total_ns)?;
+    let slow = float(calls.iter().map(|call| call.slow).sum());
+    let stalled_ns: u64 = calls.iter().map(|call| call.slow_total_ns).sum();
+    let waited_ns = window.process(pid).map_or(0, |process| process.used.wait_ns);
+    let seconds = window.seconds();
+    let stalled_ns = stalled_ns.saturating_sub(waited_ns);
+    let share = float(stalled_ns) / 1e9 / seconds;
+    let mean_ms = millis(stalled_ns) / slow;
+    let per_second = slow / seconds;
+    let writes = normal::syncs(&worst.name) || worst.name.contains("write");
+    let limit_ms = if writes { rule.mean_ms } else { rule.lookup_mean_ms };
+    if slow < rule.min_calls || share < rule.stalled_share || mean_ms < limit_ms || per_second < rule.slow_per_second {
+        return None;
+    }
+    if moves_much(window, pid) {
+        return None;
+    }
+    let severity = if mean_ms >= rule.critical_ms { Severity::Critical } else { Severity::Warning };
+    let (comm, name) = (window.name_of(pid, &worst.comm), &worst.name);
+    let title =
+        format!("{comm} ({pid}) stands still in {name}: {per_second:.1} slow calls a second of {mean_ms:.0} ms");
+    let mut finding = SyscallLatencyHigh::finding(severity, title)
+        .measured(
+            "time in slow calls, less waits for a CPU, of the window",
+            share,
+            Unit::Ratio,
+            Some(rule.stalled_share),
+        )
+        .measured("a slow call takes, on average", mean_ms, Unit::Milliseconds, Some(limit_ms))
+        .measured("slow calls", per_second, Unit::PerSecond, Some(rule.slow_per_second))
+        .measured(format!("the longest {name}"), millis(worst.max_ns), Unit::Milliseconds, None);
+    if let Some(p99) = summary.by_name(name).filter_map(|stat| stat.latency.quantile(0.99)).max() {
+        finding = finding.measured(format!("{name} of all processes (p99)"), millis(p99), Unit::Milliseconds, None);
+    }
+    (finding.cause, finding.impact) = reasons(name);
+    finding.culprit = Culprit::process(window, pid, comm);
+    finding.victims = vec![finding.culprit.clone()];
+    finding.exemplars = exemplars(window, worst);
+    finding.since = since(window, worst.first_ns);
+    finding.excess = (share / rule.stalled_share).min(mean_ms / limit_ms);
+    finding.confidence = if normal::syncs(name) { 0.7 } else { 0.8 };
+    Some(
+        finding
+            .look(
+                format!("cat /proc/{pid}/stack /proc/{pid}/io"),
+                "where in the kernel it waits now, and what it read and wrote",
+            )
+            .look(format!("ls -l /proc/{pid}/fd"), "which files it has open, and so which file system is slow")
+            .look(
+                format!("timeout 5 strace -f -T -e trace={name} -p {pid}"),
+                "each call with its file and how long it takes",
+            )
+            .look(
+                "cat /proc/pressure/io /proc/diskstats",
+                "whether all of the machine waits for storage, and which device is busy",
+            ),
+    )
+}
+
+/// Whoever reads or writes as fast as storage can waits for it, and gets what it can give: backups, copies, checkpoints.
+fn moves_much(window: &Window, pid: u32) -> bool {
+    /// Bytes a second, read from storage and written: more than what is slow gives.
+    const MUCH: f64 = 30e6;
+    window.process(pid).is_some_and(|process| {
+        float(process.used.read_bytes.saturating_add(process.used.write_bytes)) >= MUCH * window.seconds()
+    })
+}
+
+/// Cause and impact, as far as the call's name tells.
+fn reasons(name: &str) -> (String, String) {
+    let cause = if normal::syncs(name) {
+        format!(
+            "{name} returns when the data is on storage: the device is slow or busy, or the file system waits for its journal"
+        )
+    } else {
+        match normal::waiting(name) {
+            normal::Waiting::UnlessOnFile => {
+                format!(
+                    "{name} of files waits for their device or file system: it is slow, busy, or limited by a cgroup"
+                )
+            }
+            _ => format!("{name} does not wait by design: its device, file system or a lock in the kernel is slow"),
+        }
+    };
+    (cause, "the threads that call it do nothing else meanwhile".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Thresholds;
+    use kerno_model::SyscallExemplar;
+    use kerno_model::{Process, Span};
+
+    fn observed(name: &str, slow: u64, each_ms: u64, waited_ms: u64) -> Window {
+        let offender = SyscallOffender {
+            pid: 4711,
+            comm: "postgres".into(),
+            name: name.into(),
+            slow,
+            slow_ns: 10_000_000,
+            slow_total_ns: slow * each_ms * 1_000_000,
+            max_ns: each_ms * 2_000_000,
+            first_ns: 4_000_000_000,
+            exemplars: vec![SyscallExemplar {
+                timestamp_ns: 5_000_000_000,
+                tid: 4712,
+                latency_ns: 180_000_000,
+                ret: -5,
+            }],
+            ..SyscallOffender::default()
+        };
+        let mut window = Window {
+            span: Span { started_ns: 1_000_000_000, seconds: 10.0, ..Span::default() },
+            syscall_latency: Some(SyscallSummary { offenders: vec![offender], ..SyscallSummary::default() }),
+            ..Window::default()
+        };
+        let mut process = Process { pid: 4711, ..Process::default() };
+        process.used.wait_ns = waited_ms * 1_000_000;
+        window.processes.insert(4711, process);
+        window
+    }
+
+    fn found(window: &Window) -> Vec<Finding> {
+        judge(window, &SyscallLatencyHigh::with(&Thresholds::default()))
+    }
+
+    #[test]
+    fn slow_syncs_are_found_with_who_and_how_long() {
+        let findings = found(&observed("fsync", 25, 90, 0));
+        assert_eq!(findings.len(), 1);
+        let finding = &findings[0];
+        assert_eq!(finding.title, "postgres (4711) stands still in fsync: 2.5 slow calls a second of 90 ms");
+        assert_eq!((finding.severity, finding.culprit.pid), (Severity::Warning, Some(4711)));
+        assert_eq!(finding.since, Some(3.0));
+        assert!(finding.cause.contains("on storage"));
+        assert_eq!(finding.exemplars[0].what, "fsync of thread 4712 took 180.000 ms and failed with EIO");
+        assert!((finding.excess - 1.125).abs() < 1e-9 || (finding.excess - 1.8).abs() < 1e-9, "{}", finding.excess);
+        assert!(finding.fixes.iter().any(|fix| fix.command.contains("trace=fsync -p 4711")));
+        assert_eq!(found(&observed("read", 3, 3000, 0))[0].severity, Severity::Critical);
+    }
+
+    #[test]
+    fn below_any_threshold_nothing_is_found() {
+        assert!(found(&observed("fsync", 0, 0, 0)).is_empty());
+        assert!(found(&observed("fsync", 2, 5000, 0)).is_empty(), "too few");
+        assert!(found(&observed("fsync", 200, 40, 0)).is_empty(), "an old disk in good order");
+        assert!(found(&observed("pwrite64", 200, 40, 0)).is_empty(), "a writer that is held back");
+        assert!(found(&observed("pread64", 200, 20, 0)).is_empty(), "a disk that turns");
+        assert_eq!(found(&observed("pread64", 200, 40, 0)).len(), 1, "no disk in good order");
+        assert!(found(&observed("fsync", 15, 100, 0)).is_empty(), "a small share of the time");
+        assert!(found(&Window::default()).is_empty());
+    }
+
+    #[test]
+    fn waits_for_a_cpu_are_not_the_calls_own() {
+        assert_eq!(found(&observed("openat", 40, 100, 0)).len(), 1);
+        assert!(found(&observed("openat", 40, 100, 3000)).is_empty());
+    }
+
+    #[test]
+    fn a_backup_waits_for_what_it_asked_for() {
+        let mut backup = observed("write", 40, 200, 0);
+        backup.processes.get_mut(&4711).unwrap().used.write_bytes = 800_000_000;
+        assert!(found(&backup).is_empty());
+        backup.processes.get_mut(&4711).unwrap().used.write_bytes = 8_000_000;
+        assert_eq!(found(&backup).len(), 1);
+    }
+}

@@ -1,0 +1,96 @@
+//! Memory that runs out or is short.
+
+pub(super) mod imminent;
+pub(super) mod kill;
+pub(super) mod pressure;
+
+use crate::shell::word;
+use crate::{Culprit, Finding};
+use kerno_model::Window;
+use kerno_model::amount::bytes;
+use kerno_model::paths::is_within as is_in;
+use kerno_model::{CgroupMemory, ProcessMemory};
+
+/// Whoever makes memory scarce in a cgroup (`/` for the machine): the process whose own memory grew most, if that is much of what
+/// the whole grew by, else the largest. One that has ended only when there is no other.
+fn user_of_memory<'a>(window: &'a Window, inside: &str, grown_bytes: f64) -> Option<&'a ProcessMemory> {
+    /// So much of the growth must be one process's.
+    const MUCH: f64 = 0.3;
+    let part = window.oom_track.as_ref()?;
+    let growth = |process: &ProcessMemory| process.anon_bytes.change();
+    let size = |process: &ProcessMemory| process.anon_bytes.last().unwrap_or(0.0);
+    let pick = |alive: bool| {
+        let within = move |process: &&ProcessMemory| {
+            process.alive == alive && is_in(process.cgroup.as_deref().unwrap_or("/"), inside)
+        };
+        let processes = part.processes.iter().filter(within);
+        let growing = processes.clone().max_by(|a, b| growth(a).total_cmp(&growth(b)));
+        growing
+            .filter(|process| grown_bytes > 0.0 && growth(process) >= MUCH * grown_bytes)
+            .or_else(|| processes.max_by(|a, b| size(a).total_cmp(&size(b))))
+    };
+    pick(true).or_else(|| pick(false))
+}
+
+/// A process as the culprit, with the cgroup that limits it.
+fn culprit(window: &Window, process: Option<&ProcessMemory>, cgroup: Option<&str>) -> Culprit {
+    let mut culprit = process.map(|process| Culprit::process(window, process.pid, &process.comm)).unwrap_or_default();
+    if let Some(cgroup) = cgroup {
+        culprit.cgroup = Some(cgroup.to_owned());
+    }
+    culprit
+}
+
+/// `name (pid)`, or what stands for it.
+fn named(process: Option<&ProcessMemory>, otherwise: &str) -> String {
+    process.map_or_else(|| otherwise.to_owned(), |process| format!("{} ({})", process.comm, process.pid))
+}
+
+/// A cgroup's limit and use: where to look, and how to raise it.
+#[allow(clippy::cast_precision_loss, reason = "bytes")]
+fn advise_cgroup(mut finding: Finding, cgroup: &CgroupMemory) -> Finding {
+    let dir = &cgroup.directory;
+    let wanted = cgroup.limit_bytes.saturating_add(cgroup.limit_bytes / 2);
+    let file = match (cgroup.v2, cgroup.high_bytes == Some(cgroup.limit_bytes)) {
+        (true, true) => "memory.high",
+        (true, false) => "memory.max",
+        (false, _) => "memory.limit_in_bytes",
+    };
+    let usage = if cgroup.v2 { "memory.current" } else { "memory.usage_in_bytes" };
+    let procs = format!("find {} -name cgroup.procs -exec cat {{}} +", word(dir));
+    let (limit, usage) = (word(&format!("{dir}/{file}")), word(&format!("{dir}/{usage}")));
+    finding = finding
+        .look(format!("cat {limit} {usage}"), "its limit, and what it uses with page cache")
+        // Those of the cgroups in it, too: on v2 it often has none of its own.
+        .look(
+            format!("ps -o pid,rss,comm --sort=-rss -p \"$({procs} | paste -sd,)\" | head"),
+            "who in it uses how much",
+        );
+    let why = format!("raises the limit to {}, if the machine has that to spare", bytes(wanted as f64));
+    // The unit whose limit it is, which is not always that of the process.
+    let unit = cgroup.path.rsplit('/').next().unwrap_or_default();
+    let is_unit = [".service", ".scope", ".slice"].iter().any(|kind| unit.ends_with(kind));
+    if cgroup.v2 && is_unit {
+        let property = if file == "memory.high" { "MemoryHigh" } else { "MemoryMax" };
+        return finding.change(format!("systemctl set-property {} {property}={wanted}", word(unit)), why);
+    }
+    finding.change(format!("echo {wanted} > {limit}"), why)
+}
+
+/// What to type when the machine itself has too little.
+fn advise_machine(mut finding: Finding, ended: bool) -> Finding {
+    finding = finding
+        .look("ps -eo pid,rss,comm --sort=-rss | head", "who uses how much")
+        .look("grep -E 'MemAvailable|Swap|Shmem|Slab|HugePages' /proc/meminfo", "what else uses memory");
+    match (finding.culprit.unit.clone(), finding.culprit.pid) {
+        (Some(unit), _) => finding.change(
+            format!("systemctl set-property {} MemoryMax=70%", word(&unit)),
+            "bounds the culprit to that much of the machine's memory, so that it fails before others do",
+        ),
+        // One that has ended may have left its id to another.
+        (None, Some(pid)) if !ended => {
+            finding.change(format!("kill {pid}"), "ends the culprit and frees its memory, if it can be spared")
+        }
+        _ => finding,
+    }
+}

@@ -1,0 +1,68 @@
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The machine.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct HostFacts {
+    /// `uname -n`
+    pub hostname: String,
+    /// `uname -r`
+    pub kernel: String,
+    /// `uname -m`
+    pub machine: String,
+    /// `PRETTY_NAME` of os-release(5).
+    pub os: String,
+    /// CPUs online.
+    pub cpus: u32,
+    /// Memory.
+    pub memory_bytes: u64,
+    /// A hypervisor's name, where it shows: kvm, vmware, xen, microsoft, ...
+    pub virtualization: Option<String>,
+    /// A cloud provider's, where the firmware tells.
+    pub cloud: Option<String>,
+    /// The container that this was run in, if any: docker, kubernetes, lxc, ...
+    pub container: Option<String>,
+    /// Whether containers of Kubernetes run here.
+    pub kubernetes: bool,
+    /// Since the machine started, in seconds.
+    pub uptime_seconds: f64,
+}
+
+/// A kernel release's first two or three numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct KernelVersion {
+    /// 6 in 6.18.44
+    pub major: u32,
+    /// 18 in 6.18.44
+    pub minor: u32,
+    /// 44 in 6.18.44
+    pub patch: u32,
+}
+
+impl KernelVersion {
+    /// `major.minor.0`
+    pub const fn new(major: u32, minor: u32) -> Self {
+        Self { major, minor, patch: 0 }
+    }
+
+    /// Whether tasks are preempted in the middle of programs at tracepoints, so that the kernel skips these programs for other tasks
+    /// on that CPU: since 7.0 (a46023d5616e). What it skipped is counted.
+    pub fn preempts_programs(self) -> bool {
+        self >= Self::new(7, 0)
+    }
+
+    /// The numbers of a release as `uname -r` says it.
+    pub fn parse(release: &str) -> Self {
+        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|digits| digits.parse().unwrap_or(0));
+        let mut next = || numbers.next().unwrap_or(0);
+        Self { major: next(), minor: next(), patch: next() }
+    }
+}
+
+impl fmt::Display for KernelVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
+    }
+}

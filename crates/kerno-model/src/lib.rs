@@ -1,0 +1,33 @@
+//! What Kerno observes and finds, as data: windows, findings, and what they are made of.
+//!
+//! This crate does no I/O and knows no kernel: it builds on any system, so that what one machine saved can be read, judged, stored and
+//! shown on another. All numbers have their unit in their name (`_ns`, `_us`, `_bytes`, `_pages`).
+
+pub mod amount;
+pub mod errno;
+mod finding;
+mod histogram;
+mod host;
+mod loss;
+pub mod paths;
+mod process;
+mod series;
+mod signals;
+pub mod text;
+mod window;
+
+pub use errno::ErrnoCount;
+pub use finding::{Culprit, Effect, Eta, Evidence, Exemplar, Finding, Fix, Severity, Step, Unit};
+pub use histogram::{BUCKETS, Histogram, Percentiles};
+pub use host::{HostFacts, KernelVersion};
+pub use loss::SummaryLoss;
+pub use process::{Container, Process, TaskUse};
+pub use series::{Series, Trend};
+pub use signals::{
+    BlockedTask, CgroupIo, CgroupMemory, CgroupThrottle, CpuGroup, CpuStat, DiskDevice, DiskFailure, DiskOpStat,
+    DiskSubmitter, DiskSummary, FdKind, FdProcess, FdSummary, FileProcess, FileSummary, Filesystem, FilesystemWriter,
+    OomKill, OomSummary, ProcessMemory, SchedSummary, SchedWaiter, SyncStat, SyscallExemplar, SyscallOffender,
+    SyscallStat, SyscallSummary, TcpFailure, TcpFailureReason, TcpListener, TcpNamespace, TcpPeer, TcpProcess,
+    TcpSummary,
+};
+pub use window::{CostOfObserving, Missing, SCHEMA_VERSION, Span, Window};

@@ -1,0 +1,19 @@
+//! What each signal's summary says of a window, a part a signal.
+
+mod disk_io;
+mod fd_track;
+mod file_audit;
+mod oom_track;
+mod sched_delay;
+mod syscall_latency;
+mod tcp_monitor;
+
+pub use disk_io::{
+    CgroupIo, DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter, DiskSummary, Filesystem, FilesystemWriter,
+};
+pub use fd_track::{FdKind, FdProcess, FdSummary};
+pub use file_audit::{FileProcess, FileSummary};
+pub use oom_track::{CgroupMemory, OomKill, OomSummary, ProcessMemory};
+pub use sched_delay::{BlockedTask, CgroupThrottle, CpuGroup, CpuStat, SchedSummary, SchedWaiter};
+pub use syscall_latency::{SyncStat, SyscallExemplar, SyscallOffender, SyscallStat, SyscallSummary};
+pub use tcp_monitor::{TcpFailure, TcpFailureReason, TcpListener, TcpNamespace, TcpPeer, TcpProcess, TcpSummary};

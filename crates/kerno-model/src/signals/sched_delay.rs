@@ -1,0 +1,149 @@
+use serde::{Deserialize, Serialize};
+
+use crate::{Histogram, Series};
+
+/// CPUs in a window, and those that waited for them. What each process ran and waited in all is in its `used`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SchedSummary {
+    /// Each CPU.
+    pub cpus: Vec<CpuStat>,
+    /// Waits after a wake-up, all CPUs, in nanoseconds: what someone who needs the CPU notices.
+    pub wakeup_ns: Histogram,
+    /// Waits after being preempted, in nanoseconds: what work that shares a CPU has anyway.
+    pub preempted_ns: Histogram,
+    /// Processes whose threads waited long after a wake-up, the worst first. Bounded.
+    pub waiters: Vec<SchedWaiter>,
+    /// Processes of one name and one cgroup taken together: those that used most CPU time or waited most for it, by CPU time.
+    /// Bounded.
+    pub groups: Vec<CpuGroup>,
+    /// Tasks that could run or ran, at each sample.
+    pub runnable: Series,
+    /// Share of the window in which some task waited for a CPU (PSI), 0 to 1.
+    pub some_stalled: Option<f64>,
+    /// Cgroups held back by their quota. Bounded.
+    pub throttled: Vec<CgroupThrottle>,
+    /// Threads that slept uninterruptibly for long. Bounded.
+    pub blocked: Vec<BlockedTask>,
+    /// How many slept uninterruptibly, at each sample.
+    pub uninterruptible: Series,
+}
+
+/// A CPU.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CpuStat {
+    /// Its number.
+    pub cpu: u32,
+    /// Waits that ended on it, in nanoseconds.
+    pub delay_ns: Histogram,
+    /// Switches.
+    pub switches: u64,
+    /// Shares of the window, 0 to 1: running tasks (user and system),
+    pub busy: f64,
+    /// of these running at low priority (nice),
+    pub nice: f64,
+    /// serving interrupts,
+    pub interrupts: f64,
+    /// idle while I/O was outstanding,
+    pub io_wait: f64,
+    /// wanted, but taken by the hypervisor for others.
+    pub steal: f64,
+}
+
+/// A process that waited long for a CPU after wake-ups.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SchedWaiter {
+    /// The process.
+    pub pid: u32,
+    /// Its name.
+    pub comm: String,
+    /// Waits longer than `slow_ns`.
+    pub slow: u64,
+    /// What counted as slow, in nanoseconds.
+    pub slow_ns: u64,
+    /// Time in those, in nanoseconds.
+    pub slow_total_ns: u64,
+    /// The longest, in nanoseconds.
+    pub max_ns: u64,
+    /// When the first of the window ended: `CLOCK_MONOTONIC`, in nanoseconds.
+    pub first_ns: u64,
+    /// Who held the CPU meanwhile: (process, name, times); process 0 is the idle task. Of each wait the latest that ran there for a
+    /// millisecond or more, or else whoever left the CPU when it ended. Bounded.
+    pub held_by: Vec<(u32, String, u64)>,
+}
+
+/// Processes of one name in one cgroup: the workers of a program, the compilers of a build.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CpuGroup {
+    /// Their name.
+    pub comm: String,
+    /// How many of them used or wanted the CPU, those that ended in the window too.
+    pub processes: u32,
+    /// Threads of those that are still there.
+    pub threads: u32,
+    /// CPU time in the window, in nanoseconds.
+    pub run_ns: u64,
+    /// Time in run queues, in nanoseconds.
+    pub wait_ns: u64,
+    /// The first of `pids` is scheduled in real time (`SCHED_FIFO`, `SCHED_RR`, `SCHED_DEADLINE`): ordinary tasks get what it leaves.
+    pub realtime: bool,
+    /// The nice value of the first of `pids`.
+    pub nice: i32,
+    /// Those with most CPU time. Bounded.
+    pub pids: Vec<u32>,
+}
+
+/// A cgroup with a quota of CPU time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CgroupThrottle {
+    /// Its path in the hierarchy that limits CPU time.
+    pub path: String,
+    /// v1 or v2.
+    pub v2: bool,
+    /// The file that its quota is in.
+    pub file: String,
+    /// What it may use in a period, in microseconds of CPU time.
+    pub quota_us: u64,
+    /// The period, in microseconds.
+    pub period_us: u64,
+    /// Periods in the window in which it ran.
+    pub periods: u64,
+    /// Of these, periods in which it was held back.
+    pub throttled_periods: u64,
+    /// Time that it was held back, summed over CPUs, in nanoseconds.
+    pub throttled_ns: u64,
+    /// What it used, in nanoseconds of CPU time.
+    pub used_ns: u64,
+    /// Its processes: those with most CPU time. Bounded.
+    pub pids: Vec<u32>,
+}
+
+/// A thread asleep uninterruptibly.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BlockedTask {
+    /// The process.
+    pub pid: u32,
+    /// The thread.
+    pub tid: u32,
+    /// Its name.
+    pub comm: String,
+    /// A thread of the kernel's own.
+    pub kernel_thread: bool,
+    /// For how long at least, in seconds; may be longer than the window.
+    pub seconds: f64,
+    /// Still asleep at the window's end.
+    pub at_end: bool,
+    /// The kernel function it sleeps in (`/proc/PID/wchan`), where it can be read.
+    pub wait_channel: Option<String>,
+    /// Where it sleeps, innermost first (`/proc/PID/stack`), where it can be read.
+    pub stack: Vec<String>,
+}
+
+impl SchedSummary {
+    /// The processes that it names; some more than once.
+    pub fn pids(&self) -> Vec<u32> {
+        let waiters = self.waiters.iter().flat_map(|w| w.held_by.iter().map(|held| held.0).chain([w.pid]));
+        let throttled = self.throttled.iter().flat_map(|cgroup| cgroup.pids.iter().copied());
+        let groups = self.groups.iter().flat_map(|group| group.pids.iter().copied());
+        waiters.chain(throttled).chain(groups).chain(self.blocked.iter().map(|task| task.pid)).collect()
+    }
+}

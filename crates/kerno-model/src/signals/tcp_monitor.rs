@@ -1,0 +1,173 @@
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ErrnoCount, Histogram};
+
+/// TCP in a window, in all network namespaces in use.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TcpSummary {
+    /// Connections that we opened and that were established.
+    pub opened: u64,
+    /// Connections that others opened to us.
+    pub accepted: u64,
+    /// Connections that were established and ended.
+    pub closed: u64,
+    /// Of these, ended by a reset, ours or theirs.
+    pub reset: u64,
+    /// Connections that could not be opened, by whom, where to and why. Bounded.
+    pub failures: Vec<TcpFailure>,
+    /// The counters of each network namespace.
+    pub namespaces: Vec<TcpNamespace>,
+    /// Traffic by the other end. Bounded: those with most retransmissions and most segments.
+    pub peers: Vec<TcpPeer>,
+    /// Traffic by our own processes. Bounded likewise.
+    pub processes: Vec<TcpProcess>,
+    /// Listening sockets that dropped connections, or whose accept queue is not empty. Bounded.
+    pub listeners: Vec<TcpListener>,
+    /// Smoothed round-trip times that segments were acknowledged with, all connections, in microseconds.
+    pub rtt_us: Histogram,
+}
+
+/// Why a connection could not be opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TcpFailureReason {
+    /// Nobody listens there (ECONNREFUSED).
+    Refused,
+    /// No answer (ETIMEDOUT).
+    TimedOut,
+    /// The other end broke it off (ECONNRESET).
+    Reset,
+    /// No way there (EHOSTUNREACH, ENETUNREACH).
+    Unreachable,
+    /// Anything else; see the error.
+    #[default]
+    Other,
+}
+
+/// Attempts that failed alike.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TcpFailure {
+    /// Why.
+    pub reason: TcpFailureReason,
+    /// The error.
+    pub error: ErrnoCount,
+    /// Where to.
+    pub remote: IpAddr,
+    /// Its port.
+    pub port: u16,
+    /// Who tried; 0 when the kernel could not tell.
+    pub pid: u32,
+    /// Its name.
+    pub comm: String,
+    /// Network namespace, by inode number.
+    pub net_namespace: u32,
+    /// How many attempts. An attempt that the program gave up after its SYN had been sent again counts as timed out.
+    pub count: u64,
+    /// Of these, attempts that still wait for an answer to a SYN that has been sent again.
+    pub waiting: u64,
+    /// When the first of the window failed: `CLOCK_MONOTONIC`, in nanoseconds.
+    pub first_ns: u64,
+}
+
+/// A network namespace's own counters (`/proc/net/snmp`, `/proc/net/netstat`), over the window.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TcpNamespace {
+    /// Inode number.
+    pub inode: u32,
+    /// A process in it.
+    pub pid: u32,
+    /// It is that of the machine itself.
+    pub initial: bool,
+    /// Segments sent, retransmitted ones included (OutSegs and RetransSegs).
+    pub sent_segments: u64,
+    /// Segments retransmitted (RetransSegs).
+    pub retransmitted_segments: u64,
+    /// Connections dropped because an accept queue was full (ListenOverflows).
+    pub listen_overflows: u64,
+    /// Connections dropped by listening sockets for any reason (ListenDrops).
+    pub listen_drops: u64,
+    /// SYNs dropped or answered with cookies because the SYN queue was full (TCPReqQFullDrop, TCPReqQFullDoCookies).
+    pub syn_drops: u64,
+    /// Retransmission timeouts (TCPTimeouts).
+    pub timeouts: u64,
+}
+
+/// Traffic with one other end.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TcpPeer {
+    /// The other end.
+    pub remote: IpAddr,
+    /// The port of the service: theirs where we opened the connection, ours where they did.
+    pub port: u16,
+    /// We opened the connections.
+    pub outgoing: bool,
+    /// Network namespace, by inode number.
+    pub net_namespace: u32,
+    /// Connections seen in the window.
+    pub connections: u64,
+    /// Segments with data sent in the window, retransmitted ones included.
+    pub sent_segments: u64,
+    /// Segments retransmitted in the window, SYNs and answers to SYNs included; without attempts that failed here.
+    pub retransmitted_segments: u64,
+    /// Of these, SYNs and answers to SYNs: no data was lost.
+    pub syn_retransmits: u64,
+    /// Of these, segments that had arrived all the same, as the other end told (DSACK): nothing was lost, only late.
+    pub spurious_retransmits: u64,
+    /// Smoothed round-trip time now, the median of its connections that sent in the window; `None` when none was measured.
+    pub srtt_us: Option<u32>,
+    /// The lowest round-trip time that any of its connections has seen.
+    pub min_rtt_us: Option<u32>,
+    /// Our processes that own the connections: who opened them, has them open, or listens there. Bounded; (process, connections).
+    pub owners: Vec<(u32, u64)>,
+    /// When the first retransmission of the window was: `CLOCK_MONOTONIC`, in nanoseconds; 0 when there was none.
+    pub first_retransmit_ns: u64,
+}
+
+/// Traffic of one of our processes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TcpProcess {
+    /// The process; 0 for what could not be told.
+    pub pid: u32,
+    /// Its name.
+    pub comm: String,
+    /// Connections seen in the window.
+    pub connections: u64,
+    /// Segments sent in the window.
+    pub sent_segments: u64,
+    /// Segments retransmitted in the window.
+    pub retransmitted_segments: u64,
+}
+
+/// A listening socket.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TcpListener {
+    /// Its address.
+    pub local: IpAddr,
+    /// Its port.
+    pub port: u16,
+    /// Network namespace, by inode number.
+    pub net_namespace: u32,
+    /// Who listens; 0 when that could not be told.
+    pub pid: u32,
+    /// Its name.
+    pub comm: String,
+    /// What it dropped in the window: connections for which there was no room in its queue, for the most part. A connection can be
+    /// dropped more than once, when the other end tries again.
+    pub drops: u64,
+    /// Connections waiting to be accepted, the most of all samples.
+    pub queued: u32,
+    /// The most that may wait.
+    pub backlog: u32,
+}
+
+impl TcpSummary {
+    /// The processes that it names; some more than once.
+    pub fn pids(&self) -> Vec<u32> {
+        let failures = self.failures.iter().map(|failure| failure.pid);
+        let owners = self.peers.iter().flat_map(|peer| peer.owners.iter().map(|owner| owner.0));
+        let processes = self.processes.iter().map(|process| process.pid);
+        failures.chain(owners).chain(processes).chain(self.listeners.iter().map(|listener| listener.pid)).collect()
+    }
+}
