@@ -3,47 +3,69 @@
 //!
 //! `rules` has the rules, by theme; [`knowledge`] what is true of Linux whatever was observed; the causes decide which finding explains
 //! which; [`report`] makes text, Markdown and JSON of it.
-
-mod correlate;
+mod causes;
 pub(crate) mod growth;
 pub mod knowledge;
-pub mod report;
+// pub mod report;
 mod rule;
 mod rules;
 pub(crate) mod shell;
 
-pub use kerno_model::{Culprit, Effect, Eta, Evidence, Exemplar, Finding, Fix, Severity, Step, Unit};
-pub(crate) use rule::rule;
-pub use rule::{Rule, ThresholdError, ThresholdInfo, Thresholds};
+pub(crate) use rule::{rule, suffers};
+pub use rule::{Rule, ThresholdError, ThresholdInfo, Thresholds, Words};
 
-use kerno_model::Window;
+use kerno_model::{Entity, Finding, Window};
 
 /// Every rule.
 pub fn rules() -> impl Iterator<Item = &'static Rule> {
     rules::ALL.iter()
 }
 
+/// The rule of that id.
+pub fn rule_by_id(id: &str) -> Option<&'static Rule> {
+    rules().find(|rule| rule.id == id)
+}
+
+/// What a finding says in words. Of a rule that this version does not have (the finding is of a newer one) only its id and subject.
+pub fn words(finding: &Finding) -> Words {
+    match rule_by_id(finding.rule.as_str()) {
+        Some(rule) => (rule.words)(finding),
+        None => {
+            let subject = finding.subject.label().unwrap_or_else(|| "the machine".to_owned());
+            Words { title: format!("{}: {subject}", finding.rule), ..Words::default() }
+        }
+    }
+}
+
 /// Judges what was observed: root causes with their consequences under them, the worst first. Empty when nothing is wrong.
 pub fn judge(window: &Window, thresholds: &Thresholds) -> Vec<Finding> {
-    let findings = rules().flat_map(|rule| (rule.judge)(window, thresholds)).collect();
-    let mut findings = correlate::join(findings, window);
-    leave_the_ended_alone(&mut findings, window);
+    relate(rules().flat_map(|rule| (rule.judge)(window, thresholds)).collect(), window)
+}
+
+/// Puts consequences under their causes, withdraws commands whose target has ended, and ranks.
+fn relate(findings: Vec<Finding>, window: &Window) -> Vec<Finding> {
+    let mut findings = causes::join(findings, window);
+    withdraw(&mut findings, window);
     rank(&mut findings);
     findings
 }
 
-/// Takes back commands for a culprit that has ended: they do not work, or meet another process that has its id now.
-fn leave_the_ended_alone(findings: &mut [Finding], window: &Window) {
+/// Takes back commands for a process that has ended: they do not work, or meet another process that has its id now.
+fn withdraw(findings: &mut [Finding], window: &Window) {
+    let ended = |entity: &Entity| match entity {
+        Entity::Process(id) | Entity::Thread { process: id, .. } => {
+            let known = window.process(id.pid);
+            known.is_some_and(|process| process.started_ns != id.start_ns || !process.alive)
+        }
+        _ => false,
+    };
     for finding in findings {
-        leave_the_ended_alone(&mut finding.consequences, window);
-        let ended = finding.culprit.pid.filter(|pid| window.process(*pid).is_some_and(|process| !process.alive));
-        let Some(pid) = ended.map(|pid| pid.to_string()) else { continue };
-        let names_it = |command: &str| command.split(|c: char| !c.is_ascii_digit()).any(|number| number == pid);
-        finding.fixes.retain(|fix| !names_it(&fix.command));
+        finding.fixes.retain(|fix| !ended(&fix.acts_on));
+        withdraw(&mut finding.consequences, window);
     }
 }
 
-/// By severity, then by how soon it will happen, then by how far past the threshold it is; then by name, so that the order is
+/// By severity, then by how soon it will happen, then by how far past the threshold it is; then by identity, so that the order is
 /// always the same.
 fn rank(findings: &mut [Finding]) {
     for finding in findings.iter_mut() {
@@ -51,11 +73,11 @@ fn rank(findings: &mut [Finding]) {
     }
     findings.sort_by(|a, b| {
         let eta = |finding: &Finding| finding.eta.as_ref().map_or(f64::INFINITY, |eta| eta.seconds);
-        b.severity
-            .cmp(&a.severity)
+        b.worst()
+            .cmp(&a.worst())
             .then(eta(a).total_cmp(&eta(b)))
             .then(b.excess.total_cmp(&a.excess))
-            .then_with(|| a.id.cmp(&b.id))
-            .then_with(|| a.title.cmp(&b.title))
+            .then_with(|| a.rule.cmp(&b.rule))
+            .then_with(|| a.fingerprint().cmp(&b.fingerprint()))
     });
 }

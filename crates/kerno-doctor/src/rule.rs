@@ -1,7 +1,8 @@
 use std::collections::BTreeMap;
 
-use kerno_model::Window;
-use kerno_model::{Finding, Unit};
+use kerno_model::{Effect, Evidence, Finding, Unit, Window};
+
+use crate::causes::{Tie, Ties};
 
 /// A rule: what it looks for, from where on, and why.
 #[derive(Clone, Copy, Debug)]
@@ -16,7 +17,58 @@ pub struct Rule {
     pub about: &'static str,
     /// Its thresholds.
     pub thresholds: &'static [ThresholdInfo],
+    /// What it measures: the name in [`Evidence::quantity`], and in words; `{}` stands for [`Evidence::of`].
+    pub evidence: &'static [(&'static str, &'static str)],
+    /// What its findings do to others.
+    pub causes: &'static [Effect],
+    pub(crate) suffers: &'static [Suffers],
     pub(crate) judge: fn(&Window, &Thresholds) -> Vec<Finding>,
+    pub(crate) words: fn(&Finding) -> Words,
+}
+
+impl Rule {
+    /// What was measured, in words.
+    pub fn label(&self, evidence: &Evidence) -> String {
+        let label = self.evidence.iter().find(|(quantity, _)| evidence.quantity == *quantity).map(|(_, label)| *label);
+        let label = label.map_or_else(|| evidence.quantity.replace('_', " "), str::to_owned);
+        match &evidence.of {
+            Some(of) if label.contains("{}") => label.replace("{}", of),
+            Some(of) => format!("{label}, {of}"),
+            None => label,
+        }
+    }
+}
+
+/// What a rule's findings suffer from, and by what such a finding is tied to its cause.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Suffers {
+    pub(crate) from: Effect,
+    /// What ties a cause (first) and its consequence together; `None` when nothing does.
+    pub(crate) tie: fn(&Ties<'_>, &Finding, &Finding) -> Option<Tie>,
+    /// What the cause does to the one whom the consequence names; reads after "NAME: ".
+    pub(crate) how: &'static str,
+}
+
+/// One line of a rule's `suffers`.
+pub(crate) const fn suffers(
+    from: Effect,
+    tie: fn(&Ties<'_>, &Finding, &Finding) -> Option<Tie>,
+    how: &'static str,
+) -> Suffers {
+    Suffers { from, tie, how }
+}
+
+/// What a finding says in words.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Words {
+    /// What is wrong, in one line that names the culprit: `CULPRIT does WHAT: NUMBER`.
+    pub title: String,
+    /// Why it is so. Whole sentences.
+    pub cause: String,
+    /// What it does to those who suffer. Whole sentences.
+    pub impact: String,
+    /// What will happen at [`Finding::eta`], as a clause: "nginx (12) reaches its limit of 1,024 file descriptors". Empty without an eta.
+    pub outlook: String,
 }
 
 /// A threshold of a rule.
@@ -113,12 +165,16 @@ impl Thresholds {
 
 /// Defines a rule with its thresholds as the fields of a struct: `RuleStruct::RULE` is the [`Rule`].
 ///
-/// `judge` is a `fn(&Window, &RuleStruct) -> Vec<Finding>`.
+/// The first of the two functions, `fn(&Window, &RuleStruct) -> Vec<Finding>`, finds; the second, `fn(&Finding) -> Words`, makes words of
+/// a finding and of nothing else, so that it can be told in other words, and elsewhere.
 macro_rules! rule {
     (
         $(#[$meta:meta])*
-        $name:ident = $id:literal, $signal:literal, $title:literal, $about:literal, $judge:path;
-        $($field:ident: $default:literal $unit:ident, $min:literal ..= $max:literal, $text:literal;)*
+        $name:ident = $id:literal, $signal:literal, $title:literal, $about:literal, $judge:path, $words:path;
+        causes: [$($effect:ident),* $(,)?];
+        suffers: [$($suffers:expr),* $(,)?];
+        thresholds: { $($field:ident: $default:literal $unit:ident, $min:literal ..= $max:literal, $text:literal;)* }
+        evidence: { $($quantity:ident: $label:literal;)* }
     ) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug)]
@@ -135,12 +191,16 @@ macro_rules! rule {
                 thresholds: &[$($crate::ThresholdInfo {
                     name: stringify!($field),
                     default: $default,
-                    unit: $crate::Unit::$unit,
+                    unit: kerno_model::Unit::$unit,
                     min: $min,
                     max: $max,
                     about: $text,
                 },)*],
+                evidence: &[$((stringify!($quantity), $label),)*],
+                causes: &[$(kerno_model::Effect::$effect,)*],
+                suffers: &[$($suffers,)*],
                 judge: |window, thresholds| $judge(window, &Self::with(thresholds)),
+                words: $words,
             };
 
             /// With the values in force.
@@ -153,8 +213,8 @@ macro_rules! rule {
             }
 
             /// A finding of this rule.
-            pub(crate) fn finding(severity: $crate::Severity, title: String) -> $crate::Finding {
-                $crate::Finding::new($id, $signal, severity, title)
+            pub(crate) fn finding(severity: kerno_model::Severity) -> kerno_model::Finding {
+                kerno_model::Finding::new(kerno_model::RuleId::new($id), severity)
             }
         }
     };

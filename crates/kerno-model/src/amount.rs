@@ -1,66 +1,107 @@
-//! Numbers as people read them.
+//! Numbers as people read them: the one place where durations, sizes, rates and shares are written, for titles, evidence, commands'
+//! output and pages alike.
 
-/// 4,211; one decimal below 10 that are no whole number.
-pub fn count(number: f64) -> String {
-    if number.abs() < 10.0 && (number - number.round()).abs() > 0.05 {
-        return format!("{number:.1}");
+use crate::Unit;
+
+/// Three significant digits, thousands separated: `0.0123`, `1.23`, `12.3`, `123`, `12,345`.
+pub fn number(value: f64) -> String {
+    if !value.is_finite() {
+        return if value.is_nan() { "unknown".into() } else { "without limit".into() };
     }
-    let digits = format!("{:.0}", number.abs());
-    let mut out = String::from(if number <= -0.5 { "-" } else { "" });
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
+    let decimals: usize = match value.abs() {
+        v if v >= 99.95 => 0,
+        v if v >= 9.995 => 1,
+        v if v >= 0.9995 => 2,
+        v if v >= 0.0995 => 3,
+        v if v > 0.0 => 4,
+        _ => 0,
+    };
+    let text = format!("{value:.decimals$}");
+    if text.contains('.') {
+        return text.trim_end_matches('0').trim_end_matches('.').to_owned();
+    }
+    let (sign, digits) = text.strip_prefix('-').map_or(("", text.as_str()), |digits| ("-", digits));
+    let mut separated = String::from(sign);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            separated.push(',');
         }
-        out.push(digit);
+        separated.push(digit);
     }
-    out
+    separated
 }
 
-/// 18.2 GiB
-pub fn bytes(bytes: f64) -> String {
-    let mut value = bytes;
+/// A quantity with its unit: `1.2 GiB`, `35 ms`, `12 %`.
+pub fn quantity(value: f64, unit: Unit) -> String {
+    match unit {
+        Unit::Count => number(value),
+        Unit::PerSecond => format!("{}/s", number(value)),
+        Unit::Ratio => share(value),
+        Unit::Times => format!("{}x", number(value)),
+        Unit::Seconds => span(value),
+        Unit::Milliseconds => span(value / 1e3),
+        Unit::Microseconds => span(value / 1e6),
+        Unit::Bytes => bytes(value),
+        Unit::BytesPerSecond => format!("{}/s", bytes(value)),
+    }
+}
+
+/// A share, 0 to 1, in per cent: `96.8 %`. What is not all of it is never `100 %`.
+pub fn share(share: f64) -> String {
+    let shown = if share < 1.0 { share.min(0.999) } else { share };
+    format!("{} %", number(shown * 100.0))
+}
+
+/// A duration in milliseconds, as [`span`] writes it.
+pub fn millis(ms: f64) -> String {
+    span(ms / 1e3)
+}
+
+/// `870 ns`, `1.27 us`, `35 ms`, `2.5 s`, `2 min 5 s`, `3 h 10 min`, `12 d 4 h`.
+pub fn span(seconds: f64) -> String {
+    /// From the longest: seconds in it, its name, the next smaller one's seconds and name.
+    const LONG: &[(f64, &str, f64, &str)] =
+        &[(86_400.0, "d", 3_600.0, "h"), (3_600.0, "h", 60.0, "min"), (60.0, "min", 1.0, "s")];
+    if !seconds.is_finite() {
+        return number(seconds);
+    }
+    if seconds < 0.0 {
+        return format!("-{}", span(-seconds));
+    }
+    for (size, name, part_size, part_name) in LONG {
+        // What rounds to a full minute is one.
+        let parts = (seconds / part_size).round();
+        let per_whole = size / part_size;
+        if parts >= per_whole {
+            let whole = (parts / per_whole).floor();
+            let rest = parts - whole * per_whole;
+            let rest = if rest > 0.0 { format!(" {rest} {part_name}") } else { String::new() };
+            return format!("{whole} {name}{rest}");
+        }
+    }
+    let (value, name) = match seconds {
+        0.0 => (0.0, "s"),
+        s if s < 0.999_5e-6 => (s * 1e9, "ns"),
+        s if s < 0.999_5e-3 => (s * 1e6, "us"),
+        s if s < 0.999_5 => (s * 1e3, "ms"),
+        s => (s, "s"),
+    };
+    format!("{} {name}", number(value))
+}
+
+/// `870 B`, `1.2 GiB`.
+pub fn bytes(value: f64) -> String {
+    const UNITS: &[&str] = &["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut size = value;
     let mut unit = "B";
-    for larger in ["KiB", "MiB", "GiB", "TiB"] {
-        if value.abs() < 1024.0 {
+    for larger in UNITS {
+        if size.abs() < 1023.5 {
             break;
         }
-        value /= 1024.0;
+        size /= 1024.0;
         unit = larger;
     }
-    if unit == "B" || value.abs() >= 100.0 { format!("{value:.0} {unit}") } else { format!("{value:.1} {unit}") }
-}
-
-/// 0.4s, 12s, 3m 20s, 5h 10m, 3d 2h
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole seconds")]
-pub fn seconds(seconds: f64) -> String {
-    if seconds < 10.0 {
-        return format!("{seconds:.1}s");
-    }
-    let whole = seconds.round() as u64;
-    match whole {
-        0..60 => format!("{whole}s"),
-        60..3600 => format!("{}m {}s", whole / 60, whole % 60),
-        3600..86_400 => format!("{}h {}m", whole / 3600, whole % 3600 / 60),
-        _ => format!("{}d {}h", whole / 86_400, whole % 86_400 / 3600),
-    }
-}
-
-/// 0.4 ms, 40 ms, 2.1 s
-pub fn millis(ms: f64) -> String {
-    match ms {
-        ms if ms < 10.0 => format!("{ms:.1} ms"),
-        ms if ms < 1000.0 => format!("{ms:.0} ms"),
-        ms => format!("{:.1} s", ms / 1e3),
-    }
-}
-
-/// 97 %, and 0.9 % below 10: with as many digits as it is worth. 100 % only when it is all.
-pub fn share(share: f64) -> String {
-    let value = share * 100.0;
-    if value < 9.95 && (value - value.round()).abs() > 0.05 {
-        return format!("{value:.1} %");
-    }
-    format!("{:.0} %", if share < 1.0 { value.round().min(99.0) } else { value })
+    format!("{} {unit}", number(size))
 }
 
 #[cfg(test)]
@@ -68,14 +109,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn amounts_read_well() {
-        assert_eq!([4211.0, 0.0, 3.26, 12.4, -1500.0, 999.0].map(count), ["4,211", "0", "3.3", "12", "-1,500", "999"]);
+    fn quantities_have_three_digits_and_a_unit() {
+        let cases = [
+            (1_288_490_188.8, Unit::Bytes, "1.2 GiB"),
+            (1024.0, Unit::Bytes, "1 KiB"),
+            (1023.9, Unit::Bytes, "1 KiB"),
+            (512.0, Unit::Bytes, "512 B"),
+            (35.0, Unit::Milliseconds, "35 ms"),
+            (0.5, Unit::Milliseconds, "500 us"),
+            (999.9, Unit::Milliseconds, "1 s"),
+            (0.12, Unit::Ratio, "12 %"),
+            (0.0123, Unit::Ratio, "1.23 %"),
+            (12_345.0, Unit::Count, "12,345"),
+            (1_234_567.0, Unit::PerSecond, "1,234,567/s"),
+            (0.25, Unit::PerSecond, "0.25/s"),
+            (3.21, Unit::Times, "3.21x"),
+            (0.0, Unit::Seconds, "0 s"),
+            (59.97, Unit::Seconds, "1 min"),
+            (125.0, Unit::Seconds, "2 min 5 s"),
+            (3_600.0, Unit::Seconds, "1 h"),
+            (11_400.0, Unit::Seconds, "3 h 10 min"),
+            (1_051_200.0, Unit::Seconds, "12 d 4 h"),
+            (10_485_760.0, Unit::BytesPerSecond, "10 MiB/s"),
+            (f64::NAN, Unit::Count, "unknown"),
+            (f64::INFINITY, Unit::Seconds, "without limit"),
+        ];
+        for (value, unit, text) in cases {
+            assert_eq!(quantity(value, unit), text, "{value} {unit:?}");
+        }
+    }
+
+    #[test]
+    fn only_all_is_all() {
         assert_eq!(
-            [512.0, 1536.0, 19_541_900_000.0, 268_435_456.0].map(bytes),
-            ["512 B", "1.5 KiB", "18.2 GiB", "256 MiB"]
+            [0.0091, 0.05, 0.9684, 0.9999, 1.0, 1.5].map(share),
+            ["0.91 %", "5 %", "96.8 %", "99.9 %", "100 %", "150 %"]
         );
-        assert_eq!([0.42, 40.0, 200.0, 18_600.0, 266_400.0].map(seconds), ["0.4s", "40s", "3m 20s", "5h 10m", "3d 2h"]);
-        assert_eq!([0.44, 44.0, 2100.0].map(millis), ["0.4 ms", "44 ms", "2.1 s"]);
-        assert_eq!([0.0091, 0.05, 0.968, 0.999, 1.0].map(share), ["0.9 %", "5 %", "97 %", "99 %", "100 %"]);
     }
 }

@@ -4,7 +4,9 @@
 //! shown on another. All numbers have their unit in their name (`_ns`, `_us`, `_bytes`, `_pages`).
 
 pub mod amount;
+mod entity;
 pub mod errno;
+mod fact;
 mod finding;
 mod histogram;
 mod host;
@@ -16,8 +18,10 @@ mod signals;
 pub mod text;
 mod window;
 
+pub use entity::{Address, Device, Entity, NamedProcess, ProcessId, Subject};
 pub use errno::ErrnoCount;
-pub use finding::{Culprit, Effect, Eta, Evidence, Exemplar, Finding, Fix, Severity, Step, Unit};
+pub use fact::{Fact, Limit, Operation, Scope, Value, WaitsFor};
+pub use finding::{Effect, Eta, Evidence, Exemplar, Finding, Fingerprint, Fix, Moment, RuleId, Safety, Severity, Unit};
 pub use histogram::{BUCKETS, Histogram, Percentiles};
 pub use host::{HostFacts, KernelVersion};
 pub use loss::SummaryLoss;

@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DiskSummary, FdSummary, FileSummary, HostFacts, OomSummary, Process, SchedSummary, SummaryLoss, SyscallSummary,
-    TcpSummary,
+    DiskSummary, FdSummary, FileSummary, HostFacts, Moment, OomSummary, Process, ProcessId, SchedSummary, SummaryLoss,
+    SyscallSummary, TcpSummary,
 };
 
 /// Version of the serialised form of [`Window`] and of reports; grows when a field changes its meaning or goes.
@@ -63,6 +63,22 @@ impl Window {
         self.processes.get(&pid)
     }
 
+    /// What tells that process from all others.
+    pub fn process_id(&self, pid: u32) -> ProcessId {
+        let start_ns = self.process(pid).map_or(0, |process| process.started_ns);
+        ProcessId { boot: self.host.boot_id.clone(), pid, start_ns }
+    }
+
+    /// A moment of the window, by seconds since it began.
+    pub fn moment(&self, seconds: f64) -> Moment {
+        self.span.moment(seconds)
+    }
+
+    /// A moment by the kernel's clock (`CLOCK_MONOTONIC`, in nanoseconds).
+    pub fn moment_ns(&self, monotonic_ns: u64) -> Moment {
+        self.span.moment_ns(monotonic_ns)
+    }
+
     /// A process's name; `seen`, the name of the thread that was seen, where the process is not known.
     pub fn name_of<'a>(&'a self, pid: u32, seen: &'a str) -> &'a str {
         self.process(pid).map(|process| process.comm.as_str()).filter(|comm| !comm.is_empty()).unwrap_or(seen)
@@ -86,6 +102,31 @@ pub struct Span {
     pub seconds: f64,
     /// Samples taken of what only shows by looking.
     pub samples: u32,
+}
+
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "times of a window, to the nearest some hundred nanoseconds; negative ones are 0"
+)]
+impl Span {
+    /// A moment by seconds since the window began.
+    pub fn moment(&self, seconds: f64) -> Moment {
+        let monotonic_ns = (self.started_ns as f64 + seconds * 1e9) as u64;
+        Moment { monotonic_ns, unix_ns: ((self.started_unix + seconds) * 1e9) as u64 }
+    }
+
+    /// A moment by the kernel's clock (`CLOCK_MONOTONIC`, in nanoseconds).
+    pub fn moment_ns(&self, monotonic_ns: u64) -> Moment {
+        let seconds = (monotonic_ns as f64 - self.started_ns as f64) / 1e9;
+        Moment { monotonic_ns, unix_ns: ((self.started_unix + seconds) * 1e9) as u64 }
+    }
+
+    /// Seconds from the window's begin to a moment; negative before it.
+    pub fn seconds_at(&self, moment: Moment) -> f64 {
+        (moment.monotonic_ns as f64 - self.started_ns as f64) / 1e9
+    }
 }
 
 /// Something that was to be observed and was not.

@@ -7,96 +7,6 @@ use kerno_model::{Missing, Span};
 
 use super::Report;
 
-/// Three significant digits, thousands separated: `0.0123`, `1.23`, `12.3`, `123`, `12,345`.
-pub(super) fn number(value: f64) -> String {
-    if !value.is_finite() {
-        return if value.is_nan() { "unknown".into() } else { "without limit".into() };
-    }
-    let decimals: usize = match value.abs() {
-        v if v >= 99.95 => 0,
-        v if v >= 9.995 => 1,
-        v if v >= 0.9995 => 2,
-        v if v >= 0.0995 => 3,
-        v if v > 0.0 => 4,
-        _ => 0,
-    };
-    let text = format!("{value:.decimals$}");
-    if text.contains('.') {
-        return text.trim_end_matches('0').trim_end_matches('.').to_owned();
-    }
-    let (sign, digits) = text.strip_prefix('-').map_or(("", text.as_str()), |digits| ("-", digits));
-    let mut separated = String::from(sign);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            separated.push(',');
-        }
-        separated.push(digit);
-    }
-    separated
-}
-
-/// A quantity with its unit: `1.2 GiB`, `35 ms`, `12 %`.
-pub(super) fn quantity(value: f64, unit: Unit) -> String {
-    match unit {
-        Unit::Count => number(value),
-        Unit::PerSecond => format!("{}/s", number(value)),
-        Unit::Ratio => format!("{} %", number(value * 100.0)),
-        Unit::Times => format!("{}x", number(value)),
-        Unit::Seconds => span(value),
-        Unit::Milliseconds => span(value / 1e3),
-        Unit::Microseconds => span(value / 1e6),
-        Unit::Bytes => bytes(value),
-        Unit::BytesPerSecond => format!("{}/s", bytes(value)),
-    }
-}
-
-/// `870 ns`, `1.27 us`, `35 ms`, `2.5 s`, `2 min 5 s`, `3 h 10 min`, `12 d 4 h`.
-pub(super) fn span(seconds: f64) -> String {
-    /// From the longest: seconds in it, its name, the next smaller one's seconds and name.
-    const LONG: &[(f64, &str, f64, &str)] =
-        &[(86_400.0, "d", 3_600.0, "h"), (3_600.0, "h", 60.0, "min"), (60.0, "min", 1.0, "s")];
-    if !seconds.is_finite() {
-        return number(seconds);
-    }
-    if seconds < 0.0 {
-        return format!("-{}", span(-seconds));
-    }
-    for (size, name, part_size, part_name) in LONG {
-        // What rounds to a full minute is one.
-        let parts = (seconds / part_size).round();
-        let per_whole = size / part_size;
-        if parts >= per_whole {
-            let whole = (parts / per_whole).floor();
-            let rest = parts - whole * per_whole;
-            let rest = if rest > 0.0 { format!(" {rest} {part_name}") } else { String::new() };
-            return format!("{whole} {name}{rest}");
-        }
-    }
-    let (value, name) = match seconds {
-        0.0 => (0.0, "s"),
-        s if s < 0.999_5e-6 => (s * 1e9, "ns"),
-        s if s < 0.999_5e-3 => (s * 1e6, "us"),
-        s if s < 0.999_5 => (s * 1e3, "ms"),
-        s => (s, "s"),
-    };
-    format!("{} {name}", number(value))
-}
-
-/// `870 B`, `1.2 GiB`.
-pub(super) fn bytes(value: f64) -> String {
-    const UNITS: &[&str] = &["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    let mut size = value;
-    let mut unit = "B";
-    for larger in UNITS {
-        if size.abs() < 1023.5 {
-            break;
-        }
-        size /= 1024.0;
-        unit = larger;
-    }
-    format!("{} {unit}", number(size))
-}
-
 /// The time of day in UTC: `15:54:06`. UTC, since a report is read in other places than it was made.
 pub(super) fn clock(unix: f64) -> String {
     let second = whole_seconds(unix).rem_euclid(86_400);
@@ -316,37 +226,6 @@ pub(super) fn first_evidence(finding: &Finding) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn quantities_have_three_digits_and_a_unit() {
-        let cases = [
-            (1_288_490_188.8, Unit::Bytes, "1.2 GiB"),
-            (1024.0, Unit::Bytes, "1 KiB"),
-            (1023.9, Unit::Bytes, "1 KiB"),
-            (512.0, Unit::Bytes, "512 B"),
-            (35.0, Unit::Milliseconds, "35 ms"),
-            (0.5, Unit::Milliseconds, "500 us"),
-            (999.9, Unit::Milliseconds, "1 s"),
-            (0.12, Unit::Ratio, "12 %"),
-            (0.0123, Unit::Ratio, "1.23 %"),
-            (12_345.0, Unit::Count, "12,345"),
-            (1_234_567.0, Unit::PerSecond, "1,234,567/s"),
-            (0.25, Unit::PerSecond, "0.25/s"),
-            (3.21, Unit::Times, "3.21x"),
-            (0.0, Unit::Seconds, "0 s"),
-            (59.97, Unit::Seconds, "1 min"),
-            (125.0, Unit::Seconds, "2 min 5 s"),
-            (3_600.0, Unit::Seconds, "1 h"),
-            (11_400.0, Unit::Seconds, "3 h 10 min"),
-            (1_051_200.0, Unit::Seconds, "12 d 4 h"),
-            (10_485_760.0, Unit::BytesPerSecond, "10 MiB/s"),
-            (f64::NAN, Unit::Count, "unknown"),
-            (f64::INFINITY, Unit::Seconds, "without limit"),
-        ];
-        for (value, unit, text) in cases {
-            assert_eq!(quantity(value, unit), text, "{value} {unit:?}");
-        }
-    }
 
     #[test]
     fn times_are_utc() {

@@ -5,7 +5,7 @@ use super::kinds::Inventory;
 use crate::engine::{ProcFile, ProcessAccount, Sampler, Tick};
 use crate::probe::{Host, LoadError};
 use kerno_model::SummaryLoss;
-use kerno_model::amount::count;
+use kerno_model::amount::number;
 use kerno_model::{FdProcess, FdSummary};
 use kerno_model::{Series, Window};
 

@@ -1,16 +1,16 @@
 //! What two findings have in common.
 
+use std::net::IpAddr;
+
 use kerno_model::errno;
-use std::net::{IpAddr, SocketAddr};
+use kerno_model::paths::is_below;
+use kerno_model::{Address, DiskDevice, Fact, Finding, Limit, Operation, Scope, Subject, WaitsFor, Window};
 
 use super::storage::{REMOTE_SLEEPS, STORAGE_CALLS, STORAGE_SLEEPS};
-use crate::{Culprit, Finding};
-use kerno_model::DiskDevice;
-use kerno_model::Window;
 
 /// How closely two findings are tied together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Tie {
+pub(crate) enum Tie {
     /// The one works on the other in a known way.
     Mechanism,
     /// A device, a cgroup, an address.
@@ -20,7 +20,7 @@ pub(super) enum Tie {
 }
 
 /// Ties between findings of the same window.
-pub(super) struct Ties<'a> {
+pub(crate) struct Ties<'a> {
     pub(super) window: &'a Window,
 }
 
@@ -31,34 +31,34 @@ impl<'a> Ties<'a> {
 
     /// Both name the same process as behind it.
     #[allow(clippy::unused_self, reason = "all ties look alike in the table")]
-    pub(super) fn same_process(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
-        let pid = cause.culprit.pid?;
-        (consequence.culprit.pid == Some(pid)).then_some(Tie::Process)
+    pub(crate) fn same_process(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
+        let (cause, consequence) = (cause.subject.process.as_ref()?, consequence.subject.process.as_ref()?);
+        (cause.id == consequence.id).then_some(Tie::Process)
     }
 
     // Storage.
 
     /// Both name the same device, or a part of it.
-    pub(super) fn same_device(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
-        let (a, b) = (self.device(&cause.culprit)?, self.device(&consequence.culprit)?);
+    pub(crate) fn same_device(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
+        let (a, b) = (self.device(&cause.subject)?, self.device(&consequence.subject)?);
         self.one_device(&a, &b).then_some(Tie::Place)
     }
 
     /// The consequence's device is made of the cause's.
-    pub(super) fn stacked_device(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
-        let (below, above) = (self.device(&cause.culprit)?, self.device(&consequence.culprit)?);
+    pub(crate) fn stacked_device(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
+        let (below, above) = (self.device(&cause.subject)?, self.device(&consequence.subject)?);
         (!self.one_device(&below, &above) && self.is_made_of(&above, &below)).then_some(Tie::Place)
     }
 
     /// Errors that failing storage gives to calls.
-    pub(super) fn failing_storage(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
+    pub(crate) fn failing_storage(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
         let errors = [errno::EIO, errno::EROFS, errno::ENODATA, errno::ENXIO, errno::EUCLEAN];
         // Whoever gets such an error from a file gets it from storage, though it may use other devices more.
         self.any_errno(consequence, &errors).then(|| self.uses_device(cause, consequence).unwrap_or(Tie::Mechanism))
     }
 
     /// Errors that a full file system gives to calls.
-    pub(super) fn no_space(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
+    pub(crate) fn no_space(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
         // Watches, namespaces and the like have limits of their own, and the same error for them.
         const OTHER_LIMITS: &[&str] = &[
             "inotify_add_watch",
@@ -72,32 +72,30 @@ impl<'a> Ties<'a> {
             "msgget",
             "bpf",
         ];
-        let mut words = consequence.title.split(|c: char| !is_name(c));
-        if words.any(|word| OTHER_LIMITS.contains(&word))
-            || !self.any_errno(consequence, &[errno::ENOSPC, errno::EDQUOT])
-        {
+        let other_limit = consequence.calls().any(|call| OTHER_LIMITS.contains(&call));
+        if other_limit || !self.any_errno(consequence, &[errno::ENOSPC, errno::EDQUOT]) {
             return None;
         }
         if shares_pid(cause, consequence) {
             return Some(Tie::Process);
         }
         // The mount is rarely known where a call failed; where it is, it must be that one.
-        match (&cause.culprit.mount, &consequence.culprit.mount) {
+        match (&cause.subject.mount, &consequence.subject.mount) {
             (Some(full), Some(mount)) => (full == mount).then_some(Tie::Place),
             _ => Some(Tie::Mechanism),
         }
     }
 
     /// Slow calls that wait for storage, of someone who uses that device.
-    pub(super) fn slow_storage(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
+    pub(crate) fn slow_storage(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
         self.slow_calls(consequence)
             .iter()
-            .any(|call| STORAGE_CALLS.contains(&call.as_str()))
+            .any(|call| STORAGE_CALLS.contains(call))
             .then(|| self.uses_device(cause, consequence))?
     }
 
     /// Tasks asleep in the kernel's storage code, which use that device.
-    pub(super) fn blocked_on_storage(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
+    pub(crate) fn blocked_on_storage(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
         let pids = pids(consequence);
         let blocked = self.window.sched_delay.iter().flat_map(|sched| &sched.blocked);
         let sleeps: Vec<&str> = blocked
@@ -106,36 +104,34 @@ impl<'a> Ties<'a> {
             .map(String::as_str)
             .collect();
         let any_of = |parts: &[&str]| sleeps.iter().any(|place| parts.iter().any(|part| place.contains(part)));
-        let on_storage = match consequence.title.split_once("waiting for ") {
+        let on_storage = match consequence.waits_for() {
             // The finding knows for what.
-            Some((_, what)) if what.contains("disk I/O") => true,
-            Some((_, what)) if ["FUSE", "NFS", "SMB", "frozen", "memory"].iter().any(|other| what.contains(other)) => {
-                false
-            }
+            Some(WaitsFor::Storage) => true,
+            Some(what) if what != WaitsFor::Unknown => false,
             _ if !sleeps.is_empty() => any_of(STORAGE_SLEEPS) && !any_of(REMOTE_SLEEPS),
-            // Without the right to read its stack: does it wait for block I/O, or does the finding say so?
-            _ => self.io_delayed(&pids) || said(consequence).any(|text| text.contains("block I/O")),
+            // Without the right to read its stack: does it wait for block I/O?
+            _ => self.io_delayed(&pids),
         };
         on_storage.then(|| self.uses_device(cause, consequence))?
     }
 
     /// Memory stalls on a machine with memory to spare are waits for pages that come from a slow device.
-    pub(super) fn memory_waits_for_disk(&self, _: &Finding, consequence: &Finding) -> Option<Tie> {
-        (consequence.culprit.cgroup.is_none() && self.memory_to_spare() && !self.is_thrashing())
+    pub(crate) fn memory_waits_for_disk(&self, _: &Finding, consequence: &Finding) -> Option<Tie> {
+        (consequence.subject.cgroup.is_none() && self.memory_to_spare() && !self.is_thrashing())
             .then_some(Tie::Mechanism)
     }
 
     /// Whether those whom the consequence names use the device or the cgroup's I/O limit that the cause names.
     fn uses_device(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
         let named = pids(consequence);
-        if let Some(limited) = self.limited_cgroup(cause) {
-            return self.any_in_cgroup(&named, &consequence.culprit, limited);
+        if let Some(limited) = Self::limited_cgroup(cause) {
+            return self.any_in_cgroup(&named, &consequence.subject, limited);
         }
         if shares_pid(cause, consequence) {
             return Some(Tie::Process);
         }
-        let Some(device) = self.device(&cause.culprit) else { return Some(Tie::Mechanism) };
-        if let Some(other) = self.device(&consequence.culprit) {
+        let Some(device) = self.device(&cause.subject) else { return Some(Tie::Mechanism) };
+        if let Some(other) = self.device(&consequence.subject) {
             let same = self.one_device(&other, &device) || self.is_made_of(&other, &device);
             return same.then_some(Tie::Place);
         }
@@ -152,67 +148,56 @@ impl<'a> Ties<'a> {
     }
 
     /// The cgroup whose own I/O limit is the cause, if it is that.
-    fn limited_cgroup<'f>(&self, cause: &'f Finding) -> Option<&'f str> {
-        const AT_LIMIT: f64 = 0.8;
-        let path = cause.culprit.cgroup.as_deref()?;
-        let disk = self.window.disk_io.as_ref()?;
-        let limited = disk.throttled.iter().any(|cgroup| cgroup.path == path && cgroup.limit_used >= AT_LIMIT);
-        (limited && cause.title.contains("limit")).then_some(path)
+    fn limited_cgroup(cause: &Finding) -> Option<&str> {
+        let path = cause.subject.cgroup.as_deref()?;
+        cause.is_at(Limit::CgroupIo).then_some(path)
     }
 
     // Memory.
 
     /// Both are about the same cgroup's memory, or about the machine's.
-    pub(super) fn same_memory(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
-        match (self.memory_cgroup(cause), self.memory_cgroup(consequence)) {
-            (Some(a), Some(b)) => (a == b || is_below(&a, &b) || is_below(&b, &a)).then_some(Tie::Place),
+    pub(crate) fn same_memory(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
+        match (Self::memory_cgroup(cause), Self::memory_cgroup(consequence)) {
+            (Some(a), Some(b)) => (a == b || is_below(a, b) || is_below(b, a)).then_some(Tie::Place),
             (None, None) => Some(Tie::Place),
             // A cgroup at its limit makes its tasks wait, which the machine's pressure shows; but a machine short of memory
             // has a cause of its own.
             (Some(_), None) => {
-                (consequence.id == "memory_pressure" && self.memory_to_spare()).then_some(Tie::Mechanism)
+                (consequence.rule == "memory_pressure" && self.memory_to_spare()).then_some(Tie::Mechanism)
             }
             (None, Some(_)) => shares_pid(cause, consequence).then_some(Tie::Process),
         }
     }
 
     /// Reads that only fetch again what had been dropped for want of memory, or swapping.
-    pub(super) fn thrashing(&self, _: &Finding, consequence: &Finding) -> Option<Tie> {
-        let is_write = consequence.title.contains("writ") || consequence.title.contains("flush");
+    pub(crate) fn thrashing(&self, _: &Finding, consequence: &Finding) -> Option<Tie> {
+        let is_write = matches!(consequence.operation(), Some(Operation::Write | Operation::Flush));
         let swaps = self.window.oom_track.as_ref().is_some_and(|memory| memory.swapped_out_pages > 0);
-        (self.is_thrashing() && self.limited_cgroup(consequence).is_none() && (!is_write || swaps))
+        (self.is_thrashing() && Self::limited_cgroup(consequence).is_none() && (!is_write || swaps))
             .then_some(Tie::Mechanism)
     }
 
     /// Calls of processes that had to wait for memory.
-    pub(super) fn slow_for_memory(&self, _: &Finding, consequence: &Finding) -> Option<Tie> {
+    pub(crate) fn slow_for_memory(&self, _: &Finding, consequence: &Finding) -> Option<Tie> {
         /// Of its time in the window: less does not make calls slow.
         const SHARE: f64 = 0.02;
         let enough = SHARE * self.window.seconds() * 1e9;
-        if consequence.title.contains("memory to be reclaimed") {
+        if consequence.waits_for() == Some(WaitsFor::Memory) {
             return Some(Tie::Mechanism);
         }
-        let process = self.window.process(consequence.culprit.pid?)?;
+        let process = self.window.process(consequence.subject.pid()?)?;
         #[allow(clippy::cast_precision_loss, reason = "a duration")]
         let waited = process.used.reclaim_delay_ns as f64 >= enough;
         (waited || (process.used.major_faults > 100 && self.is_thrashing())).then_some(Tie::Mechanism)
     }
 
-    /// The cgroup that a finding about memory means: `None` is the machine.
-    fn memory_cgroup(&self, finding: &Finding) -> Option<String> {
-        let path = finding.culprit.cgroup.as_ref()?;
-        let memory = self.window.oom_track.as_ref()?;
-        if finding.id == "oom_kill" {
-            // The victim is in some cgroup anyway; it counts when that one ran out.
-            let pids = pids(finding);
-            let mut kills = memory.kills.iter().filter(|kill| pids.contains(&kill.pid)).peekable();
-            if kills.peek().is_some() {
-                return kills.any(|kill| kill.scope == "cgroup").then(|| path.clone());
-            }
-            return Some(path.clone());
+    /// The cgroup that a finding about memory means: `None` is the machine. A process is in some cgroup anyway, which is not meant where
+    /// the machine's memory is short.
+    fn memory_cgroup(finding: &Finding) -> Option<&str> {
+        match finding.scope() {
+            Some(Scope::Cgroup(path)) => Some(path),
+            _ => None,
         }
-        // A process is in some cgroup anyway: what is short is the machine's memory, unless the finding says that it is that one's.
-        (finding.culprit.pid.is_none() || finding.title.contains(path.as_str())).then(|| path.clone())
     }
 
     /// The machine as a whole is not short of memory.
@@ -239,64 +224,58 @@ impl<'a> Ties<'a> {
     // Descriptors.
 
     /// The process whose leak fills its own table; or, where the machine's is full, one that leaks.
-    pub(super) fn leaks_to_limit(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
+    pub(crate) fn leaks_to_limit(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
         self.same_process(cause, consequence).or_else(|| is_of_machine(consequence).then_some(Tie::Mechanism))
     }
 
     /// Errors for want of a descriptor, of that process or, where it is the machine that has none left, of anyone.
-    pub(super) fn no_descriptor(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
+    pub(crate) fn no_descriptor(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
         if self.any_errno(consequence, &[errno::EMFILE]) {
             return self.same_process(cause, consequence);
         }
-        let system_wide = cause.id == "fd_leak" || is_of_machine(cause);
+        let system_wide = cause.rule == "fd_leak" || is_of_machine(cause);
         (system_wide && self.any_errno(consequence, &[errno::ENFILE])).then_some(Tie::Mechanism)
     }
 
-    /// The same process, and it has next to no descriptor left.
-    pub(super) fn at_limit_and_same_process(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
-        const NEARLY: f64 = 0.95;
-        let pid = cause.culprit.pid?;
-        let mut processes = self.window.fd_track.iter().flat_map(|fds| &fds.processes);
-        let process = processes.find(|process| process.pid == pid)?;
-        #[allow(clippy::cast_precision_loss, reason = "a limit")]
-        let limit = process.soft_limit as f64;
-        (process.open.max()? >= NEARLY * limit).then(|| self.same_process(cause, consequence))?
+    /// The same process, and it has no descriptor left, or next to none.
+    pub(crate) fn at_limit_and_same_process(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
+        cause.is_at(Limit::Descriptors).then(|| self.same_process(cause, consequence))?
     }
 
     // CPUs.
 
     /// Someone in the cgroup that is held back.
-    pub(super) fn in_throttled_cgroup(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
-        let cgroup = cause.culprit.cgroup.as_deref()?;
+    pub(crate) fn in_throttled_cgroup(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
+        let cgroup = cause.subject.cgroup.as_deref()?;
         // Who suffers from contention are its victims; the culprit is who holds the CPUs.
-        let named = match consequence.id.as_str() {
-            "scheduler_contention" if !consequence.victims.is_empty() => {
-                consequence.victims.iter().filter_map(|victim| victim.pid).collect()
-            }
-            _ => pids(consequence),
+        let contention = consequence.rule == "scheduler_contention";
+        let named = if contention && !consequence.victims.is_empty() {
+            consequence.victims.iter().filter_map(Subject::pid).collect()
+        } else {
+            pids(consequence)
         };
         let inside = |pid: &u32| self.in_cgroup(*pid, cgroup) || pids(cause).contains(pid);
-        if consequence.id == "scheduler_contention" {
+        if contention {
             // Others who wait as well have another cause.
             return (!named.is_empty() && named.iter().all(inside)).then_some(Tie::Place);
         }
-        consequence.culprit.pid.filter(inside).map(|_| Tie::Place)
+        consequence.subject.pid().filter(inside).map(|_| Tie::Place)
     }
 
     /// Calls that are slow though nothing but a CPU is needed, of someone who waited for one.
-    pub(super) fn slow_for_cpu(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
+    pub(crate) fn slow_for_cpu(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
         let calls = self.slow_calls(consequence);
-        if calls.iter().any(|call| STORAGE_CALLS.contains(&call.as_str()) || call == "connect") {
+        if calls.iter().any(|call| STORAGE_CALLS.contains(call) || *call == "connect") {
             return None;
         }
         self.waits_for_cpu(cause, consequence)
     }
 
     /// The process behind the consequence waited for a CPU for a good part of the window, or is a known victim.
-    pub(super) fn waits_for_cpu(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
+    pub(crate) fn waits_for_cpu(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
         const SHARE: f64 = 0.1;
-        let pid = consequence.culprit.pid?;
-        if cause.victims.iter().any(|victim| victim.pid == Some(pid)) {
+        let pid = consequence.subject.pid()?;
+        if cause.victims.iter().any(|victim| victim.pid() == Some(pid)) {
             return Some(Tie::Process);
         }
         let process = self.window.process(pid)?;
@@ -310,41 +289,38 @@ impl<'a> Ties<'a> {
 
     /// Connections within the machine, which only a CPU can delay.
     #[allow(clippy::unused_self, reason = "all ties look alike in the table")]
-    pub(super) fn loopback(&self, _: &Finding, consequence: &Finding) -> Option<Tie> {
-        let (address, _) = end(consequence.culprit.remote.as_deref()?)?;
-        address.is_loopback().then_some(Tie::Mechanism)
+    pub(crate) fn loopback(&self, _: &Finding, consequence: &Finding) -> Option<Tie> {
+        let address = consequence.subject.remote?;
+        address.ip.is_loopback().then_some(Tie::Mechanism)
     }
 
     /// The other end that the consequence names is one that the cause names.
     #[allow(clippy::unused_self, reason = "all ties look alike in the table")]
-    pub(super) fn same_remote(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
-        let (remote, _) = end(consequence.culprit.remote.as_deref()?)?;
+    pub(crate) fn same_remote(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
+        let remote = consequence.subject.remote?;
         // Where many other ends are affected, they are the victims.
-        let named = [&cause.culprit].into_iter().chain(&cause.victims).filter_map(|who| end(who.remote.as_deref()?));
-        named.into_iter().any(|(address, _)| address == remote).then_some(Tie::Place)
+        let mut named = [&cause.subject].into_iter().chain(&cause.victims).filter_map(|who| who.remote);
+        named.any(|address| address.ip == remote.ip).then_some(Tie::Place)
     }
 
     /// The same other end, and nothing came back from it.
-    pub(super) fn timed_out_to_same_remote(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
-        let timed_out = self.any_errno(consequence, &[errno::ETIMEDOUT])
-            || said(consequence).any(|text| text.contains("timed out") || text.contains("not answered"));
+    pub(crate) fn timed_out_to_same_remote(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
+        let timed_out = self.any_errno(consequence, &[errno::ETIMEDOUT]);
         timed_out.then(|| self.same_remote(cause, consequence))?
     }
 
     /// Traffic to the listener that the cause names: its port, at an address of this machine.
-    pub(super) fn to_listener(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
-        let (address, port) = end(cause.culprit.local.as_deref()?)?;
-        let to_it = |text: &String| {
-            end(text).is_some_and(|(remote, remote_port)| {
-                let there = address.is_unspecified() || remote == address;
-                let same_port = match remote_port {
-                    Some(_) => remote_port == port,
-                    None => self.connects(remote, port),
-                };
-                port.is_some() && same_port && there
-            })
+    pub(crate) fn to_listener(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
+        let listener = cause.subject.local?;
+        let to_it = |end: Address| {
+            let there = listener.ip.is_unspecified() || end.ip == listener.ip;
+            let same_port = match end.port {
+                Some(_) => end.port == listener.port,
+                None => self.connects(end.ip, listener.port),
+            };
+            listener.port.is_some() && same_port && there
         };
-        let ends = [&consequence.culprit.remote, &consequence.culprit.local];
+        let ends = [consequence.subject.remote, consequence.subject.local];
         ends.into_iter().flatten().any(to_it).then_some(Tie::Place)
     }
 
@@ -355,12 +331,12 @@ impl<'a> Ties<'a> {
     }
 
     /// Slow connects of someone whose connections go to that listener.
-    pub(super) fn slow_connect_to_listener(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
-        if !self.slow_calls(consequence).iter().any(|call| call == "connect") {
+    pub(crate) fn slow_connect_to_listener(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
+        if !self.slow_calls(consequence).iter().any(|call| *call == "connect") {
             return None;
         }
-        let pid = consequence.culprit.pid?;
-        let (_, port) = end(cause.culprit.local.as_deref()?)?;
+        let pid = consequence.subject.pid()?;
+        let port = cause.subject.local?.port;
         let tcp = self.window.tcp_monitor.as_ref()?;
         let mut peers = tcp.peers.iter().filter(|peer| peer.outgoing && Some(peer.port) == port);
         let mut failures = tcp.failures.iter().filter(|failure| Some(failure.port) == port);
@@ -369,7 +345,7 @@ impl<'a> Ties<'a> {
     }
 
     /// Errors that connect gives, of the process whose connects fail.
-    pub(super) fn connect_errors(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
+    pub(crate) fn connect_errors(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
         const CONNECT: &[i32] = &[
             errno::ECONNREFUSED,
             errno::ETIMEDOUT,
@@ -382,19 +358,16 @@ impl<'a> Ties<'a> {
     }
 
     /// Slow connects of the process whose connects fail.
-    pub(super) fn slow_connect(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
+    pub(crate) fn slow_connect(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
         self.slow_calls(consequence)
             .iter()
-            .any(|call| call == "connect")
+            .any(|call| *call == "connect")
             .then(|| self.same_process(cause, consequence))?
     }
 
     /// Failed opens of the same process.
-    pub(super) fn failed_opens(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
-        let opens = consequence
-            .title
-            .split(|c: char| !is_name(c))
-            .any(|word| matches!(word, "open" | "openat" | "openat2" | "creat" | "opens"));
+    pub(crate) fn failed_opens(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
+        let opens = consequence.calls().any(|call| matches!(call, "open" | "openat" | "openat2" | "creat"));
         opens.then(|| self.same_process(cause, consequence))?
     }
 
@@ -402,44 +375,37 @@ impl<'a> Ties<'a> {
 
     /// Whether a finding is about one of these errors: it says so, or, where it names none, its process had it.
     fn any_errno(&self, finding: &Finding, errnos: &[i32]) -> bool {
-        let names = |errno: i32| errno::name(errno);
-        let says = |name: &str| said(finding).any(|text| text.split(|c: char| !is_name(c)).any(|word| word == name));
-        if errnos.iter().filter_map(|errno| names(*errno)).any(says) {
-            return true;
+        if finding.errnos().next().is_some() {
+            return finding.errnos().any(|errno| errnos.contains(&errno));
         }
-        let names_any = said(finding).flat_map(|text| text.split(|c: char| !is_name(c))).any(is_errno_name);
         let calls = self.window.syscall_latency.iter().flat_map(|calls| &calls.offenders);
-        !names_any
-            && calls
-                .filter(|offender| finding.culprit.pid == Some(offender.pid))
-                .flat_map(|offender| &offender.errors)
-                .any(|error| errnos.contains(&error.errno))
+        calls
+            .filter(|offender| finding.subject.pid() == Some(offender.pid))
+            .flat_map(|offender| &offender.errors)
+            .any(|error| errnos.contains(&error.errno))
     }
 
     /// The calls that a finding about slow calls is about: those it names, or the slowest of its process.
-    fn slow_calls(&self, finding: &Finding) -> Vec<String> {
-        let pid = finding.culprit.pid;
-        let calls = self.window.syscall_latency.iter().flat_map(|calls| &calls.offenders);
-        let slow: Vec<_> =
-            calls.filter(|offender| offender.slow > 0 && pid.is_none_or(|pid| pid == offender.pid)).collect();
-        let words: Vec<_> = finding.title.split(|c: char| !is_name(c)).collect();
-        let named: Vec<_> =
-            slow.iter().filter(|offender| words.contains(&offender.name.as_str())).map(|o| o.name.clone()).collect();
+    fn slow_calls<'f>(&'f self, finding: &'f Finding) -> Vec<&'f str> {
+        let named: Vec<_> = finding.calls().collect();
         if !named.is_empty() {
             return named;
         }
-        match slow.iter().max_by_key(|offender| offender.slow_total_ns) {
-            Some(worst) => vec![worst.name.clone()],
-            None => words.into_iter().map(str::to_owned).collect(),
-        }
+        let pid = finding.subject.pid();
+        let calls = self.window.syscall_latency.iter().flat_map(|calls| &calls.offenders);
+        let slow = calls.filter(|offender| offender.slow > 0 && pid.is_none_or(|pid| pid == offender.pid));
+        slow.max_by_key(|offender| offender.slow_total_ns).map(|worst| worst.name.as_str()).into_iter().collect()
     }
 
     /// The device that is meant, as `major:minor` where that is known.
-    fn device(&self, culprit: &Culprit) -> Option<String> {
-        if let Some(device) = &culprit.device {
-            return Some(self.known_device(device).map_or_else(|| device.clone(), |known| known.dev.clone()));
+    fn device(&self, subject: &Subject) -> Option<String> {
+        if let Some(device) = &subject.device {
+            if !device.dev.is_empty() {
+                return Some(device.dev.clone());
+            }
+            return Some(self.known_device(&device.name).map_or_else(|| device.name.clone(), |known| known.dev.clone()));
         }
-        let mount = culprit.mount.as_ref()?;
+        let mount = subject.mount.as_ref()?;
         let disk = self.window.disk_io.as_ref()?;
         disk.filesystems.iter().find(|filesystem| filesystem.mount == *mount).map(|filesystem| filesystem.dev.clone())
     }
@@ -493,8 +459,8 @@ impl<'a> Ties<'a> {
             || self.window.sched_delay.iter().flat_map(|s| &s.throttled).any(|c| c.path == path && listed(&c.pids))
     }
 
-    fn any_in_cgroup(&self, pids: &[u32], culprit: &Culprit, path: &str) -> Option<Tie> {
-        let inside = pids.iter().any(|pid| self.in_cgroup(*pid, path)) || culprit.cgroup.as_deref() == Some(path);
+    fn any_in_cgroup(&self, pids: &[u32], subject: &Subject, path: &str) -> Option<Tie> {
+        let inside = pids.iter().any(|pid| self.in_cgroup(*pid, path)) || subject.cgroup.as_deref() == Some(path);
         inside.then_some(Tie::Place)
     }
 
@@ -505,37 +471,17 @@ impl<'a> Ties<'a> {
 
 /// The processes that a finding names.
 fn pids(finding: &Finding) -> Vec<u32> {
-    [&finding.culprit].into_iter().chain(&finding.victims).filter_map(|who| who.pid).collect()
+    [&finding.subject].into_iter().chain(&finding.victims).filter_map(Subject::pid).collect()
 }
 
-/// Descriptors of the machine as a whole, not of one process.
+/// About the machine as a whole, not about one process.
 fn is_of_machine(finding: &Finding) -> bool {
-    finding.culprit.pid.is_none() || finding.title.contains("the machine")
+    finding.subject.process.is_none() || finding.has(&Fact::Scope(Scope::Machine))
 }
 
 /// The consequence's culprit is named by the cause.
 fn shares_pid(cause: &Finding, consequence: &Finding) -> bool {
-    consequence.culprit.pid.is_some_and(|pid| pids(cause).contains(&pid))
-}
-
-/// Everything that a finding says in words.
-fn said(finding: &Finding) -> impl Iterator<Item = &str> {
-    let evidence = finding.evidence.iter().map(|evidence| evidence.what.as_str());
-    let exemplars = finding.exemplars.iter().map(|exemplar| exemplar.what.as_str());
-    [finding.title.as_str(), finding.cause.as_str()].into_iter().chain(evidence).chain(exemplars)
-}
-
-const fn is_name(c: char) -> bool {
-    c.is_ascii_alphanumeric() || c == '_'
-}
-
-fn is_errno_name(word: &str) -> bool {
-    word.len() > 2 && word.starts_with('E') && word.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit())
-}
-
-/// Below in a tree of paths.
-fn is_below(path: &str, above: &str) -> bool {
-    path.strip_prefix(above.trim_end_matches('/')).is_some_and(|rest| rest.len() > 1 && rest.starts_with('/'))
+    consequence.subject.pid().is_some_and(|pid| pids(cause).contains(&pid))
 }
 
 /// The disk that a partition is on, by the kernel's names: sda1 on sda, nvme0n1p2 on nvme0n1, mmcblk0p1 on mmcblk0.
@@ -551,22 +497,4 @@ fn whole_disk(name: &str) -> &str {
         (false, _) if ["sd", "vd", "xvd", "hd"].iter().any(|prefix| name.starts_with(prefix)) => stem,
         _ => name,
     }
-}
-
-/// An address, and a port where there is one.
-fn end(text: &str) -> Option<(IpAddr, Option<u16>)> {
-    if let Ok(socket) = text.parse::<SocketAddr>() {
-        return Some((socket.ip().to_canonical(), Some(socket.port())));
-    }
-    if let Ok(address) = text.parse::<IpAddr>() {
-        return Some((address.to_canonical(), None));
-    }
-    let (address, port) = text.rsplit_once(':')?;
-    let port = port.parse().ok()?;
-    // `*:80` and `:80` are any address.
-    let address = address.trim_matches(['[', ']']);
-    if address.is_empty() || address == "*" {
-        return Some((IpAddr::from([0, 0, 0, 0]), Some(port)));
-    }
-    Some((address.parse::<IpAddr>().ok()?.to_canonical(), Some(port)))
 }

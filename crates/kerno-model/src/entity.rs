@@ -1,0 +1,264 @@
+//! Who and what there is on a machine: what findings, incidents and fixes are about. Each has an identity that stays the same from
+//! one window to the next.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Container, Window};
+
+/// What one process is told from all others by, also from a later one that got its id: the boot, the id and the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
+pub struct ProcessId {
+    /// The boot (`/proc/sys/kernel/random/boot_id`); empty when it is not known.
+    pub boot: String,
+    /// The id, in the initial pid namespace.
+    pub pid: u32,
+    /// When it started: `CLOCK_MONOTONIC` of the initial time namespace, in nanoseconds; 0 when it is not known.
+    pub start_ns: u64,
+}
+
+/// A process that a finding names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
+pub struct NamedProcess {
+    /// Which one.
+    pub id: ProcessId,
+    /// Its name; lossy, may hold control characters. Empty when it is not known.
+    pub comm: String,
+    /// Its command line, where it may be shown.
+    pub cmdline: Option<String>,
+    /// Whose it is.
+    pub user: Option<String>,
+    /// It had ended when the window did.
+    pub ended: bool,
+}
+
+impl fmt::Display for NamedProcess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.comm.as_str(), self.id.pid) {
+            ("", pid) => write!(f, "process {pid}"),
+            (comm, 0) => f.write_str(comm),
+            (comm, pid) => write!(f, "{comm} ({pid})"),
+        }
+    }
+}
+
+/// An end of connections: an address, and mostly a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Address {
+    /// The address; IPv4 also where it came as IPv4 in IPv6.
+    pub ip: IpAddr,
+    /// The port; `None` when all ports are meant.
+    #[serde(default)]
+    pub port: Option<u16>,
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Self { ip: address.ip().to_canonical(), port: Some(address.port()) }
+    }
+}
+
+impl From<IpAddr> for Address {
+    fn from(ip: IpAddr) -> Self {
+        Self { ip: ip.to_canonical(), port: None }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => SocketAddr::new(self.ip, port).fmt(f),
+            None => self.ip.fmt(f),
+        }
+    }
+}
+
+/// A block device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
+pub struct Device {
+    /// `major:minor`; empty when it is not known.
+    pub dev: String,
+    /// Its name, such as `nvme0n1`; `major:minor` when it has none.
+    pub name: String,
+}
+
+/// What a command acts on: it is withdrawn when that is no longer there.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Entity {
+    /// The machine as a whole.
+    Machine,
+    /// A process.
+    Process(ProcessId),
+    /// A thread of a process.
+    Thread {
+        /// The process.
+        process: ProcessId,
+        /// The thread's id.
+        tid: u32,
+    },
+    /// A cgroup, by its path.
+    Cgroup(String),
+    /// A container, by runtime and id.
+    Container {
+        /// Its runtime.
+        runtime: String,
+        /// Its id or name.
+        id: String,
+    },
+    /// A systemd unit, by its name.
+    Unit(String),
+    /// A block device.
+    Device(Device),
+    /// A file system, by its mount point.
+    Mount(String),
+    /// An end of connections.
+    Address(Address),
+    /// A file, by its path.
+    File(String),
+    /// A lock, by what is known of it: an inode, an address.
+    Lock(String),
+    /// A limit, by its name, such as `RLIMIT_NOFILE` or `fs.file-max`.
+    Limit(String),
+}
+
+/// What a finding is about: who or what is behind it, or suffers from it. Whichever of these applies; several together narrow it
+/// down: a process on a device, a listener at an address.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
+pub struct Subject {
+    /// A process.
+    pub process: Option<NamedProcess>,
+    /// A cgroup's path.
+    pub cgroup: Option<String>,
+    /// A container.
+    pub container: Option<Container>,
+    /// A systemd unit.
+    pub unit: Option<String>,
+    /// A block device.
+    pub device: Option<Device>,
+    /// A mount point.
+    pub mount: Option<String>,
+    /// The other end of connections.
+    pub remote: Option<Address>,
+    /// Our end of connections, or where a process listens.
+    pub local: Option<Address>,
+}
+
+impl Subject {
+    /// A process, with what the window knows of it; `comm`, the name that was seen, where it is not empty.
+    pub fn process(window: &Window, pid: u32, comm: &str) -> Self {
+        let known = window.process(pid);
+        let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+        let named = NamedProcess {
+            id: window.process_id(pid),
+            comm: text(comm).or_else(|| known.map(|process| process.comm.clone())).unwrap_or_default(),
+            cmdline: known.and_then(|process| text(&process.cmdline)),
+            user: known.and_then(|process| process.user.clone()),
+            ended: known.is_some_and(|process| !process.alive),
+        };
+        Self {
+            process: Some(named),
+            cgroup: known.and_then(|process| process.cgroup.clone()),
+            container: known.and_then(|process| process.container.clone()),
+            unit: known.and_then(|process| process.unit.clone()),
+            ..Self::default()
+        }
+    }
+
+    /// A device by its `major:minor` or name.
+    pub fn device(window: &Window, device: &str) -> Self {
+        Self::default().on_device(window, device)
+    }
+
+    /// A cgroup.
+    pub fn cgroup(path: &str) -> Self {
+        Self { cgroup: Some(path.to_owned()), ..Self::default() }
+    }
+
+    /// A file system.
+    pub fn mount(mount: &str) -> Self {
+        Self { mount: Some(mount.to_owned()), ..Self::default() }
+    }
+
+    /// The other end of connections.
+    pub fn remote(address: impl Into<Address>) -> Self {
+        Self { remote: Some(address.into()), ..Self::default() }
+    }
+
+    /// The same with a device added, by its `major:minor` or name.
+    #[must_use]
+    pub fn on_device(mut self, window: &Window, device: &str) -> Self {
+        let known = window.disk_io.iter().flat_map(|disk| &disk.devices);
+        let known = known.into_iter().find(|known| known.dev == device || known.name == device);
+        self.device = Some(match known {
+            Some(known) => Device { dev: known.dev.clone(), name: known.label().to_owned() },
+            None => Device { dev: String::new(), name: device.to_owned() },
+        });
+        self
+    }
+
+    /// The process's id, if there is a process.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(|process| process.id.pid)
+    }
+
+    /// The process's name, if there is one that is known.
+    pub fn comm(&self) -> Option<&str> {
+        self.process.as_ref().map(|process| process.comm.as_str()).filter(|comm| !comm.is_empty())
+    }
+
+    /// The device's name, if there is a device.
+    pub fn device_name(&self) -> Option<&str> {
+        self.device.as_ref().map(|device| device.name.as_str())
+    }
+
+    /// Whether nothing is known of it.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whom it names, in a few words: `dd (4711)`; where there is no process, a place. Not escaped. `None` when it names nothing.
+    pub fn label(&self) -> Option<String> {
+        let place = [
+            self.device.as_ref().map(|device| device.name.clone()),
+            self.mount.clone(),
+            self.local.map(|address| address.to_string()),
+            self.cgroup.clone(),
+            self.remote.map(|address| address.to_string()),
+        ];
+        self.process.as_ref().map(ToString::to_string).or_else(|| place.into_iter().flatten().next())
+    }
+
+    /// What stays the same of it over windows, and over restarts of a service: the unit or container where there is one, else the
+    /// process itself; and the places.
+    pub fn stable(&self) -> Vec<Entity> {
+        let mut stable = Vec::new();
+        match (&self.process, &self.container, &self.unit) {
+            (Some(_), Some(container), _) => {
+                stable.push(Entity::Container { runtime: container.runtime.clone(), id: container.id.clone() });
+            }
+            // A scope is a login or a container of somebody's: as short-lived as a process, and home to many programs.
+            (Some(_), None, Some(unit)) if unit.ends_with(".service") => stable.push(Entity::Unit(unit.clone())),
+            (Some(process), ..) => stable.push(Entity::Process(process.id.clone())),
+            (None, ..) => stable.extend(self.cgroup.clone().map(Entity::Cgroup)),
+        }
+        stable.extend(self.device.clone().map(Entity::Device));
+        stable.extend(self.mount.clone().map(Entity::Mount));
+        stable.extend(self.remote.map(Entity::Address));
+        stable.extend(self.local.map(Entity::Address));
+        stable
+    }
+}
