@@ -59,11 +59,11 @@ fn parents(findings: &[Finding], ties: &Ties<'_>) -> Vec<Parent> {
         let mut candidates: Vec<Candidate> = Vec::new();
         for (cause_index, cause) in findings.iter().enumerate().filter(|(other, _)| *other != index) {
             let Some((order, causing)) = rule(cause_index) else { continue };
-            for Suffers { from, tie, .. } in suffering.suffers.iter().filter(|line| causing.causes.contains(&line.from)) {
+            for Suffers { from, tie, .. } in suffering.suffers.iter().filter(|line| causing.causes.contains(&line.from))
+            {
                 let tie = tie(ties, cause, consequence);
                 let tie = tie.filter(|tie| in_time(cause, consequence, *tie, ties.window));
-                let candidate =
-                    |tie| Candidate { tie, effect: *from, order, excess: cause.excess, cause: cause_index };
+                let candidate = |tie| Candidate { tie, effect: *from, order, excess: cause.excess, cause: cause_index };
                 candidates.extend(tie.map(candidate));
             }
         }

@@ -6,7 +6,7 @@
 mod causes;
 pub(crate) mod growth;
 pub mod knowledge;
-// pub mod report;
+pub mod report;
 mod rule;
 mod rules;
 pub(crate) mod shell;

@@ -1,33 +1,52 @@
 use super::*;
-use crate::{Severity, rank};
+use crate::{rank, report};
 use kerno_model::errno;
 use kerno_model::{
-    BlockedTask, CgroupThrottle, DiskDevice, DiskOpStat, DiskSubmitter, DiskSummary, FdProcess, FdSummary, Filesystem,
-    OomKill, OomSummary, SchedSummary, SyscallOffender, SyscallSummary,
+    Address, BlockedTask, CgroupThrottle, DiskDevice, DiskOpStat, DiskSubmitter, DiskSummary, ErrnoCount, Fact,
+    FdSummary, Filesystem, Limit, NamedProcess, OomSummary, Process, RuleId, SchedSummary, Scope, Severity,
+    Span, SyscallOffender, SyscallSummary, WaitsFor,
 };
-use kerno_model::{ErrnoCount, Process, Span};
 
-fn finding(id: &str, culprit: Culprit) -> Finding {
-    let mut finding = Finding::new(id, "signal", Severity::Warning, format!("{id} happens"));
-    finding.culprit = culprit;
-    finding
+fn finding(id: &'static str, subject: Subject) -> Finding {
+    Finding::new(RuleId::new(id), Severity::Warning).about(subject)
 }
 
-fn process(pid: u32) -> Culprit {
-    Culprit { pid: Some(pid), process: Some(format!("p{pid}")), ..Culprit::default() }
+fn process(pid: u32) -> Subject {
+    let id = ProcessId { pid, ..ProcessId::default() };
+    Subject {
+        process: Some(NamedProcess { id, comm: format!("p{pid}"), ..NamedProcess::default() }),
+        ..Subject::default()
+    }
 }
 
-fn local(address: &str) -> Culprit {
-    Culprit { local: Some(address.to_owned()), ..Culprit::default() }
+fn device(name: &str) -> Subject {
+    Subject::device(&machine(vec![]), name)
 }
 
-fn titled(mut finding: Finding, title: &str) -> Finding {
-    finding.title = title.to_owned();
-    finding
+fn end(address: &str) -> Address {
+    address
+        .parse::<std::net::SocketAddr>()
+        .map_or_else(|_| address.parse::<std::net::IpAddr>().unwrap().into(), Address::from)
+}
+
+fn local(address: &str) -> Subject {
+    Subject { local: Some(end(address)), ..Subject::default() }
+}
+
+fn remote(address: &str) -> Subject {
+    Subject { remote: Some(end(address)), ..Subject::default() }
+}
+
+fn fails(id: &'static str, pid: u32, call: &str, errno: i32) -> Finding {
+    finding(id, process(pid)).fact(Fact::Call(call.to_owned())).fact(Fact::Errno(errno))
+}
+
+fn slow(pid: u32, call: &str) -> Finding {
+    finding("syscall_latency_high", process(pid)).fact(Fact::Call(call.to_owned()))
 }
 
 fn from(mut finding: Finding, since: f64) -> Finding {
-    finding.since = Some(since);
+    finding.since = Some(Span::default().moment(since));
     finding
 }
 
@@ -84,11 +103,11 @@ fn submits(mut window: Window, pid: u32, dev: &str) -> Window {
 fn explains(window: &Window, cause: &Finding, consequence: &Finding) {
     for order in [[cause, consequence], [consequence, cause]] {
         let joined = join(order.into_iter().cloned().collect(), window);
-        let ids = |findings: &[Finding]| findings.iter().map(|finding| finding.id.clone()).collect::<Vec<_>>();
+        let ids = |findings: &[Finding]| findings.iter().map(|finding| finding.rule.to_string()).collect::<Vec<_>>();
         assert_eq!(joined.len(), 1, "{:?}", ids(&joined));
-        assert_eq!((&joined[0].id, &joined[0].culprit), (&cause.id, &cause.culprit));
-        assert_eq!(ids(&joined[0].consequences), [consequence.id.as_str()]);
-        assert_eq!(joined[0].chain.len(), 2, "{:?}", joined[0].chain);
+        assert_eq!((&joined[0].rule, &joined[0].subject), (&cause.rule, &cause.subject));
+        assert_eq!(ids(&joined[0].consequences), [consequence.rule.as_str()]);
+        assert!(joined[0].through.is_none() && joined[0].consequences[0].through.is_some());
     }
 }
 
@@ -96,28 +115,39 @@ fn explains(window: &Window, cause: &Finding, consequence: &Finding) {
 #[track_caller]
 fn independent(window: &Window, a: &Finding, b: &Finding) {
     let joined = join(vec![a.clone(), b.clone()], window);
-    assert_eq!(joined.len(), 2, "{} took {}", joined[0].id, joined[0].consequences[0].id);
+    assert_eq!(joined.len(), 2, "{} took {}", joined[0].rule, joined[0].consequences[0].rule);
 }
 
 #[test]
-fn the_table_knows_its_rules_and_has_no_row_twice() {
-    let mut rows: Vec<_> = LINKS.iter().map(|link| (link.cause, link.consequence)).collect();
-    let all = rows.len();
-    rows.sort_unstable();
-    rows.dedup();
-    assert_eq!(rows.len(), all);
+fn every_effect_that_is_suffered_from_is_caused_and_none_is_listed_twice() {
+    for rule in crate::rules() {
+        let suffered: Vec<_> = rule.suffers.iter().map(|line| line.from).collect();
+        let distinct: HashSet<_> = suffered.iter().collect();
+        assert_eq!(suffered.len(), distinct.len(), "{}", rule.id);
+        for effect in suffered {
+            assert!(
+                crate::rules().any(|cause| cause.causes.contains(&effect)),
+                "{}: nothing causes {effect:?}",
+                rule.id
+            );
+        }
+        for effect in rule.causes {
+            let felt = crate::rules().any(|other| other.suffers.iter().any(|line| line.from == *effect));
+            assert!(felt, "{}: nothing suffers from {effect:?}", rule.id);
+        }
+    }
 }
 
 #[test]
 fn a_slow_device_explains_the_storage_calls_of_those_who_use_it() {
-    let disk = finding("disk_io_bottleneck", process(100).on_device("sda"));
-    let slow = titled(finding("syscall_latency_high", process(101)), "postgres (101): fsync takes 400 ms");
+    let disk = finding("disk_io_bottleneck", process(100).on_device(&machine(vec![]), "sda"));
+    let slow_sync = slow(101, "fsync");
     let base = || machine(vec![offender(101, "fsync")]);
-    explains(&base(), &disk, &slow);
-    explains(&submits(base(), 101, "8:0"), &disk, &slow);
-    explains(&submits(base(), 101, "7:0"), &disk, &slow);
-    independent(&submits(base(), 101, "8:16"), &disk, &slow);
-    let network = titled(slow, "client (101): recvmsg takes 400 ms");
+    explains(&base(), &disk, &slow_sync);
+    explains(&submits(base(), 101, "8:0"), &disk, &slow_sync);
+    explains(&submits(base(), 101, "7:0"), &disk, &slow_sync);
+    independent(&submits(base(), 101, "8:16"), &disk, &slow_sync);
+    let network = slow(101, "recvmsg");
     independent(&machine(vec![offender(101, "recvmsg")]), &disk, &network);
 }
 
@@ -130,16 +160,16 @@ fn a_cgroups_own_limit_explains_only_those_in_it() {
         pids: vec![101],
         ..kerno_model::CgroupIo::default()
     });
-    let limit =
-        titled(finding("disk_io_bottleneck", Culprit::cgroup("/batch").on_device("sda")), "/batch is at its I/O limit");
-    let slow = |pid| titled(finding("syscall_latency_high", process(pid)), "pwrite64 is slow");
+    let subject = Subject::cgroup("/batch").on_device(&window, "sda");
+    let limit = finding("disk_io_bottleneck", subject).fact(Fact::AtLimit(Limit::CgroupIo));
+    let slow = |pid| slow(pid, "pwrite64");
     explains(&window, &limit, &slow(101));
     independent(&window, &limit, &slow(102));
 }
 
 #[test]
 fn a_slow_device_explains_tasks_asleep_in_storage_code() {
-    let disk = finding("disk_io_bottleneck", Culprit::device("sda"));
+    let disk = finding("disk_io_bottleneck", device("sda"));
     let blocked = finding("blocked_tasks", process(101));
     let asleep_in = |place: &str| {
         let mut window = machine(vec![]);
@@ -150,24 +180,25 @@ fn a_slow_device_explains_tasks_asleep_in_storage_code() {
     explains(&asleep_in("io_schedule"), &disk, &blocked);
     independent(&asleep_in("rtnl_lock"), &disk, &blocked);
     independent(&asleep_in("fuse_wait_on_folio_writeback"), &disk, &blocked);
-    let says = |what: &str| titled(blocked.clone(), &format!("cp (101) has been stuck for 9s, waiting for {what}"));
-    explains(&asleep_in("rwsem_down_write_slowpath"), &disk, &says("disk I/O"));
-    independent(&asleep_in("folio_wait_bit"), &disk, &says("a FUSE file system's server"));
+    let says = |what| blocked.clone().fact(Fact::WaitsFor(what));
+    explains(&asleep_in("rwsem_down_write_slowpath"), &disk, &says(WaitsFor::Storage));
+    independent(&asleep_in("folio_wait_bit"), &disk, &says(WaitsFor::Fuse));
+    explains(&asleep_in("folio_wait_bit"), &disk, &says(WaitsFor::Unknown));
 }
 
 #[test]
 fn a_stacked_device_waits_for_the_one_below() {
     for id in ["disk_io_bottleneck", "disk_errors"] {
-        let below = finding(id, Culprit::device("sda"));
-        explains(&machine(vec![]), &below, &finding(id, Culprit::device("loop0")));
-        independent(&machine(vec![]), &below, &finding(id, Culprit::device("sdb")));
+        let below = finding(id, device("sda"));
+        explains(&machine(vec![]), &below, &finding(id, device("loop0")));
+        independent(&machine(vec![]), &below, &finding(id, device("sdb")));
     }
 }
 
 #[test]
 fn memory_stalls_come_from_the_disk_only_with_memory_to_spare() {
-    let disk = finding("disk_io_bottleneck", Culprit::device("sda"));
-    let pressure = finding("memory_pressure", Culprit::default());
+    let disk = finding("disk_io_bottleneck", device("sda"));
+    let pressure = finding("memory_pressure", Subject::default());
     explains(&machine(vec![]), &disk, &pressure);
     let mut thrashing = machine(vec![]);
     let memory = thrashing.oom_track.as_mut().unwrap();
@@ -175,7 +206,7 @@ fn memory_stalls_come_from_the_disk_only_with_memory_to_spare() {
     memory.refaulted_pages = 100_000;
     explains(&thrashing, &pressure, &disk);
     for cause in ["oom_imminent", "oom_kill"] {
-        explains(&thrashing, &finding(cause, Culprit::default()), &disk);
+        explains(&thrashing, &finding(cause, Subject::default()), &disk);
     }
     memory_is_not_to_blame_for_ordinary_reads(&disk, &pressure);
 }
@@ -191,59 +222,56 @@ fn memory_is_not_to_blame_for_ordinary_reads(disk: &Finding, pressure: &Finding)
 
 #[test]
 fn failing_storage_explains_errors_and_slowness() {
-    let errors = finding("disk_errors", Culprit::device("sda"));
-    let rate = |error: &str| titled(finding("syscall_error_rate", process(101)), &format!("read fails with {error}"));
-    explains(&machine(vec![]), &errors, &rate("EIO"));
-    independent(&machine(vec![]), &errors, &rate("EACCES"));
+    let errors = finding("disk_errors", device("sda"));
+    let rate = |errno| fails("syscall_error_rate", 101, "read", errno);
+    explains(&machine(vec![]), &errors, &rate(errno::EIO));
+    independent(&machine(vec![]), &errors, &rate(errno::EACCES));
     // It may leave the error to the evidence that the call left.
     let unnamed = finding("syscall_error_rate", process(101));
     explains(&machine(vec![failing(101, "read", errno::EIO)]), &errors, &unnamed);
     independent(&machine(vec![failing(102, "read", errno::EIO)]), &errors, &unnamed);
-    explains(&submits(machine(vec![]), 101, "8:16"), &errors, &rate("EIO"));
-    explains(&machine(vec![]), &errors, &finding("disk_io_bottleneck", Culprit::device("8:0")));
-    independent(&machine(vec![]), &errors, &finding("disk_io_bottleneck", Culprit::device("sdb")));
-    explains(&machine(vec![]), &errors, &titled(finding("file_open_storm", process(101)), "opens fail with EROFS"));
+    explains(&submits(machine(vec![]), 101, "8:16"), &errors, &rate(errno::EIO));
+    explains(&machine(vec![]), &errors, &finding("disk_io_bottleneck", device("8:0")));
+    independent(&machine(vec![]), &errors, &finding("disk_io_bottleneck", device("sdb")));
+    explains(&machine(vec![]), &errors, &fails("file_open_storm", 101, "openat", errno::EROFS));
     explains(&machine(vec![offender(101, "read")]), &errors, &finding("syscall_latency_high", process(101)));
-    let mut asleep = finding("blocked_tasks", process(101));
-    asleep.cause = "it waits for block I/O".into();
+    let asleep = finding("blocked_tasks", process(101)).fact(Fact::WaitsFor(WaitsFor::Storage));
     explains(&machine(vec![]), &errors, &asleep);
 }
 
 #[test]
 fn a_full_file_system_explains_enospc() {
-    let full = finding("disk_full", Culprit { mount: Some("/var".into()), ..Culprit::default() });
-    let fails = |id, error: &str| titled(finding(id, process(101)), &format!("write fails with {error}"));
-    explains(&machine(vec![]), &full, &fails("syscall_error_rate", "ENOSPC"));
-    explains(&machine(vec![]), &full, &fails("file_open_storm", "ENOSPC"));
-    let watches = titled(finding("syscall_error_rate", process(101)), "p101 fails in inotify_add_watch with ENOSPC");
-    independent(&machine(vec![]), &full, &watches);
-    independent(&machine(vec![]), &full, &fails("syscall_error_rate", "EIO"));
+    let full = finding("disk_full", Subject::mount("/var"));
+    let write = |id, errno| fails(id, 101, "write", errno);
+    explains(&machine(vec![]), &full, &write("syscall_error_rate", errno::ENOSPC));
+    explains(&machine(vec![]), &full, &write("file_open_storm", errno::ENOSPC));
+    independent(&machine(vec![]), &full, &fails("syscall_error_rate", 101, "inotify_add_watch", errno::ENOSPC));
+    independent(&machine(vec![]), &full, &write("syscall_error_rate", errno::EIO));
 }
 
 #[test]
 fn a_kill_explains_what_led_to_it() {
-    let mut window = machine(vec![]);
-    let kill = |pid, scope: &str| OomKill { pid, scope: scope.into(), ..OomKill::default() };
-    window.oom_track.as_mut().unwrap().kills = vec![kill(101, "cgroup"), kill(102, "global")];
-    let in_cgroup = |pid, path: &str| Culprit { cgroup: Some(path.into()), ..process(pid) };
-    let machine_short =
-        titled(finding("oom_imminent", in_cgroup(103, "/web")), "p103 takes the last of the machine's memory");
-    let killed = finding("oom_kill", in_cgroup(101, "/web"));
-    explains(&window, &killed, &finding("oom_imminent", Culprit::cgroup("/web")));
-    independent(&window, &killed, &finding("oom_imminent", Culprit::cgroup("/batch")));
-    independent(&window, &killed, &finding("oom_imminent", Culprit::default()));
+    let window = machine(vec![]);
+    let in_cgroup = |pid, path: &str| Subject { cgroup: Some(path.into()), ..process(pid) };
+    let of_cgroup = |id, path: &str| finding(id, Subject::cgroup(path)).fact(Fact::Scope(Scope::Cgroup(path.into())));
+    let of_machine = |id| finding(id, Subject::default()).fact(Fact::Scope(Scope::Machine));
+    // A process is in some cgroup anyway.
+    let machine_short = finding("oom_imminent", in_cgroup(103, "/web")).fact(Fact::Scope(Scope::Machine));
+    let killed = finding("oom_kill", in_cgroup(101, "/web")).fact(Fact::Scope(Scope::Cgroup("/web".into())));
+    explains(&window, &killed, &of_cgroup("oom_imminent", "/web"));
+    independent(&window, &killed, &of_cgroup("oom_imminent", "/batch"));
+    independent(&window, &killed, &of_machine("oom_imminent"));
     independent(&window, &killed, &machine_short);
-    let nearly = titled(finding("oom_imminent", in_cgroup(103, "/web")), "p103 keeps cgroup /web at its limit");
-    explains(&window, &killed, &nearly);
-    explains(&window, &killed, &finding("memory_pressure", Culprit::cgroup("/web")));
-    explains(&window, &killed, &finding("memory_pressure", Culprit::default()));
-    let global = finding("oom_kill", in_cgroup(102, "/web"));
-    explains(&window, &global, &finding("oom_imminent", Culprit::default()));
-    explains(&window, &global, &finding("memory_pressure", Culprit::default()));
-    independent(&window, &global, &finding("oom_imminent", Culprit::cgroup("/batch")));
-    let soon = finding("oom_imminent", Culprit::cgroup("/web"));
-    explains(&window, &soon, &finding("memory_pressure", Culprit::cgroup("/web")));
-    independent(&window, &soon, &finding("memory_pressure", Culprit::cgroup("/batch")));
+    explains(&window, &killed, &of_cgroup("memory_pressure", "/web"));
+    explains(&window, &killed, &of_cgroup("memory_pressure", "/web/worker"));
+    explains(&window, &killed, &of_machine("memory_pressure"));
+    let global = finding("oom_kill", in_cgroup(102, "/web")).fact(Fact::Scope(Scope::Machine));
+    explains(&window, &global, &of_machine("oom_imminent"));
+    explains(&window, &global, &of_machine("memory_pressure"));
+    independent(&window, &global, &of_cgroup("oom_imminent", "/batch"));
+    let soon = of_cgroup("oom_imminent", "/web");
+    explains(&window, &soon, &of_cgroup("memory_pressure", "/web"));
+    independent(&window, &soon, &of_cgroup("memory_pressure", "/batch"));
 }
 
 #[test]
@@ -251,38 +279,36 @@ fn want_of_memory_explains_the_slow_calls_of_those_who_waited_for_it() {
     let mut window = machine(vec![]);
     window.processes.get_mut(&101).unwrap().used.reclaim_delay_ns = 5_000_000_000;
     for cause in ["oom_kill", "oom_imminent", "memory_pressure"] {
-        let cause = finding(cause, Culprit::default());
+        let cause = finding(cause, Subject::default());
         explains(&window, &cause, &finding("syscall_latency_high", process(101)));
         independent(&window, &cause, &finding("syscall_latency_high", process(102)));
-        if cause.id != "oom_kill" {
-            explains(&window, &cause, &finding("blocked_tasks", process(101)));
-        }
+        explains(&window, &cause, &finding("blocked_tasks", process(101)));
     }
 }
 
 #[test]
 fn a_leak_explains_what_it_runs_into() {
-    let leak = finding("fd_leak", process(101));
-    let mut window = machine(vec![]);
-    let open = [(0.0, 1000.0), (30.0, 1024.0)].into_iter().collect();
-    let full = FdProcess { pid: 101, open, soft_limit: 1024, ..FdProcess::default() };
-    window.fd_track.as_mut().unwrap().processes.push(full);
+    let leak = finding("fd_leak", process(101)).fact(Fact::AtLimit(Limit::Descriptors));
+    let window = machine(vec![]);
+    let machine_full = finding("fd_exhaustion", Subject::default()).fact(Fact::Scope(Scope::Machine));
     explains(&window, &leak, &finding("fd_exhaustion", process(101)));
     independent(&window, &leak, &finding("fd_exhaustion", process(102)));
-    explains(&window, &leak, &finding("fd_exhaustion", Culprit::default()));
-    let fails = |id, pid, error: &str| titled(finding(id, process(pid)), &format!("openat fails with {error}"));
-    for cause in [leak, finding("fd_exhaustion", process(101))] {
-        explains(&window, &cause, &fails("syscall_error_rate", 101, "EMFILE"));
-        explains(&window, &cause, &fails("file_open_storm", 101, "EMFILE"));
-        independent(&window, &cause, &fails("syscall_error_rate", 102, "EMFILE"));
-        independent(&window, &cause, &fails("syscall_error_rate", 101, "EACCES"));
-        let overflow = |pid| finding("tcp_accept_queue_overflow", Culprit { pid: Some(pid), ..local("0.0.0.0:80") });
+    explains(&window, &leak, &machine_full);
+    let open = |id, pid, errno| fails(id, pid, "openat", errno);
+    let exhausted = finding("fd_exhaustion", process(101)).fact(Fact::AtLimit(Limit::Descriptors));
+    let overflow =
+        |pid| finding("tcp_accept_queue_overflow", Subject { process: process(pid).process, ..local("0.0.0.0:80") });
+    for cause in [leak, exhausted] {
+        explains(&window, &cause, &open("syscall_error_rate", 101, errno::EMFILE));
+        explains(&window, &cause, &open("file_open_storm", 101, errno::EMFILE));
+        independent(&window, &cause, &open("syscall_error_rate", 102, errno::EMFILE));
+        independent(&window, &cause, &open("syscall_error_rate", 101, errno::EACCES));
         explains(&window, &cause, &overflow(101));
         independent(&window, &cause, &overflow(102));
     }
-    let system = titled(finding("fd_exhaustion", process(103)), "the machine has 99 of 100 files open");
-    explains(&window, &finding("fd_leak", process(101)), &system);
-    explains(&window, &system, &fails("syscall_error_rate", 102, "ENFILE"));
+    // One that has many left can accept.
+    independent(&window, &finding("fd_leak", process(101)), &overflow(101));
+    explains(&window, &machine_full, &open("syscall_error_rate", 102, errno::ENFILE));
 }
 
 #[test]
@@ -291,7 +317,7 @@ fn a_quota_explains_the_waits_of_its_cgroup() {
     let throttle = CgroupThrottle { path: "/web".into(), pids: vec![101], ..CgroupThrottle::default() };
     window.sched_delay.as_mut().unwrap().throttled.push(throttle);
     window.processes.get_mut(&103).unwrap().cgroup = Some("/web/worker".into());
-    let quota = finding("cpu_throttling", Culprit::cgroup("/web"));
+    let quota = finding("cpu_throttling", Subject::cgroup("/web"));
     let contention = |victim| {
         let mut contention = finding("scheduler_contention", process(105));
         contention.victims = vec![process(victim)];
@@ -314,16 +340,16 @@ fn waiting_for_cpus_explains_slow_calls_but_not_those_that_wait_for_storage() {
         window.processes.get_mut(&pid).unwrap().used.wait_ns = 20_000_000_000;
     }
     for cause in ["scheduler_contention", "cpu_steal"] {
-        let cause = finding(cause, Culprit::default());
+        let cause = finding(cause, Subject::default());
         explains(&window, &cause, &finding("syscall_latency_high", process(101)));
         independent(&window, &cause, &finding("syscall_latency_high", process(102)));
         independent(&window, &cause, &finding("syscall_latency_high", process(103)));
-        explains(&window, &cause, &finding("tcp_rtt_inflation", Culprit::remote("127.0.0.1:80")));
-        independent(&window, &cause, &finding("tcp_rtt_inflation", Culprit::remote("192.0.2.1:80")));
+        explains(&window, &cause, &finding("tcp_rtt_inflation", remote("127.0.0.1:80")));
+        independent(&window, &cause, &finding("tcp_rtt_inflation", remote("192.0.2.1:80")));
     }
     let contention = finding("scheduler_contention", process(104));
     explains(&window, &contention, &finding("tcp_accept_queue_overflow", process(101)));
-    explains(&window, &finding("cpu_steal", Culprit::default()), &contention);
+    explains(&window, &finding("cpu_steal", Subject::default()), &contention);
 }
 
 #[test]
@@ -343,14 +369,15 @@ fn a_listener_that_does_not_accept_explains_what_goes_to_it() {
     };
     let failures = vec![failure(101, 80), failure(102, 81)];
     window.tcp_monitor = Some(kerno_model::TcpSummary { failures, ..Default::default() });
-    let listener = finding("tcp_accept_queue_overflow", Culprit { pid: Some(100), ..local("0.0.0.0:80") });
+    let listener =
+        finding("tcp_accept_queue_overflow", Subject { process: process(100).process, ..local("0.0.0.0:80") });
     for id in ["tcp_connect_failures", "tcp_retransmit_storm", "tcp_rtt_inflation"] {
-        explains(&window, &listener, &finding(id, Culprit::remote("127.0.0.1:80")));
-        explains(&window, &listener, &finding(id, Culprit::remote("[::ffff:10.0.0.1]:80")));
-        independent(&window, &listener, &finding(id, Culprit::remote("127.0.0.1:81")));
+        explains(&window, &listener, &finding(id, remote("127.0.0.1:80")));
+        explains(&window, &listener, &finding(id, remote("[::ffff:10.0.0.1]:80")));
+        independent(&window, &listener, &finding(id, remote("127.0.0.1:81")));
     }
     let bound = finding("tcp_accept_queue_overflow", local("10.0.0.1:80"));
-    independent(&window, &bound, &finding("tcp_connect_failures", Culprit::remote("10.0.0.2:80")));
+    independent(&window, &bound, &finding("tcp_connect_failures", remote("10.0.0.2:80")));
     explains(&window, &listener, &finding("syscall_latency_high", process(101)));
     independent(&window, &listener, &finding("syscall_latency_high", process(102)));
 }
@@ -358,31 +385,28 @@ fn a_listener_that_does_not_accept_explains_what_goes_to_it() {
 #[test]
 fn loss_on_a_path_explains_what_else_is_wrong_on_it() {
     let window = machine(vec![offender(101, "connect")]);
-    let loss = finding("tcp_retransmit_storm", Culprit::remote("192.0.2.1"));
-    explains(&window, &loss, &finding("tcp_rtt_inflation", Culprit::remote("192.0.2.1:443")));
-    independent(&window, &loss, &finding("tcp_rtt_inflation", Culprit::remote("192.0.2.2:443")));
-    let mut many = finding("tcp_retransmit_storm", Culprit::default());
-    many.victims = vec![Culprit::remote("192.0.2.7"), Culprit::remote("192.0.2.8:443")];
-    explains(&window, &many, &finding("tcp_rtt_inflation", Culprit::remote("192.0.2.8")));
-    let fails = |what| titled(finding("tcp_connect_failures", Culprit::remote("192.0.2.1:443")), what);
-    explains(&window, &loss, &fails("client (7) cannot connect to 192.0.2.1:443: not answered 3 times"));
-    independent(&window, &loss, &fails("connections to 192.0.2.1:443 are refused"));
-    let refused = finding("tcp_connect_failures", Culprit { pid: Some(101), ..Culprit::remote("192.0.2.1:1") });
-    explains(
-        &window,
-        &refused,
-        &titled(finding("syscall_error_rate", process(101)), "connect fails with ECONNREFUSED"),
-    );
-    independent(&window, &refused, &titled(finding("syscall_error_rate", process(101)), "open fails with EACCES"));
+    let loss = finding("tcp_retransmit_storm", remote("192.0.2.1"));
+    explains(&window, &loss, &finding("tcp_rtt_inflation", remote("192.0.2.1:443")));
+    independent(&window, &loss, &finding("tcp_rtt_inflation", remote("192.0.2.2:443")));
+    let mut many = finding("tcp_retransmit_storm", Subject::default());
+    many.victims = vec![remote("192.0.2.7"), remote("192.0.2.8:443")];
+    explains(&window, &many, &finding("tcp_rtt_inflation", remote("192.0.2.8")));
+    let failed = |errno| finding("tcp_connect_failures", remote("192.0.2.1:443")).fact(Fact::Errno(errno));
+    explains(&window, &loss, &failed(errno::ETIMEDOUT));
+    independent(&window, &loss, &failed(errno::ECONNREFUSED));
+    let subject = Subject { process: process(101).process, ..remote("192.0.2.1:1") };
+    let refused = finding("tcp_connect_failures", subject).fact(Fact::Errno(errno::ECONNREFUSED));
+    explains(&window, &refused, &fails("syscall_error_rate", 101, "connect", errno::ECONNREFUSED));
+    independent(&window, &refused, &fails("syscall_error_rate", 101, "open", errno::EACCES));
     explains(&window, &refused, &finding("syscall_latency_high", process(101)));
 }
 
 #[test]
 fn what_is_seen_twice_is_one() {
     let storm = finding("file_open_storm", process(101));
-    let errors = |title| titled(finding("syscall_error_rate", process(101)), title);
-    explains(&machine(vec![]), &storm, &errors("openat of p101 fails with EACCES"));
-    independent(&machine(vec![]), &storm, &errors("ioctl of p101 fails with EACCES"));
+    let errors = |call| fails("syscall_error_rate", 101, call, errno::EACCES);
+    explains(&machine(vec![]), &storm, &errors("openat"));
+    independent(&machine(vec![]), &storm, &errors("ioctl"));
     explains(&machine(vec![]), &finding("blocked_tasks", process(101)), &finding("syscall_latency_high", process(101)));
 }
 
@@ -392,16 +416,16 @@ fn two_faults_stay_two_root_causes_each_with_its_own() {
         submits(submits(machine(vec![offender(101, "fsync"), offender(102, "fsync")]), 101, "8:0"), 102, "8:16");
     let findings = vec![
         finding("syscall_latency_high", process(102)),
-        finding("disk_io_bottleneck", Culprit::device("sda")),
+        finding("disk_io_bottleneck", device("sda")),
         finding("syscall_latency_high", process(101)),
-        finding("disk_io_bottleneck", Culprit::device("sdb")),
+        finding("disk_io_bottleneck", device("sdb")),
         finding("fd_leak", process(103)),
     ];
     let joined = join(findings, &window);
     assert_eq!(joined.len(), 3);
     let under = |device: &str| {
-        let root = joined.iter().find(|finding| finding.culprit.device.as_deref() == Some(device)).unwrap();
-        root.consequences.iter().map(|finding| finding.culprit.pid).collect::<Vec<_>>()
+        let root = joined.iter().find(|finding| finding.subject.device_name() == Some(device)).unwrap();
+        root.consequences.iter().map(|finding| finding.pid()).collect::<Vec<_>>()
     };
     assert_eq!((under("sda"), under("sdb")), (vec![Some(101)], vec![Some(102)]));
 }
@@ -409,7 +433,7 @@ fn two_faults_stay_two_root_causes_each_with_its_own() {
 #[test]
 fn a_consequence_does_not_begin_before_its_cause() {
     let window = machine(vec![offender(101, "fsync")]);
-    let disk = from(finding("disk_io_bottleneck", Culprit::device("sda")), 20.0);
+    let disk = from(finding("disk_io_bottleneck", device("sda")), 20.0);
     let slow = finding("syscall_latency_high", process(101));
     let submitter = submits(window.clone(), 101, "8:0");
     explains(&submitter, &disk, &from(slow.clone(), 12.0));
@@ -422,40 +446,36 @@ fn a_consequence_does_not_begin_before_its_cause() {
 #[test]
 fn the_story_is_told_in_order_and_the_root_is_as_severe_as_its_worst_consequence() {
     let window = machine(vec![offender(101, "fsync"), offender(102, "fsync")]);
-    let mut flusher = from(titled(finding("disk_io_bottleneck", process(100).on_device("sda")), "dd floods sda"), 4.0);
+    let mut flusher = from(finding("disk_io_bottleneck", process(100).on_device(&window, "sda")), 4.0);
     flusher.excess = 9.0;
     let mut worst = from(finding("syscall_latency_high", process(101)), 9.0);
     worst.severity = Severity::Critical;
     let earlier = from(finding("syscall_latency_high", process(102)), 3.5);
-    let errors = from(finding("disk_errors", Culprit::device("sda")), 3.0);
+    let errors = from(finding("disk_errors", device("sda")), 3.0);
     let mut joined = join(vec![worst.clone(), earlier.clone(), flusher.clone()], &window);
     rank(&mut joined);
     let [root] = &joined[..] else { panic!("{joined:?}") };
-    assert_eq!((root.severity, root.culprit.pid), (Severity::Critical, Some(100)));
-    assert_eq!(root.consequences.iter().map(|f| f.culprit.pid).collect::<Vec<_>>(), [Some(101), Some(102)]);
-    let chain: Vec<_> = root.chain.iter().map(|step| (step.seconds, step.what.as_str())).collect();
+    assert_eq!((root.severity, root.worst(), root.pid()), (Severity::Warning, Severity::Critical, Some(100)));
+    assert_eq!(root.consequences.iter().map(|f| f.pid()).collect::<Vec<_>>(), [Some(101), Some(102)]);
+    let told = report::Diagnosis::of(root, &window);
+    let chain: Vec<_> = told.chain.iter().map(|step| (step.seconds, step.what.as_str())).collect();
     let waits = "its file and sync calls wait for the device";
-    let expected = [
-        (4.0, "dd floods sda".to_owned()),
-        (3.5, format!("p102 (102): {waits}")),
-        (9.0, format!("p101 (101): {waits}")),
-    ];
+    let expected =
+        [(4.0, told.title.clone()), (3.5, format!("p102 (102): {waits}")), (9.0, format!("p101 (101): {waits}"))];
     assert!(chain.iter().zip(&expected).all(|(got, wanted)| got.0 == wanted.0 && got.1 == wanted.1), "{chain:?}");
-    assert_eq!(root.victims.iter().map(|victim| victim.pid).collect::<Vec<_>>(), [Some(101), Some(102)]);
+    assert_eq!((chain.len(), told.severity), (3, Severity::Critical));
+    assert_eq!(root.victims.iter().map(Subject::pid).collect::<Vec<_>>(), [Some(101), Some(102)]);
 
     // Over two steps: the errors explain the slow device, which explains the slow calls.
     let joined = join(vec![worst, flusher, errors], &window);
     assert_eq!(joined.len(), 1);
-    assert_eq!((joined[0].id.as_str(), joined[0].severity), ("disk_errors", Severity::Critical));
-    assert_eq!(joined[0].chain.len(), 3);
+    assert_eq!((joined[0].rule.as_str(), joined[0].worst()), ("disk_errors", Severity::Critical));
+    assert_eq!(report::Diagnosis::of(&joined[0], &window).chain.len(), 3);
 }
 
 #[test]
 fn what_would_explain_each_other_makes_no_circle() {
-    let (a, b) = (
-        finding("disk_io_bottleneck", Culprit::device("loop0")),
-        finding("disk_io_bottleneck", Culprit::device("sda")),
-    );
+    let (a, b) = (finding("disk_io_bottleneck", device("loop0")), finding("disk_io_bottleneck", device("sda")));
     let mut window = machine(vec![offender(101, "fsync")]);
     // Two devices that are said to be made of each other.
     let devices = &mut window.disk_io.as_mut().unwrap().devices;

@@ -403,7 +403,9 @@ impl<'a> Ties<'a> {
             if !device.dev.is_empty() {
                 return Some(device.dev.clone());
             }
-            return Some(self.known_device(&device.name).map_or_else(|| device.name.clone(), |known| known.dev.clone()));
+            return Some(
+                self.known_device(&device.name).map_or_else(|| device.name.clone(), |known| known.dev.clone()),
+            );
         }
         let mount = subject.mount.as_ref()?;
         let disk = self.window.disk_io.as_ref()?;

@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Report;
-use crate::{Culprit, Finding};
+use super::{Culprit, Diagnosis};
 
 /// A finding in two reports that follow each other.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -10,9 +10,9 @@ pub struct Change {
     /// Which way it went.
     pub course: Course,
     /// The finding as it is now; as it was, when it is resolved.
-    pub finding: Finding,
+    pub finding: Diagnosis,
     /// As it was before; `None` when it is new.
-    pub before: Option<Finding>,
+    pub before: Option<Diagnosis>,
 }
 
 /// Which way a finding went.
@@ -59,7 +59,7 @@ pub fn compare(before: &Report, now: &Report) -> Vec<Change> {
         let course = earlier.map_or(Course::New, |earlier| course(earlier, finding));
         changes.push(Change { course, finding: finding.clone(), before: earlier.cloned() });
     }
-    let resolved = |earlier: &Finding| Change {
+    let resolved = |earlier: &Diagnosis| Change {
         course: Course::Resolved,
         finding: earlier.clone(),
         before: Some(earlier.clone()),
@@ -68,7 +68,7 @@ pub fn compare(before: &Report, now: &Report) -> Vec<Change> {
     changes
 }
 
-fn course(before: &Finding, now: &Finding) -> Course {
+fn course(before: &Diagnosis, now: &Diagnosis) -> Course {
     match now.severity.cmp(&before.severity) {
         std::cmp::Ordering::Greater => Course::Worse,
         std::cmp::Ordering::Less => Course::Better,
@@ -79,7 +79,7 @@ fn course(before: &Finding, now: &Finding) -> Course {
 }
 
 /// What makes two findings the same one. Words and numbers change from window to window; who it is does not.
-fn identity(finding: &Finding) -> (&str, Who<'_>) {
+fn identity(finding: &Diagnosis) -> (&str, Who<'_>) {
     let culprit: &Culprit = &finding.culprit;
     let who = (culprit.pid, &culprit.cgroup, &culprit.device, &culprit.mount, &culprit.remote, &culprit.local);
     (&finding.id, who)
@@ -88,6 +88,6 @@ fn identity(finding: &Finding) -> (&str, Who<'_>) {
 type Who<'a> =
     (Option<u32>, &'a Option<String>, &'a Option<String>, &'a Option<String>, &'a Option<String>, &'a Option<String>);
 
-fn flat(findings: &[Finding]) -> Vec<&Finding> {
+fn flat(findings: &[Diagnosis]) -> Vec<&Diagnosis> {
     findings.iter().flat_map(|finding| [vec![finding], flat(&finding.consequences)]).flatten().collect()
 }

@@ -2,13 +2,13 @@
 
 use std::fmt::Write as _;
 
-use super::Report;
 use super::words::{
-    clock, clock_ms, cost, date, first_evidence, looked_for, losses, machine, name, one_line, particulars, quantity,
-    since, span, unseen, verbatim, verdict,
+    clock, clock_ms, cost, date, first_evidence, looked_for, losses, machine, name, one_line, particulars, since,
+    unseen, verbatim, verdict,
 };
-use crate::{Effect, Finding, Fix, Unit};
-use kerno_model::Span;
+use super::{Diagnosis, Fix, Report};
+use kerno_model::amount::{quantity, span};
+use kerno_model::{Safety, Span, Unit};
 
 /// The report as Markdown (`CommonMark`, and tables as GitHub, GitLab and Mattermost have them). What comes from the machine is
 /// escaped: it cannot link, mention, embed or format.
@@ -49,7 +49,7 @@ fn write_report(out: &mut String, report: &Report) -> Written {
     Ok(())
 }
 
-fn write_finding(out: &mut String, finding: &Finding, window: &Span) -> Written {
+fn write_finding(out: &mut String, finding: &Diagnosis, window: &Span) -> Written {
     let mut who: Vec<String> = name(&finding.culprit).map(|name| format!("**{}**", plain(&name))).into_iter().collect();
     who.extend(particulars(&finding.culprit).iter().map(|(label, value)| format!("{label} {}", code(value))));
     if !who.is_empty() {
@@ -89,9 +89,9 @@ fn write_finding(out: &mut String, finding: &Finding, window: &Span) -> Written 
             write_consequence(out, consequence, 0)?;
         }
     }
-    let of = |effect: Effect| finding.fixes.iter().filter(move |fix| fix.effect == effect).collect::<Vec<_>>();
-    write_fixes(out, "Look next (changes nothing)", &of(Effect::ReadOnly))?;
-    write_fixes(out, "Then, with care (CHANGES the system)", &of(Effect::Changing))
+    let of = |effect: Safety| finding.fixes.iter().filter(move |fix| fix.effect == effect).collect::<Vec<_>>();
+    write_fixes(out, "Look next (changes nothing)", &of(Safety::ReadOnly))?;
+    write_fixes(out, "Then, with care (CHANGES the system)", &of(Safety::Changing))
 }
 
 fn write_times<'a>(
@@ -110,7 +110,7 @@ fn write_times<'a>(
     Ok(())
 }
 
-fn write_consequence(out: &mut String, finding: &Finding, depth: usize) -> Written {
+fn write_consequence(out: &mut String, finding: &Diagnosis, depth: usize) -> Written {
     let indent = "  ".repeat(depth);
     let evidence = first_evidence(finding).map(|evidence| format!(" ({})", plain(&evidence))).unwrap_or_default();
     writeln!(out, "{indent}- {}: {}{evidence}", finding.severity, plain(&finding.title))?;

@@ -2,6 +2,7 @@
 //! serialises; with the feature `schema`, `json_schema` describes it), and what changed from one report to the next.
 
 mod compare;
+mod diagnosis;
 mod markdown;
 #[cfg(feature = "schema")]
 mod schema;
@@ -11,13 +12,13 @@ mod words;
 use serde::{Deserialize, Serialize};
 
 pub use compare::{Change, Course, compare};
+pub use diagnosis::{Culprit, Diagnosis, Eta, Evidence, Exemplar, Fix, Step};
 pub use markdown::markdown;
 #[cfg(feature = "schema")]
 pub use schema::json_schema;
 pub use text::{TextStyle, changes_text, finding_text, text};
 
-use crate::{Finding, Severity};
-use kerno_model::{CostOfObserving, HostFacts, Missing, SCHEMA_VERSION, Span, Window};
+use kerno_model::{CostOfObserving, Finding, HostFacts, Missing, SCHEMA_VERSION, Severity, Span, Window};
 
 /// What was found in a window, and what one must know to judge it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,13 +41,16 @@ pub struct Report {
     /// Nothing is wrong as far as could be seen: no finding is a warning or worse.
     pub healthy: bool,
     /// Root causes, the worst first, with what follows from each under it.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<Diagnosis>,
 }
 
 impl Report {
     /// A report on what was observed and judged.
-    pub fn new(window: &Window, mut findings: Vec<Finding>) -> Self {
-        findings.iter_mut().for_each(keep_finite);
+    pub fn new(window: &Window, findings: &[Finding]) -> Self {
+        Self::with(window, findings.iter().map(|finding| Diagnosis::of(finding, window)).collect())
+    }
+
+    fn with(window: &Window, findings: Vec<Diagnosis>) -> Self {
         Self {
             schema_version: SCHEMA_VERSION,
             kerno_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -66,26 +70,8 @@ impl Report {
     }
 }
 
-fn worst(findings: &[Finding]) -> Option<Severity> {
-    findings.iter().flat_map(|finding| [Some(finding.severity), worst(&finding.consequences)]).flatten().max()
-}
-
-/// JSON has no infinity: what is not a number would be lost on the way.
-fn keep_finite(finding: &mut Finding) {
-    const VAST: f64 = 1e9;
-    let finite = |value: &f64| value.is_finite();
-    if !finding.excess.is_finite() {
-        finding.excess = if finding.excess.is_nan() { 1.0 } else { VAST };
-    }
-    finding.since = finding.since.filter(finite);
-    finding.eta = finding.eta.take().filter(|eta| eta.seconds.is_finite() && eta.fit.is_finite());
-    finding.evidence.retain(|evidence| evidence.value.is_finite());
-    for evidence in &mut finding.evidence {
-        evidence.threshold = evidence.threshold.filter(finite);
-    }
-    finding.exemplars.retain(|exemplar| exemplar.seconds.is_finite());
-    finding.chain.retain(|step| step.seconds.is_finite());
-    finding.consequences.iter_mut().for_each(keep_finite);
+fn worst(findings: &[Diagnosis]) -> Option<Severity> {
+    findings.iter().map(|finding| finding.severity).max()
 }
 
 #[cfg(test)]

@@ -1,7 +1,5 @@
 use super::*;
-use crate::{Culprit, Eta, Exemplar, Step, Unit};
-use kerno_model::Container;
-use kerno_model::SummaryLoss;
+use kerno_model::{Container, Safety, SummaryLoss, Unit};
 
 /// A machine on which one process floods a disk while a database waits for it, and another leaks sockets.
 pub(super) fn report() -> Report {
@@ -25,7 +23,7 @@ pub(super) fn report() -> Report {
         ..Culprit::default()
     };
     let title = "postgres (912): fdatasync takes 412 ms at the 99th percentile";
-    let mut slow = Finding::new("syscall_latency_high", "syscall_latency", Severity::Critical, title.into()).measured(
+    let mut slow = Diagnosis::made("syscall_latency_high", "syscall_latency", Severity::Critical, title).measured(
         "fdatasync took (p99)",
         412.0,
         Unit::Milliseconds,
@@ -33,15 +31,15 @@ pub(super) fn report() -> Report {
     );
     slow.culprit = postgres.clone();
     let title = "dd (4711) floods nvme0n1: 1.2 GiB written in 30 s, writes wait 380 ms for the device";
-    let mut disk = Finding::new("disk_io_bottleneck", "disk_io", Severity::Critical, title.into())
+    let mut disk = Diagnosis::made("disk_io_bottleneck", "disk_io", Severity::Critical, title)
         .measured("write requests waited for the device and in its queue (p99)", 380.0, Unit::Milliseconds, Some(50.0))
         .measured("share of the time that the device was busy", 0.998, Unit::Ratio, Some(0.9))
         .measured("written by dd", 1_288_490_188.8, Unit::Bytes, None)
         .measured("of all that was written", 0.973, Unit::Ratio, None)
-        .look("pidstat -d -p 4711 1 5", "what dd writes, second by second")
-        .look("iostat -x nvme0n1 1 5", "how busy the device is")
-        .change("ionice -c 3 -p 4711", "lets dd write only when nobody else does (bfq scheduler)")
-        .change("systemctl stop nightly-backup.service", "ends the backup");
+        .fix(Safety::ReadOnly, "pidstat -d -p 4711 1 5", "what dd writes, second by second")
+        .fix(Safety::ReadOnly, "iostat -x nvme0n1 1 5", "how busy the device is")
+        .fix(Safety::Changing, "ionice -c 3 -p 4711", "lets dd write only when nobody else does (bfq scheduler)")
+        .fix(Safety::Changing, "systemctl stop nightly-backup.service", "ends the backup");
     disk.culprit = dd;
     disk.cause =
         "dd makes pages dirty faster than the device can write them, and who asks for its own data to be on the \
@@ -59,10 +57,10 @@ pub(super) fn report() -> Report {
     disk.consequences = vec![slow];
 
     let title = "api\x1b[31m-server (2202) leaks sockets: 12 a second, limit of 1,024 in 40 s";
-    let mut leak = Finding::new("fd_leak", "fd_track", Severity::Warning, title.into())
+    let mut leak = Diagnosis::made("fd_leak", "fd_track", Severity::Warning, title)
         .measured("descriptors more, a second", 12.0, Unit::PerSecond, Some(1.0))
-        .look("ls -l /proc/2202/fd | awk '{print $NF}' | sort | uniq -c | sort -n", "what is open")
-        .change("systemctl restart 'api`server`'", "frees them, until it leaks again");
+        .fix(Safety::ReadOnly, "ls -l /proc/2202/fd | awk '{print $NF}' | sort | uniq -c | sort -n", "what is open")
+        .fix(Safety::Changing, "systemctl restart 'api`server`'", "frees them, until it leaks again");
     leak.culprit = Culprit {
         pid: Some(2202),
         process: Some("api\x1b[31m-server".into()),
@@ -77,6 +75,7 @@ pub(super) fn report() -> Report {
     let window = Window {
         host: HostFacts {
             hostname: "db-3".into(),
+            boot_id: String::new(),
             kernel: "6.18.44".into(),
             machine: "x86_64".into(),
             os: "Debian GNU/Linux 12 (bookworm)".into(),
@@ -103,7 +102,7 @@ pub(super) fn report() -> Report {
         fd_track: Some(kerno_model::FdSummary::default()),
         ..Window::default()
     };
-    Report::new(&window, vec![disk, leak])
+    Report::with(&window, vec![disk, leak])
 }
 
 fn healthy() -> Report {
@@ -197,13 +196,13 @@ fn a_report_survives_json() {
 
 #[test]
 fn what_json_cannot_hold_does_not_get_in() {
-    let mut finding = Finding::new("fd_leak", "fd_track", Severity::Info, "t".into())
+    let mut finding = Finding::new(kerno_model::RuleId::new("fd_leak"), Severity::Info)
         .measured("a", f64::NAN, Unit::Count, None)
         .measured("b", 1.0, Unit::Count, Some(f64::INFINITY));
     finding.excess = f64::INFINITY;
-    finding.eta = Some(Eta { seconds: f64::INFINITY, what: "never".into(), fit: 1.0 });
+    finding.eta = Some(kerno_model::Eta { at: kerno_model::Moment::default(), seconds: f64::INFINITY, fit: 1.0 });
     finding.consequences.push(finding.clone());
-    let report = Report::new(&Window::default(), vec![finding]);
+    let report = Report::new(&Window::default(), &[finding]);
     let json = serde_json::to_string(&report).unwrap();
     assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
     assert_eq!(report.findings[0].evidence.len(), 1);

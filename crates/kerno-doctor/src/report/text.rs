@@ -4,12 +4,12 @@ use textwrap::core::display_width;
 use textwrap::{Options, WordSeparator, WordSplitter};
 
 use super::words::{
-    clock, clock_ms, cost, date, first_evidence, looked_for, losses, machine, name, one_line, particulars, quantity,
-    safe, since, span, unseen, verbatim, verdict,
+    clock, clock_ms, cost, date, first_evidence, looked_for, losses, machine, name, one_line, particulars, safe, since,
+    unseen, verbatim, verdict,
 };
-use super::{Change, Course, Report};
-use crate::{Culprit, Effect, Evidence, Finding, Fix, Severity};
-use kerno_model::Span;
+use super::{Change, Course, Culprit, Diagnosis, Evidence, Fix, Report};
+use kerno_model::amount::{quantity, span};
+use kerno_model::{Safety, Severity, Span, Unit};
 
 /// How text is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +81,7 @@ pub fn text(report: &Report, style: &TextStyle) -> String {
 }
 
 /// One finding of a report, as [`text`] shows it.
-pub fn finding_text(finding: &Finding, report: &Report, style: &TextStyle) -> String {
+pub fn finding_text(finding: &Diagnosis, report: &Report, style: &TextStyle) -> String {
     let mut page = Page::new(style);
     set_finding(&mut page, finding, &report.window);
     page.out
@@ -106,7 +106,7 @@ pub fn changes_text(changes: &[Change], style: &TextStyle) -> String {
         };
         let was =
             change.before.as_ref().filter(|_| matches!(change.course, Course::Worse | Course::Better)).map(|before| {
-                let past = |finding: &Finding| quantity(finding.excess, crate::Unit::Times);
+                let past = |finding: &Diagnosis| quantity(finding.excess, Unit::Times);
                 format!(" [was {}, {} its threshold; now {}]", before.severity, past(before), past(&change.finding))
             });
         let line = format!("{}: {}{}", change.finding.severity, safe(&change.finding.title), was.unwrap_or_default());
@@ -148,16 +148,16 @@ fn healthy(page: &mut Page, report: &Report) {
     }
 }
 
-fn set_finding(page: &mut Page, finding: &Finding, window: &Span) {
+fn set_finding(page: &mut Page, finding: &Diagnosis, window: &Span) {
     const LABELS: usize = 9;
     page.labelled(0, &finding.severity.name().to_uppercase(), 10, &safe(&finding.title), Paint::of(finding.severity));
-    let sure = quantity(finding.confidence, crate::Unit::Ratio);
+    let sure = quantity(finding.confidence, Unit::Ratio);
     page.set(10, 10, &safe(&format!("{}, {sure} sure", finding.id)), Paint::Dim);
     culprit(page, &finding.culprit);
     page.labelled(2, "Since", LABELS, &since(finding.since, window), Paint::Plain);
     if let Some(eta) = &finding.eta {
         let at = clock(window.started_unix + window.seconds + eta.seconds);
-        let fit = quantity(eta.fit, crate::Unit::Ratio);
+        let fit = quantity(eta.fit, Unit::Ratio);
         let line = format!("{} in {}, at {at} UTC (the trend fits {fit})", safe(&eta.what), span(eta.seconds));
         page.labelled(2, "Soon", LABELS, &line, Paint::Bold);
     }
@@ -238,7 +238,7 @@ fn cut(text: &str) -> String {
 }
 
 /// A finding under another: what it is and how much, and those under it in turn.
-fn follows(page: &mut Page, finding: &Finding, indent: usize) {
+fn follows(page: &mut Page, finding: &Diagnosis, indent: usize) {
     page.labelled(indent, finding.severity.name(), 9, &safe(&finding.title), Paint::of(finding.severity));
     if let Some(evidence) = first_evidence(finding) {
         page.set(indent + 9, indent + 11, &safe(&evidence), Paint::Dim);
@@ -288,18 +288,18 @@ fn evidence(page: &mut Page, all: &[Evidence]) {
 
 /// What to type next: what only looks first.
 fn fixes(page: &mut Page, all: &[Fix]) {
-    let of = |effect: Effect| all.iter().filter(move |fix| fix.effect == effect);
-    if of(Effect::ReadOnly).next().is_some() {
+    let of = |effect: Safety| all.iter().filter(move |fix| fix.effect == effect);
+    if of(Safety::ReadOnly).next().is_some() {
         page.set(2, 2, "Look next (changes nothing)", Paint::Bold);
-        for fix in of(Effect::ReadOnly) {
+        for fix in of(Safety::ReadOnly) {
             // Never broken into lines: it is to be copied.
             page.line(4, &format!("$ {}", verbatim(&fix.command)), Paint::Plain);
             page.set(6, 6, &safe(&fix.why), Paint::Dim);
         }
     }
-    if of(Effect::Changing).next().is_some() {
+    if of(Safety::Changing).next().is_some() {
         page.set(2, 2, "Then, with care (CHANGES the system)", Paint::Warning);
-        for fix in of(Effect::Changing) {
+        for fix in of(Safety::Changing) {
             page.line(4, &format!("! {}", verbatim(&fix.command)), Paint::Warning);
             page.set(6, 6, &safe(&fix.why), Paint::Dim);
         }

@@ -1,11 +1,11 @@
 //! Numbers, times and names as people read them; the same in every form of the report.
 
-use crate::{Culprit, Finding, Unit};
+use kerno_model::amount::{bytes, number, quantity, span};
 use kerno_model::text::Escaped;
 use kerno_model::{KernelVersion, SummaryLoss};
-use kerno_model::{Missing, Span};
+use kerno_model::{Missing, Severity, Span, Unit};
 
-use super::Report;
+use super::{Culprit, Diagnosis, Report};
 
 /// The time of day in UTC: `15:54:06`. UTC, since a report is read in other places than it was made.
 pub(super) fn clock(unix: f64) -> String {
@@ -182,7 +182,6 @@ pub(super) fn unseen(missing: &Missing) -> String {
 
 /// How many of each severity, root causes only: `2 problems: 1 critical, 1 warning`.
 pub(super) fn verdict(report: &Report) -> String {
-    use crate::Severity;
     let count = |severity| report.findings.iter().filter(|finding| finding.severity == severity).count();
     let counts: Vec<String> = [Severity::Critical, Severity::Warning, Severity::Info]
         .into_iter()
@@ -217,7 +216,7 @@ fn lower_first(title: &str) -> String {
 }
 
 /// A measurement and its line in words: `400 ms (threshold 50 ms)`.
-pub(super) fn first_evidence(finding: &Finding) -> Option<String> {
+pub(super) fn first_evidence(finding: &Diagnosis) -> Option<String> {
     let evidence = finding.evidence.first()?;
     let threshold = evidence.threshold.map(|at| format!(" (threshold {})", quantity(at, evidence.unit)));
     Some(format!("{}: {}{}", evidence.what, quantity(evidence.value, evidence.unit), threshold.unwrap_or_default()))
@@ -241,7 +240,8 @@ mod tests {
     #[test]
     fn a_cgroup_is_told_where_it_says_something() {
         let labels = |cgroup: &str, unit: Option<&str>| {
-            let culprit = Culprit { unit: unit.map(str::to_owned), ..Culprit::cgroup(cgroup) };
+            let culprit =
+                Culprit { unit: unit.map(str::to_owned), cgroup: Some(cgroup.to_owned()), ..Culprit::default() };
             particulars(&culprit).into_iter().map(|(label, _)| label).collect::<Vec<_>>()
         };
         assert_eq!(labels("/", None), Vec::<&str>::new());
@@ -252,10 +252,10 @@ mod tests {
 
     #[test]
     fn many_findings_are_named_first() {
-        let finding = |title: &str| Finding::new("x", "y", crate::Severity::Warning, title.to_owned());
+        let finding = |title: &str| Diagnosis::made("x", "y", Severity::Warning, title);
         let shown = |titles: &[&str]| {
             let findings = titles.iter().map(|title| finding(title)).collect();
-            let report = Report::new(&kerno_model::Window::default(), findings);
+            let report = Report::with(&kerno_model::Window::default(), findings);
             super::super::text(&report, &super::super::TextStyle { width: 80, color: false })
         };
         assert!(

@@ -1,0 +1,295 @@
+//! A finding in words: what [`Report`](super::Report)s hold. The only place that asks rules for words.
+
+use kerno_model::amount::number;
+use kerno_model::{Container, Fact, Finding, Fingerprint, Safety, Severity, Span, Subject, Unit, Window};
+use serde::{Deserialize, Serialize};
+
+use crate::rule_by_id;
+
+/// Something that was measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Evidence {
+    /// What, by the rule's name for it. Stable.
+    #[serde(default)]
+    pub quantity: String,
+    /// What, in words: "write requests waited for the device (p99)".
+    pub what: String,
+    /// How much.
+    pub value: f64,
+    /// Of what.
+    pub unit: Unit,
+    /// From where on it is a symptom, where there is such a line.
+    pub threshold: Option<f64>,
+}
+
+/// Something that happened, as an example.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Exemplar {
+    /// When: seconds since the window began.
+    pub seconds: f64,
+    /// What, in words.
+    pub what: String,
+}
+
+/// Who or what is behind it, or suffers from it: whichever of these applies.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
+pub struct Culprit {
+    /// A process's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// Its name; lossy, may hold control characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub process: Option<String>,
+    /// Its command line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cmdline: Option<String>,
+    /// Whose it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// A cgroup's path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
+    /// A container.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<Container>,
+    /// A systemd unit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// A block device's name, or `major:minor`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// A mount point.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mount: Option<String>,
+    /// The other end of connections: an address, or address and port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote: Option<String>,
+    /// Our end of connections, or where a process listens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local: Option<String>,
+}
+
+impl From<&Subject> for Culprit {
+    fn from(subject: &Subject) -> Self {
+        let process = subject.process.as_ref();
+        Self {
+            pid: subject.pid(),
+            process: process.map(|process| process.comm.clone()),
+            cmdline: process.and_then(|process| process.cmdline.clone()),
+            user: process.and_then(|process| process.user.clone()),
+            cgroup: subject.cgroup.clone(),
+            container: subject.container.clone(),
+            unit: subject.unit.clone(),
+            device: subject.device.as_ref().map(|device| device.name.clone()),
+            mount: subject.mount.clone(),
+            remote: subject.remote.map(|address| address.to_string()),
+            local: subject.local.map(|address| address.to_string()),
+        }
+    }
+}
+
+/// Something to type next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Fix {
+    /// The command, with the real process, device or address in it.
+    pub command: String,
+    /// Whether it changes anything.
+    pub effect: Safety,
+    /// What it is good for.
+    pub why: String,
+}
+
+/// When something will happen if all goes on as it does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Eta {
+    /// In how many seconds, counted from the window's end.
+    pub seconds: f64,
+    /// What will happen then.
+    pub what: String,
+    /// How well the trend fits what was seen (R squared), 0 to 1.
+    pub fit: f64,
+}
+
+/// One step of how one thing led to another.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Step {
+    /// When it began: seconds since the window began; 0 when it was so from the start.
+    pub seconds: f64,
+    /// What, in words.
+    pub what: String,
+}
+
+/// Something that is wrong, with who is behind it and what to do, in words.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Diagnosis {
+    /// The rule that found it, such as `fd_leak`. Stable.
+    pub id: String,
+    /// Which of the things that the rule tells apart; empty when it tells none apart. Stable.
+    #[serde(default)]
+    pub variant: String,
+    /// What it stays the same by, from window to window.
+    #[serde(default)]
+    pub fingerprint: Fingerprint,
+    /// How bad it is, with all that follows from it.
+    pub severity: Severity,
+    /// What is wrong, in one line that names the culprit.
+    pub title: String,
+    /// The signal that shows it.
+    pub signal: String,
+    /// Why it is so.
+    pub cause: String,
+    /// What it does to those who suffer.
+    pub impact: String,
+    /// What was measured.
+    pub evidence: Vec<Evidence>,
+    /// Examples of what happened.
+    pub exemplars: Vec<Exemplar>,
+    /// Who or what is behind it; empty when that cannot be told.
+    pub culprit: Culprit,
+    /// Who suffers. Bounded.
+    pub victims: Vec<Culprit>,
+    /// What to type next.
+    pub fixes: Vec<Fix>,
+    /// When it began: seconds since the window began; `None` when it was so from the start.
+    pub since: Option<f64>,
+    /// When it began: nanoseconds since 1970; `None` when it was so from the start.
+    #[serde(default)]
+    pub since_unix_ns: Option<u64>,
+    /// When it will get worse.
+    pub eta: Option<Eta>,
+    /// How far past its threshold it is: 1 is just there.
+    pub excess: f64,
+    /// How sure this is, 0 to 1.
+    pub confidence: f64,
+    /// How it came about, where one thing led to another.
+    pub chain: Vec<Step>,
+    /// What is known of it, as data.
+    #[serde(default)]
+    pub facts: Vec<Fact>,
+    /// What follows from it: findings that would go if this one did.
+    pub consequences: Vec<Diagnosis>,
+}
+
+/// JSON has no infinity: what is not a number would be lost on the way.
+const VAST: f64 = 1e9;
+
+impl Diagnosis {
+    /// A finding of a window in words, with those under it.
+    pub fn of(finding: &Finding, window: &Window) -> Self {
+        Self::told(finding, &window.span, true)
+    }
+
+    fn told(finding: &Finding, span: &Span, root: bool) -> Self {
+        let rule = rule_by_id(finding.rule.as_str());
+        let words = crate::words(finding);
+        let label =
+            |evidence: &kerno_model::Evidence| rule.map_or_else(|| number(evidence.value), |rule| rule.label(evidence));
+        let measured = finding.evidence.iter().filter(|evidence| evidence.value.is_finite());
+        let chain = if root { chain(finding, &words.title, span) } else { Vec::new() };
+        Self {
+            id: finding.rule.to_string(),
+            variant: finding.variant.to_string(),
+            fingerprint: finding.fingerprint(),
+            severity: finding.worst(),
+            title: words.title,
+            signal: rule.map_or_else(String::new, |rule| rule.signal.to_owned()),
+            cause: words.cause,
+            impact: words.impact,
+            evidence: measured
+                .map(|evidence| Evidence {
+                    quantity: evidence.quantity.to_string(),
+                    what: label(evidence),
+                    value: evidence.value,
+                    unit: evidence.unit,
+                    threshold: evidence.threshold.filter(|line| line.is_finite()),
+                })
+                .collect(),
+            exemplars: finding
+                .exemplars
+                .iter()
+                .map(|exemplar| Exemplar {
+                    seconds: span.seconds_at(exemplar.at).max(0.0),
+                    what: exemplar.what.clone(),
+                })
+                .collect(),
+            culprit: Culprit::from(&finding.subject),
+            victims: finding.victims.iter().map(Culprit::from).collect(),
+            fixes: finding
+                .fixes
+                .iter()
+                .map(|fix| Fix { command: fix.command.clone(), effect: fix.effect, why: fix.why.clone() })
+                .collect(),
+            since: finding.since.map(|since| span.seconds_at(since).max(0.0)),
+            since_unix_ns: finding.since.map(|since| since.unix_ns),
+            eta: finding.eta.as_ref().filter(|eta| eta.seconds.is_finite() && eta.fit.is_finite()).map(|eta| Eta {
+                seconds: eta.seconds,
+                what: words.outlook,
+                fit: eta.fit,
+            }),
+            excess: if finding.excess.is_nan() { 1.0 } else { finding.excess.clamp(-VAST, VAST) },
+            confidence: finding.confidence,
+            chain,
+            facts: finding.facts.clone(),
+            consequences: finding.consequences.iter().map(|finding| Self::told(finding, span, false)).collect(),
+        }
+    }
+}
+
+/// The story of a root cause: how one thing led to another, in the order in which they began.
+fn chain(root: &Finding, title: &str, span: &Span) -> Vec<Step> {
+    if root.consequences.is_empty() {
+        return Vec::new();
+    }
+    let began = |finding: &Finding| finding.since.map_or(0.0, |since| span.seconds_at(since).max(0.0));
+    let mut steps = Vec::new();
+    root.consequences.iter().for_each(|consequence| gather(consequence, &began, &mut steps));
+    steps.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+    // The cause comes first, though a sample may have shown a consequence a little earlier.
+    steps.insert(0, Step { seconds: began(root), what: title.to_owned() });
+    let mut told = std::collections::HashSet::new();
+    steps.retain(|step| told.insert(step.what.clone()));
+    steps
+}
+
+/// A step for a consequence and each of those under it.
+fn gather(finding: &Finding, began: &impl Fn(&Finding) -> f64, steps: &mut Vec<Step>) {
+    let rule = rule_by_id(finding.rule.as_str());
+    let how = rule.zip(finding.through).and_then(|(rule, effect)| rule.suffers.iter().find(|line| line.from == effect));
+    let who = finding.subject.label().unwrap_or_else(|| crate::words(finding).title);
+    let what = how.map_or_else(|| who.clone(), |line| format!("{who}: {}", line.how));
+    steps.push(Step { seconds: began(finding), what });
+    finding.consequences.iter().for_each(|consequence| gather(consequence, began, steps));
+}
+
+/// Made by hand, for the tests of how it looks.
+#[cfg(test)]
+impl Diagnosis {
+    pub(super) fn made(id: &str, signal: &str, severity: Severity, title: &str) -> Self {
+        let span = Span::default();
+        let finding = Finding::new(kerno_model::RuleId::default(), severity);
+        Self {
+            id: id.to_owned(),
+            signal: signal.to_owned(),
+            title: title.to_owned(),
+            ..Self::told(&finding, &span, true)
+        }
+    }
+
+    pub(super) fn measured(mut self, what: &str, value: f64, unit: Unit, threshold: Option<f64>) -> Self {
+        self.evidence.push(Evidence { quantity: String::new(), what: what.to_owned(), value, unit, threshold });
+        self
+    }
+
+    pub(super) fn fix(mut self, effect: Safety, command: &str, why: &str) -> Self {
+        self.fixes.push(Fix { command: command.to_owned(), effect, why: why.to_owned() });
+        self
+    }
+}
