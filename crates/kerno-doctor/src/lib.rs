@@ -5,6 +5,7 @@
 //! which; [`report`] makes text, Markdown and JSON of it.
 mod causes;
 pub(crate) mod growth;
+pub mod incidents;
 pub mod knowledge;
 pub mod report;
 mod rule;
