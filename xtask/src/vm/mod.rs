@@ -17,11 +17,11 @@ use std::sync::Mutex;
 
 use anyhow::{Context, ensure};
 use clap::Args;
+use kerno_kit::install::install;
+use kerno_kit::workspace;
 
 use boot::{Guest, Machine};
 use packages::{Archive, LINES};
-
-use crate::install::install;
 
 #[derive(Args)]
 pub(crate) struct Vm {
@@ -153,12 +153,7 @@ fn in_parallel<T: Send, R: Send>(jobs: usize, items: Vec<T>, run: impl Fn(T) -> 
 }
 
 fn home() -> PathBuf {
-    target_directory().join("vm")
-}
-
-fn target_directory() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from)
+    workspace::target().join("vm")
 }
 
 fn succeed(command: &mut Command) -> anyhow::Result<()> {

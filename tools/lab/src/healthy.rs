@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use kerno_kit::workspace;
 
 use super::case::{Case, Staged};
 use super::scene::{Run, Scene, cpu_seconds, run};
@@ -97,10 +98,11 @@ fn settled(scene: &Scene, load: u32) -> Result<Staged> {
 
 fn cargo_build(scene: &mut Scene) -> Result<Staged> {
     let target = scene.dir().join("target");
-    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
+    let manifest = workspace::root().join("Cargo.toml");
     let build = format!(
-        "while :; do '{}' build --quiet --offline --package kerno --manifest-path '{manifest}' --target-dir '{1}'; rm -rf '{1}'; done",
+        "while :; do '{}' build --quiet --offline --package kerno --manifest-path '{1}' --target-dir '{2}'; rm -rf '{2}'; done",
         env!("CARGO"),
+        manifest.display(),
         target.display()
     );
     let pid = scene.spawn(&Run::shell(build))?;
@@ -169,10 +171,11 @@ fn backup(scene: &mut Scene) -> Result<Staged> {
 }
 
 fn git(scene: &mut Scene) -> Result<Staged> {
-    let repository = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let repository = workspace::root();
     let load = format!(
-        "while :; do git clone --quiet --no-hardlinks '{repository}' clone && git -C clone gc --quiet --aggressive --prune=now && \
-         git -C clone status >/dev/null && rm -rf clone || sleep 1; done"
+        "while :; do git clone --quiet --no-hardlinks '{}' clone && git -C clone gc --quiet --aggressive --prune=now && \
+         git -C clone status >/dev/null && rm -rf clone || sleep 1; done",
+        repository.display()
     );
     let pid = scene.spawn(&Run::shell(load))?;
     settled(scene, pid)

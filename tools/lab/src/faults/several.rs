@@ -3,8 +3,8 @@
 use anyhow::Result;
 
 use super::{cpu, descriptors, filesystem, network};
-use crate::lab::case::{Case, Staged};
-use crate::lab::scene::Scene;
+use crate::case::{Case, Staged};
+use crate::scene::Scene;
 
 pub(super) const CASES: &[Case] = &[
     Case {

@@ -47,8 +47,12 @@ fn is_there(program: &str) -> bool {
     files.any(|file| file.metadata().is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0))
 }
 
-/// Installs what of this is missing.
-pub(crate) fn install<'a>(programs: impl Iterator<Item = &'a str>) -> Result<()> {
+/// Installs with apt what is missing of these programs.
+///
+/// # Errors
+///
+/// When no package is known for one, or apt fails.
+pub fn install<'a>(programs: impl Iterator<Item = &'a str>) -> Result<()> {
     let mut packages: Vec<&str> = Vec::new();
     for program in programs.filter(|program| !is_there(program)) {
         let package = PACKAGES.iter().find(|(name, _)| *name == program).map(|(_, package)| *package);

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use kerno_kit::cargo::command_beside;
 
-use super::events::peer::{Running, kerno};
+use super::events::peer::Running;
 use super::step;
 use super::table::{Row, Spread, Target};
 use super::tool::memory_mib;
@@ -16,7 +17,7 @@ const WINDOWS: u32 = 400;
 const WINDOW: Duration = Duration::from_millis(500);
 
 pub(super) fn rows() -> anyhow::Result<Vec<Row>> {
-    let doctor = Running::start(kerno()?.as_os_str(), &["doctor", "--continuous", "--interval", "500ms"])?;
+    let doctor = Running::start(command_beside()?.as_os_str(), &["doctor", "--continuous", "--interval", "500ms"])?;
     let mut points = Vec::new();
     for window in 0..WINDOWS {
         step(format_args!("soak: window {} of {WINDOWS}", window + 1))?;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::lab::case::{Case, Mark, Staged};
-use crate::lab::scene::{Run, Scene, run};
+use crate::case::{Case, Mark, Staged};
+use crate::scene::{Run, Scene, run};
 
 pub(super) const CASES: &[Case] = &[
     Case {

@@ -7,74 +7,33 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use serde::Deserialize;
+// The library's own types, and the only place that names where they live.
+pub(super) use kerno::doctor::{Culprit, Finding, Severity};
+pub(super) use kerno::report::Report;
+use serde::Deserialize as _;
 
 use super::scene::{Scene, members};
 
-/// What of a report matters here.
-#[derive(Deserialize)]
-pub(super) struct Report {
-    pub(super) findings: Vec<Finding>,
+/// Whether it is more than something worth knowing.
+pub(super) fn alarms(finding: &Finding) -> bool {
+    finding.severity > Severity::Info
 }
 
-#[derive(Clone, Deserialize)]
-pub(super) struct Finding {
-    pub(super) id: String,
-    pub(super) severity: String,
-    pub(super) title: String,
-    #[serde(default)]
-    pub(super) cause: String,
-    #[serde(default)]
-    pub(super) culprit: Culprit,
-    #[serde(default)]
-    pub(super) victims: Vec<Culprit>,
-    #[serde(default)]
-    pub(super) eta: Option<Eta>,
-    #[serde(default)]
-    pub(super) consequences: Vec<Finding>,
-}
-
-impl Finding {
-    /// Whether it is more than something worth knowing.
-    pub(super) fn alarms(&self) -> bool {
-        self.severity != "info"
+/// Whom a finding blames, in a few words.
+pub(super) fn blamed(culprit: &Culprit) -> String {
+    let mut parts = Vec::new();
+    if let Some(pid) = culprit.pid {
+        parts.push(format!("{} ({pid})", culprit.process.as_deref().unwrap_or("?")));
     }
-}
-
-#[derive(Clone, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Culprit {
-    pub(super) pid: Option<u32>,
-    pub(super) process: Option<String>,
-    pub(super) cgroup: Option<String>,
-    pub(super) device: Option<String>,
-    pub(super) mount: Option<String>,
-    pub(super) remote: Option<String>,
-    pub(super) local: Option<String>,
-}
-
-impl std::fmt::Display for Culprit {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut parts = Vec::new();
-        if let Some(pid) = self.pid {
-            parts.push(format!("{} ({pid})", self.process.as_deref().unwrap_or("?")));
-        }
-        let named = [
-            ("cgroup", &self.cgroup),
-            ("device", &self.device),
-            ("mount", &self.mount),
-            ("remote", &self.remote),
-            ("local", &self.local),
-        ];
-        parts.extend(named.iter().filter_map(|(name, value)| Some(format!("{name} {}", value.as_ref()?))));
-        f.write_str(if parts.is_empty() { "nobody" } else { "" })?;
-        f.write_str(&parts.join(", "))
-    }
-}
-
-#[derive(Clone, Deserialize)]
-pub(super) struct Eta {
-    pub(super) seconds: f64,
+    let named = [
+        ("cgroup", &culprit.cgroup),
+        ("device", &culprit.device),
+        ("mount", &culprit.mount),
+        ("remote", &culprit.remote),
+        ("local", &culprit.local),
+    ];
+    parts.extend(named.iter().filter_map(|(name, value)| Some(format!("{name} {}", value.as_ref()?))));
+    if parts.is_empty() { "nobody".to_owned() } else { parts.join(", ") }
 }
 
 /// The doctor while it watches; killed when dropped.

@@ -1,6 +1,5 @@
 //! Programs to compare with: empty ones, ones that only take a timestamp, and the common design of a hash map and a ring.
 
-use std::path::Path;
 use std::rc::Rc;
 
 use anyhow::Context;
@@ -9,7 +8,7 @@ use aya::programs::{BtfTracePoint, Program};
 use aya::{Btf, Ebpf};
 
 use super::super::child::{Child, spawn};
-use super::super::cpus;
+use super::super::{compiled, cpus};
 
 /// The compiled programs.
 #[derive(Clone)]
@@ -21,10 +20,7 @@ pub(super) struct Floor {
 
 impl Floor {
     pub(super) fn compile() -> anyhow::Result<Self> {
-        let compile = |name| {
-            let source = format!("../../xtask/src/bench/events/{name}.bpf.c");
-            crate::bpf::compile_to_temp(Path::new(&source)).map(Rc::new)
-        };
+        let compile = |name| compiled(&format!("events/{name}.bpf.c")).map(Rc::new);
         Ok(Self { floor: compile("floor")?, hash_ring: compile("hash_ring")?, btf: Rc::new(Btf::from_sys_fs()?) })
     }
 

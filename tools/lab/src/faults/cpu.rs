@@ -4,8 +4,8 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::lab::case::{Case, Mark, Staged};
-use crate::lab::scene::{Run, Scene};
+use crate::case::{Case, Mark, Staged};
+use crate::scene::{Run, Scene};
 
 pub(super) const CASES: &[Case] = &[
     Case {

@@ -11,6 +11,7 @@ use std::any::Any;
 use anyhow::{Context, ensure};
 use kerno::summary::{Observer, ObserverOptions};
 use kerno::{Options, signals};
+use kerno_kit::cargo::command_beside;
 
 use super::table::{Ratio, Row, Spread, Target};
 use super::{cpus, step, table};
@@ -199,7 +200,7 @@ fn attach(case: &Case, programs: &Programs, floor: &Floor) -> anyhow::Result<Att
             let mut loader = (signal.loader)(options);
             ours(Box::new(loader.load()?))
         }
-        Programs::Trace(signal) => running(peer::Running::start(peer::kerno()?.as_os_str(), &["trace", signal])?),
+        Programs::Trace(signal) => running(peer::Running::start(command_beside()?.as_os_str(), &["trace", signal])?),
         Programs::Peer(peer) => running(peer::Running::start(peer.program.as_ref(), peer.args)?),
     }
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 use anyhow::Result;
 use rustix::fs::statvfs;
 
-use crate::lab::case::{Case, Mark, Staged};
-use crate::lab::scene::{Run, Scene, number_in, run, undo};
+use crate::case::{Case, Mark, Staged};
+use crate::scene::{Run, Scene, number_in, run, undo};
 
 pub(super) const CASES: &[Case] = &[
     Case {

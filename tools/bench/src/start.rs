@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::io::Read as _;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
+use kerno_kit::cargo::{cargo, command_beside};
+use kerno_kit::workspace;
 
-use super::events::peer::{Running, kerno};
+use super::events::peer::Running;
 use super::step;
 use super::table::{Ratio, Row, Spread, Target};
 
@@ -24,7 +25,7 @@ struct Starter {
 }
 
 pub(super) fn rows(rounds: usize, build: bool) -> anyhow::Result<Vec<Row>> {
-    let command = kerno()?.to_string_lossy().into_owned();
+    let command = command_beside()?.to_string_lossy().into_owned();
     let starter = |name, program: &str, args| Starter {
         name,
         program: program.to_owned(),
@@ -109,13 +110,11 @@ fn until_the_first_event(command: &str) -> anyhow::Result<f64> {
 /// Everything compiled, nothing downloaded.
 fn build_from_clean() -> anyhow::Result<Row> {
     step(format_args!("start: cargo build --release from clean"))?;
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let target = tempfile::tempdir_in(workspace.join("target"))?;
+    let target = tempfile::tempdir_in(workspace::target())?;
     let start = Instant::now();
-    let status = Command::new(env!("CARGO"))
+    let status = cargo()
         .args(["build", "--quiet", "--release", "--offline", "--package", "kerno-cli", "--target-dir"])
         .arg(target.path())
-        .current_dir(&workspace)
         .status()?;
     ensure!(status.success(), "cargo build failed");
     Ok(Row::new(

@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::io::{BufWriter, Write as _};
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,12 +14,12 @@ use aya::maps::{Array, MapData};
 use aya::programs::RawTracePoint;
 use aya::{Ebpf, EbpfLoader};
 use kerno::{CancelToken, Events, Filter, Handle, Loader, OomEvent, OomTrackLoader, Options};
+use kerno_kit::cargo::command_beside;
 
 use super::child::{Child, spawn};
 use super::crowd::Paced;
-use super::events::peer::kerno;
 use super::table::{Row, Spread, Target};
-use super::{allocations, cpus, step, thread_usage};
+use super::{allocations, compiled, cpus, step, thread_usage};
 
 pub(super) const ABOUT: &str = "Records of 128 bytes (OOM kills that never were) that a program on another CPU puts into a ring of 64 MiB: \
                                 what the reader keeps up with, of one core's CPU time, and how often it is woken. Then all system calls \
@@ -233,7 +233,7 @@ pub(super) fn rows(rounds: usize) -> anyhow::Result<Vec<Row>> {
     if cpus::measured() == cpus::others() {
         return Ok(vec![Row::unavailable("events from another CPU", "the reader", "there is one CPU only")]);
     }
-    let object = crate::bpf::compile_to_temp(Path::new("../../xtask/src/bench/stream.bpf.c"))?;
+    let object = compiled("stream.bpf.c")?;
     let mut stream = Stream::new(&object)?;
     let mut rows = Vec::new();
     cpus::pin(cpus::measured())?;
@@ -331,7 +331,7 @@ fn trace() -> anyhow::Result<Vec<Row>> {
     };
     let (cpu, wakeups) = usage();
     let done = load.done();
-    let output = Command::new(kerno()?)
+    let output = Command::new(command_beside()?)
         .args(["trace", "syscall", "--output", "json", "--duration", &format!("{SECONDS}s")])
         .stdin(Stdio::null())
         .stdout(Stdio::null())

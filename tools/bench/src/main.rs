@@ -16,19 +16,23 @@ mod tool;
 use std::fmt;
 use std::fs;
 use std::io::{IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
-use clap::ValueEnum;
+use clap::{Parser, ValueEnum};
+use kerno_kit::clang::compile_to_memory;
+use kerno_kit::install::install;
 
 use table::Table;
 
 /// Measure, as root, and print a table: what watching costs, beside other tools in the same run
-#[derive(clap::Args)]
-pub(crate) struct Bench {
+#[derive(Parser)]
+#[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
+struct Bench {
     /// Which sections [default: all but soak and churn]
     #[arg(value_enum)]
     sections: Vec<Section>,
@@ -79,7 +83,17 @@ enum Section {
     Churn,
 }
 
-pub(crate) fn run(bench: &Bench) -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    match run(&Bench::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(bench: &Bench) -> anyhow::Result<()> {
     let table = match &bench.from {
         Some(path) => Table::read(path)?,
         None => measure(bench)?,
@@ -101,7 +115,7 @@ fn measure(bench: &Bench) -> anyhow::Result<Table> {
     }
     let start = Instant::now();
     let load_before = fs::read_to_string("/proc/loadavg")?.split(' ').next().and_then(|load| load.parse().ok());
-    if let Err(error) = crate::install::install(["syscount", "syscount-bpfcc", "bpftrace", "losetup"].into_iter()) {
+    if let Err(error) = install(["syscount", "syscount-bpfcc", "bpftrace", "losetup"].into_iter()) {
         // Each of them gets a line that says so.
         eprintln!("without the tools to compare with: {error:#}");
     }
@@ -163,6 +177,11 @@ fn step(what: fmt::Arguments<'_>) -> anyhow::Result<()> {
     }
     ensure!(!INTERRUPTED.load(Ordering::Relaxed), "interrupted");
     Ok(())
+}
+
+/// The object of an eBPF program beside this file.
+fn compiled(name: &str) -> anyhow::Result<Vec<u8>> {
+    compile_to_memory(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(name))
 }
 
 fn getppids(count: usize) {

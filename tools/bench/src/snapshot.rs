@@ -1,7 +1,6 @@
 //! How long everything takes to read out, by part, and how that grows with what there is to read.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -11,7 +10,7 @@ use kerno::summary::{Observer, ObserverOptions};
 
 use super::child::Child;
 use super::table::{Ratio, Row, Spread, Target};
-use super::{crowd, step, thread_usage};
+use super::{compiled, crowd, step, thread_usage};
 
 pub(super) const ABOUT: &str = "One look at everything, and the end of a window: all tasks, descriptors, sockets, cgroups, disks and \
                                 every map of every signal, while writers go on. CPU time, and the wall's in the last rows. \
@@ -72,7 +71,7 @@ struct Walks(Ebpf);
 
 impl Walks {
     fn new() -> anyhow::Result<Self> {
-        let object = crate::bpf::compile_to_temp(Path::new("../../xtask/src/bench/walk.bpf.c"))?;
+        let object = compiled("walk.bpf.c")?;
         let mut loaded = Ebpf::load(&object)?;
         let btf = Btf::from_sys_fs()?;
         for name in WALKS {

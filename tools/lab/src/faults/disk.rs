@@ -4,9 +4,9 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::lab::case::{Case, Mark, Staged};
-use crate::lab::scene::{Run, Scene};
-use crate::lab::stage::{Behaviour, Device};
+use crate::case::{Case, Mark, Staged};
+use crate::scene::{Run, Scene};
+use crate::stage::{Behaviour, Device};
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -166,7 +166,7 @@ fn device_errors(scene: &mut Scene) -> Result<Staged> {
         "errors in the kernel's log",
         1.0,
         move || {
-            let log = crate::lab::scene::run("dmesg")?;
+            let log = crate::scene::run("dmesg")?;
             Ok(log.lines().filter(|line| line.contains("error") && line.contains(&name)).count() as f64)
         },
     ))

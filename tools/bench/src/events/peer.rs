@@ -1,4 +1,4 @@
-//! Other tools, as their users run them, and this project's own command.
+//! Other tools, and the command, as their users run them.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -94,13 +94,6 @@ fn reason(text: &str) -> Option<String> {
     let with = |word: &&str| lines().find(|line| line.to_lowercase().contains(word));
     let line = WORDS.iter().find_map(with).or_else(|| lines().next())?;
     Some(line.chars().take(100).collect())
-}
-
-/// The command of this project, built beside this program.
-pub(crate) fn kerno() -> anyhow::Result<PathBuf> {
-    let path = std::env::current_exe()?.with_file_name("kerno");
-    anyhow::ensure!(path.exists(), "{} is not built", path.display());
-    Ok(path)
 }
 
 #[cfg(test)]

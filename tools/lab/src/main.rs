@@ -12,15 +12,15 @@ mod score;
 mod stage;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use clap::ValueEnum;
-
-use crate::install::install;
+use anyhow::{Result, bail, ensure};
+use clap::{Parser, ValueEnum};
+use kerno_kit::cargo::command_beside;
+use kerno_kit::install::install;
 
 use case::{Case, Staged};
 use report::Families;
@@ -30,8 +30,10 @@ use score::{Score, Verdict};
 /// What every scene is made with.
 const ALWAYS: [&str; 2] = ["setpriv", "python3"];
 
-#[derive(clap::Args)]
-pub struct Args {
+/// Make faults for real, as root, run `kerno doctor` beside each, and say how good it was
+#[derive(Parser)]
+#[command(name = "cargo xtask lab", bin_name = "cargo xtask lab")]
+struct Args {
     /// How long the doctor watches each
     #[arg(long, default_value = "5s", value_parser = seconds)]
     window: Duration,
@@ -76,7 +78,17 @@ fn seconds(text: &str) -> Result<Duration, String> {
     if (1.0..=600.0).contains(&seconds) { Ok(Duration::from_secs_f64(seconds)) } else { Err("1s to 600s".to_owned()) }
 }
 
-pub fn run(args: &Args) -> Result<()> {
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
     let is_chosen =
         |case: &&Case| args.only.is_empty() || args.only.iter().any(|part| case.name.contains(part.as_str()));
     let faults = faults::all().filter(|_| !args.healthy_only).filter(is_chosen);
@@ -102,7 +114,7 @@ pub fn run(args: &Args) -> Result<()> {
     let kerno = match &args.kerno {
         Some(path) => path.clone(),
         None if args.rehearse => PathBuf::new(),
-        None => build()?,
+        None => command_beside()?,
     };
     if let Some(dir) = &args.keep {
         std::fs::create_dir_all(dir)?;
@@ -151,16 +163,6 @@ pub fn run(args: &Args) -> Result<()> {
     }
     ensure!(wrong == 0, "{wrong} of {} are not right", scores.len());
     Ok(())
-}
-
-fn build() -> Result<PathBuf> {
-    let args = ["build", "--quiet", "--release", "--package", "kerno-cli", "--message-format", "json"];
-    let output = Command::new(env!("CARGO")).args(args).stderr(std::process::Stdio::inherit()).output()?;
-    ensure!(output.status.success(), "kerno does not build");
-    let messages = String::from_utf8_lossy(&output.stdout);
-    let built = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let mut executable = built.filter_map(|message| Some(PathBuf::from(message.get("executable")?.as_str()?)));
-    executable.next_back().context("cargo built no program")
 }
 
 /// Runs one, and cleans up.
@@ -214,7 +216,7 @@ fn watch(
     if let Some(dir) = &args.keep {
         std::fs::write(dir.join(format!("{}.json", case.name)), serde_json::to_vec_pretty(&json)?)?;
     }
-    let mut score = score::score(case.name, &staged, &report, &families, seconds);
+    let mut score = score::score(case.name, &staged, &report.findings, &families, seconds);
     if !took_place {
         score.verdict = Verdict::NotInjected;
         notes.push(scene.log());

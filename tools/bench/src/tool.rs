@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use kerno::summary::{Observer, ObserverOptions};
+use kerno_kit::cargo::command_beside;
 
 use super::crowd::{self, Paced};
-use super::events::peer::{Running, kerno};
+use super::events::peer::Running;
 use super::step;
 use super::table::{Ratio, Row, Spread, Target};
 
@@ -106,7 +107,7 @@ struct Tool {
 
 impl Tool {
     fn start(name: &'static str, args: &[&str], targets: bool) -> anyhow::Result<Self> {
-        let running = Running::start(kerno()?.as_os_str(), args)?;
+        let running = Running::start(command_beside()?.as_os_str(), args)?;
         let (at_rest, cpu, memory, growth) = Default::default();
         Ok(Self { name, running, targets, at_rest, cpu, memory, growth })
     }

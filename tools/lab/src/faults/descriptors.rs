@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 
-use crate::lab::case::{Case, Mark, Staged};
-use crate::lab::scene::{Run, Scene, number_in};
+use crate::case::{Case, Mark, Staged};
+use crate::scene::{Run, Scene, number_in};
 
 pub(super) const CASES: &[Case] = &[
     Case { name: "fd_leak_files", about: "a process opens files and never closes them", needs: &[], stage: files },

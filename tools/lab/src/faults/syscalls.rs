@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 
-use crate::lab::case::{Case, Mark, Staged};
-use crate::lab::scene::{Run, Scene, number_in};
-use crate::lab::stage::Behaviour;
+use crate::case::{Case, Mark, Staged};
+use crate::scene::{Run, Scene, number_in};
+use crate::stage::Behaviour;
 
 pub(super) const CASES: &[Case] = &[
     Case {

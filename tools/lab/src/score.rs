@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::case::{Expected, Staged};
-use super::report::{Families, Finding, Report};
+use super::report::{Families, Finding, alarms, blamed};
 
 /// What became of one fault or load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -99,7 +99,7 @@ fn look_for(
         return Some((at, true));
     }
     if let Some((at, finding)) = of_this_kind.next() {
-        notes.push(format!("{} blames {}: {}", finding.id, finding.culprit, finding.title));
+        notes.push(format!("{} blames {}: {}", finding.id, blamed(&finding.culprit), finding.title));
         return Some((at, false));
     }
     let below =
@@ -109,8 +109,7 @@ fn look_for(
 }
 
 /// Judges the judge.
-pub(super) fn score(name: &str, staged: &Staged, report: &Report, families: &Families, seconds: f64) -> Score {
-    let roots = &report.findings;
+pub(super) fn score(name: &str, staged: &Staged, roots: &[Finding], families: &Families, seconds: f64) -> Score {
     let mut notes = Vec::new();
     let looked: Vec<_> =
         staged.expected.iter().map(|expected| look_for(expected, roots, families, &mut notes)).collect();
@@ -118,11 +117,11 @@ pub(super) fn score(name: &str, staged: &Staged, report: &Report, families: &Fam
     let places: Vec<usize> = looked.iter().flatten().map(|(at, _)| *at).collect();
     let rank = places.iter().max().map(|at| at + 1);
     let all_ids: Vec<_> = staged.expected.iter().flat_map(|expected| expected.ids).copied().collect();
-    let is_false = |(at, finding): &(usize, &Finding)| finding.alarms() && !places.contains(at);
+    let is_false = |(at, finding): &(usize, &Finding)| alarms(finding) && !places.contains(at);
     let false_roots: Vec<_> = roots.iter().enumerate().filter(is_false).collect();
     // Of two faults, either may be the first.
-    let is_first = rank
-        .is_some_and(|rank| rank <= staged.expected.len() + roots.iter().take(rank).filter(|f| !f.alarms()).count());
+    let is_first =
+        rank.is_some_and(|rank| rank <= staged.expected.len() + roots.iter().take(rank).filter(|f| !alarms(f)).count());
     let verdict = if looked.iter().any(Option::is_none) {
         Verdict::Missed
     } else if right < looked.len() {
@@ -219,23 +218,26 @@ pub(super) fn total(scores: &[Score]) -> Total {
 #[cfg(test)]
 mod tests {
     use super::super::case::Mark;
+    use super::super::report::{Culprit, Severity};
     use super::*;
 
-    fn report(json: serde_json::Value) -> Report {
-        serde_json::from_value(serde_json::json!({ "findings": json })).unwrap()
+    fn found(id: &str, severity: Severity, culprit: Culprit) -> Finding {
+        let mut finding = Finding::new(id, "a_signal", severity, "what is wrong".to_owned());
+        finding.culprit = culprit;
+        finding
     }
 
-    fn leak(pid: u32) -> serde_json::Value {
-        serde_json::json!({ "id": "fd_leak", "severity": "warning", "title": "a leaks", "culprit": { "pid": pid } })
+    fn leak(pid: u32) -> Finding {
+        found("fd_leak", Severity::Warning, Culprit { pid: Some(pid), ..Culprit::default() })
     }
 
-    fn other(severity: &str) -> serde_json::Value {
-        serde_json::json!({ "id": "disk_full", "severity": severity, "title": "b is full" })
+    fn other(severity: Severity) -> Finding {
+        found("disk_full", severity, Culprit::default())
     }
 
-    fn judged(staged: &Staged, findings: serde_json::Value) -> Score {
+    fn judged(staged: &Staged, findings: impl IntoIterator<Item = Finding>) -> Score {
         let families = Families::from([(7, [7, 8].into())]);
-        score("test", staged, &report(findings), &families, 1.0)
+        score("test", staged, &findings.into_iter().collect::<Vec<_>>(), &families, 1.0)
     }
 
     fn a_leak() -> Staged {
@@ -245,48 +247,46 @@ mod tests {
     #[test]
     fn a_finding_of_the_process_or_of_one_that_it_started_is_right() {
         for pid in [7, 8] {
-            let score = judged(&a_leak(), serde_json::json!([leak(pid), other("info")]));
+            let score = judged(&a_leak(), [leak(pid), other(Severity::Info)]);
             assert_eq!((score.verdict, score.rank, score.right), (Verdict::Right, Some(1), 1));
         }
-        assert_eq!(judged(&a_leak(), serde_json::json!([other("info"), leak(7)])).verdict, Verdict::Right);
+        assert_eq!(judged(&a_leak(), [other(Severity::Info), leak(7)]).verdict, Verdict::Right);
     }
 
     #[test]
     fn each_way_to_be_wrong_has_its_name() {
-        let verdict = |findings| judged(&a_leak(), findings).verdict;
-        assert_eq!(verdict(serde_json::json!([])), Verdict::Missed);
-        assert_eq!(verdict(serde_json::json!([leak(9)])), Verdict::WrongCulprit);
-        assert_eq!(verdict(serde_json::json!([other("critical"), leak(7)])), Verdict::NotFirst);
-        assert_eq!(verdict(serde_json::json!([leak(7), other("warning")])), Verdict::FalseAlarm);
-        let mut below = other("critical");
-        below["consequences"] = serde_json::json!([leak(7)]);
-        assert_eq!(verdict(serde_json::json!([below])), Verdict::Missed);
+        let verdict = |findings: &[Finding]| judged(&a_leak(), findings.iter().cloned()).verdict;
+        assert_eq!(verdict(&[]), Verdict::Missed);
+        assert_eq!(verdict(&[leak(9)]), Verdict::WrongCulprit);
+        assert_eq!(verdict(&[other(Severity::Critical), leak(7)]), Verdict::NotFirst);
+        assert_eq!(verdict(&[leak(7), other(Severity::Warning)]), Verdict::FalseAlarm);
+        let mut below = other(Severity::Critical);
+        below.consequences = vec![leak(7)];
+        assert_eq!(verdict(&[below]), Verdict::Missed);
     }
 
     #[test]
     fn of_two_faults_either_may_be_the_first() {
         let mut both = a_leak();
         both.expected.push(Expected::new(&["disk_full"], []));
-        for findings in
-            [serde_json::json!([leak(7), other("warning")]), serde_json::json!([other("critical"), leak(7)])]
-        {
+        for findings in [[leak(7), other(Severity::Warning)], [other(Severity::Critical), leak(7)]] {
             assert_eq!(judged(&both, findings).verdict, Verdict::Right);
         }
-        assert_eq!(judged(&both, serde_json::json!([leak(7)])).verdict, Verdict::Missed);
+        assert_eq!(judged(&both, [leak(7)]).verdict, Verdict::Missed);
     }
 
     #[test]
     fn a_healthy_load_must_raise_no_alarm() {
-        assert_eq!(judged(&Staged::healthy(), serde_json::json!([other("info")])).verdict, Verdict::Right);
-        assert_eq!(judged(&Staged::healthy(), serde_json::json!([other("warning")])).verdict, Verdict::FalseAlarm);
+        assert_eq!(judged(&Staged::healthy(), [other(Severity::Info)]).verdict, Verdict::Right);
+        assert_eq!(judged(&Staged::healthy(), [other(Severity::Warning)]).verdict, Verdict::FalseAlarm);
     }
 
     #[test]
     fn precision_and_recall_count_root_causes() {
         let scores = [
-            judged(&a_leak(), serde_json::json!([leak(7)])),
-            judged(&a_leak(), serde_json::json!([])),
-            judged(&Staged::healthy(), serde_json::json!([other("warning")])),
+            judged(&a_leak(), [leak(7)]),
+            judged(&a_leak(), []),
+            judged(&Staged::healthy(), [other(Severity::Warning)]),
             Score::without_report("never", false, Verdict::NotInjected, String::new(), 0.0),
         ];
         let total = total(&scores);
@@ -297,10 +297,9 @@ mod tests {
     #[test]
     fn an_address_is_not_the_beginning_of_another() {
         let is = |remote: &str, wanted: &str| {
-            let finding =
-                serde_json::json!([{ "id": "x", "severity": "warning", "title": "", "culprit": { "remote": remote } }]);
+            let culprit = Culprit { remote: Some(remote.to_owned()), ..Culprit::default() };
             let staged = Staged::fault(&["x"], [Mark::Remote(wanted.to_owned())]);
-            judged(&staged, finding).verdict == Verdict::Right
+            judged(&staged, [found("x", Severity::Warning, culprit)]).verdict == Verdict::Right
         };
         assert!(is("10.0.0.1", "10.0.0.1") && is("10.0.0.1:80", "10.0.0.1"));
         assert!(!is("10.0.0.12", "10.0.0.1") && !is("10.0.0.1", "10.0.0.1:80"));
