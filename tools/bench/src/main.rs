@@ -6,6 +6,7 @@ mod churn;
 mod cpus;
 mod crowd;
 mod events;
+mod mounts;
 mod snapshot;
 mod soak;
 mod start;
@@ -115,6 +116,10 @@ fn measure(bench: &Bench) -> anyhow::Result<Table> {
     }
     let start = Instant::now();
     let load_before = fs::read_to_string("/proc/loadavg")?.split(' ').next().and_then(|load| load.parse().ok());
+    if let Err(error) = mounts::complete() {
+        // Some of the other tools then get a line that says what they miss.
+        eprintln!("without the file systems that tracing tools need: {error:#}");
+    }
     if let Err(error) = install(["syscount", "syscount-bpfcc", "bpftrace", "losetup"].into_iter()) {
         // Each of them gets a line that says so.
         eprintln!("without the tools to compare with: {error:#}");
