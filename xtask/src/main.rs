@@ -1,7 +1,9 @@
 //! Developer commands: `cargo xtask --help`.
 
+mod arrows;
 mod bpf;
 mod btf;
+mod metadata;
 mod vm;
 
 use std::ffi::OsString;
@@ -29,6 +31,12 @@ enum Command {
     },
     /// Take from Debian's kernels the types that the eBPF programs name, for the tests that need no such kernel
     Btf,
+    /// Fail when a crate uses one that stands after it, or files of a crate form a circle that is not known
+    Arrows {
+        /// Write the list of known circles, when there are no more of them
+        #[arg(long)]
+        write: bool,
+    },
     /// Make faults for real, as root, run `kerno doctor` beside each, and say how good it was
     #[command(disable_help_flag = true)]
     Lab(Passed),
@@ -49,6 +57,7 @@ struct Passed {
 fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Bpf { check } => bpf::run(check),
+        Command::Arrows { write } => arrows::run(write),
         Command::Btf => btf::run(),
         Command::Vm(vm) => vm::run(&vm),
         Command::Lab(Passed { args }) => become_program("kerno-lab", &args),

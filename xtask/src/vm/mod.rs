@@ -3,6 +3,7 @@
 mod boot;
 mod build;
 mod case;
+mod cases;
 mod conditions;
 mod hard;
 mod image;
@@ -98,13 +99,13 @@ pub(crate) fn run(args: &Vm) -> anyhow::Result<()> {
     let chosen: Vec<_> = kernels
         .iter()
         .filter(|kernel| args.kernel.is_empty() || args.kernel.iter().any(|k| k == kernel.line))
-        .filter(|kernel| !case::asked(args) || case::need(args, kernel.line))
+        .filter(|kernel| !cases::asked(args) || cases::need(args, kernel.line))
         .collect();
     if args.list {
         for kernel in &kernels {
             println!("{:<8} {}  ({})", kernel.line, kernel.release, kernel.packages.join(", "));
         }
-        case::list();
+        cases::list();
         return Ok(());
     }
     let mut images = BTreeMap::new();
@@ -127,8 +128,8 @@ pub(crate) fn run(args: &Vm) -> anyhow::Result<()> {
         }
         return Ok(());
     }
-    if case::asked(args) {
-        return case::run(args, &images);
+    if cases::asked(args) {
+        return cases::run(args, &images);
     }
     suite::run(args, &chosen, &images)
 }
