@@ -1,5 +1,6 @@
 //! Developer commands: `cargo xtask --help`.
 
+mod api;
 mod arrows;
 mod bpf;
 mod btf;
@@ -31,6 +32,12 @@ enum Command {
     },
     /// Take from Debian's kernels the types that the eBPF programs name, for the tests that need no such kernel
     Btf,
+    /// Write the libraries' public API to docs/api, one line an item
+    Api {
+        /// Write nothing, and fail when it is not what is committed
+        #[arg(long)]
+        check: bool,
+    },
     /// Fail when a crate uses one that stands after it, or files of a crate form a circle that is not known
     Arrows {
         /// Write the list of known circles, when there are no more of them
@@ -57,6 +64,7 @@ struct Passed {
 fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Bpf { check } => bpf::run(check),
+        Command::Api { check } => api::run(check),
         Command::Arrows { write } => arrows::run(write),
         Command::Btf => btf::run(),
         Command::Vm(vm) => vm::run(&vm),

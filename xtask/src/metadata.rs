@@ -12,6 +12,8 @@ use serde::Deserialize;
 pub(crate) struct Package {
     pub(crate) name: String,
     manifest_path: PathBuf,
+    /// `None`: it may be published.
+    publish: Option<Vec<String>>,
     pub(crate) targets: Vec<Target>,
     pub(crate) dependencies: Vec<Dependency>,
 }
@@ -37,9 +39,18 @@ impl Package {
         let folder = self.manifest_path.parent().unwrap_or(&self.manifest_path);
         folder.strip_prefix(workspace::root()).unwrap_or(folder)
     }
+
+    /// Whether users can depend on it.
+    pub(crate) fn is_public_library(&self) -> bool {
+        self.publish.is_none() && self.targets.iter().any(Target::is_library)
+    }
 }
 
 impl Target {
+    pub(crate) fn is_library(&self) -> bool {
+        self.kind.iter().any(|kind| kind == "lib")
+    }
+
     /// Whether it is a library or a program, not a test, an example or a build script.
     pub(crate) fn is_shipped(&self) -> bool {
         self.kind.iter().any(|kind| kind == "lib" || kind == "bin")
