@@ -402,13 +402,13 @@ pub const NEVER_NORMAL: &[ErrorGroup] = &[
 
 /// Errors that say that something of the machine ran out or broke: a handful matters.
 pub const GRAVE_ERRORS: &[(i32, &str)] = &[
-    (e::ENOSPC, "the file system (or a limit of watches, or the like) is full"),
-    (e::EDQUOT, "the quota is used up"),
-    (e::EIO, "the device or file system fails"),
-    (e::EROFS, "the file system is read-only, perhaps since an error"),
-    (e::EMFILE, "the process has as many descriptors as it may have"),
-    (e::ENFILE, "the system has as many open files as it may have"),
-    (e::ENOMEM, "no memory, or as many mappings as the process may have"),
+    (e::ENOSPC, "The file system is full, or another limit that gives this error is reached."),
+    (e::EDQUOT, "The disk quota is used up."),
+    (e::EIO, "The device or the file system fails."),
+    (e::EROFS, "The file system is read-only, perhaps because of an earlier error."),
+    (e::EMFILE, "The process has reached its limit of open file descriptors."),
+    (e::ENFILE, "The machine has reached its limit of open files."),
+    (e::ENOMEM, "No memory is left, or the process has as many mappings as it may have."),
 ];
 
 /// When a long call is a symptom.

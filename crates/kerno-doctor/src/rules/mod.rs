@@ -1,15 +1,28 @@
 //! The rules, by theme. A new one is a file in its theme and a line in [`ALL`].
 
+mod calls;
 mod descriptors;
+mod files;
 mod memory;
+mod network;
+#[cfg(test)]
+mod testing;
 
 use crate::Rule;
 
-/// Every rule, in the order of the signals that they need.
+/// Every rule, in the order of the signals that they need. Where several findings would explain another equally well, the one whose rule
+/// comes first here does.
 pub static ALL: &[Rule] = &[
+    calls::latency::SyscallLatencyHigh::RULE,
+    calls::error_rate::SyscallErrorRate::RULE,
+    network::loss::RetransmitStorm::RULE,
+    network::round_trips::RttInflation::RULE,
+    network::connects::ConnectFailures::RULE,
+    network::queue::AcceptQueueOverflow::RULE,
     memory::kill::OomKilled::RULE,
     memory::imminent::OomImminent::RULE,
     memory::pressure::MemoryPressure::RULE,
     descriptors::exhaustion::FdExhaustion::RULE,
     descriptors::leak::FdLeak::RULE,
+    files::FileOpenStorm::RULE,
 ];
