@@ -5,6 +5,7 @@ mod descriptors;
 mod files;
 mod memory;
 mod network;
+mod storage;
 #[cfg(test)]
 mod testing;
 
@@ -22,6 +23,9 @@ pub static ALL: &[Rule] = &[
     memory::kill::OomKilled::RULE,
     memory::imminent::OomImminent::RULE,
     memory::pressure::MemoryPressure::RULE,
+    storage::bottleneck::DiskBottleneck::RULE,
+    storage::errors::DiskErrors::RULE,
+    storage::full::DiskFull::RULE,
     descriptors::exhaustion::FdExhaustion::RULE,
     descriptors::leak::FdLeak::RULE,
     files::FileOpenStorm::RULE,
