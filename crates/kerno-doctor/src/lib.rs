@@ -11,9 +11,12 @@ pub mod report;
 mod rule;
 mod rules;
 pub(crate) mod shell;
+#[cfg(test)]
+mod testing;
+pub(crate) mod title;
 
-pub(crate) use rule::{rule, suffers};
 pub use rule::{Rule, ThresholdError, ThresholdInfo, Thresholds, Words};
+pub(crate) use rule::{rule, suffers};
 
 use kerno_model::{Entity, Finding, Window};
 

@@ -184,6 +184,9 @@ fn a_slow_device_explains_tasks_asleep_in_storage_code() {
     explains(&asleep_in("rwsem_down_write_slowpath"), &disk, &says(WaitsFor::Storage));
     independent(&asleep_in("folio_wait_bit"), &disk, &says(WaitsFor::Fuse));
     explains(&asleep_in("folio_wait_bit"), &disk, &says(WaitsFor::Unknown));
+    explains(&asleep_in("folio_wait_bit"), &disk, &says(WaitsFor::PageLock));
+    explains(&asleep_in("ext4_file_write_iter"), &disk, &says(WaitsFor::Lock));
+    independent(&asleep_in("rtnl_lock"), &disk, &says(WaitsFor::Lock));
 }
 
 #[test]

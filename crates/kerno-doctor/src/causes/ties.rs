@@ -107,7 +107,8 @@ impl<'a> Ties<'a> {
         let on_storage = match consequence.waits_for() {
             // The finding knows for what.
             Some(WaitsFor::Storage) => true,
-            Some(what) if what != WaitsFor::Unknown => false,
+            // Whoever holds a lock may wait for storage.
+            Some(what) if !matches!(what, WaitsFor::Lock | WaitsFor::PageLock | WaitsFor::Unknown) => false,
             _ if !sleeps.is_empty() => any_of(STORAGE_SLEEPS) && !any_of(REMOTE_SLEEPS),
             // Without the right to read its stack: does it wait for block I/O?
             _ => self.io_delayed(&pids),
