@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
+use kerno_kit::clang::compile;
+use kerno_kit::workspace::library;
 use sha2::{Digest, Sha256};
 
-const CLANG: &str = "clang-19";
-const STRIP: &str = "llvm-strip-19";
 const SUMS: &str = "SHA256SUMS";
 
 pub(crate) fn run(check: bool) -> anyhow::Result<()> {
@@ -29,11 +28,6 @@ pub(crate) fn run(check: bool) -> anyhow::Result<()> {
     result
 }
 
-/// The library's folder: sources are named relative to it, so that the objects do not depend on where the checkout is.
-pub(crate) fn library() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/kerno-bpf")
-}
-
 fn compile_all(library: &Path, out: &Path) -> anyhow::Result<()> {
     let mut sums = BTreeMap::new();
     for header in sorted(&library.join("src/bpf"))? {
@@ -48,7 +42,7 @@ fn compile_all(library: &Path, out: &Path) -> anyhow::Result<()> {
                 part.file_name().and_then(|name| name.to_str()?.strip_suffix(".bpf.c").map(str::to_owned))
             {
                 let object = out.join(format!("{name}.bpf.o"));
-                compile(library, &source, &object)?;
+                compile(Path::new(&source), &object)?;
                 sums.insert(format!("objects/{name}.bpf.o"), sha256(&object)?);
                 println!("{name}.bpf.o {} bytes", fs::metadata(&object)?.len());
             }
@@ -60,39 +54,6 @@ fn compile_all(library: &Path, out: &Path) -> anyhow::Result<()> {
         writeln!(text, "{sum}  {path}")?;
     }
     fs::write(out.join(SUMS), text)?;
-    Ok(())
-}
-
-fn compile(library: &Path, source: &str, object: &Path) -> anyhow::Result<()> {
-    let multiarch = format!("-I/usr/include/{}-linux-gnu", std::env::consts::ARCH);
-    run_tool(
-        Command::new(CLANG)
-            .current_dir(library)
-            .args(["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-std=gnu11"])
-            .args(["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-Wno-missing-field-initializers"])
-            .args(["-fdebug-compilation-dir=.", "-Isrc/bpf", &multiarch, "-c", source, "-o"])
-            .arg(object),
-    )?;
-    // Drops DWARF, keeps BTF.
-    run_tool(Command::new(STRIP).arg("-g").arg(object))
-}
-
-#[cfg(feature = "bench")]
-/// Compiles a source that is not a signal's (a benchmark's) and returns the object.
-pub(crate) fn compile_to_temp(source: &Path) -> anyhow::Result<Vec<u8>> {
-    let object = std::env::temp_dir().join(format!("kerno-{}.bpf.o", std::process::id()));
-    let compiled = compile(&library(), &source.to_string_lossy(), &object);
-    let data = fs::read(&object);
-    let _ = fs::remove_file(&object);
-    compiled?;
-    Ok(data?)
-}
-
-fn run_tool(command: &mut Command) -> anyhow::Result<()> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let status =
-        command.status().with_context(|| format!("cannot run {program}; install clang-19, llvm-19 and libbpf-dev"))?;
-    ensure!(status.success(), "{program} failed");
     Ok(())
 }
 

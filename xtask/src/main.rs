@@ -1,16 +1,19 @@
 //! Developer commands: `cargo xtask --help`.
 
-#[cfg(feature = "bench")]
-mod bench;
+mod api;
+mod arrows;
 mod bpf;
 mod btf;
-mod install;
-mod lab;
+mod metadata;
 mod vm;
 
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt as _;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use kerno_kit::cargo;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Developer commands of kerno")]
@@ -29,32 +32,44 @@ enum Command {
     },
     /// Take from Debian's kernels the types that the eBPF programs name, for the tests that need no such kernel
     Btf,
+    /// Write the libraries' public API to docs/api, one line an item
+    Api {
+        /// Write nothing, and fail when it is not what is committed
+        #[arg(long)]
+        check: bool,
+    },
+    /// Fail when a crate uses one that stands after it, or files of a crate form a circle that is not known
+    Arrows {
+        /// Write the list of known circles, when there are no more of them
+        #[arg(long)]
+        write: bool,
+    },
     /// Make faults for real, as root, run `kerno doctor` beside each, and say how good it was
-    Lab(lab::Args),
+    #[command(disable_help_flag = true)]
+    Lab(Passed),
     /// Run the kernel tests in virtual machines, one a kernel line (installs qemu from Debian)
     Vm(vm::Vm),
     /// Measure, as root, and print a table: what watching costs, beside other tools in the same run
-    #[cfg(feature = "bench")]
-    Bench(bench::Bench),
-    /// Measure, as root, and print a table: what watching costs, beside other tools in the same run
-    #[cfg(not(feature = "bench"))]
     #[command(disable_help_flag = true)]
-    Bench {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        args: Vec<String>,
-    },
+    Bench(Passed),
+}
+
+/// What a command in a crate of its own gets; it has its own `--help`.
+#[derive(clap::Args)]
+struct Passed {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<OsString>,
 }
 
 fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Bpf { check } => bpf::run(check),
+        Command::Api { check } => api::run(check),
+        Command::Arrows { write } => arrows::run(write),
         Command::Btf => btf::run(),
-        Command::Lab(args) => lab::run(&args),
         Command::Vm(vm) => vm::run(&vm),
-        #[cfg(feature = "bench")]
-        Command::Bench(bench) => bench::run(&bench),
-        #[cfg(not(feature = "bench"))]
-        Command::Bench { args } => run_optimised("bench", &args),
+        Command::Lab(Passed { args }) => become_program("kerno-lab", &args),
+        Command::Bench(Passed { args }) => become_program("kerno-bench", &args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -65,16 +80,9 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs this program again, optimised and with what the command needs built in.
-#[cfg(not(feature = "bench"))]
-fn run_optimised(command: &str, args: &[String]) -> anyhow::Result<()> {
-    let cargo = |args: &[&str]| -> anyhow::Result<()> {
-        let status = std::process::Command::new(env!("CARGO")).args(args).status()?;
-        anyhow::ensure!(status.success(), "cargo {} failed", args.join(" "));
-        Ok(())
-    };
-    cargo(&["build", "--quiet", "--release", "--package", "kerno-cli"])?;
-    let mut all = vec!["run", "--quiet", "--release", "--package", "xtask", "--features", "bench", "--", command];
-    all.extend(args.iter().map(String::as_str));
-    cargo(&all)
+/// Becomes a program in a crate of its own. Those need the library, which needs the objects, which this program makes.
+fn become_program(package: &str, args: &[OsString]) -> anyhow::Result<()> {
+    let program = cargo::build_with_command(package)?;
+    Err(std::process::Command::new(&program).args(args).exec())
+        .with_context(|| format!("cannot run {}", program.display()))
 }

@@ -225,6 +225,18 @@ impl Subject {
         self.device.as_ref().map(|device| device.name.as_str())
     }
 
+    /// The same without who it is: the device, the mount point, the addresses.
+    #[must_use]
+    pub fn place(&self) -> Self {
+        Self {
+            device: self.device.clone(),
+            mount: self.mount.clone(),
+            remote: self.remote,
+            local: self.local,
+            ..Self::default()
+        }
+    }
+
     /// Whether nothing is known of it.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()

@@ -470,9 +470,16 @@ impl Fingerprint {
         let mut hash = Fnv::default();
         hash.text(finding.rule.as_str());
         hash.text(&finding.variant);
-        for entity in finding.subject.stable() {
-            hash.entity(&entity);
-        }
+        // What is short for many stays the same when another takes the most of it.
+        let subject = match finding.scope() {
+            Some(Scope::Machine) => {
+                hash.entity(&Entity::Machine);
+                finding.subject.place()
+            }
+            Some(Scope::Cgroup(path)) => Subject { cgroup: Some(path.clone()), ..finding.subject.place() },
+            _ => finding.subject.clone(),
+        };
+        subject.stable().iter().for_each(|entity| hash.entity(entity));
         Self(hash.0)
     }
 }

@@ -10,9 +10,10 @@ use std::path::Path;
 
 use anyhow::{Context, ensure};
 use flate2::{Compression, GzBuilder};
+use kerno_kit::workspace::library;
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 
-use crate::bpf::{library, sha256, sorted};
+use crate::bpf::{sha256, sorted};
 use crate::vm;
 use table::Table;
 use trim::Wanted;

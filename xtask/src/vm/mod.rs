@@ -3,6 +3,7 @@
 mod boot;
 mod build;
 mod case;
+mod cases;
 mod conditions;
 mod hard;
 mod image;
@@ -17,11 +18,11 @@ use std::sync::Mutex;
 
 use anyhow::{Context, ensure};
 use clap::Args;
+use kerno_kit::install::install;
+use kerno_kit::workspace;
 
 use boot::{Guest, Machine};
 use packages::{Archive, LINES};
-
-use crate::install::install;
 
 #[derive(Args)]
 pub(crate) struct Vm {
@@ -98,13 +99,13 @@ pub(crate) fn run(args: &Vm) -> anyhow::Result<()> {
     let chosen: Vec<_> = kernels
         .iter()
         .filter(|kernel| args.kernel.is_empty() || args.kernel.iter().any(|k| k == kernel.line))
-        .filter(|kernel| !case::asked(args) || case::need(args, kernel.line))
+        .filter(|kernel| !cases::asked(args) || cases::need(args, kernel.line))
         .collect();
     if args.list {
         for kernel in &kernels {
             println!("{:<8} {}  ({})", kernel.line, kernel.release, kernel.packages.join(", "));
         }
-        case::list();
+        cases::list();
         return Ok(());
     }
     let mut images = BTreeMap::new();
@@ -127,8 +128,8 @@ pub(crate) fn run(args: &Vm) -> anyhow::Result<()> {
         }
         return Ok(());
     }
-    if case::asked(args) {
-        return case::run(args, &images);
+    if cases::asked(args) {
+        return cases::run(args, &images);
     }
     suite::run(args, &chosen, &images)
 }
@@ -153,12 +154,7 @@ fn in_parallel<T: Send, R: Send>(jobs: usize, items: Vec<T>, run: impl Fn(T) -> 
 }
 
 fn home() -> PathBuf {
-    target_directory().join("vm")
-}
-
-fn target_directory() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from)
+    workspace::target().join("vm")
 }
 
 fn succeed(command: &mut Command) -> anyhow::Result<()> {

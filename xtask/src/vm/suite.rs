@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::ensure;
+use kerno_kit::workspace;
 
 use super::boot::{Guest, Machine, Outcome};
 use super::build::build_static;
@@ -35,7 +36,7 @@ pub(super) fn run(args: &Vm, kernels: &[&Kernel], images: &BTreeMap<&'static str
     }
     let failed = print_results(&outcomes, &columns, args.test_args.is_empty());
     if args.write {
-        std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/kernels.md"), matrix::page(&columns)?)?;
+        std::fs::write(workspace::root().join("docs/kernels.md"), matrix::page(&columns)?)?;
     }
     ensure!(failed.is_empty(), "failed on {}", failed.join(", "));
     Ok(())

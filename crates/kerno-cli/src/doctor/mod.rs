@@ -14,7 +14,6 @@ use kerno::doctor::judge;
 use kerno::engine::{Observer, ObserverOptions};
 use kerno::model::Severity;
 use kerno::model::Window;
-use kerno::report::Report;
 use kerno::{CancelToken, Host};
 
 use crate::args::{ALL, DoctorArgs};
@@ -52,9 +51,8 @@ fn from_snapshot(args: &DoctorArgs, config: &Config, file: &std::path::Path) -> 
     if is_redacted(args, config) {
         signals.processes.values_mut().for_each(|process| process.cmdline.clear());
     }
-    let report = report(&signals, config);
-    Printer::new(args.output, false).print(&report)?;
-    Ok(report.worst())
+    let findings = judge(&signals, &config.thresholds);
+    Ok(Printer::new(args.output, false).print(&signals, &findings)?.worst())
 }
 
 /// Watches this machine; the worst of what was found.
@@ -89,9 +87,8 @@ fn from_kernel(args: &DoctorArgs, config: &Config) -> anyhow::Result<Option<Seve
         if let Some(destination) = &destination {
             destination.write(&signals)?;
         }
-        let report = report(&signals, config);
-        worst = worst.max(report.worst());
-        printer.print(&report)?;
+        let findings = judge(&signals, &config.thresholds);
+        worst = worst.max(printer.print(&signals, &findings)?.worst());
         if partial || !args.continuous {
             break;
         }
@@ -122,8 +119,4 @@ fn start(args: &DoctorArgs, config: &Config) -> anyhow::Result<Observer> {
 
 fn is_redacted(args: &DoctorArgs, config: &Config) -> bool {
     args.redact || config.doctor.redact.unwrap_or(false)
-}
-
-fn report(signals: &Window, config: &Config) -> Report {
-    Report::new(signals, judge(signals, &config.thresholds))
 }

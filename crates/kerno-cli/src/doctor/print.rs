@@ -1,4 +1,6 @@
-use kerno::report::{self, Change, Course, Report, TextStyle};
+use kerno::doctor::incidents::{self, Incidents};
+use kerno::model::{Finding, Window};
+use kerno::report::{self, Change, Report, TextStyle};
 
 use crate::args::ReportOutput;
 use crate::output::{self, Style};
@@ -14,7 +16,7 @@ pub(super) struct Printer {
     output: ReportOutput,
     continuous: bool,
     printed: u64,
-    before: Option<Report>,
+    incidents: Incidents,
 }
 
 /// A report among others.
@@ -28,7 +30,7 @@ struct Round<'a> {
 
 impl Printer {
     pub(super) fn new(output: ReportOutput, continuous: bool) -> Self {
-        Self { output, continuous, printed: 0, before: None }
+        Self { output, continuous, printed: 0, incidents: Incidents::default() }
     }
 
     /// Reports printed so far.
@@ -36,25 +38,33 @@ impl Printer {
         self.printed
     }
 
-    pub(super) fn print(&mut self, report: &Report) -> anyhow::Result<()> {
-        let changes = self.before.as_ref().map(|before| report::compare(before, report));
+    /// Prints what was found in a window, and gives the report.
+    pub(super) fn print(&mut self, window: &Window, findings: &[Finding]) -> anyhow::Result<Report> {
+        let report = Report::new(window, findings);
+        let first = self.printed == 0;
+        let changes = self.continuous.then(|| self.changes(window, findings)).filter(|_| !first);
         let text = match self.output {
             ReportOutput::Json if self.continuous => {
-                serde_json::to_string(&Round { report, changes: changes.as_deref() })? + "\n"
+                serde_json::to_string(&Round { report: &report, changes: changes.as_deref() })? + "\n"
             }
-            ReportOutput::Json => serde_json::to_string_pretty(report)? + "\n",
-            ReportOutput::Markdown => self.separated(markdown_changes(changes.as_deref()) + &report::markdown(report)),
+            ReportOutput::Json => serde_json::to_string_pretty(&report)? + "\n",
+            ReportOutput::Markdown => self.separated(markdown_changes(changes.as_deref()) + &report::markdown(&report)),
             ReportOutput::Text => {
                 let style = TextStyle { width: width(), color: Style::of_stdout().has_colour() };
-                self.separated(text_changes(changes.as_deref(), &style) + &report::text(report, &style))
+                self.separated(text_changes(changes.as_deref(), &style) + &report::text(&report, &style))
             }
         };
         output::print(text.as_bytes())?;
         self.printed += 1;
-        if self.continuous {
-            self.before = Some(report.clone());
-        }
-        Ok(())
+        Ok(report)
+    }
+
+    /// What this window changes about the incidents that it is compared with.
+    fn changes(&mut self, window: &Window, findings: &[Finding]) -> Vec<Change> {
+        let before = std::mem::take(&mut self.incidents);
+        let (incidents, transitions) = incidents::step(before, &window.span, findings);
+        self.incidents = incidents;
+        transitions.iter().map(|transition| Change::of(transition, window)).collect()
     }
 
     /// With an empty line before all but the first.
@@ -63,26 +73,21 @@ impl Printer {
     }
 }
 
-/// What is the same as before is in the report.
-fn noteworthy(changes: &[Change]) -> Vec<Change> {
-    changes.iter().filter(|change| change.course != Course::Unchanged).cloned().collect()
-}
-
 fn text_changes(changes: Option<&[Change]>, style: &TextStyle) -> String {
-    match changes.map(noteworthy) {
+    match changes {
         None => String::new(),
         Some(changes) if changes.is_empty() => "no change\n\n".to_owned(),
-        Some(changes) => report::changes_text(&changes, style) + "\n",
+        Some(changes) => report::changes_text(changes, style) + "\n",
     }
 }
 
 fn markdown_changes(changes: Option<&[Change]>) -> String {
-    match changes.map(noteworthy) {
+    match changes {
         None => String::new(),
         Some(changes) if changes.is_empty() => "No change.\n\n".to_owned(),
         // Indented: shown as it is, whatever titles hold.
         Some(changes) => {
-            let text = report::changes_text(&changes, &TextStyle { width: *WIDTHS.end(), color: false });
+            let text = report::changes_text(changes, &TextStyle { width: *WIDTHS.end(), color: false });
             text.lines().map(|line| format!("    {line}\n")).collect::<String>() + "\n"
         }
     }

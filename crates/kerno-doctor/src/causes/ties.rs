@@ -118,7 +118,7 @@ impl<'a> Ties<'a> {
 
     /// Memory stalls on a machine with memory to spare are waits for pages that come from a slow device.
     pub(crate) fn memory_waits_for_disk(&self, _: &Finding, consequence: &Finding) -> Option<Tie> {
-        (consequence.subject.cgroup.is_none() && self.memory_to_spare() && !self.is_thrashing())
+        (Self::memory_cgroup(consequence).is_none() && self.memory_to_spare() && !self.is_thrashing())
             .then_some(Tie::Mechanism)
     }
 

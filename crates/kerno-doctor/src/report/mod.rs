@@ -1,7 +1,7 @@
 //! What a person or a program gets to read: a [`Report`] as text for a terminal, as Markdown for an incident channel, as JSON (it
 //! serialises; with the feature `schema`, `json_schema` describes it), and what changed from one report to the next.
 
-mod compare;
+mod changes;
 mod diagnosis;
 mod markdown;
 #[cfg(feature = "schema")]
@@ -11,7 +11,7 @@ mod words;
 
 use serde::{Deserialize, Serialize};
 
-pub use compare::{Change, Course, compare};
+pub use changes::{Before, Change};
 pub use diagnosis::{Culprit, Diagnosis, Eta, Evidence, Exemplar, Fix, Step};
 pub use markdown::markdown;
 #[cfg(feature = "schema")]

@@ -1,5 +1,5 @@
 use super::*;
-use kerno_model::{Container, Safety, SummaryLoss, Unit};
+use kerno_model::{Container, Course, IncidentId, Safety, SummaryLoss, Unit};
 
 /// A machine on which one process floods a disk while a database waits for it, and another leaks sockets.
 pub(super) fn report() -> Report {
@@ -218,24 +218,24 @@ fn the_worst_counts_wherever_it_is() {
 
 #[test]
 fn what_changed_is_told() {
-    let before = report();
-    let mut now = report();
-    now.findings[0].excess *= 2.0;
-    now.findings.remove(1);
-    now.findings[0].consequences[0].severity = Severity::Warning;
-    let mut other = now.findings[0].clone();
-    other.culprit.pid = Some(4712);
-    other.consequences.clear();
-    now.findings.push(other);
-    let changes = compare(&before, &now);
-    let courses: Vec<_> = changes.iter().map(|change| (change.course, change.finding.culprit.pid)).collect();
-    let expected = [(Course::Worse, 4711), (Course::Better, 912), (Course::New, 4712), (Course::Resolved, 2202)];
-    assert_eq!(courses, expected.map(|(course, pid)| (course, Some(pid))));
-    assert!(compare(&before, &before).iter().all(|change| change.course == Course::Unchanged));
+    let report = report();
+    let change = |course, finding: &Diagnosis, before| Change {
+        course,
+        incident: IncidentId::default(),
+        finding: finding.clone(),
+        before,
+    };
+    let [disk, leak] = &report.findings[..] else { panic!("{report:?}") };
+    let before = Before { severity: Severity::Critical, excess: 3.8 };
+    let changes = [
+        change(Course::Closed, leak, Some(before)),
+        change(Course::Worse, disk, Some(before)),
+        change(Course::Opened, &disk.consequences[0], None),
+    ];
     let shown = changes_text(&changes, &plain(80));
     assert!(shown.starts_with("NEW") && shown.contains("RESOLVED") && !shown.contains('\x1b'), "{shown}");
     let words = shown.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(words.contains("was critical, 7.6x its threshold; now 15.2x"), "{shown}");
+    assert!(words.contains("[was critical, 3.8x its threshold; now 7.6x]"), "{shown}");
 }
 
 /// To look at: `cargo test -p kerno --lib report::tests::look -- --ignored --nocapture`.

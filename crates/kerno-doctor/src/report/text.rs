@@ -7,9 +7,9 @@ use super::words::{
     clock, clock_ms, cost, date, first_evidence, looked_for, losses, machine, name, one_line, particulars, safe, since,
     unseen, verbatim, verdict,
 };
-use super::{Change, Course, Culprit, Diagnosis, Evidence, Fix, Report};
+use super::{Change, Culprit, Diagnosis, Evidence, Fix, Report};
 use kerno_model::amount::{quantity, span};
-use kerno_model::{Safety, Severity, Span, Unit};
+use kerno_model::{Course, Safety, Severity, Span, Unit};
 
 /// How text is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,30 +87,31 @@ pub fn finding_text(finding: &Diagnosis, report: &Report, style: &TextStyle) -> 
     page.out
 }
 
-/// What changed since the report before, a line each, for a terminal or a pipe; what is as it was comes last.
+/// What changed, a line each, for a terminal or a pipe: what is new and worse first.
 pub fn changes_text(changes: &[Change], style: &TextStyle) -> String {
     let mut page = Page::new(style);
     let mut sorted: Vec<&Change> = changes.iter().collect();
-    sorted.sort_by_key(|change| match change.course {
-        Course::New => 0,
-        Course::Worse => 1,
-        Course::Better => 2,
-        Course::Resolved => 3,
-        Course::Unchanged => 4,
-    });
+    sorted.sort_by_key(|change| change.course);
     for change in sorted {
-        let paint = match change.course {
-            Course::New | Course::Worse => Paint::of(change.finding.severity),
-            Course::Better | Course::Resolved => Paint::Good,
-            Course::Unchanged => Paint::Dim,
+        let (word, paint) = match change.course {
+            Course::Opened => ("NEW", Paint::of(change.finding.severity)),
+            Course::Reopened => ("AGAIN", Paint::of(change.finding.severity)),
+            Course::Worse => ("WORSE", Paint::of(change.finding.severity)),
+            Course::Better => ("BETTER", Paint::Good),
+            _ => ("RESOLVED", Paint::Good),
         };
-        let was =
-            change.before.as_ref().filter(|_| matches!(change.course, Course::Worse | Course::Better)).map(|before| {
-                let past = |finding: &Diagnosis| quantity(finding.excess, Unit::Times);
-                format!(" [was {}, {} its threshold; now {}]", before.severity, past(before), past(&change.finding))
-            });
+        let told = change.before.filter(|_| matches!(change.course, Course::Worse | Course::Better));
+        let was = told.map(|before| {
+            let past = |excess| quantity(excess, Unit::Times);
+            format!(
+                " [was {}, {} its threshold; now {}]",
+                before.severity,
+                past(before.excess),
+                past(change.finding.excess)
+            )
+        });
         let line = format!("{}: {}{}", change.finding.severity, safe(&change.finding.title), was.unwrap_or_default());
-        page.labelled(0, &change.course.name().to_uppercase(), 10, &line, paint);
+        page.labelled(0, word, 10, &line, paint);
     }
     page.out
 }

@@ -124,7 +124,7 @@ impl Sampler for Sampled {
     }
 
     fn pulse(&mut self, _now_ns: u64) -> Option<String> {
-        Some(format!("{} open", count(self.open.last()?)))
+        Some(format!("{} open", number(self.open.last()?)))
     }
 
     fn loss(&self) -> SummaryLoss {

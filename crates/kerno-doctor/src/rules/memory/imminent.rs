@@ -1,29 +1,47 @@
-use super::{advise_cgroup, advise_machine, culprit, is_in, named, user_of_memory};
+use kerno_model::amount::{bytes, quantity, share, span};
+use kerno_model::{
+    CgroupMemory, Effect, Eta, Fact, Finding, Limit, OomSummary, Scope, Series, Severity, Subject, Unit, Window,
+};
+
+use super::{CGROUP, MACHINE, advise_cgroup, advise_machine, is_in, place, subject, user, user_of_memory};
 use crate::growth::{Growth, steady_growth};
-use crate::{Culprit, Eta, Finding, Severity, Unit, rule};
-use kerno_model::amount::{bytes, seconds, share};
-use kerno_model::{CgroupMemory, OomSummary};
-use kerno_model::{Series, Window};
+use crate::title::title;
+use crate::{Words, rule, suffers};
 
 rule! {
     /// Memory will run out.
-    OomImminent = "oom_imminent", "oom_track", "memory will run out soon, the machine's or a cgroup's",
-        "Use that grows along a line to the window's end, far enough towards the limit and fast enough to reach it soon. Page cache \
-         does not count, since it can be dropped, so a cgroup that fills its limit with cache is healthy. For the machine only when \
-         little is left: builds and start-ups take memory quickly and stop. A cgroup that stands at its limit and is held up \
-         there is found without a trend.",
-        oom_imminent;
-    horizon_seconds: 600.0 Seconds, 1.0 ..= 1e6, "how far ahead a trend is believed";
-    critical_seconds: 120.0 Seconds, 0.0 ..= 1e6, "critical when it runs out sooner than this";
-    min_fit: 0.9 Ratio, 0.0 ..= 1.0, "how well a straight line must fit (R squared)";
-    min_growth: 0.02 Ratio, 0.0 ..= 1.0, "growth in the window, as a share of the limit";
-    min_used: 0.3 Ratio, 0.0 ..= 1.0, "use of a cgroup's limit below which a trend counts only if it ends within critical_seconds";
-    machine_available: 0.25 Ratio, 0.0 ..= 1.0, "the machine's available memory (with free swap) must be below this share";
-    full: 0.95 Ratio, 0.1 ..= 1.0, "use of a cgroup's limit that counts as full";
-    stalled: 0.1 Ratio, 0.0 ..= 1.0, "share of the window in which tasks of a full cgroup waited for memory";
+    OomImminent = "oom_imminent", "oom_track", "the machine or a cgroup will soon run out of memory",
+        "Looks for use that grows along a line to the end of the window, fast enough to reach the limit soon. Page cache does not \
+         count, since it can be dropped: a cgroup that fills its limit with cache is healthy. The machine must also have little memory \
+         left, because builds and programs that start take memory quickly and then stop. A cgroup that stands at its limit, with tasks \
+         that wait for memory, needs no trend.",
+        judge, words;
+    causes: [MemoryRunsOut, MemoryShort];
+    suffers: [suffers(Effect::MemoryRanOut, |t, a, b| t.same_memory(a, b), "memory was about to run out, and did")];
+    thresholds: {
+        horizon_seconds: 600.0 Seconds, 1.0 ..= 1e6, "how far ahead a trend is believed";
+        critical_seconds: 120.0 Seconds, 0.0 ..= 1e6, "critical when memory runs out sooner than this";
+        min_fit: 0.9 Ratio, 0.0 ..= 1.0, "how well a straight line must fit (R squared)";
+        min_growth: 0.02 Ratio, 0.0 ..= 1.0, "growth in the window, as a share of the limit";
+        min_used: 0.3 Ratio, 0.0 ..= 1.0, "below this share of a cgroup's limit a trend counts only if it ends within critical_seconds";
+        machine_available: 0.25 Ratio, 0.0 ..= 1.0, "available memory and free swap of the machine must be below this share";
+        full: 0.95 Ratio, 0.1 ..= 1.0, "share of a cgroup's limit in use that counts as full";
+        stalled: 0.1 Ratio, 0.0 ..= 1.0, "share of the window in which tasks of a full cgroup waited for memory";
+    }
+    evidence: {
+        used: "share of the limit in use, without page cache";
+        used_bytes: "memory in use, without page cache";
+        limit_bytes: "limit of the cgroup";
+        limit_hits: "times the limit was reached";
+        stalled: "share of the window in which its tasks waited for memory";
+        available_bytes: "available memory and free swap";
+        machine_bytes: "memory and swap of the machine";
+        growth_per_second: "growth of memory in use";
+        fit: "fit of a straight line to the growth (R squared)";
+    }
 }
 
-fn oom_imminent(window: &Window, rule: &OomImminent) -> Vec<Finding> {
+fn judge(window: &Window, rule: &OomImminent) -> Vec<Finding> {
     let Some(part) = &window.oom_track else { return Vec::new() };
     let mut found: Vec<(&CgroupMemory, Finding)> = part
         .cgroups
@@ -38,8 +56,7 @@ fn oom_imminent(window: &Window, rule: &OomImminent) -> Vec<Finding> {
     let mut findings: Vec<(&CgroupMemory, Finding)> = Vec::new();
     for (cgroup, finding) in found {
         let same = |other: &(&CgroupMemory, Finding)| {
-            other.1.culprit.pid == finding.culprit.pid
-                && (is_in(&cgroup.path, &other.0.path) || is_in(&other.0.path, &cgroup.path))
+            other.1.pid() == finding.pid() && (is_in(&cgroup.path, &other.0.path) || is_in(&other.0.path, &cgroup.path))
         };
         if !findings.iter().any(same) {
             findings.push((cgroup, finding));
@@ -59,58 +76,36 @@ fn of_cgroup(window: &Window, rule: &OomImminent, cgroup: &CgroupMemory) -> Opti
         growth.net >= rule.min_growth * limit && left <= rule.horizon_seconds && far
     });
     let held_up = cgroup.limit_hits > 0 || cgroup.some_stalled.is_some_and(|stalled| stalled >= rule.stalled);
-    if growth.is_none() && (used < rule.full * limit || !held_up) {
+    let full = used >= rule.full * limit;
+    if growth.is_none() && !(full && held_up) {
         return None;
     }
     let process = user_of_memory(window, &cgroup.path, cgroup.used_bytes.change());
-    let who = named(process, "a process");
     let path = &cgroup.path;
-    let (size, of_limit) = (bytes(limit), share(used / limit));
-    let title = match &growth {
-        Some(growth) => format!(
-            "{who} fills the {size} of cgroup {path}: {of_limit} used, {} a second, full in {}",
-            bytes(growth.per_second),
-            seconds(growth.seconds_until(limit))
-        ),
-        None => format!("{who} keeps cgroup {path} at its limit: {of_limit} of {size} used"),
-    };
-    let mut finding = OomImminent::finding(severity(rule, growth.as_ref(), limit), title);
     let only_slows = cgroup.v2 && cgroup.high_bytes == Some(cgroup.limit_bytes);
-    finding.cause = format!(
-        "The processes in cgroup {path} need more and more memory that cannot be reclaimed (page cache left out)."
-    );
-    finding.impact = if only_slows {
-        "At memory.high the kernel makes its processes wait.".into()
-    } else {
-        "At the limit the kernel kills a process of the cgroup.".into()
-    };
-    finding = finding
-        .measured("share of its limit in use, without caches", used / limit, Unit::Ratio, Some(rule.full))
-        .measured("in use, without caches", used, Unit::Bytes, None)
-        .measured("its limit", limit, Unit::Bytes, None);
+    let mut finding = OomImminent::finding(severity(rule, growth.as_ref(), limit))
+        .variant(CGROUP)
+        .about(subject(window, process, Some(path)))
+        .fact(Fact::Scope(Scope::Cgroup(path.clone())))
+        .detail("only_slows", only_slows)
+        .measured("used", used / limit, Unit::Ratio, Some(rule.full))
+        .measured("used_bytes", used, Unit::Bytes, None)
+        .measured("limit_bytes", limit, Unit::Bytes, None);
+    if full {
+        finding = finding.fact(Fact::AtLimit(Limit::CgroupMemory));
+    }
     if cgroup.limit_hits > 0 {
-        finding = finding.measured("times it reached the limit", cgroup.limit_hits as f64, Unit::Count, None);
+        finding = finding.measured("limit_hits", cgroup.limit_hits as f64, Unit::Count, None);
     }
     if let Some(stalled) = cgroup.some_stalled {
-        finding = finding.measured(
-            "share of the window its tasks waited for memory",
-            stalled,
-            Unit::Ratio,
-            Some(rule.stalled),
-        );
+        finding = finding.measured("stalled", stalled, Unit::Ratio, Some(rule.stalled));
     }
-    finding.culprit = culprit(window, process, Some(path));
-    finding.victims = cgroup
-        .largest
-        .iter()
-        .filter(|(pid, _)| Some(*pid) != finding.culprit.pid)
-        .map(|(pid, _)| Culprit::process(window, *pid, ""))
-        .collect();
+    let others = cgroup.largest.iter().filter(|(pid, _)| Some(*pid) != finding.pid());
+    finding.victims = others.map(|(pid, _)| Subject::process(window, *pid, "")).collect();
     finding.excess = used / (rule.full * limit);
     finding.confidence = 0.85;
     if let Some(growth) = growth {
-        let what = format!("cgroup {path} reaches its limit of {size}");
-        finding = with_trend(finding, rule, &growth, limit, what);
+        finding = with_trend(finding, window, rule, &growth, limit);
     }
     Some(advise_cgroup(finding, cgroup))
 }
@@ -130,25 +125,16 @@ fn of_machine(window: &Window, rule: &OomImminent, part: &OomSummary) -> Option<
         return None;
     }
     let process = user_of_memory(window, "/", growth.net);
-    let title = format!(
-        "{} uses up the machine's memory: {} available, {} a second less, none in {}",
-        named(process, "a process"),
-        bytes(available),
-        bytes(growth.per_second),
-        seconds(left)
-    );
-    let mut finding = OomImminent::finding(severity(rule, Some(&growth), total), title);
-    finding.cause = "Memory that cannot be reclaimed grows along a line.".into();
-    finding.impact =
-        "When nothing is left everything slows down, and the kernel kills a process, not always the culprit.".into();
-    finding = finding
-        .measured("available memory and free swap", available, Unit::Bytes, Some(rule.machine_available * total))
-        .measured("memory and swap of the machine", total, Unit::Bytes, None);
-    finding.culprit = culprit(window, process, None);
+    let mut finding = OomImminent::finding(severity(rule, Some(&growth), total))
+        .variant(MACHINE)
+        .about(subject(window, process, None))
+        .fact(Fact::Scope(Scope::Machine))
+        .measured("available_bytes", available, Unit::Bytes, Some(rule.machine_available * total))
+        .measured("machine_bytes", total, Unit::Bytes, None);
     finding.excess = rule.machine_available * total / available.max(1.0);
     finding.confidence = 0.8;
-    let what = "the machine has no memory left".to_owned();
-    Some(advise_machine(with_trend(finding, rule, &growth, total, what), process.is_some_and(|process| !process.alive)))
+    finding = with_trend(finding, window, rule, &growth, total);
+    Some(advise_machine(finding, process.is_some_and(|process| !process.alive)))
 }
 
 fn severity(rule: &OomImminent, growth: Option<&Growth>, limit: f64) -> Severity {
@@ -158,23 +144,75 @@ fn severity(rule: &OomImminent, growth: Option<&Growth>, limit: f64) -> Severity
     }
 }
 
-fn with_trend(mut finding: Finding, rule: &OomImminent, growth: &Growth, limit: f64, what: String) -> Finding {
-    finding = finding.measured("growth a second", growth.per_second, Unit::BytesPerSecond, None).measured(
-        "how well a straight line fits the growth (R squared)",
+fn with_trend(finding: Finding, window: &Window, rule: &OomImminent, growth: &Growth, limit: f64) -> Finding {
+    let seconds = growth.seconds_until(limit);
+    let mut finding = finding.measured("growth_per_second", growth.per_second, Unit::BytesPerSecond, None).measured(
+        "fit",
         growth.fit,
         Unit::Ratio,
         Some(rule.min_fit),
     );
-    finding.since = growth.since;
-    finding.eta = Some(Eta { seconds: growth.seconds_until(limit), what, fit: growth.fit });
+    finding.since = growth.since.map(|since| window.moment(since));
+    finding.eta = Some(Eta { at: window.moment(window.seconds() + seconds), seconds, fit: growth.fit });
     finding
+}
+
+fn words(finding: &Finding) -> Words {
+    let who = user(finding);
+    let of_cgroup = finding.variant == CGROUP;
+    let place = place(finding);
+    let limit = finding.number("limit_bytes").map(bytes);
+    let growth = finding.number("growth_per_second").map(|growth| quantity(growth, Unit::BytesPerSecond));
+    let left = finding.eta.as_ref().map(|eta| eta.seconds);
+    let used = finding.number("used").map(|used| match &limit {
+        Some(limit) => format!("{} of {limit} used", share(used)),
+        None => format!("{} used", share(used)),
+    });
+    let title = match left {
+        None if of_cgroup => title(&format!("{who} keeps {place} at its memory limit"), [used]),
+        Some(left) if of_cgroup => {
+            let full = if left > 0.0 { format!("full in {}", span(left)) } else { "limit reached".to_owned() };
+            let growth = growth.map(|growth| format!("growing by {growth}"));
+            title(&format!("{who} fills the memory of {place}"), [used, growth, Some(full)])
+        }
+        _ => {
+            let available =
+                finding.number("available_bytes").map(|available| format!("{} available", bytes(available)));
+            let growth = growth.map(|growth| format!("falling by {growth}"));
+            let none = left
+                .map(|left| if left > 0.0 { format!("none left in {}", span(left)) } else { "none left".to_owned() });
+            title(&format!("{who} uses up the memory of {place}"), [available, growth, none])
+        }
+    };
+    let cause = if left.is_none() {
+        format!("The processes of {place} need about as much memory as its limit allows, page cache not counted.")
+    } else {
+        format!(
+            "The processes of {place} use more and more memory that cannot be reclaimed. Page cache is not counted."
+        )
+    };
+    let impact = if !of_cgroup {
+        "When no memory is left, everything slows down and the kernel kills a process, not always the one at fault."
+    } else if finding.flag("only_slows") {
+        "At memory.high the kernel makes its processes wait."
+    } else {
+        "At the limit the kernel kills a process of the cgroup."
+    };
+    let outlook = match (left, limit) {
+        (None, _) => String::new(),
+        (Some(_), Some(limit)) if of_cgroup => format!("{place} reaches its limit of {limit}"),
+        (Some(_), None) if of_cgroup => format!("{place} reaches its limit"),
+        _ => format!("{place} has no memory left"),
+    };
+    Words { title, cause, impact: impact.to_owned(), outlook }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::Thresholds;
-    use kerno_model::ProcessMemory;
+    use crate::testing::words_hold;
+    use kerno_model::{Entity, ProcessMemory};
 
     const MIB: f64 = 1048576.0;
 
@@ -198,9 +236,9 @@ mod tests {
         ProcessMemory { pid, comm, cgroup, anon_bytes: series(mib), alive: true }
     }
 
-    fn judge(part: OomSummary) -> Vec<Finding> {
+    fn found(part: OomSummary) -> Vec<Finding> {
         let window = Window { oom_track: Some(part), ..Window::default() };
-        oom_imminent(&window, &OomImminent::with(&Thresholds::default()))
+        judge(&window, &OomImminent::with(&Thresholds::default()))
     }
 
     fn of(cgroups: Vec<CgroupMemory>) -> Vec<Finding> {
@@ -209,16 +247,28 @@ mod tests {
             process(2, "/app", |_| 60.0),
             process(3, "/", |_| 9000.0),
         ];
-        judge(OomSummary { cgroups, processes, ..OomSummary::default() })
+        found(OomSummary { cgroups, processes, ..OomSummary::default() })
+    }
+
+    fn title(finding: &Finding) -> String {
+        crate::words(finding).title
     }
 
     #[test]
     fn growth_towards_a_limit_names_who_grows_and_when_it_is_full() {
         let findings = of(vec![cgroup(|t| 100.0 + 8.0 * t)]);
         let [finding] = &findings[..] else { panic!("one finding") };
-        assert_eq!(finding.title, "p1 (1) fills the 256 MiB of cgroup /app: 54 % used, 8.0 MiB a second, full in 15s");
-        assert_eq!((finding.severity, finding.culprit.pid), (Severity::Critical, Some(1)));
-        assert!((finding.eta.as_ref().unwrap().seconds - 14.7).abs() < 0.5);
+        assert_eq!(
+            title(finding),
+            "p1 (1) fills the memory of cgroup /app: 54.1 % of 256 MiB used, growing by 8 MiB/s, full in 14.7 s"
+        );
+        assert_eq!(crate::words(finding).outlook, "cgroup /app reaches its limit of 256 MiB");
+        assert_eq!(finding.scope(), Some(&Scope::Cgroup("/app".into())));
+        assert!(!finding.is_at(Limit::CgroupMemory));
+        assert_eq!((finding.severity, finding.pid()), (Severity::Critical, Some(1)));
+        let eta = finding.eta.as_ref().unwrap();
+        assert!((eta.seconds - 14.7).abs() < 0.5);
+        assert_eq!(eta.at, Window::default().moment(Window::default().seconds() + eta.seconds));
         assert!(finding.fixes.iter().any(|fix| fix.command == "echo 402653184 > /sys/fs/cgroup/app/memory.max"));
     }
 
@@ -227,8 +277,8 @@ mod tests {
         let mut full = cgroup(|_| 250.0);
         full.limit_hits = 12;
         let findings = of(vec![full]);
-        assert_eq!(findings[0].title, "p2 (2) keeps cgroup /app at its limit: 98 % of 256 MiB used");
-        assert!(findings[0].eta.is_none());
+        assert_eq!(title(&findings[0]), "p2 (2) keeps cgroup /app at its memory limit: 97.7 % of 256 MiB used");
+        assert!(findings[0].eta.is_none() && findings[0].is_at(Limit::CgroupMemory));
     }
 
     #[test]
@@ -246,13 +296,13 @@ mod tests {
         let outer = CgroupMemory { path: "/".into(), limit_bytes: 1 << 30, ..cgroup(|t| 500.0 + 8.0 * t) };
         let findings = of(vec![outer, cgroup(|t| 100.0 + 8.0 * t)]);
         assert_eq!(findings.len(), 1);
-        assert_eq!(findings[0].culprit.cgroup.as_deref(), Some("/app"));
+        assert_eq!(findings[0].subject.cgroup.as_deref(), Some("/app"));
     }
 
     #[test]
     fn the_machine_counts_only_when_little_is_left() {
         let machine = |available: &dyn Fn(f64) -> f64| {
-            judge(OomSummary {
+            found(OomSummary {
                 total_bytes: 8000 << 20,
                 available_bytes: series(available),
                 processes: vec![process(3, "/", |t| 100.0 + 200.0 * t)],
@@ -262,11 +312,11 @@ mod tests {
         assert!(machine(&|t| 7000.0 - 200.0 * t).is_empty(), "a build that starts");
         assert!(machine(&|_| 500.0).is_empty(), "little, but steady");
         let findings = machine(&|t| 1800.0 - 200.0 * t);
-        assert!(
-            findings[0]
-                .title
-                .starts_with("p3 (3) uses up the machine's memory: 840 MiB available, 200 MiB a second less")
+        assert_eq!(
+            title(&findings[0]),
+            "p3 (3) uses up the memory of the machine: 840 MiB available, falling by 200 MiB/s, none left in 4.2 s"
         );
+        assert_eq!((findings[0].scope(), &*findings[0].variant), (Some(&Scope::Machine), "machine"));
         assert_eq!(findings[0].severity, Severity::Critical);
     }
 
@@ -279,11 +329,42 @@ mod tests {
                 processes: vec![process(1, "/", |_| 9.0)],
                 ..OomSummary::default()
             };
-            judge(part).remove(0).fixes.into_iter().rfind(|fix| fix.command.contains("402653184")).unwrap().command
+            found(part).remove(0).fixes.into_iter().rfind(|fix| fix.command.contains("402653184")).unwrap().command
         };
         assert_eq!(raise("/system.slice/db.service", None), "systemctl set-property db.service MemoryMax=402653184");
         let escaped = raise(r"/user.slice/app-a\x2db.scope", Some(256 << 20));
         assert_eq!(escaped, r"systemctl set-property 'app-a\x2db.scope' MemoryHigh=402653184");
         assert_eq!(raise("/system.slice/db.service/init", None), "echo 402653184 > /sys/fs/cgroup/app/memory.max");
+    }
+
+    #[test]
+    fn commands_for_a_cgroup_act_on_it_or_its_unit() {
+        let acts_on = |path: &str| {
+            let findings = of(vec![CgroupMemory { path: path.into(), ..cgroup(|t| 100.0 + 8.0 * t) }]);
+            findings[0].fixes.last().unwrap().acts_on.clone()
+        };
+        assert_eq!(acts_on("/app"), Entity::Cgroup("/app".into()));
+        assert_eq!(acts_on("/system.slice/db.service"), Entity::Unit("db.service".into()));
+    }
+
+    #[test]
+    fn words_are_of_the_finding_alone() {
+        let full = CgroupMemory { limit_hits: 12, ..cgroup(|_| 250.0) };
+        let at_limit = cgroup(|t| 216.0 + 8.0 * t);
+        let slowed =
+            CgroupMemory { high_bytes: Some(256 << 20), some_stalled: Some(0.2), ..cgroup(|t| 100.0 + 8.0 * t) };
+        for cgroup in [full, at_limit, slowed] {
+            let findings = of(vec![cgroup]);
+            assert_eq!(findings.len(), 1);
+            findings.iter().for_each(words_hold);
+        }
+        let findings = found(OomSummary {
+            total_bytes: 8000 << 20,
+            available_bytes: series(|t| 1800.0 - 200.0 * t),
+            processes: vec![process(3, "/", |t| 100.0 + 200.0 * t)],
+            ..OomSummary::default()
+        });
+        assert_eq!(findings.len(), 1);
+        findings.iter().for_each(words_hold);
     }
 }

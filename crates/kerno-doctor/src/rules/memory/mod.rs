@@ -4,15 +4,19 @@ pub(super) mod imminent;
 pub(super) mod kill;
 pub(super) mod pressure;
 
-use crate::shell::word;
-use crate::{Culprit, Finding};
-use kerno_model::Window;
 use kerno_model::amount::bytes;
 use kerno_model::paths::is_within as is_in;
-use kerno_model::{CgroupMemory, ProcessMemory};
+use kerno_model::{CgroupMemory, Entity, Finding, ProcessMemory, Safety, Subject, Window};
 
-/// Whoever makes memory scarce in a cgroup (`/` for the machine): the process whose own memory grew most, if that is much of what
-/// the whole grew by, else the largest. One that has ended only when there is no other.
+use crate::shell::word;
+
+/// The variant of findings about the memory of a cgroup.
+const CGROUP: &str = "cgroup";
+/// The variant of findings about the memory of the machine.
+const MACHINE: &str = "machine";
+
+/// Whoever makes memory scarce in a cgroup (`/` for the machine): the process whose own memory grew most, if that is much of
+/// what the whole grew by, else the largest. One that has ended only when there is no other.
 fn user_of_memory<'a>(window: &'a Window, inside: &str, grown_bytes: f64) -> Option<&'a ProcessMemory> {
     /// So much of the growth must be one process's.
     const MUCH: f64 = 0.3;
@@ -32,23 +36,32 @@ fn user_of_memory<'a>(window: &'a Window, inside: &str, grown_bytes: f64) -> Opt
     pick(true).or_else(|| pick(false))
 }
 
-/// A process as the culprit, with the cgroup that limits it.
-fn culprit(window: &Window, process: Option<&ProcessMemory>, cgroup: Option<&str>) -> Culprit {
-    let mut culprit = process.map(|process| Culprit::process(window, process.pid, &process.comm)).unwrap_or_default();
+/// A process as the subject, with the cgroup that limits it.
+fn subject(window: &Window, process: Option<&ProcessMemory>, cgroup: Option<&str>) -> Subject {
+    let mut subject = process.map(|process| Subject::process(window, process.pid, &process.comm)).unwrap_or_default();
     if let Some(cgroup) = cgroup {
-        culprit.cgroup = Some(cgroup.to_owned());
+        subject.cgroup = Some(cgroup.to_owned());
     }
-    culprit
+    subject
 }
 
-/// `name (pid)`, or what stands for it.
-fn named(process: Option<&ProcessMemory>, otherwise: &str) -> String {
-    process.map_or_else(|| otherwise.to_owned(), |process| format!("{} ({})", process.comm, process.pid))
+/// Whoever uses the memory, in words.
+fn user(finding: &Finding) -> String {
+    finding.subject.process.as_ref().map_or_else(|| "a process".to_owned(), ToString::to_string)
+}
+
+/// Whose memory it is, in words.
+fn place(finding: &Finding) -> String {
+    match finding.subject.cgroup.as_deref() {
+        Some(path) if finding.variant == CGROUP => format!("cgroup {path}"),
+        None if finding.variant == CGROUP => "its cgroup".to_owned(),
+        _ => "the machine".to_owned(),
+    }
 }
 
 /// A cgroup's limit and use: where to look, and how to raise it.
 #[allow(clippy::cast_precision_loss, reason = "bytes")]
-fn advise_cgroup(mut finding: Finding, cgroup: &CgroupMemory) -> Finding {
+fn advise_cgroup(finding: Finding, cgroup: &CgroupMemory) -> Finding {
     let dir = &cgroup.directory;
     let wanted = cgroup.limit_bytes.saturating_add(cgroup.limit_bytes / 2);
     let file = match (cgroup.v2, cgroup.high_bytes == Some(cgroup.limit_bytes)) {
@@ -59,12 +72,15 @@ fn advise_cgroup(mut finding: Finding, cgroup: &CgroupMemory) -> Finding {
     let usage = if cgroup.v2 { "memory.current" } else { "memory.usage_in_bytes" };
     let procs = format!("find {} -name cgroup.procs -exec cat {{}} +", word(dir));
     let (limit, usage) = (word(&format!("{dir}/{file}")), word(&format!("{dir}/{usage}")));
-    finding = finding
-        .look(format!("cat {limit} {usage}"), "its limit, and what it uses with page cache")
+    let itself = || Entity::Cgroup(cgroup.path.clone());
+    let finding = finding
+        .fix(itself(), Safety::ReadOnly, format!("cat {limit} {usage}"), "shows its limit and use, with page cache")
         // Those of the cgroups in it, too: on v2 it often has none of its own.
-        .look(
+        .fix(
+            itself(),
+            Safety::ReadOnly,
             format!("ps -o pid,rss,comm --sort=-rss -p \"$({procs} | paste -sd,)\" | head"),
-            "who in it uses how much",
+            "shows which of its processes use most memory",
         );
     let why = format!("raises the limit to {}, if the machine has that to spare", bytes(wanted as f64));
     // The unit whose limit it is, which is not always that of the process.
@@ -72,24 +88,26 @@ fn advise_cgroup(mut finding: Finding, cgroup: &CgroupMemory) -> Finding {
     let is_unit = [".service", ".scope", ".slice"].iter().any(|kind| unit.ends_with(kind));
     if cgroup.v2 && is_unit {
         let property = if file == "memory.high" { "MemoryHigh" } else { "MemoryMax" };
-        return finding.change(format!("systemctl set-property {} {property}={wanted}", word(unit)), why);
+        let command = format!("systemctl set-property {} {property}={wanted}", word(unit));
+        return finding.fix(Entity::Unit(unit.to_owned()), Safety::Changing, command, why);
     }
-    finding.change(format!("echo {wanted} > {limit}"), why)
+    finding.fix(itself(), Safety::Changing, format!("echo {wanted} > {limit}"), why)
 }
 
 /// What to type when the machine itself has too little.
-fn advise_machine(mut finding: Finding, ended: bool) -> Finding {
-    finding = finding
-        .look("ps -eo pid,rss,comm --sort=-rss | head", "who uses how much")
-        .look("grep -E 'MemAvailable|Swap|Shmem|Slab|HugePages' /proc/meminfo", "what else uses memory");
-    match (finding.culprit.unit.clone(), finding.culprit.pid) {
-        (Some(unit), _) => finding.change(
-            format!("systemctl set-property {} MemoryMax=70%", word(&unit)),
-            "bounds the culprit to that much of the machine's memory, so that it fails before others do",
-        ),
+fn advise_machine(finding: Finding, ended: bool) -> Finding {
+    let finding = finding
+        .look("ps -eo pid,rss,comm --sort=-rss | head", "shows which processes use most memory")
+        .look("grep -E 'MemAvailable|Swap|Shmem|Slab|HugePages' /proc/meminfo", "shows what else uses memory");
+    match (finding.subject.unit.clone(), finding.pid()) {
+        (Some(unit), _) => {
+            let command = format!("systemctl set-property {} MemoryMax=70%", word(&unit));
+            let why = "limits it to 70 % of the machine's memory, so that it fails before others do";
+            finding.fix(Entity::Unit(unit), Safety::Changing, command, why)
+        }
         // One that has ended may have left its id to another.
         (None, Some(pid)) if !ended => {
-            finding.change(format!("kill {pid}"), "ends the culprit and frees its memory, if it can be spared")
+            finding.change_process(format!("kill {pid}"), "ends it and frees its memory, if it can be spared")
         }
         _ => finding,
     }

@@ -1,8 +1,9 @@
-use super::{advise_cgroup, advise_machine, culprit, named, user_of_memory};
-use crate::{Culprit, Finding, Severity, Unit, rule};
-use kerno_model::CgroupMemory;
-use kerno_model::amount::share;
-use kerno_model::{Process, Window};
+use kerno_model::amount::{quantity, share};
+use kerno_model::{CgroupMemory, Effect, Fact, Finding, Process, Scope, Severity, Subject, Unit, WaitsFor, Window};
+
+use super::{CGROUP, MACHINE, advise_cgroup, advise_machine, place, subject, user, user_of_memory};
+use crate::title::title;
+use crate::{Words, rule, suffers};
 
 /// How many of those who wait are named.
 const MAX_VICTIMS: usize = 5;
@@ -10,20 +11,37 @@ const MAX_VICTIMS: usize = 5;
 rule! {
     /// Tasks wait for memory.
     MemoryPressure = "memory_pressure", "oom_track", "tasks wait for memory: reclaim, swapping, thrashing",
-        "Time that tasks were stalled for want of memory (PSI). Where the kernel does not tell that: tasks that reclaim memory \
-         themselves (direct reclaim) while pages that were dropped are read again at once (refaults). Reclaim in the background and a \
-         full page cache are normal.",
-        memory_pressure;
-    some_stalled: 0.1 Ratio, 0.0 ..= 1.0, "share of the window in which some task waited for memory";
-    all_stalled: 0.05 Ratio, 0.0 ..= 1.0, "share in which all that had work waited";
-    critical_all_stalled: 0.3 Ratio, 0.0 ..= 1.0, "critical when all waited for this share";
-    reclaims_per_second: 100.0 PerSecond, 0.0 ..= 1e9, "without PSI: direct reclaims a second";
-    refaults_per_second: 1000.0 PerSecond, 0.0 ..= 1e9, "without PSI: pages read again a second";
-    cgroup_full: 0.9 Ratio, 0.1 ..= 1.0, "use of its limit from where on a cgroup is what memory is short in";
+        "Uses the time that tasks stalled on memory (PSI). Where the kernel does not have PSI, tasks must reclaim memory themselves \
+         (direct reclaim) while dropped pages are soon read again (refaults). Reclaim in the background and a full page cache are \
+         normal.",
+        judge, words;
+    causes: [MemoryShort];
+    suffers: [
+        suffers(Effect::StorageSlow, |t, a, b| t.memory_waits_for_disk(a, b), "pages come back from the device too slowly"),
+        suffers(Effect::MemoryRanOut, |t, a, b| t.same_memory(a, b), "tasks waited for memory until the kill"),
+        suffers(Effect::MemoryRunsOut, |t, a, b| t.same_memory(a, b), "tasks wait for memory to be reclaimed"),
+    ];
+    thresholds: {
+        some_stalled: 0.1 Ratio, 0.0 ..= 1.0, "share of the window in which some task waited for memory";
+        all_stalled: 0.05 Ratio, 0.0 ..= 1.0, "share of the window in which all tasks with work waited for memory";
+        critical_all_stalled: 0.3 Ratio, 0.0 ..= 1.0, "critical when all tasks with work waited for this share";
+        reclaims_per_second: 100.0 PerSecond, 0.0 ..= 1e9, "without PSI: direct reclaims per second";
+        refaults_per_second: 1000.0 PerSecond, 0.0 ..= 1e9, "without PSI: pages read again per second";
+        cgroup_full: 0.9 Ratio, 0.1 ..= 1.0, "share of its limit in use above which a cgroup itself is short of memory";
+    }
+    evidence: {
+        some_stalled: "share of the window in which some task waited for memory";
+        all_stalled: "share of the window in which all tasks with work waited for memory";
+        reclaims_per_second: "direct reclaims";
+        refaults_per_second: "pages read again soon after they were dropped";
+        major_faults_per_second: "page faults that needed storage";
+        swapped_out_per_second: "pages written to swap";
+        available_bytes: "available memory";
+    }
 }
 
 #[allow(clippy::cast_precision_loss, reason = "counts of a window")]
-fn memory_pressure(window: &Window, rule: &MemoryPressure) -> Vec<Finding> {
+fn judge(window: &Window, rule: &MemoryPressure) -> Vec<Finding> {
     let Some(part) = &window.oom_track else { return Vec::new() };
     let rate = |count: u64| count as f64 / window.seconds();
     let (reclaims, refaults) = (rate(part.direct_reclaims), rate(part.refaulted_pages));
@@ -43,46 +61,53 @@ fn memory_pressure(window: &Window, rule: &MemoryPressure) -> Vec<Finding> {
         stalled(a).total_cmp(&stalled(b)).then(a.limit_hits.cmp(&b.limit_hits))
     });
     let process = user_of_memory(window, cgroup.map_or("/", |cgroup| &cgroup.path), 0.0);
-    let place = cgroup.map_or_else(|| "the machine's memory".to_owned(), |cgroup| format!("cgroup {}", cgroup.path));
-    let who = named(process, "a process");
-    let title = match part.some_stalled {
-        Some(some) => format!("{who} keeps {place} short: tasks waited for memory {} of the time", share(some)),
-        None => format!("{who} keeps {place} short: {reclaims:.0} direct reclaims a second"),
-    };
     let severity = if all >= rule.critical_all_stalled { Severity::Critical } else { Severity::Warning };
-    let mut finding = MemoryPressure::finding(severity, title);
-    finding.cause = if refaults >= rule.refaults_per_second {
-        "What is in use does not fit: pages that were just dropped are needed and read again at once (thrashing)."
-            .into()
-    } else {
-        "There is too little free memory, so that tasks must reclaim some themselves before they go on.".into()
-    };
-    finding.impact = "Whoever allocates memory or touches a page that was dropped stands still meanwhile.".into();
+    let mut finding = MemoryPressure::finding(severity)
+        .variant(if cgroup.is_some() { CGROUP } else { MACHINE })
+        .about(subject(window, process, cgroup.map(|cgroup| cgroup.path.as_str())))
+        .fact(Fact::Scope(cgroup.map_or(Scope::Machine, |cgroup| Scope::Cgroup(cgroup.path.clone()))))
+        .fact(Fact::WaitsFor(WaitsFor::Memory))
+        .detail("thrashing", refaults >= rule.refaults_per_second);
     if let Some(some) = part.some_stalled {
-        finding = finding
-            .measured("share of the window some task waited for memory", some, Unit::Ratio, Some(rule.some_stalled))
-            .measured("share of the window all tasks with work waited", all, Unit::Ratio, Some(rule.all_stalled));
+        finding = finding.measured("some_stalled", some, Unit::Ratio, Some(rule.some_stalled)).measured(
+            "all_stalled",
+            all,
+            Unit::Ratio,
+            Some(rule.all_stalled),
+        );
     }
     finding = finding
-        .measured("direct reclaims a second", reclaims, Unit::PerSecond, Some(rule.reclaims_per_second))
-        .measured(
-            "pages read again soon after they were dropped, a second",
-            refaults,
-            Unit::PerSecond,
-            Some(rule.refaults_per_second),
-        )
-        .measured("page faults that needed storage, a second", rate(part.major_faults), Unit::PerSecond, None)
-        .measured("pages written to swap a second", rate(part.swapped_out_pages), Unit::PerSecond, None)
-        .measured("available memory", part.available_bytes.last().unwrap_or(0.0), Unit::Bytes, None);
-    finding.culprit = culprit(window, process, cgroup.map(|cgroup| cgroup.path.as_str()));
-    finding.victims = victims(window, finding.culprit.pid);
+        .measured("reclaims_per_second", reclaims, Unit::PerSecond, Some(rule.reclaims_per_second))
+        .measured("refaults_per_second", refaults, Unit::PerSecond, Some(rule.refaults_per_second))
+        .measured("major_faults_per_second", rate(part.major_faults), Unit::PerSecond, None)
+        .measured("swapped_out_per_second", rate(part.swapped_out_pages), Unit::PerSecond, None)
+        .measured("available_bytes", part.available_bytes.last().unwrap_or(0.0), Unit::Bytes, None);
+    finding.victims = victims(window, finding.pid());
     finding.excess = excess;
     finding.confidence = if part.some_stalled.is_some() { 0.85 } else { 0.7 };
-    finding = finding.look("cat /proc/pressure/memory; vmstat 1 5", "whether it goes on");
+    finding = finding.look("cat /proc/pressure/memory; vmstat 1 5", "shows whether it goes on");
     vec![match cgroup {
         Some(cgroup) => advise_cgroup(finding, cgroup),
         None => advise_machine(finding, process.is_some_and(|process| !process.alive)),
     }]
+}
+
+fn words(finding: &Finding) -> Words {
+    let stalled = finding.number("some_stalled").map(|some| format!("tasks waited for it {} of the time", share(some)));
+    let reclaims = finding.number("reclaims_per_second");
+    let reclaims = reclaims.map(|reclaims| format!("direct reclaims at {}", quantity(reclaims, Unit::PerSecond)));
+    let what = format!("{} keeps {} short of memory", user(finding), place(finding));
+    let cause = if finding.flag("thrashing") {
+        "The memory in use does not fit: pages are dropped, needed again at once, and read back (thrashing)."
+    } else {
+        "Free memory is short, so tasks have to reclaim some themselves before they can go on (direct reclaim)."
+    };
+    Words {
+        title: title(&what, [stalled.or(reclaims)]),
+        cause: cause.to_owned(),
+        impact: "Tasks that allocate memory or touch a dropped page have to wait.".to_owned(),
+        outlook: String::new(),
+    }
 }
 
 /// Whether memory is short in this cgroup rather than in the machine.
@@ -95,7 +120,7 @@ fn is_short(rule: &MemoryPressure, cgroup: &CgroupMemory) -> bool {
 }
 
 /// Those who waited for reclaim, or for pages to be read again.
-fn victims(window: &Window, culprit: Option<u32>) -> Vec<Culprit> {
+fn victims(window: &Window, culprit: Option<u32>) -> Vec<Subject> {
     let waited = |process: &Process| (process.used.reclaim_delay_ns, process.used.major_faults);
     let mut processes: Vec<_> = window
         .processes
@@ -106,7 +131,7 @@ fn victims(window: &Window, culprit: Option<u32>) -> Vec<Culprit> {
     processes
         .into_iter()
         .take(MAX_VICTIMS)
-        .map(|process| Culprit::process(window, process.pid, &process.comm))
+        .map(|process| Subject::process(window, process.pid, &process.comm))
         .collect()
 }
 
@@ -114,15 +139,15 @@ fn victims(window: &Window, culprit: Option<u32>) -> Vec<Culprit> {
 mod tests {
     use super::*;
     use crate::Thresholds;
-    use kerno_model::TaskUse;
-    use kerno_model::{OomSummary, ProcessMemory};
+    use crate::testing::words_hold;
+    use kerno_model::{OomSummary, ProcessMemory, TaskUse};
 
-    fn judge(part: OomSummary) -> Vec<Finding> {
+    fn found(part: OomSummary) -> Vec<Finding> {
         let mut window = Window { oom_track: Some(part), ..Window::default() };
         window.span.seconds = 10.0;
         let used = TaskUse { major_faults: 500, ..TaskUse::default() };
         window.processes.insert(9, Process { pid: 9, comm: "slow".into(), used, ..Process::default() });
-        memory_pressure(&window, &MemoryPressure::with(&Thresholds::default()))
+        judge(&window, &MemoryPressure::with(&Thresholds::default()))
     }
 
     fn pressure(some: f64, all: f64) -> OomSummary {
@@ -137,24 +162,26 @@ mod tests {
         OomSummary { some_stalled: Some(some), all_stalled: Some(all), processes, ..OomSummary::default() }
     }
 
+    fn title(finding: &Finding) -> String {
+        crate::words(finding).title
+    }
+
     #[test]
     fn stalls_are_found_with_who_holds_and_who_waits() {
-        let findings = judge(pressure(0.4, 0.02));
+        let findings = found(pressure(0.4, 0.02));
         let [finding] = &findings[..] else { panic!("one finding") };
-        assert_eq!(finding.title, "hog (4) keeps the machine's memory short: tasks waited for memory 40 % of the time");
-        assert_eq!(
-            (finding.culprit.pid, finding.victims[0].pid, finding.severity),
-            (Some(4), Some(9), Severity::Warning)
-        );
+        assert_eq!(title(finding), "hog (4) keeps the machine short of memory: tasks waited for it 40 % of the time");
+        assert_eq!((finding.scope(), &*finding.variant), (Some(&Scope::Machine), "machine"));
+        assert_eq!((finding.pid(), finding.victims[0].pid(), finding.severity), (Some(4), Some(9), Severity::Warning));
         assert!((finding.excess - 4.0).abs() < 1e-9);
-        assert_eq!(judge(pressure(0.5, 0.4))[0].severity, Severity::Critical);
+        assert_eq!(found(pressure(0.5, 0.4))[0].severity, Severity::Critical);
     }
 
     #[test]
     fn reclaim_without_stalls_is_normal() {
         let busy = OomSummary { direct_reclaims: 50_000, refaulted_pages: 90_000, ..pressure(0.03, 0.0) };
-        assert!(judge(busy).is_empty());
-        assert!(judge(OomSummary::default()).is_empty());
+        assert!(found(busy).is_empty());
+        assert!(found(OomSummary::default()).is_empty());
     }
 
     #[test]
@@ -164,14 +191,30 @@ mod tests {
             refaulted_pages: refaults,
             ..OomSummary::default()
         };
-        assert!(judge(part(5000, 0)).is_empty() && judge(part(0, 90_000)).is_empty());
-        assert_eq!(judge(part(5000, 90_000)).len(), 1);
+        assert!(found(part(5000, 0)).is_empty() && found(part(0, 90_000)).is_empty());
+        let findings = found(part(5000, 90_000));
+        assert_eq!(findings.len(), 1);
+        assert_eq!(title(&findings[0]), "a process keeps the machine short of memory: direct reclaims at 500/s");
+        assert!(crate::words(&findings[0]).cause.contains("thrashing"));
     }
 
     #[test]
     fn a_cgroup_at_its_limit_is_told_from_the_machine() {
         let cgroup = CgroupMemory { path: "/app".into(), limit_bytes: 100, limit_hits: 80, ..CgroupMemory::default() };
-        let findings = judge(OomSummary { cgroups: vec![cgroup], ..pressure(0.4, 0.0) });
-        assert_eq!(findings[0].culprit.cgroup.as_deref(), Some("/app"));
+        let findings = found(OomSummary { cgroups: vec![cgroup], ..pressure(0.4, 0.0) });
+        assert_eq!(findings[0].subject.cgroup.as_deref(), Some("/app"));
+        assert_eq!(findings[0].scope(), Some(&Scope::Cgroup("/app".into())));
+        assert!(title(&findings[0]).contains("keeps cgroup /app short of memory: "));
+    }
+
+    #[test]
+    fn words_are_of_the_finding_alone() {
+        let cgroup = CgroupMemory { path: "/app".into(), limit_bytes: 100, limit_hits: 80, ..CgroupMemory::default() };
+        let without_psi = OomSummary { direct_reclaims: 5000, refaulted_pages: 90_000, ..OomSummary::default() };
+        for part in [pressure(0.4, 0.02), OomSummary { cgroups: vec![cgroup], ..pressure(0.4, 0.0) }, without_psi] {
+            let findings = found(part);
+            assert_eq!(findings.len(), 1);
+            findings.iter().for_each(words_hold);
+        }
     }
 }

@@ -1,0 +1,227 @@
+//! Loads that keep a machine busy and that nothing is wrong with: the doctor must leave them in peace.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use kerno_kit::workspace;
+
+use super::case::{Case, Staged};
+use super::scene::{Run, Scene, cpu_seconds, run};
+
+const CASES: &[Case] = &[
+    Case { name: "idle", about: "nothing", needs: &[], stage: |_| Ok(Staged::healthy()) },
+    Case { name: "cargo_build", about: "a compiler on every CPU", needs: &[], stage: cargo_build },
+    Case {
+        name: "redis_benchmark",
+        about: "Redis under its own benchmark",
+        needs: &["redis-server", "redis-benchmark"],
+        stage: redis,
+    },
+    Case {
+        name: "nginx_wrk",
+        about: "nginx under wrk at a rate that it can serve",
+        needs: &["nginx", "wrk"],
+        stage: |scene| nginx(scene, "-c16"),
+    },
+    Case {
+        name: "short_connections",
+        about: "a web server with a new connection for each request",
+        needs: &["nginx", "wrk"],
+        stage: |scene| nginx(scene, "-c16 -H 'Connection: close'"),
+    },
+    Case {
+        name: "sqlite_commits",
+        about: "a database that syncs each of its commits to the disk",
+        needs: &["sqlite3"],
+        stage: sqlite,
+    },
+    Case {
+        name: "pgbench",
+        about: "PostgreSQL under its own benchmark: four clients, each transaction reaches the disk",
+        needs: &["pg_ctlcluster"],
+        stage: pgbench,
+    },
+    Case {
+        name: "backup",
+        about: "a sequential read of many files, packed and compressed",
+        needs: &["gzip"],
+        stage: backup,
+    },
+    Case { name: "git_gc", about: "git clones and packs a repository, again and again", needs: &["git"], stage: git },
+    Case {
+        name: "batch",
+        about: "a job that computes on every CPU, and nobody else who needs one",
+        needs: &["stress-ng"],
+        stage: batch,
+    },
+    Case {
+        name: "fast_reads",
+        about: "direct reads as fast as the disk can, one at a time",
+        needs: &["fio"],
+        stage: fast_reads,
+    },
+    Case {
+        name: "large_writes",
+        about: "large files are written and synced, again and again",
+        needs: &[],
+        stage: large_writes,
+    },
+    Case {
+        name: "cache_at_limit",
+        about: "a cgroup whose memory is full of pages read once, as any container's is after a while",
+        needs: &["losetup", "mkfs.ext4"],
+        stage: cache_at_limit,
+    },
+    Case {
+        name: "many_connections",
+        about: "a server takes 400 clients at once: descriptors go up, and stay there",
+        needs: &["nginx", "wrk"],
+        stage: many_connections,
+    },
+    Case { name: "find", about: "a walk over all files", needs: &[], stage: find },
+    Case { name: "python_imports", about: "interpreters start and look for their modules", needs: &[], stage: python },
+];
+
+pub(super) fn all() -> impl Iterator<Item = &'static Case> {
+    CASES.iter()
+}
+
+/// The load has settled after this.
+const SETTLE: Duration = Duration::from_millis(700);
+
+/// A load that keeps at least a fiftieth of a CPU busy.
+fn settled(scene: &Scene, load: u32) -> Result<Staged> {
+    scene.sleep(SETTLE)?;
+    let hundredths = scene.window_seconds() * 2.0;
+    Ok(Staged::healthy().grows("hundredths of a CPU second", hundredths, move || Ok(cpu_seconds(load) * 100.0)))
+}
+
+fn cargo_build(scene: &mut Scene) -> Result<Staged> {
+    let target = scene.dir().join("target");
+    let manifest = workspace::root().join("Cargo.toml");
+    let build = format!(
+        "while :; do '{}' build --quiet --offline --package kerno --manifest-path '{1}' --target-dir '{2}'; rm -rf '{2}'; done",
+        env!("CARGO"),
+        manifest.display(),
+        target.display()
+    );
+    let pid = scene.spawn(&Run::shell(build))?;
+    settled(scene, pid)
+}
+
+fn redis(scene: &mut Scene) -> Result<Staged> {
+    let socket = scene.dir().join("redis.sock");
+    scene.spawn(&Run::words("redis-server --port 0 --save --appendonly no --unixsocket").arg(socket.display()))?;
+    scene.until("redis", || socket.exists())?;
+    let load =
+        format!("while :; do redis-benchmark -s '{}' -q -c 50 -n 100000 -t set,get,lpush,hset; done", socket.display());
+    let pid = scene.spawn(&Run::shell(load))?;
+    settled(scene, pid)
+}
+
+fn nginx(scene: &mut Scene, options: &str) -> Result<Staged> {
+    let dir = scene.dir().to_owned();
+    run(&format!("chmod 755 {0} && dd if=/dev/urandom of={0}/file bs=1K count=4 status=none", dir.display()))?;
+    let port = 20_000 + std::process::id() % 10_000;
+    let config = format!(
+        "daemon off; worker_processes 1; pid {0}/pid; error_log {0}/error.log; events {{ worker_connections 4096; }}\n\
+         http {{ access_log off; client_body_temp_path {0}/a; proxy_temp_path {0}/b; fastcgi_temp_path {0}/c;\n\
+         uwsgi_temp_path {0}/d; scgi_temp_path {0}/e; server {{ listen 127.0.0.1:{port} backlog=1024; root {0}; }} }}",
+        dir.display()
+    );
+    std::fs::write(dir.join("conf"), config)?;
+    scene.spawn(&Run::words("nginx -e stderr -c").arg(dir.join("conf").display()))?;
+    let started = dir.join("pid");
+    scene.until("nginx", || started.exists())?;
+    let pid = scene.spawn(&Run::shell(format!("exec wrk -t1 -d600s {options} http://127.0.0.1:{port}/file")))?;
+    settled(scene, pid)
+}
+
+fn sqlite(scene: &mut Scene) -> Result<Staged> {
+    let load = "echo 'PRAGMA journal_mode=WAL; CREATE TABLE t(id INTEGER PRIMARY KEY, x TEXT);' | sqlite3 db; \
+        (echo 'PRAGMA synchronous=FULL;'; while :; do echo 'INSERT INTO t(x) VALUES(hex(randomblob(100)));'; done) | sqlite3 db";
+    let pid = scene.spawn(&Run::shell(load))?;
+    settled(scene, pid)
+}
+
+fn pgbench(scene: &mut Scene) -> Result<Staged> {
+    let programs = run("ls -d /usr/lib/postgresql/*/bin | sort -V | tail -n 1")?;
+    // It refuses to run as root.
+    let user = Run::new(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]);
+    let dir = scene.dir().join("postgres");
+    run(&format!(
+        "chmod 755 {1} && mkdir {0} && chown 65534:65534 {0} && cd {0} && \
+         setpriv --reuid=65534 --regid=65534 --clear-groups {programs}/initdb --username=bench --no-sync {0}/data",
+        dir.display(),
+        scene.dir().display()
+    ))?;
+    let server = user.arg(format!("{programs}/postgres")).arg("-D").arg(dir.join("data").display());
+    scene.spawn(&server.arg("-k").arg(dir.display()).arg("-c").arg("listen_addresses="))?;
+    scene.until("PostgreSQL", || dir.join(".s.PGSQL.5432").exists())?;
+    let bench = format!("{programs}/pgbench --host={} --username=bench", dir.display());
+    scene.until("its tables", || run(&format!("{bench} --initialize --quiet --scale=2 postgres")).is_ok())?;
+    let pid = scene.spawn(&Run::words(&format!("{bench} --client=4 --time=600 postgres")))?;
+    settled(scene, pid)
+}
+
+fn backup(scene: &mut Scene) -> Result<Staged> {
+    let pid =
+        scene.spawn(&Run::shell("while :; do tar -C /usr -cf - lib share bin | gzip -1 > backup.tar.gz; done"))?;
+    settled(scene, pid)
+}
+
+fn git(scene: &mut Scene) -> Result<Staged> {
+    let repository = workspace::root();
+    let load = format!(
+        "while :; do git clone --quiet --no-hardlinks '{}' clone && git -C clone gc --quiet --aggressive --prune=now && \
+         git -C clone status >/dev/null && rm -rf clone || sleep 1; done",
+        repository.display()
+    );
+    let pid = scene.spawn(&Run::shell(load))?;
+    settled(scene, pid)
+}
+
+fn python(scene: &mut Scene) -> Result<Staged> {
+    let load = "while :; do /usr/bin/python3 -c 'import json,ssl,asyncio,http.client,sqlite3,decimal,unittest,email,xml.dom'; done";
+    let pid = scene.spawn(&Run::shell(load))?;
+    settled(scene, pid)
+}
+
+fn batch(scene: &mut Scene) -> Result<Staged> {
+    let cpus = std::thread::available_parallelism()?.get();
+    let pid = scene.spawn(&Run::words("stress-ng --timeout 600 --cpu").arg(cpus))?;
+    settled(scene, pid)
+}
+
+fn fast_reads(scene: &mut Scene) -> Result<Staged> {
+    run(&format!("dd if=/dev/urandom of={}/data bs=1M count=64 conv=fsync status=none", scene.dir().display()))?;
+    let fio = "fio --name=reads --rw=read --bs=128k --direct=1 --ioengine=psync --size=64M --time_based --runtime=600 --thread --filename=data";
+    let pid = scene.spawn(&Run::words(fio))?;
+    settled(scene, pid)
+}
+
+fn large_writes(scene: &mut Scene) -> Result<Staged> {
+    let load = "while :; do dd if=/dev/zero of=large bs=1M count=256 conv=fsync status=none; rm large; done";
+    let pid = scene.spawn(&Run::shell(load))?;
+    settled(scene, pid)
+}
+
+fn cache_at_limit(scene: &mut Scene) -> Result<Staged> {
+    let device = scene.fast_device(512)?;
+    let mount = scene.ext4(&device, "-O ^has_journal")?;
+    run(&format!("dd if=/dev/zero of={}/data bs=1M count=400 oflag=direct status=none", mount.display()))?;
+    let cgroup = scene.memory_limit(128 << 20)?;
+    let reader = Run::shell(format!("while :; do cat '{}/data' >/dev/null; sleep 0.2; done", mount.display()));
+    let pid = scene.spawn(&reader.in_cgroup(&cgroup))?;
+    settled(scene, pid)
+}
+
+fn many_connections(scene: &mut Scene) -> Result<Staged> {
+    nginx(scene, "-c400")
+}
+
+fn find(scene: &mut Scene) -> Result<Staged> {
+    let pid = scene
+        .spawn(&Run::shell("while :; do find /usr /var /etc -xdev -type f -newer /etc/passwd >/dev/null 2>&1; done"))?;
+    settled(scene, pid)
+}

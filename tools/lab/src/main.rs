@@ -1,0 +1,228 @@
+//! The fault lab: makes faults for real, runs the built `kerno doctor` beside each, and says how good it was.
+//!
+//! A fault counts only when something other than the doctor shows that it took place. Nothing is left behind, also when it is
+//! interrupted; what a killed lab left is removed by the next.
+
+mod case;
+mod faults;
+mod healthy;
+mod report;
+mod scene;
+mod score;
+mod stage;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use clap::{Parser, ValueEnum};
+use kerno_kit::cargo::command_beside;
+use kerno_kit::install::install;
+
+use case::{Case, Staged};
+use report::Families;
+use scene::Scene;
+use score::{Score, Verdict};
+
+/// What every scene is made with.
+const ALWAYS: [&str; 2] = ["setpriv", "python3"];
+
+/// Make faults for real, as root, run `kerno doctor` beside each, and say how good it was
+#[derive(Parser)]
+#[command(name = "cargo xtask lab", bin_name = "cargo xtask lab")]
+struct Args {
+    /// How long the doctor watches each
+    #[arg(long, default_value = "5s", value_parser = seconds)]
+    window: Duration,
+    /// Only those whose name has this in it; may be repeated
+    #[arg(long)]
+    only: Vec<String>,
+    /// Show what there is, and do nothing
+    #[arg(long)]
+    list: bool,
+    /// Only loads that nothing is wrong with
+    #[arg(long, conflicts_with = "faults_only")]
+    healthy_only: bool,
+    /// Only faults
+    #[arg(long)]
+    faults_only: bool,
+    /// The kerno to try, instead of building this one
+    #[arg(long)]
+    kerno: Option<PathBuf>,
+    /// Try once more what is not right: other work on a machine may be to blame. The sums are those of the first tries
+    #[arg(long)]
+    again: bool,
+    /// How to print the scorecard
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+    /// Keep the report of each here, as NAME.json
+    #[arg(long)]
+    keep: Option<PathBuf>,
+    /// Only make each fault and see that it takes place; run no doctor
+    #[arg(long)]
+    rehearse: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number = text.strip_suffix('s').unwrap_or(text);
+    let seconds: f64 = number.parse().map_err(|_| "a number of seconds, such as 5s".to_owned())?;
+    if (1.0..=600.0).contains(&seconds) { Ok(Duration::from_secs_f64(seconds)) } else { Err("1s to 600s".to_owned()) }
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
+    let is_chosen =
+        |case: &&Case| args.only.is_empty() || args.only.iter().any(|part| case.name.contains(part.as_str()));
+    let faults = faults::all().filter(|_| !args.healthy_only).filter(is_chosen);
+    let healthy = healthy::all().filter(|_| !args.faults_only).filter(is_chosen);
+    if args.list {
+        println!("Faults:");
+        faults.for_each(|case| println!("  {:<26} {}", case.name, case.about));
+        println!("Healthy loads:");
+        healthy.for_each(|case| println!("  {:<26} {}", case.name, case.about));
+        println!("Not made here:");
+        println!("  cpu_steal                  needs a hypervisor that takes CPU time away; the rule has unit tests");
+        return Ok(());
+    }
+    ensure!(rustix::process::geteuid().is_root(), "the lab needs root");
+    let chosen: Vec<(bool, &Case)> = faults.map(|case| (false, case)).chain(healthy.map(|case| (true, case))).collect();
+    ensure!(!chosen.is_empty(), "nothing has such a name; --list shows what there is");
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
+    }
+    stage::sweep();
+    install(chosen.iter().flat_map(|(_, case)| case.needs.iter().copied()).chain(ALWAYS))?;
+    let kerno = match &args.kerno {
+        Some(path) => path.clone(),
+        None if args.rehearse => PathBuf::new(),
+        None => command_beside()?,
+    };
+    if let Some(dir) = &args.keep {
+        std::fs::create_dir_all(dir)?;
+    }
+    let text = args.output == Output::Text;
+    if text {
+        println!("{}", score::head());
+    }
+    let mut scores = Vec::new();
+    let mut wrong = 0;
+    for (is_healthy, case) in chosen {
+        for try_number in 1.. {
+            let score = one(case, is_healthy, &kerno, args, &interrupted);
+            if interrupted.load(Ordering::Relaxed) {
+                bail!("interrupted");
+            }
+            if text {
+                println!("{}", score::line(&score));
+                score.notes.iter().for_each(|note| println!("    {note}"));
+            }
+            let is_right = score.verdict == Verdict::Right;
+            let is_last = is_right || !args.again || try_number == 2;
+            wrong += usize::from(is_last && !is_right);
+            if try_number == 1 {
+                scores.push(score);
+            }
+            if is_last {
+                break;
+            }
+        }
+    }
+    let total = score::total(&scores);
+    match args.output {
+        Output::Json => println!("{}", serde_json::json!({ "scores": scores, "total": total })),
+        Output::Text if args.rehearse => {}
+        Output::Text => println!(
+            "\nfaults right {}/{}, healthy loads left in peace {}/{}, not injected or failed {}; precision {:.3}, recall {:.3}",
+            total.faults_right,
+            total.faults,
+            total.healthy_right,
+            total.healthy,
+            total.not_injected,
+            total.precision,
+            total.recall
+        ),
+    }
+    ensure!(wrong == 0, "{wrong} of {} are not right", scores.len());
+    Ok(())
+}
+
+/// Runs one, and cleans up.
+fn one(case: &Case, is_healthy: bool, kerno: &Path, args: &Args, interrupted: &Arc<AtomicBool>) -> Score {
+    let begin = Instant::now();
+    let failed = |error: anyhow::Error, verdict| {
+        Score::without_report(case.name, is_healthy, verdict, format!("{error:#}"), begin.elapsed().as_secs_f64())
+    };
+    let limit = args.window + Duration::from_secs(75);
+    let mut scene = match Scene::new(args.window, limit, Arc::clone(interrupted)) {
+        Ok(scene) => scene,
+        Err(error) => return failed(error, Verdict::Failed),
+    };
+    let staged = match (case.stage)(&mut scene) {
+        Ok(staged) => staged,
+        Err(error) => return failed(error, Verdict::NotInjected),
+    };
+    watch(case, staged, &mut scene, kerno, args, begin).unwrap_or_else(|error| failed(error, Verdict::Failed))
+}
+
+fn watch(
+    case: &Case,
+    mut staged: Staged,
+    scene: &mut Scene,
+    kerno: &Path,
+    args: &Args,
+    begin: Instant,
+) -> Result<Score> {
+    let mut sessions = Vec::new();
+    staged.expected.iter().flat_map(|expected| &expected.marks).for_each(|mark| mark.sessions(&mut sessions));
+    let mut families: Families = sessions.into_iter().map(|session| (session, scene::members(session))).collect();
+    staged.proofs.iter_mut().try_for_each(case::Proof::begin)?;
+    let report = if args.rehearse {
+        scene.sleep(scene.window)?;
+        None
+    } else {
+        Some(report::diagnose(kerno, scene, &mut families)?)
+    };
+    let proofs: Vec<_> = staged.proofs.iter().map(case::Proof::end).collect();
+    let took_place = proofs.iter().all(|(holds, _)| *holds) && scene.is_running();
+    let mut notes: Vec<_> = proofs.into_iter().map(|(_, note)| note).collect();
+    if !scene.is_running() {
+        notes.push("a load ended early".to_owned());
+    }
+    let seconds = begin.elapsed().as_secs_f64();
+    let Some((report, json)) = report else {
+        let verdict = if took_place { Verdict::Right } else { Verdict::NotInjected };
+        notes.push(scene.log());
+        return Ok(Score::without_report(case.name, staged.expected.is_empty(), verdict, notes.join("; "), seconds));
+    };
+    if let Some(dir) = &args.keep {
+        std::fs::write(dir.join(format!("{}.json", case.name)), serde_json::to_vec_pretty(&json)?)?;
+    }
+    let mut score = score::score(case.name, &staged, &report.findings, &families, seconds);
+    if !took_place {
+        score.verdict = Verdict::NotInjected;
+        notes.push(scene.log());
+    }
+    if score.verdict != Verdict::Right {
+        score.notes.push(format!("took place: {}", notes.join("; ")));
+    }
+    Ok(score)
+}
