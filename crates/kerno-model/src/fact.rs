@@ -1,6 +1,7 @@
 //! What a finding knows beyond numbers, as data: what others may match it by, and what its own words are made of.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,25 +13,67 @@ use crate::{Address, NamedProcess, Unit};
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum WaitsFor {
-    /// A block device, through a file system or not.
-    Storage,
-    /// The server of a FUSE file system.
+    /// A reply from the server of a FUSE file system.
     Fuse,
-    /// The server of a network file system.
-    NetworkFileSystem,
-    /// Memory that has to be reclaimed.
+    /// A reply from an NFS server.
+    Nfs,
+    /// A reply from an SMB server.
+    Smb,
+    /// A frozen file system to be thawed.
+    Thaw,
+    /// Memory to be reclaimed.
     Memory,
+    /// A page of a file that another task has locked.
+    PageLock,
+    /// A block device, through a file system or directly.
+    Storage,
     /// A lock in the kernel.
     Lock,
-    /// To be thawed: its cgroup is frozen.
-    Thaw,
     /// The other end of a connection.
     Network,
     /// A CPU.
     Cpu,
-    /// It is not known.
+    /// Not known.
     #[serde(other)]
     Unknown,
+}
+
+impl WaitsFor {
+    /// Its name, as it is serialised: `page_lock`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fuse => "fuse",
+            Self::Nfs => "nfs",
+            Self::Smb => "smb",
+            Self::Thaw => "thaw",
+            Self::Memory => "memory",
+            Self::PageLock => "page_lock",
+            Self::Storage => "storage",
+            Self::Lock => "lock",
+            Self::Network => "network",
+            Self::Cpu => "cpu",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl fmt::Display for WaitsFor {
+    /// For a sentence: "waits for ...".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Fuse => "the server of a FUSE file system",
+            Self::Nfs => "an NFS server",
+            Self::Smb => "an SMB server",
+            Self::Thaw => "a frozen file system",
+            Self::Memory => "memory to be reclaimed",
+            Self::PageLock => "a locked page of a file",
+            Self::Storage => "disk I/O",
+            Self::Lock => "a lock in the kernel",
+            Self::Network => "the other end of a connection",
+            Self::Cpu => "a CPU",
+            Self::Unknown => "something in the kernel",
+        })
+    }
 }
 
 /// How far a finding reaches.
@@ -178,5 +221,33 @@ impl From<Address> for Value {
 impl From<NamedProcess> for Value {
     fn from(process: NamedProcess) -> Self {
         Self::Process(process)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_are_saved_by_their_names_and_new_ones_read_as_unknown() {
+        let all = [
+            WaitsFor::Fuse,
+            WaitsFor::Nfs,
+            WaitsFor::Smb,
+            WaitsFor::Thaw,
+            WaitsFor::Memory,
+            WaitsFor::PageLock,
+            WaitsFor::Storage,
+            WaitsFor::Lock,
+            WaitsFor::Network,
+            WaitsFor::Cpu,
+            WaitsFor::Unknown,
+        ];
+        for waits_for in all {
+            let saved = serde_json::to_string(&waits_for).unwrap();
+            assert_eq!(saved, format!("\"{}\"", waits_for.name()));
+            assert_eq!(serde_json::from_str::<WaitsFor>(&saved).unwrap(), waits_for);
+        }
+        assert_eq!(serde_json::from_str::<WaitsFor>("\"a_tape\"").unwrap(), WaitsFor::Unknown);
     }
 }

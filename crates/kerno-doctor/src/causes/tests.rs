@@ -3,8 +3,8 @@ use crate::{rank, report};
 use kerno_model::errno;
 use kerno_model::{
     Address, BlockedTask, CgroupThrottle, DiskDevice, DiskOpStat, DiskSubmitter, DiskSummary, ErrnoCount, Fact,
-    FdSummary, Filesystem, Limit, NamedProcess, OomSummary, Process, RuleId, SchedSummary, Scope, Severity,
-    Span, SyscallOffender, SyscallSummary, WaitsFor,
+    FdSummary, Filesystem, Limit, NamedProcess, OomSummary, Process, RuleId, SchedSummary, Scope, Severity, Span,
+    SyscallOffender, SyscallSummary, WaitsFor,
 };
 
 fn finding(id: &'static str, subject: Subject) -> Finding {
@@ -184,6 +184,9 @@ fn a_slow_device_explains_tasks_asleep_in_storage_code() {
     explains(&asleep_in("rwsem_down_write_slowpath"), &disk, &says(WaitsFor::Storage));
     independent(&asleep_in("folio_wait_bit"), &disk, &says(WaitsFor::Fuse));
     explains(&asleep_in("folio_wait_bit"), &disk, &says(WaitsFor::Unknown));
+    explains(&asleep_in("folio_wait_bit"), &disk, &says(WaitsFor::PageLock));
+    explains(&asleep_in("ext4_file_write_iter"), &disk, &says(WaitsFor::Lock));
+    independent(&asleep_in("rtnl_lock"), &disk, &says(WaitsFor::Lock));
 }
 
 #[test]

@@ -107,7 +107,8 @@ impl<'a> Ties<'a> {
         let on_storage = match consequence.waits_for() {
             // The finding knows for what.
             Some(WaitsFor::Storage) => true,
-            Some(what) if what != WaitsFor::Unknown => false,
+            // Whoever holds a lock may wait for storage.
+            Some(what) if !matches!(what, WaitsFor::Lock | WaitsFor::PageLock | WaitsFor::Unknown) => false,
             _ if !sleeps.is_empty() => any_of(STORAGE_SLEEPS) && !any_of(REMOTE_SLEEPS),
             // Without the right to read its stack: does it wait for block I/O?
             _ => self.io_delayed(&pids),
@@ -332,7 +333,7 @@ impl<'a> Ties<'a> {
 
     /// Slow connects of someone whose connections go to that listener.
     pub(crate) fn slow_connect_to_listener(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
-        if !self.slow_calls(consequence).iter().any(|call| *call == "connect") {
+        if !self.slow_calls(consequence).contains(&"connect") {
             return None;
         }
         let pid = consequence.subject.pid()?;
@@ -359,10 +360,7 @@ impl<'a> Ties<'a> {
 
     /// Slow connects of the process whose connects fail.
     pub(crate) fn slow_connect(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
-        self.slow_calls(consequence)
-            .iter()
-            .any(|call| *call == "connect")
-            .then(|| self.same_process(cause, consequence))?
+        self.slow_calls(consequence).contains(&"connect").then(|| self.same_process(cause, consequence))?
     }
 
     /// Failed opens of the same process.

@@ -1,20 +1,6 @@
 //! What an uninterruptible sleep is for, from the names of the kernel's functions on its stack.
 
-use kerno_model::BlockedTask;
-
-/// What a task waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum WaitsFor {
-    Fuse,
-    Nfs,
-    Smb,
-    Thaw,
-    Reclaim,
-    PageLock,
-    Disk,
-    Lock,
-    Unknown,
-}
+use kerno_model::{BlockedTask, WaitsFor};
 
 /// Sleeps that are uninterruptible by design and end when somebody else is done, which may be any time. With the reason.
 const BY_DESIGN: &[(&str, &str)] = &[
@@ -45,43 +31,43 @@ const MEANINGS: &[(&str, WaitsFor)] = &[
     ("smb2_", WaitsFor::Smb),
     ("smb_", WaitsFor::Smb),
     ("compound_send_recv", WaitsFor::Smb),
-    ("try_to_free_", WaitsFor::Reclaim),
-    ("shrink_", WaitsFor::Reclaim),
-    ("reclaim_throttle", WaitsFor::Reclaim),
-    ("throttle_direct_reclaim", WaitsFor::Reclaim),
-    ("mem_cgroup_", WaitsFor::Reclaim),
-    ("do_swap_page", WaitsFor::Disk),
-    ("swap_read", WaitsFor::Disk),
+    ("try_to_free_", WaitsFor::Memory),
+    ("shrink_", WaitsFor::Memory),
+    ("reclaim_throttle", WaitsFor::Memory),
+    ("throttle_direct_reclaim", WaitsFor::Memory),
+    ("mem_cgroup_", WaitsFor::Memory),
+    ("do_swap_page", WaitsFor::Storage),
+    ("swap_read", WaitsFor::Storage),
     ("__folio_lock", WaitsFor::PageLock),
     ("__lock_page", WaitsFor::PageLock),
-    ("io_schedule_timeout", WaitsFor::Disk),
-    ("folio_wait_writeback", WaitsFor::Disk),
-    ("wait_on_page_writeback", WaitsFor::Disk),
-    ("filemap_", WaitsFor::Disk),
-    ("__filemap_", WaitsFor::Disk),
-    ("wait_on_buffer", WaitsFor::Disk),
-    ("__wait_on_buffer", WaitsFor::Disk),
-    ("__bread", WaitsFor::Disk),
-    ("blk_", WaitsFor::Disk),
-    ("__blk_", WaitsFor::Disk),
-    ("blkdev_", WaitsFor::Disk),
-    ("__blkdev_", WaitsFor::Disk),
-    ("bio_", WaitsFor::Disk),
-    ("submit_bio", WaitsFor::Disk),
-    ("rq_qos_wait", WaitsFor::Disk),
-    ("wbt_wait", WaitsFor::Disk),
-    ("jbd2_", WaitsFor::Disk),
-    ("xlog_", WaitsFor::Disk),
-    ("xfs_log_", WaitsFor::Disk),
-    ("xfs_buf_", WaitsFor::Disk),
-    ("iomap_dio", WaitsFor::Disk),
-    ("__iomap_dio", WaitsFor::Disk),
-    ("scsi_", WaitsFor::Disk),
-    ("nvme_", WaitsFor::Disk),
-    ("md_", WaitsFor::Disk),
-    ("raid", WaitsFor::Disk),
-    ("dm_", WaitsFor::Disk),
-    ("__blockdev_direct_IO", WaitsFor::Disk),
+    ("io_schedule_timeout", WaitsFor::Storage),
+    ("folio_wait_writeback", WaitsFor::Storage),
+    ("wait_on_page_writeback", WaitsFor::Storage),
+    ("filemap_", WaitsFor::Storage),
+    ("__filemap_", WaitsFor::Storage),
+    ("wait_on_buffer", WaitsFor::Storage),
+    ("__wait_on_buffer", WaitsFor::Storage),
+    ("__bread", WaitsFor::Storage),
+    ("blk_", WaitsFor::Storage),
+    ("__blk_", WaitsFor::Storage),
+    ("blkdev_", WaitsFor::Storage),
+    ("__blkdev_", WaitsFor::Storage),
+    ("bio_", WaitsFor::Storage),
+    ("submit_bio", WaitsFor::Storage),
+    ("rq_qos_wait", WaitsFor::Storage),
+    ("wbt_wait", WaitsFor::Storage),
+    ("jbd2_", WaitsFor::Storage),
+    ("xlog_", WaitsFor::Storage),
+    ("xfs_log_", WaitsFor::Storage),
+    ("xfs_buf_", WaitsFor::Storage),
+    ("iomap_dio", WaitsFor::Storage),
+    ("__iomap_dio", WaitsFor::Storage),
+    ("scsi_", WaitsFor::Storage),
+    ("nvme_", WaitsFor::Storage),
+    ("md_", WaitsFor::Storage),
+    ("raid", WaitsFor::Storage),
+    ("dm_", WaitsFor::Storage),
+    ("__blockdev_direct_IO", WaitsFor::Storage),
 ];
 
 /// Locks say least of what is waited for: they count only when no frame says more.
@@ -95,23 +81,6 @@ const WRITERS: &[&str] =
 /// Functions that take part in every sleep and say nothing.
 const PLUMBING: &[&str] =
     &["__schedule", "schedule", "io_schedule", "schedule_", "wait_for_completion", "__wait_for_common"];
-
-impl WaitsFor {
-    /// For a title: "is stuck waiting for ...".
-    pub(crate) const fn text(self) -> &'static str {
-        match self {
-            Self::Fuse => "a FUSE file system's server",
-            Self::Nfs => "an NFS server",
-            Self::Smb => "an SMB server",
-            Self::Thaw => "a frozen file system to thaw",
-            Self::Reclaim => "memory to be reclaimed",
-            Self::PageLock => "a locked page of a file",
-            Self::Disk => "disk I/O",
-            Self::Lock => "a lock in the kernel",
-            Self::Unknown => "something in the kernel",
-        }
-    }
-}
 
 /// The frames from the wait channel on outwards; where the stack cannot be read, only that.
 fn frames(task: &BlockedTask) -> impl Iterator<Item = &str> {
@@ -167,17 +136,17 @@ mod tests {
     #[test]
     fn stacks_say_what_is_waited_for() {
         let cases: &[(&[&str], WaitsFor)] = &[
-            (&["folio_wait_bit_common", "filemap_get_pages", "filemap_read", "vfs_read"], WaitsFor::Disk),
-            (&["io_schedule", "folio_wait_bit_common", "folio_wait_writeback", "ext4_sync_file"], WaitsFor::Disk),
-            (&["jbd2_log_wait_commit", "ext4_sync_file", "do_fsync"], WaitsFor::Disk),
-            (&["submit_bio_wait", "blkdev_issue_flush"], WaitsFor::Disk),
+            (&["folio_wait_bit_common", "filemap_get_pages", "filemap_read", "vfs_read"], WaitsFor::Storage),
+            (&["io_schedule", "folio_wait_bit_common", "folio_wait_writeback", "ext4_sync_file"], WaitsFor::Storage),
+            (&["jbd2_log_wait_commit", "ext4_sync_file", "do_fsync"], WaitsFor::Storage),
+            (&["submit_bio_wait", "blkdev_issue_flush"], WaitsFor::Storage),
             (&["request_wait_answer", "fuse_simple_request", "fuse_lookup", "vfs_statx"], WaitsFor::Fuse),
             (&["rpc_wait_bit_killable", "__rpc_execute", "nfs4_call_sync", "nfs_getattr"], WaitsFor::Nfs),
             (&["folio_wait_bit_common", "__folio_lock", "truncate_inode_pages_range"], WaitsFor::PageLock),
             (&["rwsem_down_write_slowpath", "down_write", "ext4_file_write_iter"], WaitsFor::Lock),
             (&["__mutex_lock.constprop.0", "fuse_lookup"], WaitsFor::Lock),
             (&["percpu_rwsem_wait", "__percpu_down_read", "vfs_write", "ksys_write"], WaitsFor::Thaw),
-            (&["schedule_timeout", "reclaim_throttle", "do_try_to_free_pages"], WaitsFor::Reclaim),
+            (&["schedule_timeout", "reclaim_throttle", "do_try_to_free_pages"], WaitsFor::Memory),
             (&["some_driver_read", "vfs_read"], WaitsFor::Unknown),
             (&[], WaitsFor::Unknown),
         ];

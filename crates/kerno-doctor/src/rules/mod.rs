@@ -1,6 +1,7 @@
 //! The rules, by theme. A new one is a file in its theme and a line in [`ALL`].
 
 mod calls;
+mod cpu;
 mod descriptors;
 mod files;
 mod memory;
@@ -8,6 +9,7 @@ mod network;
 mod storage;
 #[cfg(test)]
 mod testing;
+mod waits;
 
 use crate::Rule;
 
@@ -26,6 +28,10 @@ pub static ALL: &[Rule] = &[
     storage::bottleneck::DiskBottleneck::RULE,
     storage::errors::DiskErrors::RULE,
     storage::full::DiskFull::RULE,
+    cpu::contention::SchedulerContention::RULE,
+    cpu::throttling::CpuThrottling::RULE,
+    cpu::steal::CpuSteal::RULE,
+    waits::BlockedTasks::RULE,
     descriptors::exhaustion::FdExhaustion::RULE,
     descriptors::leak::FdLeak::RULE,
     files::FileOpenStorm::RULE,

@@ -1,22 +1,38 @@
 use std::collections::BTreeMap;
 
-use crate::knowledge::wait_channels::{WaitsFor, by_design, place, waits_for};
-use crate::shell::word as shell_word;
-use crate::{Culprit, Exemplar, Finding, Severity, Unit, rule};
-use kerno_model::BlockedTask;
-use kerno_model::Window;
+use kerno_model::amount::{number, span};
+use kerno_model::{
+    BlockedTask, Effect, Exemplar, Fact, Finding, NamedProcess, Severity, Subject, Unit, WaitsFor, Window,
+};
+
+use crate::knowledge::wait_channels::{by_design, place, waits_for};
+use crate::title::title;
+use crate::{Words, rule, suffers};
 
 rule! {
     /// Tasks that sleep uninterruptibly for seconds.
-    BlockedTasks = "blocked_tasks", "sched_delay", "tasks stuck in uninterruptible sleep",
-    "A task in this state (D in ps) waits for something that is expected to come at once: a disk, a page, a lock in the kernel, \
-     the server of a network or FUSE file system. Nothing ends it but that, not even SIGKILL mostly. On a working machine each \
-     such sleep takes milliseconds. One sleep (the task did not get a CPU in between) of seconds is judged, never many short ones; \
-     what sleeps so by design (the parent of a vfork, frozen tasks, a sync of all there is, a trim) is left out, and so are threads of the kernel of which it is \
-     not clear what they wait for. Tasks that wait for the same kind of thing are one finding.", judge;
-    warning_seconds: 2.0 Seconds, 1.0 ..= 3600.0, "length of one sleep from where on it is found";
-    critical_seconds: 10.0 Seconds, 1.0 ..= 3600.0, "length from where on it is critical";
-    critical_tasks: 8.0 Count, 1.0 ..= 100000.0, "tasks that are stuck at once from where on it is critical";
+    BlockedTasks = "blocked_tasks", "sched_delay", "tasks are stuck in uninterruptible sleep",
+        "A task in uninterruptible sleep (state D in ps) waits for something that should come at once: a disk, a page, a lock in the \
+         kernel, the server of a network or FUSE file system. Only that ends the sleep; usually not even SIGKILL does. On a healthy \
+         machine each such sleep takes milliseconds. Judges single sleeps of seconds, in which the task never got a CPU, and never adds \
+         up short ones. Ignores tasks that sleep so by design (the parent of a vfork, frozen tasks, a sync of all file systems, a trim) \
+         and kernel threads when it is not clear what they wait for. Tasks that wait for the same kind of thing are one finding.",
+        judge, words;
+    causes: [StandsStill];
+    suffers: [
+        suffers(Effect::StorageFails, |t, a, b| t.blocked_on_storage(a, b), "waits for requests that fail"),
+        suffers(Effect::StorageSlow, |t, a, b| t.blocked_on_storage(a, b), "sleeps until the device answers"),
+        suffers(Effect::MemoryShort, |t, a, b| t.slow_for_memory(a, b), "sleeps until memory is found"),
+    ];
+    thresholds: {
+        warning_seconds: 2.0 Seconds, 1.0 ..= 3600.0, "length of one sleep that counts as a problem";
+        critical_seconds: 10.0 Seconds, 1.0 ..= 3600.0, "length of one sleep that is critical";
+        critical_tasks: 8.0 Count, 1.0 ..= 100000.0, "number of tasks stuck at once that is critical";
+    }
+    evidence: {
+        longest_sleep: "longest uninterruptible sleep";
+        tasks: "stuck tasks";
+    }
 }
 
 /// How many victims are named.
@@ -49,40 +65,33 @@ fn finding(window: &Window, rule: &BlockedTasks, kind: WaitsFor, mut tasks: Vec<
     #[allow(clippy::cast_precision_loss, reason = "a few tasks")]
     let (count, many) = (tasks.len() as f64, tasks.len() as f64 >= rule.critical_tasks);
     let severity = if longest >= rule.critical_seconds || many { Severity::Critical } else { Severity::Warning };
-    let name = if worst.comm.is_empty() { "a task".to_owned() } else { worst.comm.clone() };
-    let others = match tasks.len() {
-        1 => String::new(),
-        2 => " and one more".into(),
-        more => format!(" and {} more", more - 1),
-    };
-    let verb = if tasks.len() == 1 { "has been" } else { "have been" };
-    let title =
-        format!("{name} ({}){others} {verb} stuck for {:.0}s, waiting for {}", worst.pid, worst.seconds, kind.text());
-    let mut finding = BlockedTasks::finding(severity, title)
-        .measured("longest uninterruptible sleep", longest, Unit::Seconds, Some(rule.warning_seconds))
-        .measured("tasks stuck so", count, Unit::Count, None);
-    finding.culprit = Culprit::process(window, worst.pid, &worst.comm);
+    let mut finding = BlockedTasks::finding(severity)
+        .variant(kind.name())
+        .about(Subject::process(window, worst.pid, &worst.comm))
+        .fact(Fact::WaitsFor(kind))
+        .detail("sleep", (worst.seconds, Unit::Seconds))
+        .detail("awake", !worst.at_end)
+        .measured("longest_sleep", longest, Unit::Seconds, Some(rule.warning_seconds))
+        .measured("tasks", count, Unit::Count, None);
+    if let Some(place) = place(worst) {
+        finding = finding.detail("place", place);
+    }
     let mut victims = vec![worst.pid];
     for task in &tasks[1..] {
         if !victims.contains(&task.pid) && victims.len() <= MAX_VICTIMS {
             victims.push(task.pid);
-            finding.victims.push(Culprit::process(window, task.pid, &task.comm));
+            finding.victims.push(Subject::process(window, task.pid, &task.comm));
         }
     }
     for task in tasks.iter().take(3) {
         if let Some(place) = place(task) {
-            let seconds = (window.seconds() - task.seconds).max(0.0);
+            let at = window.moment((window.seconds() - task.seconds).max(0.0));
             let what = format!("{} ({}) fell asleep in {}{}", task.comm, task.tid, place, called_by(task, place));
-            finding.exemplars.push(Exemplar { seconds, what });
+            finding.exemplars.push(Exemplar { at, what });
         }
     }
-    finding.cause =
-        format!("{}{}", cause(kind), place(worst).map_or(String::new(), |place| format!(" It sleeps in {place}().")));
-    finding.impact = "A task in this state does nothing else, and no signal ends it until what it waits for comes; whoever needs it \
-                      or what it holds waits with it. Each counts as load."
-        .into();
     let fell_asleep = window.seconds() - longest;
-    finding.since = (worst.at_end && fell_asleep > 0.5).then_some(fell_asleep);
+    finding.since = (worst.at_end && fell_asleep > 0.5).then(|| window.moment(fell_asleep));
     finding.excess = (longest / rule.warning_seconds).max(if many { count / rule.critical_tasks } else { 0.0 });
     finding.confidence = if kind == WaitsFor::Unknown { 0.7 } else { 0.9 };
     Some(with_fixes(finding, kind, worst))
@@ -95,71 +104,109 @@ fn called_by(task: &BlockedTask, place: &str) -> String {
     if outer.is_empty() { String::new() } else { format!(", called by {}", outer.join(", ")) }
 }
 
-const fn cause(kind: WaitsFor) -> &'static str {
-    match kind {
-        WaitsFor::Fuse => "The process that serves the FUSE file system does not answer a request.",
-        WaitsFor::Nfs => "The NFS server, or the network to it, does not answer.",
-        WaitsFor::Smb => "The SMB server, or the network to it, does not answer.",
-        WaitsFor::Thaw => {
-            "The file system is frozen (fsfreeze, a snapshot under way): all that would write to it waits."
-        }
-        WaitsFor::Reclaim => "There is no free memory, and reclaiming some takes this long.",
-        WaitsFor::PageLock => "Another task has the page locked, mostly while it is read or written.",
-        WaitsFor::Disk => "A request to a disk (or its queue, or the file system's log) takes this long.",
-        WaitsFor::Lock => "Another task holds the lock, and is itself stuck or slow.",
-        WaitsFor::Unknown => "What it waits for has not come.",
-    }
-}
-
 fn with_fixes(finding: Finding, kind: WaitsFor, task: &BlockedTask) -> Finding {
     let (pid, tid) = (task.pid, task.tid);
     let stack = if pid == tid { format!("/proc/{pid}/stack") } else { format!("/proc/{pid}/task/{tid}/stack") };
-    let mut finding =
-        finding.look(format!("cat {}", shell_word(&stack)), "where in the kernel it sleeps, innermost first");
+    let mut finding = finding
+        .look_at_process(format!("cat {stack}"), "shows where in the kernel it sleeps, innermost function first");
     if !task.kernel_thread {
-        finding = finding.look(
+        finding = finding.look_at_process(
             format!("ls -l /proc/{pid}/cwd /proc/{pid}/fd"),
-            "the files that it has open, and so their file system",
+            "shows its open files, and so the file systems that it uses",
         );
     }
-    finding =
-        match kind {
-            WaitsFor::Fuse => finding
-                .look(
-                    "grep fuse /proc/mounts; grep -H . /sys/fs/fuse/connections/*/waiting",
-                    "FUSE mounts, and requests waiting at each",
-                )
-                .change(
-                    "echo 1 > /sys/fs/fuse/connections/<N>/abort",
-                    "ends the connection whose requests wait: all of them fail at once",
-                ),
-            WaitsFor::Nfs => finding
-                .look("nfsstat -m; grep nfs /proc/mounts", "NFS mounts with server and options (hard, soft, timeo)"),
-            WaitsFor::Smb => finding
-                .look("grep cifs /proc/mounts; cat /proc/fs/cifs/DebugData", "SMB mounts, and requests in flight"),
-            WaitsFor::Thaw => finding
-                .change("fsfreeze --unfreeze <mount point>", "thaws the file system, when nobody needs it frozen"),
-            WaitsFor::Disk | WaitsFor::PageLock => finding.look(
-                "grep -H . /sys/block/*/inflight; dmesg | tail -50",
-                "requests in flight at each disk, and errors of disks",
+    finding = match kind {
+        WaitsFor::Fuse => finding
+            .look(
+                "grep fuse /proc/mounts; grep -H . /sys/fs/fuse/connections/*/waiting",
+                "shows the FUSE mounts and the number of requests waiting in each connection",
+            )
+            .change(
+                "echo 1 > /sys/fs/fuse/connections/<N>/abort",
+                "aborts the connection with the waiting requests: all of them fail at once",
             ),
-            WaitsFor::Reclaim => finding.look("cat /proc/pressure/memory; free -m", "how short memory is"),
-            WaitsFor::Lock | WaitsFor::Unknown => finding.look(
-                "ps -eo pid,tid,stat,wchan:32,comm | awk '$3 ~ /^D/'",
-                "all who sleep so, to see who holds what others want",
-            ),
-        };
+        WaitsFor::Nfs => finding.look(
+            "nfsstat -m; grep nfs /proc/mounts",
+            "shows the NFS mounts with server and options (hard, soft, timeo)",
+        ),
+        WaitsFor::Smb => finding.look(
+            "grep cifs /proc/mounts; cat /proc/fs/cifs/DebugData",
+            "shows the SMB mounts and the requests in flight",
+        ),
+        WaitsFor::Thaw => finding.change(
+            "fsfreeze --unfreeze <mount point>",
+            "thaws the file system; make sure first that no backup or snapshot needs it frozen",
+        ),
+        WaitsFor::Storage | WaitsFor::PageLock => finding.look(
+            "grep -H . /sys/block/*/inflight; dmesg | tail -50",
+            "shows the requests in flight on each disk, and recent disk errors",
+        ),
+        WaitsFor::Memory => finding.look("cat /proc/pressure/memory; free -m", "shows how short memory is"),
+        _ => finding.look(
+            "ps -eo pid,tid,stat,wchan:32,comm | awk '$3 ~ /^D/'",
+            "lists all tasks in this state, to find the one that holds what the others need",
+        ),
+    };
     finding.change(
         "echo w > /proc/sysrq-trigger; dmesg | tail -200",
         "writes the stacks of all blocked tasks to the kernel log",
     )
 }
 
+fn words(finding: &Finding) -> Words {
+    let process = finding.subject.process.as_ref();
+    let who = process.map_or_else(|| "a task".to_owned(), NamedProcess::to_string);
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few tasks")]
+    let tasks = finding.number("tasks").map_or(1, |tasks| tasks as u64);
+    let others = match tasks {
+        0 | 1 => String::new(),
+        2 => " and one more task".to_owned(),
+        #[allow(clippy::cast_precision_loss, reason = "a few tasks")]
+        more => format!(" and {} more tasks", number((more - 1) as f64)),
+    };
+    let verb = match (tasks > 1, finding.flag("awake")) {
+        (false, false) => "is",
+        (true, false) => "are",
+        (false, true) => "was",
+        (true, true) => "were",
+    };
+    let kind = finding.waits_for().unwrap_or(WaitsFor::Unknown);
+    let sleep = finding.number("sleep").or_else(|| finding.number("longest_sleep")).map(span);
+    let place = finding.text("place").map_or_else(String::new, |place| format!(" It sleeps in {place}()."));
+    Words {
+        title: title(&format!("{who}{others} {verb} stuck waiting for {kind}"), [sleep]),
+        cause: format!("{}{place}", cause(kind)),
+        impact: "A task in this state does nothing else, and no signal ends it until it gets what it waits for. Whoever needs the task, \
+                 or something that it holds, waits too. Each such task adds to the load average."
+            .to_owned(),
+        outlook: String::new(),
+    }
+}
+
+const fn cause(kind: WaitsFor) -> &'static str {
+    match kind {
+        WaitsFor::Fuse => "The process that serves the FUSE file system does not answer a request.",
+        WaitsFor::Nfs => "The NFS server, or the network to it, does not answer.",
+        WaitsFor::Smb => "The SMB server, or the network to it, does not answer.",
+        WaitsFor::Thaw => {
+            "The file system is frozen (by fsfreeze, or while a snapshot is taken), so every task that writes to it waits."
+        }
+        WaitsFor::Memory => "There is no free memory, and reclaiming some takes this long.",
+        WaitsFor::PageLock => "Another task has locked the page, usually while it is read or written.",
+        WaitsFor::Storage => "A request to a disk, its queue, or the journal of the file system takes this long.",
+        WaitsFor::Lock => "Another task holds the lock and is itself stuck or slow.",
+        WaitsFor::Network => "The other end does not answer.",
+        WaitsFor::Cpu => "Other tasks have the CPUs.",
+        _ => "What it waits for has not come.",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Effect, Thresholds};
-    use kerno_model::SchedSummary;
+    use crate::rules::testing::words_hold;
+    use crate::{Thresholds, words};
+    use kerno_model::{Safety, SchedSummary};
 
     fn task(tid: u32, seconds: f64, stack: &[&str]) -> BlockedTask {
         let stack = stack.iter().map(|frame| (*frame).to_owned()).collect();
@@ -180,14 +227,20 @@ mod tests {
         assert!(found(vec![task(100, 1.9, FUSE)]).is_empty());
         let findings = found(vec![task(100, 4.9, FUSE)]);
         let [finding] = &findings[..] else { panic!("{findings:?}") };
-        assert_eq!(finding.title, "rsync (100) has been stuck for 5s, waiting for a FUSE file system's server");
-        assert_eq!((finding.severity, finding.culprit.pid, finding.since), (Severity::Warning, Some(100), None));
-        assert!(finding.cause.contains("request_wait_answer"));
+        let told = words(finding);
+        assert_eq!(told.title, "rsync (100) is stuck waiting for the server of a FUSE file system: 4.9 s");
+        assert_eq!((finding.severity, finding.pid(), finding.since), (Severity::Warning, Some(100), None));
+        assert_eq!((&*finding.variant, finding.waits_for()), ("fuse", Some(WaitsFor::Fuse)));
+        assert!(told.cause.ends_with(" It sleeps in request_wait_answer()."), "{}", told.cause);
         assert_eq!(finding.fixes[0].command, "cat /proc/100/stack");
         let sysrq = finding.fixes.iter().find(|fix| fix.command.contains("sysrq")).unwrap();
-        assert_eq!(sysrq.effect, Effect::Changing);
+        assert_eq!(sysrq.effect, Safety::Changing);
         let late = found(vec![task(101, 2.5, FUSE)]);
-        assert_eq!((late[0].since, late[0].fixes[0].command.as_str()), (Some(2.5), "cat /proc/100/task/101/stack"));
+        let since = late[0].since.unwrap();
+        assert_eq!(
+            (since.monotonic_ns, late[0].fixes[0].command.as_str()),
+            (2_500_000_000, "cat /proc/100/task/101/stack")
+        );
     }
 
     #[test]
@@ -195,10 +248,13 @@ mod tests {
         assert_eq!(found(vec![task(100, 11.0, FUSE)])[0].severity, Severity::Critical);
         let many = found((0..9).map(|tid| task(tid, 3.0, FUSE)).collect());
         assert_eq!((many.len(), many[0].severity), (1, Severity::Critical));
-        assert!(many[0].title.starts_with("rsync (100) and 8 more have been stuck for 3s"), "{}", many[0].title);
+        assert_eq!(
+            words(&many[0]).title,
+            "rsync (100) and 8 more tasks are stuck waiting for the server of a FUSE file system: 3 s"
+        );
         let again = found((2..12).map(|seconds| task(100, f64::from(seconds) / 2.0 + 1.5, FUSE)).collect());
         assert_eq!(again[0].severity, Severity::Warning, "one task, ten times");
-        assert!(again[0].title.starts_with("rsync (100) has been stuck for 7s"), "{}", again[0].title);
+        assert_eq!(words(&again[0]).title, "rsync (100) is stuck waiting for the server of a FUSE file system: 7 s");
         let two = found(vec![task(1, 3.0, FUSE), task(2, 3.0, &["jbd2_log_wait_commit"])]);
         assert_eq!(two.len(), 2);
     }
@@ -209,5 +265,18 @@ mod tests {
         let own = |stack| BlockedTask { kernel_thread: true, ..task(1, 30.0, stack) };
         assert!(found(vec![own(&["some_thread"])]).is_empty());
         assert_eq!(found(vec![own(&["jbd2_journal_commit_transaction"])]).len(), 1);
+    }
+
+    #[test]
+    fn one_that_woke_up_was_stuck() {
+        let woken = BlockedTask { at_end: false, ..task(100, 3.0, &["jbd2_log_wait_commit"]) };
+        assert_eq!(words(&found(vec![woken])[0]).title, "rsync (100) was stuck waiting for disk I/O: 3 s");
+    }
+
+    #[test]
+    fn words_are_made_of_the_finding_alone() {
+        words_hold(&found(vec![task(100, 4.9, FUSE)])[0]);
+        words_hold(&found((0..9).map(|tid| task(tid, 3.0, FUSE)).collect())[0]);
+        words_hold(&found(vec![task(100, 4.9, &[])])[0]);
     }
 }

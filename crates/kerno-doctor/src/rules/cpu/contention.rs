@@ -1,29 +1,60 @@
-use super::{is_within, seconds};
-use crate::{Culprit, Finding, Severity, Unit, rule};
-use kerno_model::Window;
-use kerno_model::amount;
-use kerno_model::{CpuGroup, SchedSummary, SchedWaiter};
+use std::cmp::Reverse;
+
+use kerno_model::amount::{number, share as percent};
+use kerno_model::paths::is_within;
+use kerno_model::{
+    CpuGroup, Effect, Fact, Finding, NamedProcess, SchedSummary, SchedWaiter, Scope, Severity, Subject, Unit, WaitsFor,
+    Window,
+};
+
+use super::{cpus, representative, seconds};
+use crate::causes::Tie;
+use crate::title::title;
+use crate::{Words, rule, suffers};
 
 rule! {
     /// Somebody needs a CPU and waits for it.
     SchedulerContention = "scheduler_contention", "sched_delay", "tasks wait for a CPU",
-    "Full CPUs are no fault: batch work that uses all of them, and shares them, is what they are for. Two things are. One: far more \
-     tasks can run than there are CPUs, for the whole window and not in a burst, so that each gets a small part of a CPU (`runnable` \
-     for each CPU in four of five samples, pressure says that somebody waited most of the time, and the waits are long: many \
-     clients that each need a CPU for a moment only are a busy server). Two: a process that sleeps and \
-     wakes, as servers and people's programs do, spends much of the window waiting after its wake-ups, in long waits, more than it \
-     runs: something keeps it off the CPU, such as a real-time process or a herd. Waits after being preempted do not count there: \
-     who uses up his time slices shares the CPU anyway. Waits by a quota are cpu_throttling. \
-     The culprit is the group of processes (one name, one cgroup) that asks for and gets most CPU time; where it is \
-     known who held the CPU when long waits ended, that counts too.", judge;
-    runnable: 4.0 Count, 1.5 ..= 1000.0, "tasks that can run, for each CPU, from where on CPUs are oversubscribed";
-    pressure: 0.5 Ratio, 0.01 ..= 1.0, "share of the window in which somebody must have waited (PSI), for the above";
-    crowd_wait: 4.0 Milliseconds, 0.1 ..= 1000.0, "length of the waits that must make up half of all waiting, for the above";
-    victim_share: 0.2 Ratio, 0.01 ..= 1.0, "share of the window that a process spends in long waits after wake-ups to be a victim";
-    victim_wait: 8.0 Milliseconds, 5.0 ..= 10000.0, "mean length of a victim's long waits";
-    critical_share: 0.5 Ratio, 0.01 ..= 1.0, "share of the window that a victim waits from where on it is critical";
-    critical_wait: 500.0 Milliseconds, 5.0 ..= 100000.0, "a victim's longest wait from where on it is critical";
+        "Busy CPUs are no fault: batch work is meant to use all of them and to share them. Looks for two things. First, overload: far \
+         more tasks can run than there are CPUs, so that each gets a small part of one. This must hold for the whole window rather than \
+         in a burst (`runnable` per CPU in four of five samples), pressure must show that some task waited most of the time, and the \
+         waits must be long; a server with many clients that each need a CPU for a moment is only busy. Second, starvation: a process \
+         that sleeps and wakes up, as servers and interactive programs do, spends much of the window in long waits after wake-ups, \
+         more than it runs, because something such as a real-time process keeps it off the CPU. Waits after preemption do not count \
+         there, since a process that uses up its time slices shares the CPU anyway. Waits caused by a quota belong to cpu_throttling. \
+         The culprit is the group of processes (same name, same cgroup) that demands and gets the most CPU time. For starvation it is \
+         the group that most often held the CPU when long waits ended, weighted by the CPU time it used.",
+        judge, words;
+    causes: [CpusTaken];
+    suffers: [
+        suffers(Effect::HeldBackByQuota, |t, a, b| t.in_throttled_cgroup(a, b), "held back by the quota of its cgroup"),
+        suffers(Effect::CpusStolen, |_, _, _| Some(Tie::Mechanism), "waits for CPUs that the hypervisor gave to others"),
+    ];
+    thresholds: {
+        runnable: 4.0 Count, 1.5 ..= 1000.0, "runnable tasks per CPU that count as overload";
+        pressure: 0.5 Ratio, 0.01 ..= 1.0, "for overload, share of the window in which some task must have waited (PSI)";
+        crowd_wait: 4.0 Milliseconds, 0.1 ..= 1000.0, "for overload, waits at least this long must make up half of all waiting";
+        victim_share: 0.2 Ratio, 0.01 ..= 1.0, "share of the window in long waits after wake-ups that makes a process a victim";
+        victim_wait: 8.0 Milliseconds, 5.0 ..= 10000.0, "mean length of the long waits of a victim";
+        critical_share: 0.5 Ratio, 0.01 ..= 1.0, "share of the window that a victim waits that is critical";
+        critical_wait: 500.0 Milliseconds, 5.0 ..= 100000.0, "longest wait of a victim that is critical";
+    }
+    evidence: {
+        runnable: "runnable tasks per CPU";
+        some_stalled: "share of the window in which some task waited for a CPU (PSI)";
+        cpus_used: "CPUs used by {}";
+        own_wait: "share of its time that {} itself waited for a CPU";
+        victim_wait: "share of the window that {} waited for a CPU after wake-ups";
+        longest_wait: "longest wait of {}";
+        preempted_mean: "wait after preemption (mean, all tasks)";
+        wakeup_p99: "wait after a wake-up (p99, all tasks)";
+    }
 }
+
+/// More tasks can run than the CPUs can serve.
+const OVERLOAD: &str = "overload";
+/// Somebody is kept off the CPU by somebody else.
+const STARVATION: &str = "starvation";
 
 /// How many victims are named.
 const MAX_VICTIMS: usize = 8;
@@ -60,7 +91,7 @@ fn judge(window: &Window, rule: &SchedulerContention) -> Vec<Finding> {
         let held = victim.held_by.iter().filter(|(pid, comm, _)| *pid != 0 && belongs(culprit, *pid, comm));
         held.map(|(_, _, count)| count).sum()
     };
-    victims.sort_by_key(|victim| (behind(victim) == 0, std::cmp::Reverse(victim.slow_total_ns)));
+    victims.sort_by_key(|victim| (behind(victim) == 0, Reverse(victim.slow_total_ns)));
     vec![finding(window, rule, sched, &crowd, oversubscribed, culprit, &victims)]
 }
 
@@ -192,140 +223,63 @@ fn finding(
     let longest_ms = victims.iter().map(|victim| seconds(victim.max_ns) * 1e3).fold(0.0, f64::max);
     let critical = worst_share >= rule.critical_share || longest_ms >= rule.critical_wait;
     let severity = if critical { Severity::Critical } else { Severity::Warning };
-    let title = title(window, crowd, oversubscribed, culprit, victims);
-    let mut finding = SchedulerContention::finding(severity, title);
-    if oversubscribed {
-        finding = finding.measured(
-            "tasks that can run, for each CPU",
-            crowd.mean / crowd.cpus,
-            Unit::Count,
-            Some(rule.runnable),
-        );
-    } else {
-        finding = finding.measured("tasks that can run, for each CPU", crowd.mean / crowd.cpus, Unit::Count, None);
+    // Behind a real-time task ordinary ones starve, however many of them there are.
+    let overload = oversubscribed && (!culprit.realtime || victims.is_empty());
+    // Whether it is in real time is known of the first.
+    let first = if culprit.realtime { culprit.pids.first().copied() } else { representative(window, &culprit.pids) };
+    let mut finding = SchedulerContention::finding(severity)
+        .variant(if overload { OVERLOAD } else { STARVATION })
+        .about(first.map_or_else(Subject::default, |pid| Subject::process(window, pid, &culprit.comm)))
+        .fact(Fact::WaitsFor(WaitsFor::Cpu))
+        .detail("program", culprit.comm.as_str())
+        .detail("processes", (f64::from(culprit.processes), Unit::Count))
+        .detail("threads", (f64::from(culprit.threads), Unit::Count))
+        .detail("realtime", culprit.realtime)
+        .detail("nice", (f64::from(culprit.nice), Unit::Count))
+        .detail("oversubscribed", oversubscribed)
+        .detail("tasks", (crowd.mean, Unit::Count))
+        .detail("cpus", (crowd.cpus, Unit::Count))
+        .detail("demand_share", (main, Unit::Ratio))
+        .detail("victims", (victims.len() as f64, Unit::Count));
+    if overload {
+        finding = finding.fact(Fact::Scope(Scope::Machine));
     }
+    finding =
+        finding.measured("runnable", crowd.mean / crowd.cpus, Unit::Count, oversubscribed.then_some(rule.runnable));
     if let Some(stalled) = sched.some_stalled {
-        let line = oversubscribed.then_some(rule.pressure);
-        finding = finding.measured(
-            "share of the window in which some task waited for a CPU (PSI)",
-            stalled,
-            Unit::Ratio,
-            line,
-        );
+        finding = finding.measured("some_stalled", stalled, Unit::Ratio, oversubscribed.then_some(rule.pressure));
     }
-    let length = window.seconds();
-    finding = finding.measured(
-        format!("CPUs that {} used", culprit.comm),
-        seconds(culprit.run_ns) / length,
-        Unit::Count,
-        None,
-    );
     let waited = culprit.wait_ns as f64 / (demand(culprit) as f64).max(1.0);
-    finding = finding.measured(
-        format!("share of its time that {} itself waited for a CPU", culprit.comm),
-        waited,
-        Unit::Ratio,
-        None,
-    );
+    finding = finding
+        .measured_of("cpus_used", &culprit.comm, seconds(culprit.run_ns) / window.seconds(), Unit::Count, None)
+        .measured_of("own_wait", &culprit.comm, waited, Unit::Ratio, None);
     if let Some(worst) = victims.first() {
+        let longest_ms = seconds(worst.max_ns) * 1e3;
         finding = finding
-            .measured(
-                format!("share of the window that {} waited for a CPU after wake-ups", worst.comm),
-                share(window, worst),
-                Unit::Ratio,
-                Some(rule.victim_share),
-            )
-            .measured(format!("longest wait of {}", worst.comm), seconds(worst.max_ns) * 1e3, Unit::Milliseconds, None);
+            .measured_of("victim_wait", &worst.comm, share(window, worst), Unit::Ratio, Some(rule.victim_share))
+            .measured_of("longest_wait", &worst.comm, longest_ms, Unit::Milliseconds, None);
     }
     if let Some(mean) = sched.preempted_ns.mean() {
-        finding =
-            finding.measured("wait after being preempted (mean, all tasks)", mean / 1e6, Unit::Milliseconds, None);
+        finding = finding.measured("preempted_mean", mean / 1e6, Unit::Milliseconds, None);
     }
     if let Some(p99) = sched.wakeup_ns.quantile(0.99) {
-        finding = finding.measured("wait after a wake-up (p99, all tasks)", p99 as f64 / 1e6, Unit::Milliseconds, None);
+        finding = finding.measured("wakeup_p99", p99 as f64 / 1e6, Unit::Milliseconds, None);
     }
-    if let Some(pid) = culprit.pids.first() {
-        finding.culprit = Culprit::process(window, *pid, &culprit.comm);
+    let named = victims.iter().take(MAX_VICTIMS);
+    finding.victims = named.map(|victim| Subject::process(window, victim.pid, &victim.comm)).collect();
+    // Victims of what follows from this are added to these later, so the words need their own.
+    if let Some(worst) = finding.victims.first().and_then(|victim| victim.process.clone()) {
+        finding = finding.detail("victim", worst);
     }
-    finding.victims =
-        victims.iter().take(MAX_VICTIMS).map(|victim| Culprit::process(window, victim.pid, &victim.comm)).collect();
-    finding.cause = cause(crowd, oversubscribed, culprit, main);
-    finding.impact = impact(oversubscribed, victims, waited);
-    finding.since = since(window, rule, sched, crowd, oversubscribed, victims);
+    let since = since(window, rule, sched, crowd, oversubscribed, victims);
+    finding.since = since.map(|since| window.moment(since));
     let crowded = if oversubscribed { crowd.mean / crowd.cpus / rule.runnable } else { 0.0 };
     finding.excess = crowded.max(worst_share / rule.victim_share);
     finding.confidence = if main >= MAIN_SHARE || !oversubscribed { 0.9 } else { 0.6 };
-    with_fixes(finding, culprit)
+    with_fixes(finding, culprit, first)
 }
 
-fn name(group: &CpuGroup) -> String {
-    match (group.pids.first(), group.processes) {
-        (Some(pid), 0 | 1) => format!("{} ({pid})", group.comm),
-        (_, processes) => format!("{} ({processes} processes)", group.comm),
-    }
-}
-
-fn title(window: &Window, crowd: &Crowd, oversubscribed: bool, culprit: &CpuGroup, victims: &[&SchedWaiter]) -> String {
-    let who = name(culprit);
-    match victims.first() {
-        _ if oversubscribed && (!culprit.realtime || victims.is_empty()) => {
-            let cpus = if crowd.cpus > 1.0 { format!("{:.0} CPUs", crowd.cpus) } else { "one CPU".into() };
-            format!("{who} overloads the machine: {:.0} tasks want to run on {cpus} at once", crowd.mean)
-        }
-        Some(worst) => {
-            let waited = amount::share(share(window, worst).min(1.0));
-            format!("{who} keeps {} ({}) off the CPU: it waited {waited} of the time", worst.comm, worst.pid)
-        }
-        None => who,
-    }
-}
-
-fn cause(crowd: &Crowd, oversubscribed: bool, culprit: &CpuGroup, main: f64) -> String {
-    let mut cause = String::new();
-    if oversubscribed {
-        cause = if main >= MAIN_SHARE {
-            format!("{} of all CPU time that is asked for is asked for by {}.", amount::share(main), name(culprit))
-        } else {
-            format!(
-                "Many programs run at once; {} asks for most CPU time, {} of all.",
-                name(culprit),
-                amount::share(main)
-            )
-        };
-        if culprit.threads > culprit.processes && culprit.processes <= 1 {
-            cause += &format!(" It has {} threads for {:.0} CPUs.", culprit.threads, crowd.cpus);
-        }
-    }
-    if culprit.realtime {
-        cause +=
-            " It runs in real time (SCHED_FIFO, SCHED_RR or SCHED_DEADLINE): ordinary tasks get only what it leaves.";
-    } else if culprit.nice < 0 {
-        cause += &format!(" It runs at high priority (nice {}).", culprit.nice);
-    }
-    if cause.is_empty() {
-        cause = format!("{} held the CPU when long waits of others ended.", name(culprit));
-    }
-    cause.trim_start().to_owned()
-}
-
-fn impact(oversubscribed: bool, victims: &[&SchedWaiter], waited: f64) -> String {
-    let mut impact = match victims {
-        [] => String::new(),
-        [one] => format!("{} ({}) wakes and does not get a CPU.", one.comm, one.pid),
-        [one, others @ ..] => {
-            format!("{} ({}) and {} more wake and do not get a CPU.", one.comm, one.pid, others.len())
-        }
-    };
-    if oversubscribed {
-        impact += &format!(
-            " Each of the culprit's tasks waits {} of the time, and so does all else that needs a CPU.",
-            amount::share(waited)
-        );
-    }
-    impact.trim_start().to_owned()
-}
-
-/// When it began, where it was not so from the start.
+/// When it began, in seconds since the window did, where it was not so from the start.
 fn since(
     window: &Window,
     rule: &SchedulerContention,
@@ -343,24 +297,115 @@ fn since(
     (began > window.seconds() / 10.0).then_some(began)
 }
 
-fn with_fixes(finding: Finding, culprit: &CpuGroup) -> Finding {
-    let Some(first) = culprit.pids.first() else { return finding };
+fn with_fixes(finding: Finding, culprit: &CpuGroup, first: Option<u32>) -> Finding {
+    let Some(first) = first else { return finding };
     let list = |separator: &str| culprit.pids.iter().map(u32::to_string).collect::<Vec<_>>().join(separator);
-    let ps = format!("ps -o pid,ppid,user,cls,rtprio,ni,pcpu,etime,args -p {}", list(","));
+    let them = if culprit.pids.len() == 1 { "it" } else { "them" };
     let finding = finding
-        .look(ps, "who they are: scheduling class, priority, CPU use, command line")
-        .look(format!("cat /proc/{first}/cgroup"), "the cgroup, container or service that they belong to");
+        .look_at_process(
+            format!("ps -o pid,ppid,user,cls,rtprio,ni,pcpu,etime,args -p {}", list(",")),
+            "shows scheduling class, priority, CPU use and command line",
+        )
+        .look_at_process(format!("cat /proc/{first}/cgroup"), "shows its cgroup, and so its service or container");
     let finding = if culprit.realtime {
-        finding.change(
+        finding.change_process(
             format!("chrt --other --all-tasks --pid 0 {first}"),
             "makes it an ordinary task, which shares the CPU",
         )
     } else {
-        finding.change(format!("renice -n 19 -p {}", list(" ")), "lets all others go first")
+        finding.change_process(format!("renice -n 19 -p {}", list(" ")), "lets everything else run first")
     };
-    finding.change(format!("kill -STOP {}", list(" ")), "stops them until kill -CONT")
+    finding.change_process(format!("kill -STOP {}", list(" ")), format!("pauses {them} until kill -CONT"))
+}
+
+/// The culprit: `dd (4711)`, `python3 (16 processes)`.
+fn name(finding: &Finding) -> String {
+    let program = finding.text("program").or_else(|| finding.subject.comm());
+    match (program, finding.number("processes")) {
+        (Some(program), Some(processes)) if processes > 1.0 => format!("{program} ({} processes)", number(processes)),
+        _ => match (&finding.subject.process, program) {
+            (Some(process), _) => process.to_string(),
+            (None, Some(program)) => program.to_owned(),
+            (None, None) => "a program".to_owned(),
+        },
+    }
+}
+
+fn words(finding: &Finding) -> Words {
+    let overload = finding.variant == OVERLOAD;
+    let title = match finding.process("victim") {
+        Some(victim) if !overload => {
+            let waited = finding.number("victim_wait");
+            let waited = waited.map(|waited| format!("it waited {} of the time", percent(waited.min(1.0))));
+            title(&format!("{} keeps {victim} off the CPU", name(finding)), [waited])
+        }
+        _ => {
+            let tasks = finding.number("tasks").zip(finding.number("cpus"));
+            let tasks = tasks.map(|(tasks, of)| format!("{} runnable tasks on {}", number(tasks.round()), cpus(of)));
+            title(&format!("{} overloads the CPUs", name(finding)), [tasks])
+        }
+    };
+    Words { title, cause: cause(finding), impact: impact(finding), outlook: String::new() }
+}
+
+fn cause(finding: &Finding) -> String {
+    let name = name(finding);
+    let mut cause = Vec::new();
+    if finding.flag("oversubscribed") {
+        match finding.number("demand_share") {
+            Some(main) if main >= MAIN_SHARE => {
+                cause.push(format!("{name} makes up {} of the demand for CPU time.", percent(main)));
+            }
+            Some(main) => cause.push(format!(
+                "Many programs run at once. {name} wants the most CPU time, {} of the total.",
+                percent(main)
+            )),
+            None => {}
+        }
+        let count = |quantity| finding.number(quantity).unwrap_or(0.0);
+        if count("processes") <= 1.0 && count("threads") > count("processes") && count("cpus") > 0.0 {
+            let threads = if count("threads") > 1.0 { "threads" } else { "thread" };
+            cause.push(format!("It has {} {threads} for {}.", number(count("threads")), cpus(count("cpus"))));
+        }
+    }
+    let nice = finding.number("nice").filter(|nice| *nice < 0.0);
+    if finding.flag("realtime") {
+        cause.push(
+            "It has a real-time scheduling policy (SCHED_FIFO, SCHED_RR or SCHED_DEADLINE), so ordinary tasks get only the CPU time \
+             that it leaves."
+                .to_owned(),
+        );
+    } else if let Some(nice) = nice {
+        cause.push(format!("It runs at high priority (nice {}).", number(nice)));
+    }
+    if cause.is_empty() {
+        cause.push(format!("{name} was using the CPU when the long waits of others ended."));
+    }
+    cause.join(" ")
+}
+
+fn impact(finding: &Finding) -> String {
+    let mut impact = Vec::new();
+    let victim: Option<&NamedProcess> = finding.process("victim");
+    let more = finding.number("victims").map_or(0.0, |victims| victims - 1.0);
+    match victim {
+        Some(victim) if more > 0.0 => {
+            impact.push(format!("{victim} and {} more wake up but have to wait for a CPU.", number(more)));
+        }
+        Some(victim) => impact.push(format!("{victim} wakes up but has to wait for a CPU.")),
+        None => {}
+    }
+    if let Some(waited) = finding.number("own_wait").filter(|_| finding.flag("oversubscribed")) {
+        impact.push(format!(
+            "Each task of the culprit waits for a CPU {} of the time, and so does everything else that needs one.",
+            percent(waited)
+        ));
+    }
+    if impact.is_empty() {
+        impact.push("Tasks that need a CPU have to wait for one.".to_owned());
+    }
+    impact.join(" ")
 }
 
 #[cfg(test)]
-#[path = "contention_tests.rs"]
 mod tests;

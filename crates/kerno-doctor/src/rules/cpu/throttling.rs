@@ -1,19 +1,35 @@
-use super::{is_within, seconds, shell_word};
-use crate::{Culprit, Finding, Severity, Unit, rule};
-use kerno_model::CgroupThrottle;
-use kerno_model::Window;
-use kerno_model::amount;
+use kerno_model::amount::{millis, share as percent};
+use kerno_model::paths::is_within;
+use kerno_model::{CgroupThrottle, Entity, Fact, Finding, Limit, Safety, Scope, Severity, Subject, Unit, Window};
+
+use super::{cpus, representative, seconds};
+use crate::shell::word;
+use crate::title::title;
+use crate::{Words, rule};
 
 rule! {
     /// A cgroup wants more CPU time than its quota.
-    CpuThrottling = "cpu_throttling", "sched_delay", "a cgroup is held back by its CPU quota",
-    "The kernel counts, for each cgroup with a quota, the periods in which it ran and those in which it had used its quota up and \
-     was stopped until the next one. A stop lasts up to a whole period (100 ms mostly), whatever else the CPUs do, and shows \
-     as latency that no CPU graph explains. Now and then is normal; in a good share of the periods it is what limits the program. \
-     A cgroup that ran in a few periods only is not judged; one and that above it, with the same process, are one finding.", judge;
-    warning_share: 0.25 Ratio, 0.01 ..= 1.0, "share of its periods in which it was stopped, from where on it is found";
-    critical_share: 0.75 Ratio, 0.01 ..= 1.0, "share from where on it is critical";
-    min_periods: 10.0 Count, 1.0 ..= 100000.0, "periods it must have run in";
+    CpuThrottling = "cpu_throttling", "sched_delay", "a cgroup is throttled by its CPU quota",
+        "The kernel counts, for each cgroup with a quota, the periods in which it ran and the periods in which it used up its quota \
+         and was stopped until the next one. A stop can last most of a period (usually 100 ms) even while CPUs are idle, and shows up \
+         as latency that no CPU graph explains. A stop now and then is normal; stops in a large share of the periods mean that the \
+         quota limits the program. Does not judge a cgroup that ran in a few periods only. Reports a cgroup and its parent once if \
+         the same process is the busiest in both.",
+        judge, words;
+    causes: [HeldBackByQuota];
+    suffers: [];
+    thresholds: {
+        warning_share: 0.25 Ratio, 0.01 ..= 1.0, "share of periods with a stop that counts as a problem";
+        critical_share: 0.75 Ratio, 0.01 ..= 1.0, "share of periods with a stop that is critical";
+        min_periods: 10.0 Count, 1.0 ..= 100000.0, "periods that the cgroup must have run in";
+    }
+    evidence: {
+        throttled: "share of periods in which it was throttled";
+        periods: "periods in which it ran";
+        throttled_seconds: "time throttled, summed over CPUs";
+        limit: "limit, in CPUs";
+        used: "CPUs used";
+    }
 }
 
 /// More findings than this would bury the rest.
@@ -48,72 +64,108 @@ fn share(cgroup: &CgroupThrottle) -> f64 {
 #[allow(clippy::cast_precision_loss, reason = "microseconds of a period")]
 fn finding(window: &Window, rule: &CpuThrottling, cgroup: &CgroupThrottle, share: f64) -> Finding {
     let severity = if share >= rule.critical_share { Severity::Critical } else { Severity::Warning };
-    let limit = cgroup.quota_us as f64 / cgroup.period_us.max(1) as f64;
-    let top = cgroup.pids.first().copied();
-    let name = top.and_then(|pid| window.process(pid)).map(|process| process.comm.clone());
-    let who = match (top, &name) {
-        (Some(pid), Some(name)) => format!("{name} ({pid}) in cgroup {}", cgroup.path),
-        _ => format!("cgroup {}", cgroup.path),
-    };
-    let title =
-        format!("{who} is held back by its limit of {limit:.2} CPUs in {} of its periods", amount::share(share));
-    let mut finding = CpuThrottling::finding(severity, title)
-        .measured("periods in which it was held back", share, Unit::Ratio, Some(rule.warning_share))
-        .measured("periods in which it ran", cgroup.periods as f64, Unit::Count, None)
-        .measured("time held back, summed over CPUs", seconds(cgroup.throttled_ns), Unit::Seconds, None)
-        .measured("its limit, in CPUs", limit, Unit::Count, None)
-        .measured("CPUs that it used", seconds(cgroup.used_ns) / window.seconds(), Unit::Count, None);
-    finding.culprit = top.map_or_else(Culprit::default, |pid| Culprit::process(window, pid, ""));
-    finding.culprit.cgroup = Some(cgroup.path.clone());
-    let others = cgroup.pids.iter().skip(1).filter(|pid| window.process(**pid).is_some_and(|p| p.used.run_ns > 0));
-    finding.victims = others.map(|pid| Culprit::process(window, *pid, "")).collect();
-    finding.cause = format!(
-        "It may use {:.1} ms of CPU time in {:.1} ms and wants more; then all of it is stopped until the next period begins.",
-        cgroup.quota_us as f64 / 1e3,
-        cgroup.period_us as f64 / 1e3
-    );
-    finding.impact = format!(
-        "Whatever it does stands still for up to {:.0} ms at a time, although CPUs may be idle.",
-        cgroup.period_us as f64 / 1e3
-    );
+    let period_us = cgroup.period_us.max(1) as f64;
+    let top = representative(window, &cgroup.pids);
+    let mut subject = top.map_or_else(Subject::default, |pid| Subject::process(window, pid, ""));
+    subject.cgroup = Some(cgroup.path.clone());
+    let mut finding = CpuThrottling::finding(severity)
+        .about(subject)
+        .fact(Fact::Scope(Scope::Cgroup(cgroup.path.clone())))
+        .fact(Fact::AtLimit(Limit::CgroupCpu))
+        .detail("quota", (cgroup.quota_us as f64, Unit::Microseconds))
+        .detail("period", (cgroup.period_us as f64, Unit::Microseconds))
+        .measured("throttled", share, Unit::Ratio, Some(rule.warning_share))
+        .measured("periods", cgroup.periods as f64, Unit::Count, None)
+        .measured("throttled_seconds", seconds(cgroup.throttled_ns), Unit::Seconds, None)
+        .measured("limit", cgroup.quota_us as f64 / period_us, Unit::Count, None)
+        .measured("used", seconds(cgroup.used_ns) / window.seconds(), Unit::Count, None);
+    let others = cgroup.pids.iter().filter(|pid| Some(**pid) != top);
+    let running = others.filter(|pid| window.process(**pid).is_some_and(|process| process.used.run_ns > 0));
+    finding.victims = running.map(|pid| Subject::process(window, *pid, "")).collect();
     finding.excess = share / rule.warning_share;
     finding.confidence = 0.95;
     with_fixes(finding, cgroup)
 }
 
 fn with_fixes(finding: Finding, cgroup: &CgroupThrottle) -> Finding {
-    let file = shell_word(&cgroup.file);
-    let stat = shell_word(&match cgroup.file.rsplit_once('/') {
+    let file = word(&cgroup.file);
+    let stat = word(&match cgroup.file.rsplit_once('/') {
         Some((dir, _)) => format!("{dir}/cpu.stat"),
         None => "cpu.stat".into(),
     });
     let doubled = cgroup.quota_us.saturating_mul(2);
-    let finding = finding
-        .look(format!("cat {file}"), "its quota: microseconds of CPU time in each period")
-        .look(format!("cat {stat}"), "periods, and those in which it was held back; twice, to see it grow");
-    let finding = if cgroup.v2 {
-        finding.change(
-            format!("echo \"{doubled} {}\" > {file}", cgroup.period_us),
-            "doubles the quota, until it is set anew",
-        )
+    let write = if cgroup.v2 {
+        format!("echo \"{doubled} {}\" > {file}", cgroup.period_us)
     } else {
-        finding.change(format!("echo {doubled} > {file}"), "doubles the quota, until it is set anew")
+        format!("echo {doubled} > {file}")
     };
+    let itself = || Entity::Cgroup(cgroup.path.clone());
+    let finding = finding
+        .fix(
+            itself(),
+            Safety::ReadOnly,
+            format!("cat {file}"),
+            "shows its quota, in microseconds of CPU time per period",
+        )
+        .fix(
+            itself(),
+            Safety::ReadOnly,
+            format!("cat {stat}"),
+            "counts its periods and those in which it was throttled; repeat it to see them grow",
+        )
+        .fix(itself(), Safety::Changing, write, "doubles the quota, until something sets it again");
     let unit = cgroup.path.rsplit('/').next().unwrap_or_default();
     if [".service", ".scope", ".slice"].iter().any(|kind| unit.ends_with(kind)) {
         let share = doubled.saturating_mul(100) / cgroup.period_us.max(1);
-        let command = format!("systemctl set-property {} CPUQuota={share}%", shell_word(unit));
-        return finding.change(command, "the same for good, by systemd");
+        let command = format!("systemctl set-property {} CPUQuota={share}%", word(unit));
+        return finding.fix(
+            Entity::Unit(unit.to_owned()),
+            Safety::Changing,
+            command,
+            "doubles it for good, through systemd",
+        );
     }
     finding
+}
+
+fn words(finding: &Finding) -> Words {
+    let process = finding.subject.process.as_ref().filter(|process| !process.comm.is_empty());
+    let who = match (process, finding.subject.cgroup.as_deref()) {
+        (Some(process), Some(path)) => format!("{process} in cgroup {path}"),
+        (Some(process), None) => process.to_string(),
+        (None, Some(path)) => format!("cgroup {path}"),
+        (None, None) => "a cgroup".to_owned(),
+    };
+    let limit = match finding.number("limit") {
+        Some(limit) => format!("limit of {}", cpus(limit)),
+        None => "CPU limit".to_owned(),
+    };
+    let throttled = finding.number("throttled").map(|share| format!("{} of its periods", percent(share)));
+    let period = finding.number("period").map(|period_us| millis(period_us / 1e3));
+    let quota = finding.number("quota").map(|quota_us| millis(quota_us / 1e3));
+    let cause = match (quota, &period) {
+        (Some(quota), Some(period)) => format!(
+            "It may use {quota} of CPU time in every {period} and wants more. Once that is used up, the kernel stops all its tasks \
+             until the next period."
+        ),
+        _ => "It wants more CPU time than its quota. Once that is used up, the kernel stops all its tasks until the next period."
+            .to_owned(),
+    };
+    let pause = period.map_or_else(String::new, |period| format!(" for up to {period} at a time"));
+    Words {
+        title: title(&format!("{who} is throttled by its {limit}"), [throttled]),
+        cause,
+        impact: format!("Its tasks stop{pause}, even while CPUs are idle."),
+        outlook: String::new(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Effect, Thresholds};
-    use kerno_model::Process;
-    use kerno_model::SchedSummary;
+    use crate::Thresholds;
+    use crate::rules::testing::words_hold;
+    use kerno_model::{Process, SchedSummary};
 
     fn throttled(periods: u64, throttled_periods: u64, v2: bool) -> Vec<Finding> {
         let file = if v2 { "cpu.max" } else { "cpu.cfs_quota_us" };
@@ -144,11 +196,13 @@ mod tests {
         let [finding] = &found[..] else { panic!("{found:?}") };
         assert_eq!(finding.severity, Severity::Warning);
         assert_eq!(
-            finding.title,
-            "nginx (4711) in cgroup /app/web.service is held back by its limit of 0.50 CPUs in 25 % of its periods"
+            crate::words(finding).title,
+            "nginx (4711) in cgroup /app/web.service is throttled by its limit of 0.5 CPUs: 25 % of its periods"
         );
-        assert_eq!((finding.culprit.pid, finding.culprit.cgroup.as_deref()), (Some(4711), Some("/app/web.service")));
-        let change = finding.fixes.iter().find(|fix| fix.effect == Effect::Changing).unwrap();
+        assert_eq!((finding.pid(), finding.subject.cgroup.as_deref()), (Some(4711), Some("/app/web.service")));
+        assert!(finding.is_at(Limit::CgroupCpu));
+        assert_eq!(finding.scope(), Some(&Scope::Cgroup("/app/web.service".into())));
+        let change = finding.fixes.iter().find(|fix| fix.effect == Safety::Changing).unwrap();
         assert_eq!(change.command, "echo \"100000 100000\" > /sys/fs/cgroup/app/web.service/cpu.max");
         assert!(finding.fixes.iter().any(|fix| fix.command == "systemctl set-property web.service CPUQuota=100%"));
         assert_eq!(throttled(50, 45, true)[0].severity, Severity::Critical);
@@ -185,12 +239,20 @@ mod tests {
 
     #[test]
     fn a_pod_and_its_container_are_one() {
-        assert_eq!(judged(vec![half("/pod/app", 50, 7), half("/pod", 50, 7)]).len(), 1);
+        let one = judged(vec![half("/pod/app", 50, 7), half("/pod", 50, 7)]);
+        assert_eq!(one.len(), 1);
+        assert!(crate::words(&one[0]).title.starts_with("cgroup /pod/app is throttled"), "its process is not known");
         assert_eq!(judged(vec![half("/pod/app", 50, 7), half("/pod/db", 50, 8), half("/podium", 50, 7)]).len(), 3);
     }
 
     #[test]
     fn periods_of_other_days_are_not_of_this_window() {
         assert!(judged(vec![half("/app", 800_000, 7)]).is_empty());
+    }
+
+    #[test]
+    fn words_are_made_of_the_finding_alone() {
+        words_hold(&throttled(50, 45, true)[0]);
+        words_hold(&judged(vec![half("/pod/app", 50, 7)])[0]);
     }
 }

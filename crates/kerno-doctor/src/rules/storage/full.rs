@@ -5,8 +5,9 @@ mod suspect;
 mod tests;
 
 use kerno_model::amount::{bytes, number, share, span};
-use kerno_model::{Scope, 
-    DiskSummary, Entity, Eta, Fact, Filesystem, Finding, Limit, Safety, Series, Severity, Subject, Unit, Window, errno,
+use kerno_model::{
+    DiskSummary, Entity, Eta, Fact, Filesystem, Finding, Limit, Safety, Scope, Series, Severity, Subject, Unit, Window,
+    errno,
 };
 
 use self::suspect::{Known, Refused, Suspect, refused, suspect};

@@ -1,7 +1,7 @@
 use super::*;
-use crate::{Effect, Thresholds};
-use kerno_model::{CgroupThrottle, CpuStat};
-use kerno_model::{Histogram, Process, Series, TaskUse};
+use crate::rules::testing::words_hold;
+use crate::{Thresholds, words};
+use kerno_model::{CgroupThrottle, CpuStat, Histogram, Process, Safety, Series, TaskUse};
 
 const MS: u64 = 1_000_000;
 
@@ -78,10 +78,10 @@ fn a_herd_of_hogs_is_found_without_another_victim() {
     group(&mut window, "sshd", 50, 1, 20, 100);
     let findings = found(&window);
     let [finding] = &findings[..] else { panic!("{findings:?}") };
-    assert_eq!(finding.title, "python3 (16 processes) overloads the machine: 16 tasks want to run on 2 CPUs at once");
-    assert_eq!((finding.severity, finding.culprit.pid, finding.since), (Severity::Warning, Some(100), None));
+    assert_eq!(words(finding).title, "python3 (16 processes) overloads the CPUs: 16 runnable tasks on 2 CPUs");
+    assert_eq!((finding.severity, finding.pid(), finding.since), (Severity::Warning, Some(100), None));
     assert!((finding.excess - 2.0).abs() < 1e-9);
-    let change = finding.fixes.iter().find(|fix| fix.effect == Effect::Changing).unwrap();
+    let change = finding.fixes.iter().find(|fix| fix.effect == Safety::Changing).unwrap();
     assert_eq!(change.command, "renice -n 19 -p 100 101 102 103 104 105 106 107");
 }
 
@@ -123,11 +123,12 @@ fn the_hog_and_not_the_one_it_keeps_waiting_is_the_culprit() {
     sched(&mut window).waiters[0].held_by.push((9, "kworker/0:1".into(), 80));
     let findings = found(&window);
     let [finding] = &findings[..] else { panic!("{findings:?}") };
-    assert_eq!(finding.title, "spinner (100) keeps web (200) off the CPU: it waited 70 % of the time");
-    assert_eq!((finding.severity, finding.culprit.pid), (Severity::Critical, Some(100)));
-    assert_eq!(finding.victims.iter().map(|victim| victim.pid).collect::<Vec<_>>(), [Some(200)]);
+    assert_eq!(words(finding).title, "spinner (100) keeps web (200) off the CPU: it waited 70 % of the time");
+    assert_eq!((finding.severity, finding.pid()), (Severity::Critical, Some(100)));
+    assert_eq!(finding.victims.iter().map(Subject::pid).collect::<Vec<_>>(), [Some(200)]);
     assert!(
-        finding.cause.contains("real time") && finding.fixes.iter().any(|fix| fix.command.starts_with("chrt --other"))
+        words(finding).cause.contains("real-time")
+            && finding.fixes.iter().any(|fix| fix.command.starts_with("chrt --other"))
     );
 }
 
@@ -172,9 +173,50 @@ fn a_realtime_hog_is_behind_it_also_in_a_crowd() {
     group(&mut window, "web", 200, 1, 16, 3_800);
     sched(&mut window).throttled.push(CgroupThrottle { pids: vec![400], ..capped() });
     waiter(&mut window, (200, "web"), 3, 1_900, (300, "qemu"));
-    assert_eq!(found(&window)[0].culprit.pid, Some(300), "the quota's waits are none of the CPU's");
+    assert_eq!(found(&window)[0].pid(), Some(300), "the quota's waits are none of the CPU's");
     sched(&mut window).groups[1].realtime = true;
     let findings = found(&window);
-    assert_eq!(findings[0].title, "spinner (100) keeps web (200) off the CPU: it waited 38 % of the time");
-    assert_eq!((findings[0].severity, findings[0].culprit.pid), (Severity::Critical, Some(100)));
+    assert_eq!(words(&findings[0]).title, "spinner (100) keeps web (200) off the CPU: it waited 38 % of the time");
+    assert_eq!((findings[0].severity, findings[0].pid()), (Severity::Critical, Some(100)));
+}
+
+#[test]
+fn words_are_made_of_the_finding_alone() {
+    let mut crowd = machine(16.0, 0.99);
+    group(&mut crowd, "python3", 100, 16, 9_900, 70_000);
+    words_hold(&found(&crowd)[0]);
+    let mut one = machine(12.0, 0.99);
+    group(&mut one, "jvm", 100, 1, 9_900, 70_000);
+    sched(&mut one).groups[0].threads = 40;
+    sched(&mut one).groups[0].nice = -5;
+    words_hold(&found(&one)[0]);
+    let told = words(&found(&one)[0]);
+    assert_eq!(
+        told.cause,
+        "jvm (100) makes up 100 % of the demand for CPU time. It has 40 threads for 2 CPUs. It runs at high priority (nice -5)."
+    );
+    let mut starved = machine(3.0, 0.8);
+    group(&mut starved, "spinner", 100, 1, 4_700, 0);
+    group(&mut starved, "web", 200, 1, 300, 4_000);
+    waiter(&mut starved, (200, "web"), 50, 3_500, (100, "spinner"));
+    let finding = &found(&starved)[0];
+    words_hold(finding);
+    // Whoever else suffers from what follows is no victim of its own.
+    let mut joined = finding.clone();
+    joined.victims.insert(0, Subject::process(&starved, 300, "other"));
+    assert_eq!(words(&joined), words(finding));
+}
+
+#[test]
+fn a_crowd_and_a_starved_process_are_told_apart() {
+    let mut window = machine(9.0, 0.99);
+    group(&mut window, "spinner", 100, 1, 3_800, 200);
+    group(&mut window, "web", 200, 1, 16, 3_800);
+    waiter(&mut window, (200, "web"), 3, 1_900, (100, "spinner"));
+    let variant = |window: &Window| found(window)[0].variant.clone();
+    assert_eq!(variant(&window), "overload");
+    sched(&mut window).groups[0].realtime = true;
+    assert_eq!(variant(&window), "starvation", "in a crowd too");
+    sched(&mut window).runnable = [(0.0, 3.0)].into_iter().collect();
+    assert_eq!(variant(&window), "starvation");
 }
