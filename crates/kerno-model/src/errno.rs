@@ -172,7 +172,8 @@ pub fn number(name: &str) -> Option<i32> {
 }
 
 /// How often an error occurred.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ErrnoCount {
     /// Its number, positive.
     pub errno: i32,

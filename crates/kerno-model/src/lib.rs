@@ -14,6 +14,7 @@ mod process;
 mod series;
 mod signals;
 pub mod text;
+mod vocabulary;
 mod window;
 
 pub use errno::ErrnoCount;
@@ -24,10 +25,10 @@ pub use loss::SummaryLoss;
 pub use process::{Container, Process, TaskUse};
 pub use series::{Series, Trend};
 pub use signals::{
-    BlockedTask, CgroupIo, CgroupMemory, CgroupThrottle, CpuGroup, CpuStat, DiskDevice, DiskFailure, DiskOpStat,
-    DiskSubmitter, DiskSummary, FdKind, FdProcess, FdSummary, FileProcess, FileSummary, Filesystem, FilesystemWriter,
-    OomKill, OomSummary, ProcessMemory, SchedSummary, SchedWaiter, SyncStat, SyscallExemplar, SyscallOffender,
-    SyscallStat, SyscallSummary, TcpFailure, TcpFailureReason, TcpListener, TcpNamespace, TcpPeer, TcpProcess,
-    TcpSummary,
+    BlockedTask, CgroupIo, CgroupMemory, CgroupThrottle, ConnectionOwner, CpuGroup, CpuHolder, CpuStat, DescriptorKind,
+    DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter, DiskSummary, FdKind, FdProcess, FdSummary, FileProcess,
+    FileSummary, Filesystem, FilesystemWriter, IoLimit, IoLimitKind, KillScope, MemoryHolder, OomKill, OomSummary,
+    ProcessMemory, RequestKind, SchedSummary, SchedWaiter, SyncStat, SyscallExemplar, SyscallOffender, SyscallStat,
+    SyscallSummary, TcpFailure, TcpFailureReason, TcpListener, TcpNamespace, TcpPeer, TcpProcess, TcpSummary,
 };
 pub use window::{CostOfObserving, Missing, SCHEMA_VERSION, Span, Window};

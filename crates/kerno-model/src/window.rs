@@ -8,12 +8,13 @@ use crate::{
 };
 
 /// Version of the serialised form of [`Window`] and of reports; grows when a field changes its meaning or goes.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// Everything that was observed in one window: the only thing that rules judge, and what is saved. Counts are of the window.
 ///
 /// A part is `None` when its signal was not asked for or could not run; [`missing`](Self::missing) then says why.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Window {
     /// [`SCHEMA_VERSION`]
     pub schema_version: u32,
@@ -77,6 +78,7 @@ impl Window {
 /// When a window began and how long it was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct Span {
     /// Its begin: seconds since 1970.
     pub started_unix: f64,
@@ -89,8 +91,9 @@ pub struct Span {
 }
 
 /// Something that was to be observed and was not.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct Missing {
     /// The signal, or "all" when it concerns each.
     pub signal: String,
@@ -103,6 +106,7 @@ pub struct Missing {
 /// What observing cost this machine.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct CostOfObserving {
     /// CPU time of this process, in seconds.
     pub cpu_seconds: f64,

@@ -82,6 +82,8 @@ struct Head {
     schema_version: Option<u64>,
     /// Only a report has them.
     findings: Option<serde::de::IgnoredAny>,
+    /// Each window has one.
+    span: Option<serde::de::IgnoredAny>,
 }
 
 /// What [`Destination::write`] wrote.
@@ -116,6 +118,7 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Window> {
              or save a new one",
             env!("CARGO_PKG_VERSION")
         ),
+        Some(_) if head.span.is_none() => bail!("{name} has no span; {ADVICE}"),
         Some(_) => {
             let signals: Window = serde_json::from_slice(&bytes).map_err(broken)?;
             if !is_possible(&signals.span) {
@@ -200,14 +203,14 @@ mod tests {
         let cases: &[(&[u8], &str)] = &[
             (b"", "is empty; --from takes"),
             (b"{", ":1:1: EOF while parsing an object; --from takes"),
-            (b"{\"schema_version\": 1,\n \"host\": 3}", ":2:"),
+            (b"{\"schema_version\": 2, \"span\": {},\n \"host\": 3}", ":2:"),
             (b"not json", ":1:"),
             (b"[]", ":1:"),
             (b"{}", "no schema_version"),
             (b"{\"schema_version\": \"1\"}", ":1:"),
             (b"{\"schema_version\": 999}", "schema version 999, and this kerno"),
             (b"{\"schema_version\": 0}", "schema version 0"),
-            (b"{\"schema_version\": 1}", "missing field"),
+            (b"{\"schema_version\": 2}", "has no span"),
             (b"{\"schema_version\": 1, \"findings\": []}", "is a report"),
             (b"\xff\xfe", ":1:"),
             (b"\x1f\x8b\x08", ":1:"),

@@ -5,7 +5,7 @@ use kerno_model::{
     BlockedTask, CgroupThrottle, DiskDevice, DiskOpStat, DiskSubmitter, DiskSummary, FdProcess, FdSummary, Filesystem,
     OomKill, OomSummary, SchedSummary, SyscallOffender, SyscallSummary,
 };
-use kerno_model::{ErrnoCount, Process, Span};
+use kerno_model::{ErrnoCount, KillScope, Process, RequestKind, Span};
 
 fn finding(id: &str, culprit: Culprit) -> Finding {
     let mut finding = Finding::new(id, "signal", Severity::Warning, format!("{id} happens"));
@@ -184,7 +184,7 @@ fn memory_is_not_to_blame_for_ordinary_reads(disk: &Finding, pressure: &Finding)
     let mut busy = machine(vec![]);
     busy.oom_track.as_mut().unwrap().available_bytes = [(0.0, 1e8)].into_iter().collect();
     busy.oom_track.as_mut().unwrap().refaulted_pages = 10_000;
-    let reads = DiskOpStat { op: "read".into(), bytes: 10 << 30, ..DiskOpStat::default() };
+    let reads = DiskOpStat { op: RequestKind::Read, bytes: 10 << 30, ..DiskOpStat::default() };
     busy.disk_io.as_mut().unwrap().devices[0].ops.push(reads);
     independent(&busy, pressure, disk);
 }
@@ -223,7 +223,7 @@ fn a_full_file_system_explains_enospc() {
 #[test]
 fn a_kill_explains_what_led_to_it() {
     let mut window = machine(vec![]);
-    let kill = |pid, scope: &str| OomKill { pid, scope: scope.into(), ..OomKill::default() };
+    let kill = |pid, scope: &str| OomKill { pid, scope: KillScope::from_name(scope), ..OomKill::default() };
     window.oom_track.as_mut().unwrap().kills = vec![kill(101, "cgroup"), kill(102, "global")];
     let in_cgroup = |pid, path: &str| Culprit { cgroup: Some(path.into()), ..process(pid) };
     let machine_short =

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::storage::{REMOTE_SLEEPS, STORAGE_CALLS, STORAGE_SLEEPS};
 use crate::{Culprit, Finding};
 use kerno_model::DiskDevice;
-use kerno_model::Window;
+use kerno_model::{KillScope, RequestKind, Window};
 
 /// How closely two findings are tied together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -207,7 +207,7 @@ impl<'a> Ties<'a> {
             let pids = pids(finding);
             let mut kills = memory.kills.iter().filter(|kill| pids.contains(&kill.pid)).peekable();
             if kills.peek().is_some() {
-                return kills.any(|kill| kill.scope == "cgroup").then(|| path.clone());
+                return kills.any(|kill| kill.scope == KillScope::Cgroup).then(|| path.clone());
             }
             return Some(path.clone());
         }
@@ -231,7 +231,8 @@ impl<'a> Ties<'a> {
         const PAGES_PER_SECOND: f64 = 100.0;
         let Some(memory) = &self.window.oom_track else { return false };
         let pages = (memory.refaulted_pages + memory.swapped_out_pages) as f64;
-        let reads = self.window.disk_io.iter().flat_map(|disk| &disk.devices).filter_map(|device| device.op("read"));
+        let reads =
+            self.window.disk_io.iter().flat_map(|disk| &disk.devices).filter_map(|device| device.op(RequestKind::Read));
         let read_bytes: u64 = reads.map(|op| op.bytes).sum();
         pages > PAGES_PER_SECOND * self.window.seconds() && pages * PAGE >= SHARE * read_bytes as f64
     }
@@ -364,8 +365,9 @@ impl<'a> Ties<'a> {
         let tcp = self.window.tcp_monitor.as_ref()?;
         let mut peers = tcp.peers.iter().filter(|peer| peer.outgoing && Some(peer.port) == port);
         let mut failures = tcp.failures.iter().filter(|failure| Some(failure.port) == port);
-        (peers.any(|peer| peer.owners.iter().any(|owner| owner.0 == pid)) || failures.any(|failure| failure.pid == pid))
-            .then_some(Tie::Place)
+        (peers.any(|peer| peer.owners.iter().any(|owner| owner.pid == pid))
+            || failures.any(|failure| failure.pid == pid))
+        .then_some(Tie::Place)
     }
 
     /// Errors that connect gives, of the process whose connects fail.

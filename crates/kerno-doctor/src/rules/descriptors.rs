@@ -7,8 +7,8 @@ use crate::growth::{Growth, steady_growth};
 use crate::shell::{is_service, word};
 use crate::{Culprit, Eta, Finding, Severity, Unit, rule};
 use kerno_model::amount::{count, seconds, share};
+use kerno_model::{DescriptorKind, FdKind, FdProcess};
 use kerno_model::{ErrnoCount, Window};
-use kerno_model::{FdKind, FdProcess};
 
 /// In windows longer than this a slower leak is believed.
 const SHORT_SECONDS: f64 = 30.0;
@@ -85,7 +85,7 @@ impl<'a> Leaked<'a> {
         let duplicates = kind.duplicated >= 0.5;
         let plural = plural(&kind.kind);
         let what = match kind.examples.first() {
-            Some(example) if duplicates && kind.kind == "file" => format!("duplicates of {example}"),
+            Some(example) if duplicates && kind.kind == DescriptorKind::File => format!("duplicates of {example}"),
             Some(example) if duplicates && example.contains(":[") && !example.starts_with("anon_inode") => {
                 format!("duplicates of one {} ({example})", kind.kind)
             }
@@ -96,8 +96,8 @@ impl<'a> Leaked<'a> {
     }
 }
 
-fn plural(kind: &str) -> String {
-    match kind {
+fn plural(kind: &DescriptorKind) -> String {
+    match kind.name() {
         "epoll" => "epoll descriptors".into(),
         "inotify" => "inotify descriptors".into(),
         "timerfd" | "signalfd" | "eventfd" | "memfd" | "pidfd" => format!("{kind}s"),
@@ -127,7 +127,7 @@ fn leak(window: &Window, rule: &FdLeak, process: &FdProcess, growth: &Growth) ->
             closes none of the copies."
                 .to_owned()
         }
-        (Some(kind), Some(example)) if kind.kind == "file" => {
+        (Some(kind), Some(example)) if kind.kind == DescriptorKind::File => {
             format!("It opens files, such as {example}, and does not close them.")
         }
         (Some(kind), Some(example)) => {
@@ -169,8 +169,8 @@ fn advise(mut finding: Finding, process: &FdProcess, leaked: &Leaked<'_>) -> Fin
         format!("ls -l /proc/{pid}/fd | sed 's/.* -> //; s/\\[[0-9]*\\]//' | sort | uniq -c | sort -rn | head"),
         "which targets there are most of",
     );
-    finding = match leaked.kind.map(|kind| kind.kind.as_str()) {
-        Some("socket") => finding
+    finding = match leaked.kind.map(|kind| &kind.kind) {
+        Some(DescriptorKind::Socket) => finding
             .look(format!("lsof -nP -a -p {pid} -i"), "whom the sockets are connected to, and in which state")
             .look(
                 format!("ss -tnp state close-wait | grep pid={pid},"),

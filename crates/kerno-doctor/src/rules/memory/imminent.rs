@@ -103,8 +103,8 @@ fn of_cgroup(window: &Window, rule: &OomImminent, cgroup: &CgroupMemory) -> Opti
     finding.victims = cgroup
         .largest
         .iter()
-        .filter(|(pid, _)| Some(*pid) != finding.culprit.pid)
-        .map(|(pid, _)| Culprit::process(window, *pid, ""))
+        .filter(|holder| Some(holder.pid) != finding.culprit.pid)
+        .map(|holder| Culprit::process(window, holder.pid, ""))
         .collect();
     finding.excess = used / (rule.full * limit);
     finding.confidence = 0.85;

@@ -4,7 +4,7 @@ use crate::{Culprit, Exemplar, Finding, Severity, Unit, rule};
 use kerno_model::OomKill;
 use kerno_model::Window;
 use kerno_model::amount::{bytes, count};
-use kerno_model::{CgroupMemory, OomSummary};
+use kerno_model::{CgroupMemory, KillScope, MemoryHolder, OomSummary};
 
 /// How many victims are named, and how many kills shown.
 const MAX_NAMED: usize = 10;
@@ -22,7 +22,7 @@ fn oom_kill(window: &Window, rule: &OomKilled) -> Vec<Finding> {
     let Some(part) = &window.oom_track else { return Vec::new() };
     let mut groups: Vec<(Option<String>, Vec<&OomKill>)> = Vec::new();
     for kill in &part.kills {
-        let place = (kill.scope == "cgroup").then(|| {
+        let place = (kill.scope == KillScope::Cgroup).then(|| {
             let path = kill.cgroup.as_deref().unwrap_or("/");
             limited_by(part, path).map_or_else(|| path.to_owned(), |cgroup| cgroup.path.clone())
         });
@@ -61,14 +61,14 @@ fn describe(
     let first = kills.first()?;
     let limited = place.and_then(|path| part.cgroups.iter().find(|cgroup| cgroup.path == path));
     // The victim alone is named where nothing is known of the others.
-    let alone = (first.pid, first.comm.clone(), first.rss_bytes);
+    let alone = MemoryHolder { pid: first.pid, comm: first.comm.clone(), bytes: first.rss_bytes };
     let largest =
-        kills.iter().filter_map(|kill| kill.largest.first()).max_by_key(|process| process.2).unwrap_or(&alone);
-    let (pid, comm, size) = largest;
+        kills.iter().filter_map(|kill| kill.largest.first()).max_by_key(|process| process.bytes).unwrap_or(&alone);
+    let MemoryHolder { pid, comm, bytes: size } = largest;
     let whose = match (place, limited) {
         (Some(path), Some(cgroup)) => format!("the {} of cgroup {path}", bytes(cgroup.limit_bytes as f64)),
         (Some(path), None) => format!("the memory of cgroup {path}"),
-        (None, _) if first.scope == "global" => "the machine's memory".to_owned(),
+        (None, _) if first.scope == KillScope::Global => "the machine's memory".to_owned(),
         (None, _) => "memory".to_owned(),
     };
     let itself = kills.iter().any(|kill| kill.pid == *pid);
@@ -157,9 +157,12 @@ mod tests {
             pid,
             comm: "victim".into(),
             cgroup: path.map(str::to_owned),
-            scope: if path.is_some() { "cgroup" } else { "global" }.into(),
+            scope: if path.is_some() { KillScope::Cgroup } else { KillScope::Global },
             rss_bytes: 20 << 20,
-            largest: largest.iter().map(|(pid, comm, bytes)| (*pid, (*comm).to_owned(), *bytes)).collect(),
+            largest: largest
+                .iter()
+                .map(|(pid, comm, bytes)| MemoryHolder { pid: *pid, comm: (*comm).to_owned(), bytes: *bytes })
+                .collect(),
             ..OomKill::default()
         }
     }

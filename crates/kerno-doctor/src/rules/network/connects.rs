@@ -147,7 +147,7 @@ const fn verb(reason: TcpFailureReason) -> &'static str {
         TcpFailureReason::TimedOut => "not answered",
         TcpFailureReason::Reset => "broken off",
         TcpFailureReason::Unreachable => "without a way there",
-        TcpFailureReason::Other => "failed",
+        _ => "failed",
     }
 }
 
@@ -163,7 +163,7 @@ const fn cause(reason: TcpFailureReason) -> &'static str {
         TcpFailureReason::Unreachable => {
             "a router or this machine knows no way there, or the host does not answer on its network"
         }
-        TcpFailureReason::Other => "see the error",
+        _ => "see the error",
     }
 }
 
@@ -275,7 +275,7 @@ fn several(window: &Window, tcp: &TcpSummary, rule: &ConnectFailures, pid: u32, 
         format!("{} cannot connect to {} services: {} {}", who(window, pid), groups.len(), verb(reason), times(count));
     let succeeded = groups.iter().map(|group| group.succeeded).sum();
     // Connections of its own to others: it reaches as many as it does not.
-    let own = |peer: &&TcpPeer| peer.outgoing && peer.owners.iter().any(|owner| owner.0 == pid);
+    let own = |peer: &&TcpPeer| peer.outgoing && peer.owners.iter().any(|owner| owner.pid == pid);
     let others = tcp.peers.iter().filter(own).count();
     let severity =
         if others >= groups.len() { Severity::Info } else { severity(count, succeeded, window.seconds(), reason) };

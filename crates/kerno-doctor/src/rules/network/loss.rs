@@ -108,9 +108,9 @@ fn paths(tcp: &TcpSummary) -> BTreeMap<(u32, IpAddr), Path<'_>> {
         if again > 0 && (path.first_ns == 0 || peer.first_retransmit_ns < path.first_ns) {
             path.first_ns = peer.first_retransmit_ns;
         }
-        for (pid, connections) in &peer.owners {
+        for owner in &peer.owners {
             // Whose segments are lost weighs more than who has most connections.
-            *path.owners.entry(*pid).or_default() += connections + again;
+            *path.owners.entry(owner.pid).or_default() += owner.connections + again;
         }
         path.peers.push(peer);
     }
@@ -269,7 +269,7 @@ fn inflation(window: &Window, rule: &RttInflation) -> Vec<Finding> {
         if factor < rule.factor || above_ms < rule.above_ms || (peer.sent_segments as f64) < rule.min_segments {
             continue;
         }
-        let (remote, pid) = (peer.remote, peer.owners.first().map_or(0, |owner| owner.0));
+        let (remote, pid) = (peer.remote, peer.owners.first().map_or(0, |owner| owner.pid));
         let title = format!(
             "round trips of {} to {remote} take {}, the path needs {}",
             who(window, pid),
@@ -289,8 +289,8 @@ fn inflation(window: &Window, rule: &RttInflation) -> Vec<Finding> {
         finding.victims = peer
             .owners
             .iter()
-            .filter(|owner| owner.0 != 0)
-            .map(|owner| Culprit::process(window, owner.0, ""))
+            .filter(|owner| owner.pid != 0)
+            .map(|owner| Culprit::process(window, owner.pid, ""))
             .collect();
         finding.excess = (factor / rule.factor).min(above_ms / rule.above_ms);
         finding.confidence = 0.75;

@@ -7,7 +7,7 @@ use crate::shell::word;
 use crate::{Culprit, Finding, Severity, Unit, rule};
 use kerno_model::Window;
 use kerno_model::amount::{bytes, millis, share};
-use kerno_model::{CgroupIo, DiskDevice, DiskOpStat, DiskSummary};
+use kerno_model::{CgroupIo, DiskDevice, DiskOpStat, DiskSummary, IoLimitKind, RequestKind};
 
 /// A call that took so long stands still, as far as people are concerned.
 const STANDSTILL_MS: f64 = 5000.0;
@@ -78,9 +78,9 @@ fn stands_on_another(disk: &DiskSummary, device: &DiskDevice) -> bool {
 /// From where on a kind of request takes too long on this device; longer requests may take longer.
 fn limit_ms(device: &DiskDevice, stat: &DiskOpStat, rule: &DiskBottleneck) -> f64 {
     let moving = device.rotational && !device.name.starts_with("loop");
-    match (stat.op.as_str(), moving) {
-        ("flush", false) => rule.slow_flush_ms,
-        ("flush", true) => rule.slow_flush_ms * 4.0,
+    match (stat.op, moving) {
+        (RequestKind::Flush, false) => rule.slow_flush_ms,
+        (RequestKind::Flush, true) => rule.slow_flush_ms * 4.0,
         (_, false) => rule.slow_ms + mean_bytes(stat) / MOVES_AT_LEAST * 1e3,
         (_, true) => rule.slow_rotational_ms + mean_bytes(stat) / MOVES_AT_LEAST * 1e3,
     }
@@ -88,7 +88,8 @@ fn limit_ms(device: &DiskDevice, stat: &DiskOpStat, rule: &DiskBottleneck) -> f6
 
 /// Kinds that somebody waits for, enough of them to judge.
 fn judged(device: &DiskDevice, seconds: f64) -> impl Iterator<Item = &DiskOpStat> {
-    let kinds = device.ops.iter().filter(|stat| matches!(stat.op.as_str(), "read" | "write" | "flush"));
+    let kinds =
+        device.ops.iter().filter(|stat| matches!(stat.op, RequestKind::Read | RequestKind::Write | RequestKind::Flush));
     kinds.filter(move |stat| {
         under_way(stat, seconds) >= MIN_UNDER_WAY
             && (stat.count >= MIN_REQUESTS || (stat.count >= FEW_REQUESTS && under_way(stat, seconds) >= 0.5))
@@ -136,7 +137,7 @@ fn slow(window: &Window, disk: &DiskSummary, device: &DiskDevice, rule: &DiskBot
     }
     let suffering = sufferers(window, disk, &device.dev, limit / 2.0, rule.sync_ms);
     // Nobody waits for what is written back in the background.
-    let severity = match suffering.is_empty() && worst.op == "write" {
+    let severity = match suffering.is_empty() && worst.op == RequestKind::Write {
         true => Severity::Info,
         false => severity_of(suffering.iter()),
     };
@@ -144,12 +145,12 @@ fn slow(window: &Window, disk: &DiskSummary, device: &DiskDevice, rule: &DiskBot
     let label = device.label();
     let title = format!(
         "{label} is slow: {} take {} each, at only {requests:.0} requests a second",
-        plural(&worst.op),
+        plural(worst.op),
         millis(taken)
     );
     let mut finding = DiskBottleneck::finding(severity, title)
-        .measured(format!("{} took the device", plural(&worst.op)), taken, Unit::Milliseconds, Some(limit))
-        .measured(format!("{} took the device (p99)", plural(&worst.op)), p99, Unit::Milliseconds, None)
+        .measured(format!("{} took the device", plural(worst.op)), taken, Unit::Milliseconds, Some(limit))
+        .measured(format!("{} took the device (p99)", plural(worst.op)), p99, Unit::Milliseconds, None)
         .measured("requests served while busy", requests, Unit::PerSecond, Some(few))
         .measured("moved while busy", moved, Unit::BytesPerSecond, Some(MOVES_AT_LEAST))
         .measured("busy", device.utilisation, Unit::Ratio, None);
@@ -181,7 +182,7 @@ fn saturated(window: &Window, disk: &DiskSummary, device: &DiskDevice, rule: &Di
     let all = sufferers(window, disk, &device.dev, slow_ms, rule.sync_ms);
     let suffering: Vec<_> = others(&all, &first.comm).cloned().collect();
     // Writes may be slow in the background; what is read or flushed is waited for.
-    let waited_for = judged(device, seconds).filter(|stat| stat.op != "write");
+    let waited_for = judged(device, seconds).filter(|stat| stat.op != RequestKind::Write);
     let excess = |stat: &DiskOpStat| typical_ms(stat) / limit_ms(device, stat, rule);
     let worst_waited = waited_for.max_by(|a, b| excess(a).total_cmp(&excess(b))).filter(|stat| excess(stat) >= 1.0);
     if suffering.is_empty() && worst_waited.is_none() {
@@ -196,20 +197,20 @@ fn saturated(window: &Window, disk: &DiskSummary, device: &DiskDevice, rule: &Di
         first.comm,
         first.pid,
         share(device.utilisation),
-        plural(&worst.op),
+        plural(worst.op),
         millis(typical_ms(worst))
     );
     let mut finding = DiskBottleneck::finding(severity_of(suffering.iter()), title)
         .measured("busy", device.utilisation, Unit::Ratio, Some(rule.utilisation))
         .measured("requests waiting or under way (mean)", depth, Unit::Count, Some(rule.in_flight))
         .measured(
-            format!("{} waited and took (p50)", plural(&worst.op)),
+            format!("{} waited and took (p50)", plural(worst.op)),
             typical_ms(worst),
             Unit::Milliseconds,
             Some(limit_ms(device, worst, rule)),
         )
         .measured(
-            format!("{} waited in the queue (p99)", plural(&worst.op)),
+            format!("{} waited in the queue (p99)", plural(worst.op)),
             quantile_ms(&worst.queue_ns, 0.99),
             Unit::Milliseconds,
             None,
@@ -251,13 +252,14 @@ fn limited(window: &Window, disk: &DiskSummary, cgroup: &CgroupIo, rule: &DiskBo
     }
     let device = disk.device(&cgroup.dev);
     let label = device.map_or(cgroup.dev.as_str(), DiskDevice::label);
-    let direction = if cgroup.tightest.starts_with('r') { "reads" } else { "writes" };
-    let limit = cgroup.limits.iter().find_map(|limit| limit.strip_prefix(&format!("{}=", cgroup.tightest)));
-    let limit_text = limit.and_then(|limit| limit.parse::<f64>().ok()).map_or_else(String::new, |limit| {
-        if cgroup.tightest.ends_with("bps") {
-            format!("{} a second", bytes(limit))
+    let direction = if cgroup.tightest.is_read() { "reads" } else { "writes" };
+    let limit = cgroup.limits.iter().find(|limit| limit.kind == cgroup.tightest);
+    #[allow(clippy::cast_precision_loss, reason = "a limit, for people")]
+    let limit_text = limit.map_or_else(String::new, |limit| {
+        if limit.kind.is_bytes() {
+            format!("{} a second", bytes(limit.per_second as f64))
         } else {
-            format!("{limit:.0} a second")
+            format!("{} a second", limit.per_second)
         }
     });
     // Whoever has most I/O in it, if that can be told.
@@ -272,12 +274,13 @@ fn limited(window: &Window, disk: &DiskSummary, cgroup: &CgroupIo, rule: &DiskBo
         cgroup.path
     );
     let mut finding = DiskBottleneck::finding(Severity::Warning, title).measured(
-        format!("of {} used", cgroup.tightest),
+        format!("of {} used", cgroup.tightest.key()),
         cgroup.limit_used,
         Unit::Ratio,
         Some(rule.limit_used),
     );
-    if let Some(stat) = device.and_then(|device| device.op(if direction == "reads" { "read" } else { "write" })) {
+    let kind = if cgroup.tightest.is_read() { RequestKind::Read } else { RequestKind::Write };
+    if let Some(stat) = device.and_then(|device| device.op(kind)) {
         let what = format!("{direction} took the device (p99): it is not at fault");
         finding = finding.measured(what, quantile_ms(&stat.device_ns, 0.99), Unit::Milliseconds, None);
     }
@@ -287,9 +290,9 @@ fn limited(window: &Window, disk: &DiskSummary, cgroup: &CgroupIo, rule: &DiskBo
     finding.cause = format!(
         "The cgroup may use no more than {} on {label}, and uses {} of its {}. Requests wait before they reach the device, so the \
          device shows nothing of it.",
-        cgroup.limits.join(" "),
+        cgroup.limits.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
         share(cgroup.limit_used),
-        cgroup.tightest
+        cgroup.tightest.key()
     );
     finding.impact = "Its processes wait for their own limit; others do not.".into();
     finding.culprit = match busiest {
@@ -314,13 +317,13 @@ fn limit_file(cgroup: &CgroupIo) -> (String, String) {
     let path = cgroup.path.trim_end_matches('/');
     if cgroup.v2 {
         let file = format!("/sys/fs/cgroup{path}/io.max");
-        let raise = format!("echo '{} {}=max' > {}", cgroup.dev, cgroup.tightest, word(&file));
+        let raise = format!("echo '{} {}=max' > {}", cgroup.dev, cgroup.tightest.key(), word(&file));
         return (file, raise);
     }
-    let kind = match cgroup.tightest.as_str() {
-        "rbps" => "read_bps",
-        "wbps" => "write_bps",
-        "riops" => "read_iops",
+    let kind = match cgroup.tightest {
+        IoLimitKind::ReadBytes => "read_bps",
+        IoLimitKind::WriteBytes => "write_bps",
+        IoLimitKind::ReadRequests => "read_iops",
         _ => "write_iops",
     };
     let file = format!("/sys/fs/cgroup/blkio{path}/blkio.throttle.{kind}_device");
@@ -360,9 +363,9 @@ pub(super) fn impact<'a>(suffering: impl Iterator<Item = &'a Sufferer>) -> Strin
     if told.is_empty() { "Whoever needs data from it waits.".into() } else { format!("{}.", told.join("; ")) }
 }
 
-fn plural(op: &str) -> String {
+fn plural(op: RequestKind) -> String {
     match op {
-        "flush" => "flushes".into(),
+        RequestKind::Flush => "flushes".into(),
         op => format!("{op}s"),
     }
 }

@@ -4,7 +4,7 @@ use super::bottleneck::look_at_device;
 use crate::shell::word;
 use crate::{Culprit, Exemplar, Finding, Severity, Unit, rule};
 use kerno_model::errno;
-use kerno_model::{DiskDevice, DiskFailure, DiskSummary};
+use kerno_model::{DiskDevice, DiskFailure, DiskSummary, RequestKind};
 use kerno_model::{ErrnoCount, Window};
 
 rule! {
@@ -18,12 +18,12 @@ rule! {
 }
 
 /// Errors that are normal life.
-fn is_harmless(op: &str, errno: i32) -> bool {
+fn is_harmless(op: RequestKind, errno: i32) -> bool {
     match errno {
         // A reader of cards without a card has no medium either.
         errno::EOPNOTSUPP | errno::EAGAIN | errno::ENOMEDIUM => true,
-        errno::EREMOTEIO => op == "discard",
-        _ => op == "other",
+        errno::EREMOTEIO => op == RequestKind::Discard,
+        _ => op == RequestKind::Other,
     }
 }
 
@@ -55,7 +55,7 @@ fn judge(window: &Window, rule: &DiskErrors) -> Vec<Finding> {
 struct Failed<'a> {
     count: f64,
     /// The kind and error that there is most of, the worst errors first.
-    op: &'a str,
+    op: RequestKind,
     error: &'a ErrnoCount,
 }
 
@@ -65,8 +65,8 @@ fn failed(device: &DiskDevice) -> Option<Failed<'_>> {
     if device.name.starts_with("sr") || device.name.starts_with("fd") {
         return None;
     }
-    let all = device.ops.iter().flat_map(|stat| stat.errors.iter().map(|error| (stat.op.as_str(), error)));
-    let all: Vec<_> = all.filter(|(op, error)| !is_harmless(op, error.errno)).collect();
+    let all = device.ops.iter().flat_map(|stat| stat.errors.iter().map(|error| (stat.op, error)));
+    let all: Vec<_> = all.filter(|(op, error)| !is_harmless(*op, error.errno)).collect();
     let (op, error) = *all.iter().max_by_key(|(_, error)| (meaning(error.errno).0, error.count))?;
     Some(Failed { count: all.iter().map(|(_, error)| error.count as f64).sum(), op, error })
 }
@@ -90,10 +90,10 @@ fn finding(
         Unit::Count,
         Some(rule.requests),
     );
-    let of_device = |failure: &&DiskFailure| failure.dev == device.dev && !is_harmless(&failure.op, failure.errno);
+    let of_device = |failure: &&DiskFailure| failure.dev == device.dev && !is_harmless(failure.op, failure.errno);
     let failures: Vec<_> = disk.failures.iter().filter(of_device).collect();
     for stat in &device.ops {
-        for error in stat.errors.iter().filter(|error| !is_harmless(&stat.op, error.errno)) {
+        for error in stat.errors.iter().filter(|error| !is_harmless(stat.op, error.errno)) {
             #[allow(clippy::cast_precision_loss, reason = "a count")]
             let count = error.count as f64;
             finding =

@@ -7,6 +7,7 @@ use kerno_model::{
     FilesystemWriter, SyncStat, SyscallOffender, SyscallSummary,
 };
 use kerno_model::{ErrnoCount, Histogram, Process, Series, Span, TaskUse, Window};
+use kerno_model::{IoLimit, IoLimitKind, RequestKind};
 
 const MS: u64 = 1_000_000;
 const SECONDS: f64 = 10.0;
@@ -20,7 +21,7 @@ fn histogram(values: &[(u64, u64)]) -> Histogram {
 /// `count` requests of `bytes`, each so long in the queue and at the device.
 fn op(name: &str, count: u64, bytes: u64, queue_ns: u64, device_ns: u64) -> DiskOpStat {
     DiskOpStat {
-        op: name.into(),
+        op: RequestKind::from_name(name),
         count,
         bytes: count * bytes,
         errors: Vec::new(),
@@ -195,9 +196,9 @@ fn a_cgroup_at_its_limit_is_the_culprit_and_not_the_device() {
         throttled: vec![CgroupIo {
             path: "/system.slice/backup.service".into(),
             dev: "259:0".into(),
-            limits: vec!["rbps=2097152".into()],
+            limits: vec![IoLimit { kind: IoLimitKind::ReadBytes, per_second: 2_097_152 }],
             limit_used: used,
-            tightest: "rbps".into(),
+            tightest: IoLimitKind::ReadBytes,
             pids: vec![30],
             v2: true,
             ..CgroupIo::default()
@@ -264,7 +265,7 @@ fn failed_requests_are_found_and_harmless_ones_are_not() {
         stat.errors = vec![ErrnoCount::new(errno, 7)];
         let failure = DiskFailure {
             dev: "259:0".into(),
-            op: name.into(),
+            op: RequestKind::from_name(name),
             errno,
             error: stat.errors[0].name.clone(),
             pid: 70,
@@ -477,7 +478,7 @@ fn errors_name_a_few_places_and_each_process_once() {
     let failure = |pid| DiskFailure {
         dev: "259:0".into(),
         pid,
-        op: "read".into(),
+        op: RequestKind::Read,
         errno: errno::EIO,
         count: 1,
         ..DiskFailure::default()
