@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 pub struct HostFacts {
     /// `uname -n`
     pub hostname: String,
+    /// The boot that this was (`/proc/sys/kernel/random/boot_id`); empty when it is not known.
+    #[serde(default)]
+    pub boot_id: String,
     /// `uname -r`
     pub kernel: String,
     /// `uname -m`

@@ -11,6 +11,7 @@ mod host;
 mod loss;
 pub mod paths;
 mod process;
+pub mod saved;
 mod series;
 mod signals;
 pub mod text;

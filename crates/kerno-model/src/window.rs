@@ -7,7 +7,8 @@ use crate::{
     TcpSummary,
 };
 
-/// Version of the serialised form of [`Window`] and of reports; grows when a field changes its meaning or goes.
+/// Version of the serialised form of [`Window`] and of reports; grows when a field changes its meaning or its form, or goes. See
+/// [`saved`](crate::saved).
 pub const SCHEMA_VERSION: u32 = 2;
 
 /// Everything that was observed in one window: the only thing that rules judge, and what is saved. Counts are of the window.
@@ -18,6 +19,8 @@ pub const SCHEMA_VERSION: u32 = 2;
 pub struct Window {
     /// [`SCHEMA_VERSION`]
     pub schema_version: u32,
+    /// The version of kerno that observed it; empty when it is not known.
+    pub kerno_version: String,
     /// The machine.
     pub host: HostFacts,
     /// When, and for how long.

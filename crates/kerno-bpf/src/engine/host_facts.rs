@@ -11,6 +11,7 @@ pub(super) fn host_facts(host: &Host) -> HostFacts {
     let firmware = Firmware::read(Path::new("/sys/class/dmi/id"));
     HostFacts {
         hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        boot_id: text("/proc/sys/kernel/random/boot_id").trim().to_owned(),
         kernel: host.release.clone(),
         machine: host.machine.clone(),
         os: os(),

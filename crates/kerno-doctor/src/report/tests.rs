@@ -77,6 +77,7 @@ pub(super) fn report() -> Report {
     let window = Window {
         host: HostFacts {
             hostname: "db-3".into(),
+            boot_id: String::new(),
             kernel: "6.18.44".into(),
             machine: "x86_64".into(),
             os: "Debian GNU/Linux 12 (bookworm)".into(),
