@@ -173,6 +173,14 @@ fn of_value(value: Value) -> Result<Window, ReadError> {
     Err(error.into())
 }
 
+/// The JSON Schema of a saved window of this version.
+#[cfg(feature = "schema")]
+pub fn json_schema() -> Value {
+    // What is written, not what is taken: a reader takes less.
+    let settings = schemars::generate::SchemaSettings::default().for_serialize();
+    settings.into_generator().into_root_schema_for::<Window>().to_value()
+}
+
 /// Whether it can have been: rates are counts over its length.
 fn is_possible(span: &Span) -> bool {
     const YEAR_10000: f64 = 253_402_300_800.0;

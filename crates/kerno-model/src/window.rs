@@ -15,6 +15,7 @@ pub const SCHEMA_VERSION: u32 = 2;
 ///
 /// A part is `None` when its signal was not asked for or could not run; [`missing`](Self::missing) then says why.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Window {
     /// [`SCHEMA_VERSION`]

@@ -67,6 +67,7 @@ impl IoLimitKind {
 
 /// Storage in a window.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct DiskSummary {
     /// Each block device that was used.
@@ -92,6 +93,7 @@ pub struct DiskSummary {
 
 /// A block device.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct DiskDevice {
     /// `major:minor`
@@ -116,6 +118,7 @@ pub struct DiskDevice {
 
 /// One kind of request on one device.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct DiskOpStat {
     /// What the requests do.
@@ -136,6 +139,7 @@ pub struct DiskOpStat {
 
 /// What one process submitted to one device.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct DiskSubmitter {
     /// The process.
@@ -158,6 +162,7 @@ pub struct DiskSubmitter {
 
 /// A request that failed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct DiskFailure {
     /// When: `CLOCK_MONOTONIC`, in nanoseconds.
@@ -184,6 +189,7 @@ pub struct DiskFailure {
 
 /// A mounted file system.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Filesystem {
     /// Where.
@@ -211,6 +217,7 @@ pub struct Filesystem {
 
 /// A process that has files open for writing on a file system.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct FilesystemWriter {
     /// The process.
@@ -227,6 +234,7 @@ pub struct FilesystemWriter {
 
 /// A cgroup's own I/O limit.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct CgroupIo {
     /// Its path in the hierarchy that limits I/O.
@@ -253,6 +261,7 @@ pub struct CgroupIo {
 
 /// One of a cgroup's I/O limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct IoLimit {
     /// What is limited.

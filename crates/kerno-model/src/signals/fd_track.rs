@@ -4,6 +4,7 @@ use crate::Series;
 
 /// What a descriptor leads to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(with = "String"))]
 #[serde(from = "String", into = "String")]
 #[non_exhaustive]
 pub enum DescriptorKind {
@@ -113,6 +114,7 @@ impl std::fmt::Display for DescriptorKind {
 
 /// Descriptors in a window.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct FdSummary {
     /// Processes with many descriptors, near their limit, or with a growing number. Bounded.
@@ -127,6 +129,7 @@ pub struct FdSummary {
 
 /// A process's descriptors.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct FdProcess {
     /// The process.
@@ -145,6 +148,7 @@ pub struct FdProcess {
 
 /// Descriptors of one kind.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct FdKind {
     /// Which.

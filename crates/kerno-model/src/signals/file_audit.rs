@@ -4,6 +4,7 @@ use crate::ErrnoCount;
 
 /// File opens in a window.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct FileSummary {
     /// Opens, failed ones too.
@@ -16,6 +17,7 @@ pub struct FileSummary {
 
 /// A process's opens.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct FileProcess {
     /// The process.

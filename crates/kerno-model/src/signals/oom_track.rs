@@ -18,6 +18,7 @@ vocabulary! {
 
 /// Memory in a window.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct OomSummary {
     /// Processes that the kernel killed for want of memory, oldest first. Bounded: `kills_total` has all.
@@ -54,6 +55,7 @@ pub struct OomSummary {
 
 /// A process's memory.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct ProcessMemory {
     /// The process.
@@ -70,6 +72,7 @@ pub struct ProcessMemory {
 
 /// A process that was killed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct OomKill {
     /// When: `CLOCK_MONOTONIC`, in nanoseconds.
@@ -104,6 +107,7 @@ pub struct OomKill {
 
 /// A cgroup's memory.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct CgroupMemory {
     /// Its path in the hierarchy that limits memory.
@@ -130,6 +134,7 @@ pub struct CgroupMemory {
 
 /// A process and the memory that it has.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct MemoryHolder {
     /// The process.

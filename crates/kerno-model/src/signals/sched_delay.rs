@@ -4,6 +4,7 @@ use crate::{Histogram, Series};
 
 /// CPUs in a window, and those that waited for them. What each process ran and waited in all is in its `used`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct SchedSummary {
     /// Each CPU.
@@ -31,6 +32,7 @@ pub struct SchedSummary {
 
 /// A CPU.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct CpuStat {
     /// Its number.
@@ -53,6 +55,7 @@ pub struct CpuStat {
 
 /// A process that waited long for a CPU after wake-ups.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct SchedWaiter {
     /// The process.
@@ -76,6 +79,7 @@ pub struct SchedWaiter {
 
 /// A process that others waited for to leave the CPU.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct CpuHolder {
     /// The process; 0 is the idle task.
@@ -88,6 +92,7 @@ pub struct CpuHolder {
 
 /// Processes of one name in one cgroup: the workers of a program, the compilers of a build.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct CpuGroup {
     /// Their name.
@@ -110,6 +115,7 @@ pub struct CpuGroup {
 
 /// A cgroup with a quota of CPU time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct CgroupThrottle {
     /// Its path in the hierarchy that limits CPU time.
@@ -136,6 +142,7 @@ pub struct CgroupThrottle {
 
 /// A thread asleep uninterruptibly.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct BlockedTask {
     /// The process.

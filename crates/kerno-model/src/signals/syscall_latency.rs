@@ -4,6 +4,7 @@ use crate::{ErrnoCount, Histogram};
 
 /// System calls in a window.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct SyscallSummary {
     /// Calls that returned, all together.
@@ -18,6 +19,7 @@ pub struct SyscallSummary {
 
 /// One system call.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct SyscallStat {
     /// Its name, or `syscall_N`.
@@ -38,6 +40,7 @@ pub struct SyscallStat {
 
 /// What one process had of one system call that was slow, or failed abnormally.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct SyscallOffender {
     /// The process.
@@ -68,6 +71,7 @@ pub struct SyscallOffender {
 
 /// A system call kept as evidence.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct SyscallExemplar {
     /// When it returned: `CLOCK_MONOTONIC`, in nanoseconds.
@@ -82,6 +86,7 @@ pub struct SyscallExemplar {
 
 /// A process's calls to put data on storage.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct SyncStat {
     /// The process.

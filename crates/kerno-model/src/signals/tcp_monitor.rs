@@ -7,6 +7,7 @@ use crate::{ErrnoCount, Histogram};
 
 /// TCP in a window, in all network namespaces in use.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct TcpSummary {
     /// Connections that we opened and that were established.
@@ -50,6 +51,7 @@ vocabulary! {
 
 /// Attempts that failed alike.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct TcpFailure {
     /// Why.
@@ -76,6 +78,7 @@ pub struct TcpFailure {
 
 /// A network namespace's own counters (`/proc/net/snmp`, `/proc/net/netstat`), over the window.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct TcpNamespace {
     /// Inode number.
@@ -100,6 +103,7 @@ pub struct TcpNamespace {
 
 /// Traffic with one other end.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct TcpPeer {
     /// The other end.
@@ -132,6 +136,7 @@ pub struct TcpPeer {
 
 /// A process that owns connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct ConnectionOwner {
     /// The process.
@@ -142,6 +147,7 @@ pub struct ConnectionOwner {
 
 /// Traffic of one of our processes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct TcpProcess {
     /// The process; 0 for what could not be told.
@@ -158,6 +164,7 @@ pub struct TcpProcess {
 
 /// A listening socket.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct TcpListener {
     /// Its address.
