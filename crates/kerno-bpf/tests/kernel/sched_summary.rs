@@ -195,8 +195,8 @@ fn a_process_that_waits_long_is_named_with_who_held_the_cpu() {
     assert!(waiter.slow >= 5 && waiter.max_ns >= 10_000_000 && waiter.slow_ns == 5_000_000, "{waiter:?}");
     assert!(waiter.slow_total_ns >= waiter.max_ns && waiter.slow_total_ns >= waiter.slow * waiter.slow_ns);
     assert!(waiter.first_ns > before);
-    let held = waiter.held_by.iter().find(|(pid, _, _)| *pid == hog.pid).expect("its holder is named");
-    assert!(held.1 == "kerno-holder" && held.2 >= 5 && held.2 <= waiter.slow, "{waiter:?}");
+    let held = waiter.held_by.iter().find(|held| held.pid == hog.pid).expect("its holder is named");
+    assert!(held.comm == "kerno-holder" && held.waits >= 5 && held.waits <= waiter.slow, "{waiter:?}");
     assert!(sched.wakeup_ns.count_above(4_000_000) >= waiter.slow);
     assert!(signals.process(hog.pid).is_some() && signals.process(victim.pid).is_some());
 }

@@ -176,6 +176,7 @@ mod tests {
             failed,
             errors: vec![ErrnoCount::new(errno::ENOENT, failed)],
             last_failed_path: "/etc/agent's.conf".into(),
+            last_errno: errno::ENOENT,
             last_error: "ENOENT".into(),
             same_path: repeated,
             repeated,

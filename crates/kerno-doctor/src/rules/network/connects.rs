@@ -168,16 +168,6 @@ fn tried_both(tcp: &TcpSummary, group: &Group<'_>) -> bool {
     address.is_loopback() && 2 * connections(tcp, group.net_namespace, other) >= group.count
 }
 
-const fn variant(reason: TcpFailureReason) -> &'static str {
-    match reason {
-        TcpFailureReason::Refused => "refused",
-        TcpFailureReason::TimedOut => "timed_out",
-        TcpFailureReason::Reset => "reset",
-        TcpFailureReason::Unreachable => "unreachable",
-        TcpFailureReason::Other => "other",
-    }
-}
-
 /// The errors that the attempts ended with, or will end with: the most frequent first.
 fn errnos(reason: TcpFailureReason, groups: &[&Group<'_>]) -> Vec<i32> {
     match reason {
@@ -185,7 +175,7 @@ fn errnos(reason: TcpFailureReason, groups: &[&Group<'_>]) -> Vec<i32> {
         // One that was given up, or still waits, has no error.
         TcpFailureReason::TimedOut => vec![errno::ETIMEDOUT],
         TcpFailureReason::Reset => vec![errno::ECONNRESET],
-        TcpFailureReason::Unreachable | TcpFailureReason::Other => {
+        _ => {
             let mut counts: BTreeMap<i32, u64> = BTreeMap::new();
             for failure in groups.iter().flat_map(|group| &group.failures) {
                 *counts.entry(failure.error.errno).or_default() += failure.count;
@@ -215,7 +205,7 @@ fn found(window: &Window, rule: &ConnectFailures, severity: Severity, groups: &[
     let minimum = if timed_out { rule.min_timeouts } else { rule.min_refused };
     let per_second = count as f64 / window.seconds();
     let mut finding = ConnectFailures::finding(severity)
-        .variant(variant(reason))
+        .variant(reason.name())
         .fact(Fact::Call("connect".into()))
         .detail("succeeded", (succeeded as f64, Unit::Count))
         .measured("attempts", count as f64, Unit::Count, Some(minimum))
@@ -291,7 +281,7 @@ fn several(window: &Window, tcp: &TcpSummary, rule: &ConnectFailures, pid: u32, 
     let reason = groups.first().map_or(TcpFailureReason::Other, |group| group.reason);
     let succeeded = groups.iter().map(|group| group.succeeded).sum();
     // Connections of its own to others: it reaches as many as it does not.
-    let own = |peer: &&TcpPeer| peer.outgoing && peer.owners.iter().any(|owner| owner.0 == pid);
+    let own = |peer: &&TcpPeer| peer.outgoing && peer.owners.iter().any(|owner| owner.pid == pid);
     let others = tcp.peers.iter().filter(own).count();
     let severity =
         if others >= groups.len() { Severity::Info } else { severity(count, succeeded, window.seconds(), reason) };
@@ -396,7 +386,7 @@ mod tests {
             TcpFailureReason::TimedOut => errno::ETIMEDOUT,
             TcpFailureReason::Reset => errno::ECONNRESET,
             TcpFailureReason::Unreachable => errno::EHOSTUNREACH,
-            TcpFailureReason::Other => errno::EADDRNOTAVAIL,
+            _ => errno::EADDRNOTAVAIL,
         };
         TcpFailure {
             reason,

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use kerno_model::amount::{number, share};
-use kerno_model::{Address, Effect, Fact, Finding, Scope, Severity, Subject, TcpPeer, TcpSummary, Unit, Window};
+use kerno_model::{
+    Address, ConnectionOwner, Effect, Fact, Finding, Scope, Severity, Subject, TcpPeer, TcpSummary, Unit, Window,
+};
 
 use super::{Namespace, is_client_from_afar, process, since, ss_address, who, worst};
 use crate::{Words, rule, suffers};
@@ -89,7 +91,7 @@ fn paths(tcp: &TcpSummary) -> BTreeMap<(u32, IpAddr), Path<'_>> {
         if again > 0 && (path.first_ns == 0 || peer.first_retransmit_ns < path.first_ns) {
             path.first_ns = peer.first_retransmit_ns;
         }
-        for (pid, connections) in &peer.owners {
+        for ConnectionOwner { pid, connections } in &peer.owners {
             // Whose segments are lost weighs more than who has most connections.
             *path.owners.entry(*pid).or_default() += connections + again;
         }

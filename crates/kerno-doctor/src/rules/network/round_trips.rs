@@ -48,7 +48,7 @@ fn inflation(window: &Window, rule: &RttInflation) -> Vec<Finding> {
         if factor < rule.factor || above_ms < rule.above_ms || (peer.sent_segments as f64) < rule.min_segments {
             continue;
         }
-        let (remote, pid) = (peer.remote, peer.owners.first().map_or(0, |owner| owner.0));
+        let (remote, pid) = (peer.remote, peer.owners.first().map_or(0, |owner| owner.pid));
         let severity = if is_client_from_afar(peer) { Severity::Info } else { Severity::Warning };
         let mut finding = RttInflation::finding(severity)
             .about(Subject { remote: Some(remote.into()), ..process(window, pid, "") })
@@ -56,8 +56,8 @@ fn inflation(window: &Window, rule: &RttInflation) -> Vec<Finding> {
             .measured("lowest_round_trip", f64::from(lowest) / 1000.0, Unit::Milliseconds, None)
             .measured("multiple_of_lowest", factor, Unit::Times, Some(rule.factor))
             .measured("above_lowest", above_ms, Unit::Milliseconds, Some(rule.above_ms));
-        let owners = peer.owners.iter().filter(|owner| owner.0 != 0);
-        finding.victims = owners.map(|owner| process(window, owner.0, "")).collect();
+        let owners = peer.owners.iter().filter(|owner| owner.pid != 0);
+        finding.victims = owners.map(|owner| process(window, owner.pid, "")).collect();
         finding.excess = (factor / rule.factor).min(above_ms / rule.above_ms);
         finding.confidence = 0.75;
         let finding = Namespace::new(window, tcp, peer.net_namespace).look(
