@@ -9,6 +9,7 @@ use kerno_model::{
 };
 
 use super::{Namespace, process, since, ss_address, who, worst};
+use crate::title::title;
 use crate::{Words, rule, suffers};
 
 rule! {
@@ -307,7 +308,7 @@ fn words(finding: &Finding) -> Words {
         (None, None) => "a service".to_owned(),
     };
     let counted = |n: f64, what: &str| format!("{} {what}{}", number(n), if n > 1.0 { "s" } else { "" });
-    let attempts = finding.number("attempts").map_or_else(String::new, |n| format!(", {}", counted(n, "attempt")));
+    let attempts = finding.number("attempts").map(|n| counted(n, "attempt"));
     let many =
         "With so many services at once, the fault is likely near this machine's network. Or the process scans ports.";
     let cause = cause(finding);
@@ -318,7 +319,7 @@ fn words(finding: &Finding) -> Words {
         (Some(_), None) => "It gets no connection to any of them.".to_owned(),
     };
     Words {
-        title: format!("{} cannot connect to {to}: {}{attempts}", who(finding), error(finding)),
+        title: title(&format!("{} cannot connect to {to}", who(finding)), [Some(error(finding)), attempts]),
         cause: if services.is_some() { format!("{cause} {many}") } else { cause },
         impact,
         ..Words::default()
@@ -376,7 +377,7 @@ fn cause(finding: &Finding) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{began, judge, peer, title};
+    use super::super::testing::{began, judge, peer, title_of};
     use super::*;
     use kerno_model::ErrnoCount;
 
@@ -411,7 +412,7 @@ mod tests {
         use TcpFailureReason::Refused;
         let findings = found(vec![failure(Refused, "127.0.0.1", 60)], vec![]);
         assert_eq!(
-            title(&findings[0]),
+            title_of(&findings[0]),
             "client (815) cannot connect to 127.0.0.1:5432: connection refused, 60 attempts"
         );
         assert_eq!((findings[0].severity, began(&findings[0])), (Severity::Critical, Some(3.0)));
@@ -446,7 +447,7 @@ mod tests {
         };
         assert!(waiting(1, 9_500_000_000).is_empty(), "one SYN may get lost");
         let findings = waiting(1, 6_000_000_000);
-        assert_eq!(title(&findings[0]), "client (815) cannot connect to 10.0.0.9:5432: no answer, 1 attempt");
+        assert_eq!(title_of(&findings[0]), "client (815) cannot connect to 10.0.0.9:5432: no answer, 1 attempt");
         assert!(findings[0].fixes.iter().any(|fix| fix.command == "ss -tnp state syn-sent dst 10.0.0.9"));
         assert_eq!(waiting(3, 9_500_000_000)[0].severity, Severity::Critical);
     }
@@ -456,7 +457,7 @@ mod tests {
         let failures = (1..=6).map(|i| failure(TcpFailureReason::Unreachable, &format!("10.0.0.{i}"), 10)).collect();
         let findings = found(failures, vec![]);
         let [finding] = &findings[..] else { panic!("{findings:#?}") };
-        assert_eq!(title(finding), "client (815) cannot connect to 6 services: no route to host, 60 attempts");
+        assert_eq!(title_of(finding), "client (815) cannot connect to 6 services: no route to host, 60 attempts");
         assert_eq!((finding.victims.len(), finding.severity), (6, Severity::Critical));
         assert!(crate::words(finding).cause.ends_with("Or the process scans ports."));
     }
@@ -488,7 +489,7 @@ mod tests {
         let findings = found(vec![mixed(errno::EHOSTUNREACH, 20), mixed(errno::ENETUNREACH, 50)], vec![]);
         assert_eq!(findings[0].errnos().collect::<Vec<_>>(), [errno::ENETUNREACH, errno::EHOSTUNREACH]);
         assert_eq!(
-            title(&findings[0]),
+            title_of(&findings[0]),
             "client (816) cannot connect to 10.0.0.9:5432: network is unreachable, 70 attempts"
         );
     }

@@ -133,7 +133,7 @@ mod testing {
         finding.since.map(|since| observed(|_| ()).span.seconds_at(since))
     }
 
-    pub(super) fn title(finding: &Finding) -> String {
+    pub(super) fn title_of(finding: &Finding) -> String {
         crate::words(finding).title
     }
 
