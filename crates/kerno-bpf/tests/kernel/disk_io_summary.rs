@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kerno_bpf::engine::Observer;
-use kerno_doctor::Thresholds;
+use kerno_doctor::report::Diagnosis;
 use kerno_model::Window;
 use kerno_model::{DiskDevice, DiskSummary, IoLimit, IoLimitKind, RequestKind};
-use kerno_model::{Finding, Severity};
+use kerno_model::Severity;
 
 use crate::block::{Buffer, KIB, LoopDevice, MIB, file_without_room, read_at_once};
 use crate::cgroups::Cgroup;
@@ -41,8 +41,8 @@ fn op(device: &DiskDevice, name: &str) -> (u64, u64) {
     (stat.count, stat.bytes)
 }
 
-fn findings(signals: &Window, rule: &str) -> Vec<Finding> {
-    let mut all = kerno_doctor::judge(signals, &Thresholds::default());
+fn findings(signals: &Window, rule: &str) -> Vec<Diagnosis> {
+    let mut all = crate::support::diagnose(signals);
     let below: Vec<_> = all.iter_mut().flat_map(|finding| std::mem::take(&mut finding.consequences)).collect();
     all.extend(below);
     all.retain(|finding| finding.id == rule);
@@ -264,7 +264,7 @@ fn a_cgroup_at_its_own_limit_is_told_from_a_slow_device() {
     assert!(read.device_ns.quantile(0.5).unwrap() < 30_000_000, "{:?}", read.device_ns);
     let judged = findings(&signals, "disk_io_bottleneck");
     if found.limit_used >= 0.9 {
-        let of_group = |f: &&Finding| f.culprit.cgroup.as_ref().is_some_and(|cgroup| cgroup.ends_with(name));
+        let of_group = |f: &&Diagnosis| f.culprit.cgroup.as_ref().is_some_and(|cgroup| cgroup.ends_with(name));
         let finding = judged.iter().find(of_group).expect("a finding");
         assert_eq!(finding.culprit.pid, Some(child.pid));
     }

@@ -41,7 +41,7 @@ fn kills_are_counted_with_victim_and_cgroup() {
     assert!(cgroup.limit_hits > 0);
     let found = findings(&signals, "oom_kill");
     let finding = found.iter().find(|finding| finding.culprit.pid == Some(child.pid)).expect("it is found");
-    assert!(finding.title.contains("used up the 24.0 MiB of cgroup") && finding.title.contains(&name), "{finding:#?}");
+    assert!(finding.title.contains("used up the memory of cgroup") && finding.title.contains("(24 MiB)") && finding.title.contains(&name), "{finding:#?}");
     assert_eq!(finding.victims[0].pid, Some(child.pid));
     // And it is gone in the next window.
     let next = observer.finish().unwrap();
@@ -90,7 +90,7 @@ fn the_user_of_the_memory_is_told_from_the_victim() {
     assert!(libc::WIFSIGNALED(small.wait()));
     let signals = observer.finish().unwrap();
     let found = findings(&signals, "oom_kill");
-    let of_group = |finding: &&kerno_model::Finding| finding.title.contains(&name_of(&group));
+    let of_group = |finding: &&kerno_doctor::report::Diagnosis| finding.title.contains(&name_of(&group));
     let finding = found.iter().find(of_group).expect("it is found");
     assert_eq!(finding.culprit.pid, Some(large.pid), "{}", finding.title);
     assert_eq!(finding.victims[0].pid, Some(small.pid));

@@ -5,8 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use kerno_bpf::engine::Observer;
-use kerno_doctor::Thresholds;
-use kerno_model::Finding;
+use kerno_doctor::report::Diagnosis;
 use kerno_model::Window;
 
 use crate::block::{LoopDevice, MIB};
@@ -27,13 +26,13 @@ fn watch(observer: &mut Observer, window: Duration) {
     }
 }
 
-fn judge(signals: &Window) -> Vec<Finding> {
-    kerno_doctor::judge(signals, &Thresholds::default())
+fn judge(signals: &Window) -> Vec<Diagnosis> {
+    crate::support::diagnose(signals)
 }
 
 /// Findings of a rule about a process of ours.
-fn about<'a>(findings: &'a [Finding], rule: &str, pids: &[u32]) -> Vec<&'a Finding> {
-    let ours = |finding: &&Finding| finding.id == rule && finding.culprit.pid.is_some_and(|pid| pids.contains(&pid));
+fn about<'a>(findings: &'a [Diagnosis], rule: &str, pids: &[u32]) -> Vec<&'a Diagnosis> {
+    let ours = |finding: &&Diagnosis| finding.id == rule && finding.culprit.pid.is_some_and(|pid| pids.contains(&pid));
     findings.iter().filter(ours).collect()
 }
 

@@ -5,8 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use kerno_bpf::engine::Observer;
-use kerno_doctor::Thresholds;
-use kerno_model::Finding;
+use kerno_doctor::report::Diagnosis;
 use kerno_model::Window;
 use kerno_model::{ConnectionOwner, TcpFailureReason, TcpNamespace, TcpSummary};
 
@@ -37,7 +36,7 @@ impl Seen {
     }
 
     /// What a rule finds when there is nothing else on this machine.
-    fn findings(&self, rule: &str) -> Vec<Finding> {
+    fn findings(&self, rule: &str) -> Vec<Diagnosis> {
         let mut signals = self.signals.clone();
         let tcp = signals.tcp_monitor.as_mut().unwrap();
         let inode = self.inode;
@@ -45,7 +44,7 @@ impl Seen {
         tcp.failures.retain(|failure| failure.net_namespace == inode);
         tcp.listeners.retain(|listener| listener.net_namespace == inode);
         tcp.namespaces.retain(|namespace| namespace.inode == inode);
-        kerno_doctor::judge(&signals, &Thresholds::default()).into_iter().filter(|finding| finding.id == rule).collect()
+        crate::support::diagnose(&signals).into_iter().filter(|finding| finding.id == rule).collect()
     }
 }
 
