@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Address, NamedProcess, Unit};
+use crate::{Address, NamedProcess, RequestKind, Unit};
 
 /// What a task waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -90,25 +90,6 @@ pub enum Scope {
     Process,
 }
 
-/// What is done to storage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Operation {
-    /// Data is read.
-    Read,
-    /// Data is written.
-    Write,
-    /// A device writes out its cache.
-    Flush,
-    /// Blocks are told to be unused.
-    Discard,
-    /// It is another, or not known which.
-    #[serde(other)]
-    Other,
-}
-
 /// A limit that is reached, or nearly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -155,7 +136,7 @@ pub enum Fact {
     /// This limit is reached, or so nearly that calls fail or wait.
     AtLimit(Limit),
     /// It is about this operation.
-    Operation(Operation),
+    Operation(RequestKind),
     /// What only this rule's own words need, by a name of the rule's.
     Detail {
         /// The name.

@@ -3,6 +3,7 @@ use serde::{Deserialize, Serialize};
 /// What a summary could not hold or follow, counted in the kernel since it was loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct SummaryLoss {
     /// Values that found no room in a bounded map: who caused them is not known, totals have them all the same.
     pub overflow: u64,

@@ -2,6 +2,8 @@ use serde::{Deserialize, Serialize};
 
 /// Who a process is and what it used during the window.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct Process {
     /// Its id.
     pub pid: u32,
@@ -37,8 +39,9 @@ pub struct Process {
 }
 
 /// A container, as the cgroup's path tells.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct Container {
     /// docker, containerd, cri-o, podman, lxc, ...
     pub runtime: String,
@@ -51,6 +54,8 @@ pub struct Container {
 /// What a process used and waited for during the window, its threads taken together. Threads that began and ended between two
 /// samples are missing, and of those that ended what came after the last sample; but not their CPU time and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct TaskUse {
     /// Time on CPUs.
     pub run_ns: u64,

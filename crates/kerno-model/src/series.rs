@@ -6,6 +6,7 @@ const MAX_POINTS: usize = 128;
 /// A quantity as it was read over the window: seconds since the window began, and the value then. Bounded: longer windows are
 /// thinned out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Series {
     points: Vec<(f64, f64)>,
@@ -13,6 +14,7 @@ pub struct Series {
 
 /// A straight line through a [`Series`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Trend {
     /// Change a second.
     pub per_second: f64,

@@ -7,16 +7,21 @@ use crate::{
     SyscallSummary, TcpSummary,
 };
 
-/// Version of the serialised form of [`Window`] and of reports; grows when a field changes its meaning or goes.
-pub const SCHEMA_VERSION: u32 = 1;
+/// Version of the serialised form of [`Window`] and of reports; grows when a field changes its meaning or its form, or goes. See
+/// [`saved`](crate::saved).
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// Everything that was observed in one window: the only thing that rules judge, and what is saved. Counts are of the window.
 ///
 /// A part is `None` when its signal was not asked for or could not run; [`missing`](Self::missing) then says why.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct Window {
     /// [`SCHEMA_VERSION`]
     pub schema_version: u32,
+    /// The version of kerno that observed it; empty when it is not known.
+    pub kerno_version: String,
     /// The machine.
     pub host: HostFacts,
     /// When, and for how long.
@@ -93,6 +98,7 @@ impl Window {
 /// When a window began and how long it was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct Span {
     /// Its begin: seconds since 1970.
     pub started_unix: f64,
@@ -130,8 +136,9 @@ impl Span {
 }
 
 /// Something that was to be observed and was not.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct Missing {
     /// The signal, or "all" when it concerns each.
     pub signal: String,
@@ -144,6 +151,7 @@ pub struct Missing {
 /// What observing cost this machine.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct CostOfObserving {
     /// CPU time of this process, in seconds.
     pub cpu_seconds: f64,
