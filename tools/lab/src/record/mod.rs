@@ -10,6 +10,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use kerno::doctor::{Thresholds, judge};
+use kerno::model::saved::read_window;
 use kerno::model::{Effect, Entity, Finding, Severity, Window};
 use kerno::report::Diagnosis;
 use kerno_doctor::corpus::{self, Expected, MAX_BYTES, Mark, Outline, Record, Verdict, assess};
@@ -24,8 +25,8 @@ const MAX_NAMES: usize = 512;
 
 /// Writes the two files of a case that was right.
 pub(super) fn write(dir: &Path, case: &Case, expected: Vec<Expected>, said: &Said, scene: &Scene) -> Result<()> {
-    let text = std::fs::read_to_string(&said.window).context("the doctor saved no window")?;
-    let saved: Value = serde_json::from_str(&text)?;
+    let text = std::fs::read(&said.window).context("the doctor saved no window")?;
+    let saved: Value = serde_json::from_slice(&text)?;
     let window = read(&saved)?;
     let findings = judge(&window, &Thresholds::default());
     let reported: Vec<_> = said.report.findings.iter().map(|finding| finding.id.as_str()).collect();
@@ -57,7 +58,7 @@ pub(super) fn write(dir: &Path, case: &Case, expected: Vec<Expected>, said: &Sai
 /// The window that was made of a saved one.
 fn read(value: &Value) -> Result<Window> {
     // By way of text, as it will be read.
-    serde_json::from_str(&value.to_string()).context("no window any more")
+    read_window(value.to_string().as_bytes()).context("no window any more")
 }
 
 /// Those whom a case is about: its own processes, and whomever findings name.

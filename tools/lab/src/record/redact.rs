@@ -90,22 +90,11 @@ fn host(window: &mut Value) {
 impl Redactor<'_> {
     fn value(&mut self, key: &str, value: &mut Value) {
         match value {
-            Value::Array(list) => list.iter_mut().for_each(|value| self.element(key, value)),
+            Value::Array(list) => list.iter_mut().for_each(|value| self.value(key, value)),
             Value::Object(map) => self.object(map),
             Value::String(text) => *text = self.text(key, text),
             _ => {}
         }
-    }
-
-    /// One of a list; may be a record without names: a process's id, its name, a number.
-    fn element(&mut self, key: &str, value: &mut Value) {
-        let pid = value.get(0).and_then(Value::as_u64).and_then(|pid| u32::try_from(pid).ok());
-        if let Some(pid) = pid
-            && let Some(Value::String(comm)) = value.get_mut(1)
-        {
-            *comm = self.program(comm, &[pid]);
-        }
-        self.value(key, value);
     }
 
     fn object(&mut self, map: &mut Map<String, Value>) {

@@ -23,9 +23,6 @@ pub(super) const STEPS: &[Step] = &[
     Step { what: "waits by CPU", only_if_too_large: true, cut: |value, _| waits_by_cpu(value) },
 ];
 
-/// Lists of `[pid, ...]`, which have no names for what they hold.
-const TUPLES: [&str; 3] = ["held_by", "largest", "owners"];
-
 /// A process's id.
 fn pid(value: &Value) -> Option<u32> {
     value.as_u64().and_then(|pid| u32::try_from(pid).ok())
@@ -57,9 +54,6 @@ pub(super) fn pids(window: &Value) -> BTreeSet<u32> {
                     named.extend(pid(value));
                 } else if key == "pids" {
                     named.extend(pids_in(Some(value)).unwrap_or_default());
-                } else if TUPLES.contains(&key.as_str()) {
-                    let first = value.as_array().into_iter().flatten().filter_map(|tuple| tuple.get(0));
-                    named.extend(first.filter_map(pid));
                 }
             }
         });
@@ -105,7 +99,7 @@ fn places(window: &mut Value, ours: &Ours) {
         "filesystems" => text(map, "mount").is_none_or(|mount| mount == "/" || ours.is_named(&mount)),
         "peers" => {
             let owners = map.get("owners").and_then(Value::as_array).into_iter().flatten();
-            let mut owners = owners.filter_map(|owner| owner.get("pid").or_else(|| owner.get(0)).and_then(pid));
+            let mut owners = owners.filter_map(|owner| owner.get("pid").and_then(pid));
             let address = text(map, "remote").unwrap_or_default();
             ours.is_named(&address) || super::redact::is_of_the_lab(&address) || owners.any(|pid| ours.is_own(pid))
         }
