@@ -57,9 +57,14 @@ static __always_inline __u64 in_flight_number_at(__u64 address)
 		__type(value, struct name##_set);                                                                      \
 	} name SEC(".maps");                                                                                           \
                                                                                                                        \
+	static __always_inline __u32 name##_index(__u64 number)                                                        \
+	{                                                                                                              \
+		return number * IN_FLIGHT_MIX >> (64 - (bits));                                                        \
+	}                                                                                                              \
+                                                                                                                       \
 	static __always_inline struct name##_set *name##_set_of(__u64 number)                                          \
 	{                                                                                                              \
-		__u32 index = number * IN_FLIGHT_MIX >> (64 - (bits));                                                 \
+		__u32 index = name##_index(number);                                                                    \
                                                                                                                        \
 		return bpf_map_lookup_elem(&name, &index);                                                             \
 	}                                                                                                              \
@@ -106,11 +111,24 @@ static __always_inline __u64 in_flight_number_at(__u64 address)
 			in_flight_release(&set->ways, way);                                                            \
 	}
 
+/*
+ * The place, in a way that hides from the verifier which one it is: it would follow the rest of the program for each by itself. A number
+ * and a copy of it that the compiler knows nothing of differ by nothing.
+ */
+static __always_inline __u32 in_flight_some(__u32 way, __u64 number)
+{
+	__u64 nothing = number;
+
+	OPAQUE(nothing);
+	asm volatile("%0 ^= %1" : "+r"(nothing) : "r"(number));
+	return (way ^ (__u32)nothing) & (IN_FLIGHT_WAYS - 1);
+}
+
 static __always_inline __u32 in_flight_find(const struct in_flight_ways *ways, __u64 number)
 {
 	for (__u32 way = 0; way < IN_FLIGHT_WAYS; way++)
 		if (ways->number[way] == number)
-			return way;
+			return in_flight_some(way, number);
 	return IN_FLIGHT_WAYS;
 }
 
@@ -134,7 +152,7 @@ static __always_inline __u32 in_flight_claim(struct in_flight_ways *ways, __u64 
 {
 	for (__u32 way = 0; way < IN_FLIGHT_WAYS; way++)
 		if (in_flight_take(&ways->claims[way], &ways->number[way], number))
-			return way;
+			return in_flight_some(way, number);
 	return IN_FLIGHT_WAYS;
 }
 

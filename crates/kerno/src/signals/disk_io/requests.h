@@ -155,20 +155,14 @@ static __always_inline bool in_flush_sequence(const struct request *rq)
 	return rq->rq_flags >> (cfg_flush_seq_bit & 31) & 1;
 }
 
+/* The kernel's own numbers of the first four, and one more. */
+_Static_assert(OP_READ == REQ_OP_READ + 1 && OP_WRITE == REQ_OP_WRITE + 1 && OP_FLUSH == REQ_OP_FLUSH + 1 &&
+		       OP_DISCARD == REQ_OP_DISCARD + 1,
+	       "record_op() adds one");
+
 static __always_inline __u8 record_op(__u8 op_code)
 {
-	switch (op_code) {
-	case REQ_OP_READ:
-		return OP_READ;
-	case REQ_OP_WRITE:
-		return OP_WRITE;
-	case REQ_OP_FLUSH:
-		return OP_FLUSH;
-	case REQ_OP_DISCARD:
-		return OP_DISCARD;
-	default:
-		return OP_OTHER;
-	}
+	return op_code <= REQ_OP_DISCARD ? op_code + 1 : OP_OTHER;
 }
 
 static __always_inline void current_submitter(struct submitter *submitter)
@@ -356,13 +350,39 @@ static __always_inline __u32 flush_list_offset(void)
 }
 
 /*
+ * Where a request is, as the number of its set and place, and -1 for one that is not known. Not inlined and not static: the verifier looks at it
+ * once, and not in each turn of a loop.
+ */
+__noinline int request_at(__u64 address)
+{
+	__u64 number = in_flight_number_at(address);
+	__u32 index = requests_index(number);
+	struct requests_set *set = bpf_map_lookup_elem(&requests, &index);
+	__u32 way = set ? in_flight_find(&set->ways, number) : IN_FLIGHT_WAYS;
+
+	return way < IN_FLIGHT_WAYS ? (int)(index * IN_FLIGHT_WAYS + way) : -1;
+}
+
+static __always_inline struct pending *pending_at(__u64 address)
+{
+	int at = request_at(address);
+	__u32 index = (__u32)at / IN_FLIGHT_WAYS;
+	struct requests_set *set;
+
+	if (at < 0)
+		return NULL;
+	set = bpf_map_lookup_elem(&requests, &index);
+	return set ? &set->values[at % IN_FLIGHT_WAYS] : NULL;
+}
+
+/*
  * The kernel's own flush request: it serves whoever called fsync or wrote with FUA, and runs in a worker. It belongs to
  * the first of those that passed the filters, so that each flush is one event.
  */
 static __always_inline struct pending *remember_flush(const struct request *rq)
 {
 	struct list_head *head = flush_askers(rq), *node = head;
-	const struct submitter *by_bio;
+	const struct submitter *submitter = NULL;
 	struct pending *asker;
 	struct request *other;
 
@@ -373,17 +393,20 @@ static __always_inline struct pending *remember_flush(const struct request *rq)
 		if (!node || node == head)
 			break;
 		other = (void *)node - flush_list_offset();
-		asker = requests_find_by(in_flight_number_at((__u64)other));
+		asker = pending_at((__u64)other);
 		if (asker && !asker->refused &&
-		    (!asker->made_ns || BPF_CORE_READ(other, start_time_ns) <= asker->made_ns))
-			return remember_for(rq, &asker->submitter);
+		    (!asker->made_ns || BPF_CORE_READ(other, start_time_ns) <= asker->made_ns)) {
+			submitter = &asker->submitter;
+			break;
+		}
 		if (cfg_has_io_start)
 			continue;
-		by_bio = asked_by(BPF_CORE_READ(other, biotail));
-		if (by_bio)
-			return remember_for(rq, by_bio);
+		submitter = asked_by(BPF_CORE_READ(other, biotail));
+		if (submitter)
+			break;
 	}
-	return NULL;
+	/* Once, and not within the loop: the verifier would follow it for each turn. */
+	return submitter ? remember_for(rq, submitter) : NULL;
 }
 
 /* Flushes and commands that are passed through have none: -1 in the request. */
