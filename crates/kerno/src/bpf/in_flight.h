@@ -62,35 +62,50 @@ static __always_inline __u64 in_flight_number_at(__u64 address)
 		return number * IN_FLIGHT_MIX >> (64 - (bits));                                                        \
 	}                                                                                                              \
                                                                                                                        \
-	static __always_inline struct name##_set *name##_set_of(__u64 number)                                          \
-	{                                                                                                              \
-		__u32 index = name##_index(number);                                                                    \
+	/* Where an address is kept; no set, or no way of it, for what never began, as far as we know. */              \
+	struct name##_place {                                                                                          \
+		struct name##_set *set;                                                                                \
+		__u32 way;                                                                                             \
+	};                                                                                                             \
                                                                                                                        \
-		return bpf_map_lookup_elem(&name, &index);                                                             \
+	static __always_inline struct name##_place name##_place(const void *address)                                   \
+	{                                                                                                              \
+		__u64 number = in_flight_number(address);                                                              \
+		__u32 index = name##_index(number);                                                                    \
+		struct name##_place place = { .set = bpf_map_lookup_elem(&name, &index), .way = IN_FLIGHT_WAYS };      \
+                                                                                                                       \
+		if (place.set)                                                                                         \
+			place.way = in_flight_find(&place.set->ways, number);                                          \
+		return place;                                                                                          \
 	}                                                                                                              \
                                                                                                                        \
-	/* By in_flight_number(address); NULL for what never began, as far as we know. */                              \
-	static __always_inline type_ *name##_find_by(__u64 number)                                                     \
+	static __always_inline type_ *name##_at(struct name##_place place)                                             \
 	{                                                                                                              \
-		struct name##_set *set = name##_set_of(number);                                                        \
-		__u32 way = set ? in_flight_find(&set->ways, number) : IN_FLIGHT_WAYS;                                 \
+		return place.set && place.way < IN_FLIGHT_WAYS ? &place.set->values[place.way] : NULL;                 \
+	}                                                                                                              \
                                                                                                                        \
-		return set && way < IN_FLIGHT_WAYS ? &set->values[way] : NULL;                                         \
+	/* Gives the place up. */                                                                                      \
+	static __always_inline void name##_leave(struct name##_place place)                                            \
+	{                                                                                                              \
+		if (place.set && place.way < IN_FLIGHT_WAYS)                                                           \
+			in_flight_release(&place.set->ways, place.way);                                                \
 	}                                                                                                              \
                                                                                                                        \
 	static __always_inline type_ *name##_find(const void *address)                                                 \
 	{                                                                                                              \
-		return name##_find_by(in_flight_number(address));                                                      \
+		return name##_at(name##_place(address));                                                               \
 	}                                                                                                              \
                                                                                                                        \
-	/* For what was looked for in vain: a place, with what was left in it; NULL where the set is full. */           \
+	/* For what was looked for in vain: a place, with what was left in it; NULL where the set is full. */          \
 	static __always_inline type_ *name##_add(const void *address)                                                  \
 	{                                                                                                              \
 		__u64 number = in_flight_number(address);                                                              \
-		struct name##_set *set = name##_set_of(number);                                                        \
-		__u32 way = set ? in_flight_claim(&set->ways, number) : IN_FLIGHT_WAYS;                                \
+		__u32 index = name##_index(number);                                                                    \
+		struct name##_place place = { .set = bpf_map_lookup_elem(&name, &index), .way = IN_FLIGHT_WAYS };      \
                                                                                                                        \
-		return set && way < IN_FLIGHT_WAYS ? &set->values[way] : NULL;                                         \
+		if (place.set)                                                                                         \
+			place.way = in_flight_claim(&place.set->ways, number);                                         \
+		return name##_at(place);                                                                               \
 	}                                                                                                              \
                                                                                                                        \
 	/* What never ended is found and begins anew. */                                                               \
@@ -99,16 +114,6 @@ static __always_inline __u64 in_flight_number_at(__u64 address)
 		type_ *known = name##_find(address);                                                                   \
                                                                                                                        \
 		return known ? known : name##_add(address);                                                            \
-	}                                                                                                              \
-                                                                                                                       \
-	static __always_inline void name##_end(const void *address)                                                    \
-	{                                                                                                              \
-		__u64 number = in_flight_number(address);                                                              \
-		struct name##_set *set = name##_set_of(number);                                                        \
-		__u32 way = set ? in_flight_find(&set->ways, number) : IN_FLIGHT_WAYS;                                 \
-                                                                                                                       \
-		if (set && way < IN_FLIGHT_WAYS)                                                                       \
-			in_flight_release(&set->ways, way);                                                            \
 	}
 
 /*

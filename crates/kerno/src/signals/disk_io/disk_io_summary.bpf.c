@@ -10,6 +10,7 @@
 #include "kernel.h"
 #include "event.h"
 #include "histogram.h"
+#define ONLY_PROCESSES
 #include "requests.h"
 
 /* One MiB: a machine with more than 25 disks that are all read, written, flushed and trimmed loses the rest, and says so. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Each request from its start to its last completion, by its address: the hooks themselves, for both planes. Who includes this
- * says in request_done() what becomes of a request that is done.
+ * says in request_done() what becomes of a request that is done, and by ONLY_PROCESSES that it asks for neither threads nor cgroups.
  */
 #ifndef KERNO_REQUESTS_H
 #define KERNO_REQUESTS_H
@@ -48,11 +48,14 @@ const volatile __u32 cfg_flush_seq_bit = 4; /* of RQF_FLUSH_SEQ: a macro until 6
 const volatile __u32 cfg_device_count = 0;
 const volatile __u32 cfg_devices[MAX_FILTER_DEVICES] = {};
 
+/* Summaries tell of processes; the way to the cgroup's number is four loads that nothing has brought into the cache. */
 struct submitter {
+#ifndef ONLY_PROCESSES
 	__u64 cgroup_id;
-	__u32 pid;
 	__u32 tid;
-	char comm[TASK_COMM_LEN];
+#endif
+	__u32 pid;
+	char comm[TASK_COMM_LEN] __attribute__((aligned(8)));
 };
 
 struct pending {
@@ -89,12 +92,12 @@ struct {
 static __noinline void forget_stale(const struct request *rq)
 {
 	count_untracked();
-	requests_end(rq);
+	requests_leave(requests_place(rq));
 }
 
-static __always_inline struct pending *pending_of(const struct request *rq)
+static __always_inline struct pending *pending_in(struct requests_place place, const struct request *rq)
 {
-	struct pending *pending = requests_find(rq);
+	struct pending *pending = requests_at(place);
 
 	/*
 	 * An earlier request's, whose completion was never seen, nor the start of this one: the kernel can skip both (docs/decisions/
@@ -110,6 +113,11 @@ static __always_inline struct pending *pending_of(const struct request *rq)
 		return NULL;
 	}
 	return pending;
+}
+
+static __always_inline struct pending *pending_of(const struct request *rq)
+{
+	return pending_in(requests_place(rq), rq);
 }
 
 /* NULL for the requests of a queue that belongs to no disk (controllers' own commands, tapes). */
@@ -169,18 +177,22 @@ static __always_inline void current_submitter(struct submitter *submitter)
 {
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
 
+#ifndef ONLY_PROCESSES
 	submitter->cgroup_id = bpf_get_current_cgroup_id();
-	submitter->pid = pid_tgid >> 32;
 	submitter->tid = pid_tgid;
+#endif
+	submitter->pid = pid_tgid >> 32;
 	bpf_get_current_comm(submitter->comm, sizeof(submitter->comm));
 }
 
 /* The same from the task itself, without a call. */
 static __always_inline void submitting_task(struct submitter *submitter, const struct task_struct *task)
 {
+#ifndef ONLY_PROCESSES
 	submitter->cgroup_id = task->cgroups->dfl_cgrp->kn->id;
-	submitter->pid = task->tgid;
 	submitter->tid = task->pid;
+#endif
+	submitter->pid = task->tgid;
 	comm_of(submitter->comm, task);
 }
 
@@ -481,14 +493,14 @@ int BPF_PROG(on_block_rq_requeue_q, struct request_queue *q, struct request *rq)
 SEC("tp_btf/block_rq_merge")
 int BPF_PROG(on_block_rq_merge, struct request *rq)
 {
-	requests_end(rq);
+	requests_leave(requests_place(rq));
 	return 0;
 }
 
 SEC("tp_btf/block_rq_merge")
 int BPF_PROG(on_block_rq_merge_q, struct request_queue *q, struct request *rq)
 {
-	requests_end(rq);
+	requests_leave(requests_place(rq));
 	return 0;
 }
 
@@ -509,14 +521,15 @@ static __always_inline void done(const struct pending *pending, __u64 now)
 SEC("tp_btf/block_rq_complete")
 int BPF_PROG(on_block_rq_complete, struct request *rq, int error, unsigned int nr_bytes)
 {
-	struct pending *pending = pending_of(rq);
+	struct requests_place place = requests_place(rq);
+	struct pending *pending = pending_in(place, rq);
 	__u64 now;
 
 	if (!pending)
 		return 0;
 	if (pending->refused) {
 		if (nr_bytes >= rq->__data_len)
-			requests_end(rq);
+			requests_leave(place);
 		return 0;
 	}
 	now = bpf_ktime_get_ns();
@@ -528,13 +541,13 @@ int BPF_PROG(on_block_rq_complete, struct request *rq, int error, unsigned int n
 	}
 	/* The second completion of a write that a flush had to follow, and the only one of an empty flush: no I/O of theirs. */
 	if (pending->reported || (!nr_bytes && pending->flags & FLAG_PREFLUSH && pending->op_code != REQ_OP_FLUSH)) {
-		requests_end(rq);
+		requests_leave(place);
 		return 0;
 	}
 	if (!pending->issued_ns) {
 		/* Ended before it got to the device: with an error that is news, without one there was nothing to do. */
 		if (!pending->error) {
-			requests_end(rq);
+			requests_leave(place);
 			return 0;
 		}
 		if (!pending->part_done) {
@@ -547,7 +560,7 @@ int BPF_PROG(on_block_rq_complete, struct request *rq, int error, unsigned int n
 	if (pending->op_code != REQ_OP_FLUSH && in_flush_sequence(rq))
 		pending->reported = 1;
 	else
-		requests_end(rq);
+		requests_leave(place);
 	return 0;
 }
 
