@@ -6,10 +6,16 @@ use rustix::time::{ClockId, clock_gettime};
 use super::identities::Identities;
 use super::tasks::{ProcessAccount, Tasks};
 use super::unseen::unseen;
-use crate::probe::{CancelToken, Host, LoadError};
+use crate::probe::{CancelToken, Host, LoadError, parallel};
 use crate::signals::{self, SignalInfo};
 use kerno_model::SummaryLoss;
 use kerno_model::{CostOfObserving, HostFacts, Missing, SCHEMA_VERSION, Span, Window};
+
+/// What is loaded at once.
+enum Part {
+    Tasks(Box<Result<Tasks, LoadError>>),
+    Signal(&'static SignalInfo, Result<Box<dyn Sampler>, LoadError>),
+}
 
 /// What to observe.
 #[derive(Clone, Debug, Default)]
@@ -150,14 +156,20 @@ impl Observer {
     #[doc(hidden)]
     pub fn start_on(options: ObserverOptions, host: Host) -> Result<Self, LoadError> {
         let wanted = options.wanted()?;
-        let mut tasks = Tasks::load(&host)?;
+        let parts = std::iter::once(None).chain(wanted.into_iter().map(Some)).collect();
+        let parts = parallel::each(parts, |part: Option<&'static SignalInfo>| match part {
+            None => Part::Tasks(Box::new(Tasks::load(&host))),
+            Some(info) => Part::Signal(info, (info.sampler)(&host)),
+        });
+        let mut tasks = None;
         let mut missing = Vec::new();
         let mut samplers: Vec<(&'static SignalInfo, Box<dyn Sampler>)> = Vec::new();
         let mut first_error = None;
-        for info in wanted {
-            match (info.sampler)(&host) {
-                Ok(sampler) => samplers.push((info, sampler)),
-                Err(error) => {
+        for part in parts {
+            match part {
+                Part::Tasks(loaded) => tasks = Some((*loaded)?),
+                Part::Signal(info, Ok(sampler)) => samplers.push((info, sampler)),
+                Part::Signal(info, Err(error)) => {
                     missing.push(Missing { signal: info.name.into(), what: "all".into(), reason: error.reason() });
                     first_error.get_or_insert(error);
                 }
@@ -174,6 +186,7 @@ impl Observer {
         if let (true, Some(error)) = (samplers.is_empty(), first_error) {
             return Err(error);
         }
+        let mut tasks = tasks.map_or_else(|| Tasks::load(&host), Ok)?;
         let running: Vec<&str> = samplers.iter().map(|(info, _)| info.name).collect();
         missing.extend(unseen(&running));
         let facts = super::host_facts(&host);

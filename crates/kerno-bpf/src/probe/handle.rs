@@ -4,13 +4,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use aya::Ebpf;
 use aya::maps::{Map, MapData, PerCpuArray};
 
+use super::btf::Btf;
 use super::cancel::Flag;
 use super::counters::{Counters, WireCounters};
 use super::error::{LoadError, chain};
-use super::object::{self, Object};
+use super::object::{Loaded, Object};
 use super::plan::{Placed, Plan, Signal};
 use super::ring::Ring;
 use crate::EventType;
@@ -106,7 +106,7 @@ pub(super) struct Shared {
 /// What is ours in the kernel, besides the ring's mapping.
 struct KernelSide {
     /// Programs, links and the maps that only programs use.
-    programs: Option<Ebpf>,
+    programs: Option<Loaded>,
     events: Option<MapData>,
     counters: Option<PerCpuArray<MapData, WireCounters>>,
     /// As last read, for after the close.
@@ -125,7 +125,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    pub(super) fn load<S: Signal>(plan: &mut Plan, btf: &aya::Btf, ring_bytes: u32) -> Result<Self, LoadError> {
+    pub(super) fn load<S: Signal>(plan: &mut Plan, btf: &Btf, ring_bytes: u32) -> Result<Self, LoadError> {
         let mut programs = Object { name: S::NAME, data: S::OBJECT }.load(plan, btf)?;
         let missing = |name: &str| LoadError::Refused {
             what: format!("the {} object", S::NAME),
@@ -158,8 +158,8 @@ impl Shared {
     fn attach(&self, programs: &[Placed]) -> Result<(), LoadError> {
         let mut kernel = lock(&self.kernel);
         // None when it was closed; then there is nothing to attach.
-        for ebpf in kernel.programs.iter_mut() {
-            object::attach(ebpf, programs)?;
+        for loaded in kernel.programs.iter_mut() {
+            loaded.attach(programs)?;
         }
         self.attached.store(true, Ordering::SeqCst);
         Ok(())
@@ -184,8 +184,7 @@ impl Shared {
 
     fn program_ids(&self) -> Vec<u32> {
         let kernel = lock(&self.kernel);
-        let programs = kernel.programs.iter().flat_map(Ebpf::programs);
-        programs.filter_map(|(_, program)| program.info().ok()).map(|info| info.id()).collect()
+        kernel.programs.iter().flat_map(Loaded::program_ids).collect()
     }
 
     /// True when every event that was emitted has been read or counted as lost.
@@ -264,7 +263,7 @@ impl KernelSide {
             self.last.untracked = wire.iter().map(|cpu| cpu.untracked).sum();
         }
         if let Some(programs) = &self.programs {
-            self.last.missed_runs = object::missed_runs(programs);
+            self.last.missed_runs = programs.missed_runs();
         }
         self.last
     }

@@ -136,7 +136,7 @@ pub(super) fn hooks_exist(host: &Host, plan: &Plan) -> Result<(), LoadError> {
         let there = match hook {
             Hook::Tracepoint(name) => host.tracepoint_arity(name).is_some(),
             Hook::FunctionExit(name) => host.function_arity(name).is_some(),
-            Hook::Seed(name) | Hook::Iterator(name) => btf.index.has_iterator(name),
+            Hook::Seed(name) | Hook::Iterator(name) => btf.has_iterator(name),
         };
         if !there {
             return Err(LoadError::Kernel(format!("this kernel ({}) has no {}", host.release, hook.display())));
@@ -193,7 +193,7 @@ impl<S: Signal> Loader for SignalLoader<S> {
         }
         let btf = host.btf().map_err(|reason| LoadError::Kernel(reason.to_owned()))?;
         super::host::lift_memlock(host.version);
-        let shared = Arc::new(Shared::load::<S>(&mut plan, &btf.relocations, self.options.ring_bytes)?);
+        let shared = Arc::new(Shared::load::<S>(&mut plan, btf, self.options.ring_bytes)?);
         self.shared = Some(Arc::clone(&shared));
         Ok(Prepared::new(shared, plan))
     }

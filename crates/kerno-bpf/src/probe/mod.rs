@@ -13,6 +13,7 @@ mod loader;
 pub(crate) mod meminfo;
 mod object;
 mod options;
+pub(crate) mod parallel;
 mod plan;
 mod ring;
 mod set;

@@ -16,6 +16,9 @@ use crate::{RawEvent, RawEventBuf};
 /// How long a reader sleeps at most before it looks by itself: rings below their wake-up mark wake nobody.
 const TICK: Duration = Duration::from_millis(100);
 
+/// And at first: who has just begun to watch need not wait so long for what is there already.
+const FIRST_TICK: Duration = Duration::from_millis(2);
+
 /// How long, after the programs were detached, to wait for the records that are still being written.
 const SETTLE: Duration = Duration::from_millis(500);
 
@@ -52,6 +55,8 @@ pub struct Events {
     epoll: OwnedFd,
     cancel: CancelToken,
     buffered: VecDeque<RawEventBuf>,
+    /// How long to sleep next; grows up to [`TICK`].
+    tick: Duration,
     ending_since: Option<Instant>,
 }
 
@@ -74,7 +79,14 @@ impl Events {
                 .transpose()
                 .map_err(wait)?;
         }
-        Ok(Self { sources, epoll, cancel: cancel.clone(), buffered: VecDeque::new(), ending_since: None })
+        Ok(Self {
+            sources,
+            epoll,
+            cancel: cancel.clone(),
+            buffered: VecDeque::new(),
+            tick: FIRST_TICK,
+            ending_since: None,
+        })
     }
 
     /// Hands what is there to `f`, waiting up to `timeout` for the first event. Returns after one pass over the rings, or when `f`
@@ -105,7 +117,8 @@ impl Events {
             if left.is_zero() {
                 return Ok(Batch::Idle);
             }
-            self.wait(if ended { Duration::from_millis(1) } else { left.min(TICK) })?;
+            self.wait(if ended { Duration::from_millis(1) } else { left.min(self.tick) })?;
+            self.tick = TICK.min(2 * self.tick);
         }
     }
 

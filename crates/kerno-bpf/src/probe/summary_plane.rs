@@ -7,7 +7,6 @@ use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
-use aya::Ebpf;
 use aya::maps::{Array, Map, MapData, PerCpuArray};
 use kerno_model::SummaryLoss;
 use memmap2::{MmapOptions, MmapRaw};
@@ -15,14 +14,14 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::counters::WireCounters;
 use super::error::{LoadError, chain};
-use super::object::{self, Object};
+use super::object::{Loaded, Object};
 use super::plan::{Placed, Plan};
 use super::{Host, loader, sys};
 
 /// One object's programs and maps. Dropping it detaches and unloads everything.
 pub(crate) struct SummaryPrograms {
     object: Object,
-    ebpf: Ebpf,
+    loaded: Loaded,
     programs: Vec<Placed>,
     counters: Option<PerCpuArray<MapData, WireCounters>>,
 }
@@ -43,26 +42,26 @@ impl SummaryPrograms {
         let btf = host.btf().map_err(|reason| LoadError::Kernel(reason.to_owned()))?;
         super::host::lift_memlock(host.version);
         plan.set_if_there("cfg_self_tgid", &std::process::id());
-        let mut ebpf = object.load(&mut plan, &btf.relocations)?;
-        let counters = match ebpf.take_map("counters") {
+        let mut loaded = object.load(&mut plan, btf)?;
+        let counters = match loaded.take_map("counters") {
             None => None,
             Some(map) => Some(
                 PerCpuArray::try_from(map)
                     .map_err(|error| LoadError::Refused { what: "map counters".into(), detail: chain(&error) })?,
             ),
         };
-        Ok(Self { object, ebpf, programs: plan.programs, counters })
+        Ok(Self { object, loaded, programs: plan.programs, counters })
     }
 
     /// Attaches the plan's programs in its order.
     pub(crate) fn attach(&mut self) -> Result<(), LoadError> {
-        object::attach(&mut self.ebpf, &self.programs)
+        self.loaded.attach(&self.programs)
     }
 
     /// Runs an iterator of the plan over what there is now, in the calling thread's network namespace; `buffer` gets what it wrote.
     pub(crate) fn iterate(&mut self, name: &str, buffer: &mut Vec<u8>) -> io::Result<()> {
         buffer.clear();
-        object::run_iterator(&mut self.ebpf, name, buffer)
+        self.loaded.run_iterator(name, buffer)
     }
 
     /// Like [`Self::iterate`] for records that may be very many: adds at most `room` bytes to `buffer` and gives how many bytes found no
@@ -74,12 +73,12 @@ impl SummaryPrograms {
         room: usize,
         ends: bool,
     ) -> io::Result<u64> {
-        object::run_iterator_into(&mut self.ebpf, name, buffer, room, ends)
+        self.loaded.run_iterator_into(name, buffer, room, ends)
     }
 
     /// Maps an array that may be (`BPF_F_MMAPABLE`). The `max_entries` of a `PER_CPU_BLOCK` the plan has set to [`possible_cpus`].
     pub(crate) fn mapped<T: FromBytes>(&mut self, name: &str) -> Result<MappedBlocks<T>, LoadError> {
-        let Some(Map::Array(map)) = self.ebpf.take_map(name) else {
+        let Some(Map::Array(map)) = self.loaded.take_map(name) else {
             return Err(self.object.missing_map(name));
         };
         MappedBlocks::map(map).map_err(|error| LoadError::Io("cannot map a summary", error))
@@ -87,7 +86,7 @@ impl SummaryPrograms {
 
     /// Takes a hash map (`HASH` or `LRU_HASH`) of plain keys and values.
     pub(crate) fn hash<K, V>(&mut self, name: &str) -> Result<KernelHash<K, V>, LoadError> {
-        match self.ebpf.take_map(name) {
+        match self.loaded.take_map(name) {
             Some(Map::HashMap(map) | Map::LruHashMap(map)) => KernelHash::new(map).ok_or(()),
             _ => Err(()),
         }
@@ -96,7 +95,7 @@ impl SummaryPrograms {
 
     /// Tells the kernel side that a window began (window.h): what has no difference starts anew.
     pub(crate) fn begin_window(&mut self, now_ns: u64) {
-        if let Some(mut window) = self.ebpf.map_mut("window").and_then(|map| Array::<_, u64>::try_from(map).ok()) {
+        if let Some(mut window) = self.loaded.map_mut("window").and_then(|map| Array::<_, u64>::try_from(map).ok()) {
             // Without it maxima are those since the load: nothing to stop for.
             let _ = window.set(0, now_ns, 0);
         }
@@ -105,14 +104,14 @@ impl SummaryPrograms {
     /// Sets the only element of an array that the kernel side reads.
     pub(crate) fn tell(&mut self, name: &str, value: u32) -> io::Result<()> {
         let map =
-            self.ebpf.map_mut(name).ok_or_else(|| io::Error::other(format!("no map {name}; the build is broken")))?;
+            self.loaded.map_mut(name).ok_or_else(|| io::Error::other(format!("no map {name}; the build is broken")))?;
         let mut array = Array::<_, u32>::try_from(map).map_err(io::Error::other)?;
         array.set(0, value, 0).map_err(io::Error::other)
     }
 
     /// What the kernel side counted as missing since it was loaded.
     pub(crate) fn loss(&self) -> SummaryLoss {
-        let mut loss = SummaryLoss { missed_runs: object::missed_runs(&self.ebpf), ..SummaryLoss::default() };
+        let mut loss = SummaryLoss { missed_runs: self.loaded.missed_runs(), ..SummaryLoss::default() };
         for cpu in self.counters.iter().filter_map(|map| map.get(&0, 0).ok()).flat_map(|cpus| cpus.to_vec()) {
             loss.overflow += cpu.overflow;
             loss.untracked += cpu.untracked;

@@ -98,15 +98,12 @@ fn from_kernel(args: &DoctorArgs, config: &Config) -> anyhow::Result<Option<Seve
 }
 
 fn start(args: &DoctorArgs, config: &Config) -> anyhow::Result<Observer> {
-    // The parsed BTF it holds goes before the signals load theirs.
-    {
-        let host = Host::detect();
-        if let Some(lacking) = privileges::lacking(&host, "doctor") {
-            bail!(lacking);
-        }
-        if !host.initial_pid_namespace && !args.quiet {
-            note("note: this is not the host's pid namespace: process ids are the host's");
-        }
+    let host = Host::detect();
+    if let Some(lacking) = privileges::lacking(&host, "doctor") {
+        bail!(lacking);
+    }
+    if !host.initial_pid_namespace && !args.quiet {
+        note("note: this is not the host's pid namespace: process ids are the host's");
     }
     let chosen = match (&args.signals[..], &config.doctor.signals) {
         ([], Some(configured)) => configured.clone(),
@@ -114,7 +111,10 @@ fn start(args: &DoctorArgs, config: &Config) -> anyhow::Result<Observer> {
     };
     let signals = if chosen.iter().any(|name| name == ALL) { Vec::new() } else { chosen };
     let options = ObserverOptions { signals, redact: is_redacted(args, config) };
-    Observer::start(options).context("cannot watch this machine")
+    // It finds the index of the kernel's types that this host holds.
+    let observer = Observer::start(options).context("cannot watch this machine");
+    drop(host);
+    observer
 }
 
 fn is_redacted(args: &DoctorArgs, config: &Config) -> bool {

@@ -41,7 +41,7 @@ pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn load(set: &mut LoaderSet, lenient: bool) -> anyhow::Result<()> {
-    // The parsed BTF it holds goes when everything is loaded.
+    // The index of the kernel's types that it holds goes when everything is loaded.
     let host = Host::detect();
     if let Some(lacking) = privileges::lacking(&host, "trace") {
         bail!(lacking);
