@@ -333,7 +333,7 @@ impl<'a> Ties<'a> {
 
     /// Slow connects of someone whose connections go to that listener.
     pub(crate) fn slow_connect_to_listener(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
-        if !self.slow_calls(consequence).iter().any(|call| *call == "connect") {
+        if !self.slow_calls(consequence).contains(&"connect") {
             return None;
         }
         let pid = consequence.subject.pid()?;

@@ -7,7 +7,7 @@ use kerno_model::{
     Window,
 };
 
-use super::{cpus, representative, seconds};
+use super::{cpus, seconds};
 use crate::causes::Tie;
 use crate::title::title;
 use crate::{Words, rule, suffers};
@@ -205,6 +205,15 @@ fn culprit<'a>(
     };
     let scored = running().map(|group| (u128::from(held(group)) * u128::from(group.run_ns), group));
     scored.filter(|(score, _)| *score > 0).max_by_key(|(score, _)| *score).map(|(_, group)| group)
+}
+
+/// Who stands for several processes that use the CPU together, of which the busiest comes first: the oldest of those that used about
+/// as much as that one. Which of them is the busiest changes from window to window, and with it the identity of a finding would.
+fn representative(window: &Window, pids: &[u32]) -> Option<u32> {
+    let used = |pid: &u32| window.process(*pid).map_or(0, |process| process.used.run_ns);
+    let started = |pid: &u32| window.process(*pid).map_or(u64::MAX, |process| process.started_ns);
+    let most = pids.first().map(used)?;
+    pids.iter().copied().filter(|pid| used(pid) >= most / 2).min_by_key(|pid| (started(pid), *pid))
 }
 
 #[allow(clippy::cast_precision_loss, reason = "times and counts of a window")]

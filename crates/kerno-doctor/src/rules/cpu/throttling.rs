@@ -2,7 +2,7 @@ use kerno_model::amount::{millis, share as percent};
 use kerno_model::paths::is_within;
 use kerno_model::{CgroupThrottle, Entity, Fact, Finding, Limit, Safety, Scope, Severity, Subject, Unit, Window};
 
-use super::{cpus, representative, seconds};
+use super::{cpus, seconds};
 use crate::shell::word;
 use crate::title::title;
 use crate::{Words, rule};
@@ -65,7 +65,7 @@ fn share(cgroup: &CgroupThrottle) -> f64 {
 fn finding(window: &Window, rule: &CpuThrottling, cgroup: &CgroupThrottle, share: f64) -> Finding {
     let severity = if share >= rule.critical_share { Severity::Critical } else { Severity::Warning };
     let period_us = cgroup.period_us.max(1) as f64;
-    let top = representative(window, &cgroup.pids);
+    let top = cgroup.pids.first().copied();
     let mut subject = top.map_or_else(Subject::default, |pid| Subject::process(window, pid, ""));
     subject.cgroup = Some(cgroup.path.clone());
     let mut finding = CpuThrottling::finding(severity)
@@ -79,7 +79,7 @@ fn finding(window: &Window, rule: &CpuThrottling, cgroup: &CgroupThrottle, share
         .measured("throttled_seconds", seconds(cgroup.throttled_ns), Unit::Seconds, None)
         .measured("limit", cgroup.quota_us as f64 / period_us, Unit::Count, None)
         .measured("used", seconds(cgroup.used_ns) / window.seconds(), Unit::Count, None);
-    let others = cgroup.pids.iter().filter(|pid| Some(**pid) != top);
+    let others = cgroup.pids.iter().skip(1);
     let running = others.filter(|pid| window.process(**pid).is_some_and(|process| process.used.run_ns > 0));
     finding.victims = running.map(|pid| Subject::process(window, *pid, "")).collect();
     finding.excess = share / rule.warning_share;

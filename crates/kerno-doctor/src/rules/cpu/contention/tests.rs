@@ -220,3 +220,17 @@ fn a_crowd_and_a_starved_process_are_told_apart() {
     sched(&mut window).runnable = [(0.0, 3.0)].into_iter().collect();
     assert_eq!(variant(&window), "starvation");
 }
+
+#[test]
+fn the_oldest_of_the_busiest_stands_for_all() {
+    let mut window = Window::default();
+    for (pid, run_ns, started_ns) in [(10, 100, 1_000), (11, 950, 2_000), (12, 1_000, 3_000), (13, 1_000, 2_000)] {
+        let used = TaskUse { run_ns, ..TaskUse::default() };
+        window.processes.insert(pid, Process { pid, started_ns, used, ..Process::default() });
+    }
+    assert_eq!(representative(&window, &[12, 13, 11, 10]), Some(11));
+    assert_eq!(representative(&window, &[13, 11, 12, 10]), Some(11), "whichever is the busiest");
+    assert_eq!(representative(&window, &[12, 10]), Some(12), "the other one is idle");
+    assert_eq!(representative(&window, &[7]), Some(7), "nothing is known of it");
+    assert_eq!(representative(&window, &[]), None);
+}
