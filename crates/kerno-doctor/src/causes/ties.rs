@@ -360,10 +360,7 @@ impl<'a> Ties<'a> {
 
     /// Slow connects of the process whose connects fail.
     pub(crate) fn slow_connect(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
-        self.slow_calls(consequence)
-            .iter()
-            .any(|call| *call == "connect")
-            .then(|| self.same_process(cause, consequence))?
+        self.slow_calls(consequence).contains(&"connect").then(|| self.same_process(cause, consequence))?
     }
 
     /// Failed opens of the same process.
