@@ -14,7 +14,7 @@ mod tests {
 
     const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/report.schema.json");
 
-    /// Set `KERNO_WRITE_DOCS=1` to write it anew.
+    /// Set `KERNO_WRITE_DOCS=1` to regenerate it.
     #[test]
     fn the_file_is_current() {
         let text = serde_json::to_string_pretty(&json_schema()).unwrap() + "\n";
@@ -23,7 +23,7 @@ mod tests {
         }
         assert!(
             std::fs::read_to_string(FILE).unwrap_or_default() == text,
-            "docs/report.schema.json: write it anew with KERNO_WRITE_DOCS=1"
+            "docs/report.schema.json is out of date; regenerate it with KERNO_WRITE_DOCS=1"
         );
     }
 
@@ -33,7 +33,7 @@ mod tests {
         conforms(&serde_json::to_value(report()).unwrap(), &schema, &schema, "report");
     }
 
-    /// Checks the parts of JSON Schema that are used here: references, types, required and known properties, items, choices.
+    /// Checks the parts of JSON Schema that are used here: references, types, required and known properties, items and choices.
     fn conforms(value: &Value, schema: &Value, root: &Value, place: &str) {
         if let Some(pointer) = schema["$ref"].as_str() {
             let target = root.pointer(pointer.trim_start_matches('#')).unwrap_or_else(|| panic!("{place}: {pointer}"));
