@@ -414,13 +414,13 @@ pub const NEVER_NORMAL: &[ErrorGroup] = &[
 
 /// Errors that mean that a resource ran out or something broke. Even a few of them matter.
 pub const GRAVE_ERRORS: &[(i32, &str)] = &[
-    (e::ENOSPC, "the file system is full, or a limit such as that on watches is reached"),
-    (e::EDQUOT, "the quota is used up"),
-    (e::EIO, "the device or the file system fails"),
-    (e::EROFS, "the file system is read-only, perhaps after an error"),
-    (e::EMFILE, "the process has reached its limit on file descriptors"),
-    (e::ENFILE, "the machine has reached its limit on open files"),
-    (e::ENOMEM, "there is no memory, or the process has reached its limit on mappings"),
+    (e::ENOSPC, "The file system is full, or another limit that gives this error is reached."),
+    (e::EDQUOT, "The disk quota is used up."),
+    (e::EIO, "The device or the file system fails."),
+    (e::EROFS, "The file system is read-only, perhaps because of an earlier error."),
+    (e::EMFILE, "The process has reached its limit of open file descriptors."),
+    (e::ENFILE, "The machine has reached its limit of open files."),
+    (e::ENOMEM, "No memory is left, or the process has as many mappings as it may have."),
 ];
 
 /// Whether a call waits by design, so that a long one is no symptom.
