@@ -11,8 +11,6 @@ pub mod report;
 mod rule;
 mod rules;
 pub(crate) mod shell;
-#[cfg(test)]
-mod testing;
 pub(crate) mod title;
 
 pub use rule::{Rule, ThresholdError, ThresholdInfo, Thresholds, Words};

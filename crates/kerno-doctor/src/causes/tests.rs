@@ -3,8 +3,8 @@ use crate::{rank, report};
 use kerno_model::errno;
 use kerno_model::{
     Address, BlockedTask, CgroupThrottle, DiskDevice, DiskOpStat, DiskSubmitter, DiskSummary, ErrnoCount, Fact,
-    FdSummary, Filesystem, Limit, NamedProcess, OomSummary, Process, RuleId, SchedSummary, Scope, Severity,
-    Span, SyscallOffender, SyscallSummary, WaitsFor,
+    FdSummary, Filesystem, Limit, NamedProcess, OomSummary, Process, RuleId, SchedSummary, Scope, Severity, Span,
+    SyscallOffender, SyscallSummary, WaitsFor,
 };
 
 fn finding(id: &'static str, subject: Subject) -> Finding {

@@ -1,23 +1,43 @@
 //! Opens that fail.
 
-use crate::{Culprit, Finding, Severity, Unit, rule};
-use kerno_model::FileProcess;
-use kerno_model::Window;
-use kerno_model::errno;
+use kerno_model::amount::quantity;
+use kerno_model::{Effect, ErrnoCount, Fact, FileProcess, Finding, Severity, Subject, Unit, Window, errno};
+
+use crate::shell::word;
+use crate::{Words, rule, suffers};
 
 rule! {
     /// The same files again and again.
-    FileOpenStorm = "file_open_storm", "file_audit", "a process tries to open files that it cannot open, again and again",
-        "Counts the opens of each process that fail, and how many of these are on one of the last eight paths that failed: a retry \
-         loop tries the same ones, while a search (a compiler for its headers, an interpreter for its modules) tries many and stays \
-         silent. Opens that succeed are told, as information only, when there are so many that they must cost a good part of a CPU. \
-         When the table of descriptors is full it is fd_track that tells.",
-        judge;
-    failed_per_second: 500.0 PerSecond, 1.0 ..= 1e6, "failed opens a second";
-    failed_share: 0.5 Ratio, 0.01 ..= 1.0, "of all opens of the process";
-    repeated_share: 0.5 Ratio, 0.0 ..= 1.0, "of the failed opens are on one of the last few paths that failed";
-    critical_per_second: 20_000.0 PerSecond, 1.0 ..= 1e7, "critical from so many failed opens a second: much of a CPU";
-    opens_per_second: 50_000.0 PerSecond, 1.0 ..= 1e8, "opens a second, whatever comes of them, that are worth knowing of";
+    FileOpenStorm = "file_open_storm", "file_audit", "a process keeps trying to open files that it cannot open",
+        "Counts the failed opens of each process, and how many of them were of one of the last eight paths that had failed. A retry \
+        loop tries the same paths again, while a search (a compiler for headers, an interpreter for modules) tries many and does not \
+        count. Successful opens are reported, for information only, when there are so many that they cost a good part of a CPU. When \
+        the process has no file descriptor left, fd_track reports it.",
+        judge, words;
+    causes: [OpensFail];
+    suffers: [
+        suffers(Effect::StorageFails, |ties, a, b| ties.failing_storage(a, b), "its opens fail with I/O errors"),
+        suffers(Effect::NoSpace, |ties, a, b| ties.no_space(a, b), "its opens fail for want of space"),
+        suffers(
+            Effect::NoDescriptors,
+            |ties, a, b| ties.no_descriptor(a, b),
+            "its opens fail for want of a file descriptor",
+        ),
+    ];
+    thresholds: {
+        failed_per_second: 500.0 PerSecond, 1.0 ..= 1e6, "failed opens per second";
+        failed_share: 0.5 Ratio, 0.01 ..= 1.0, "failed share of all opens of the process";
+        repeated_share: 0.5 Ratio, 0.0 ..= 1.0, "share of failed opens that are of one of the last few failed paths";
+        critical_per_second: 20_000.0 PerSecond, 1.0 ..= 1e7, "failed opens per second that are critical: much of a CPU";
+        opens_per_second: 50_000.0 PerSecond, 1.0 ..= 1e8, "opens per second, failed or not, that are reported for information";
+    }
+    evidence: {
+        failed_per_second: "failed opens per second";
+        failed_share: "failed share of its opens";
+        repeated_share: "share of failed opens that are of a path that had just failed";
+        same_path: "failures in a row on the last path";
+        opens_per_second: "opens per second";
+    }
 }
 
 /// The processes told of at most: the worst.
@@ -53,44 +73,41 @@ fn storm(window: &Window, process: &FileProcess, rule: &FileOpenStorm) -> Option
         return None;
     }
     let (pid, path) = (process.pid, &process.last_failed_path);
-    let comm = window.name_of(pid, &process.comm);
     let severity = if rate >= rule.critical_per_second { Severity::Critical } else { Severity::Warning };
-    let what = if path.is_empty() { "files" } else { path.as_str() };
-    let title = format!("{comm} ({pid}) fails to open {what}: {rate:.0} times a second, {}", error.name);
-    let mut finding = FileOpenStorm::finding(severity, title)
-        .measured("failed opens", rate, Unit::PerSecond, Some(rule.failed_per_second))
-        .measured("of all its opens", share, Unit::Ratio, Some(rule.failed_share))
-        .measured("on a path that had just failed", repeated, Unit::Ratio, Some(rule.repeated_share))
-        .measured("failed in a row on the last path", float(process.same_path), Unit::Count, None);
-    finding.cause =
-        format!("it tries {what} again at once when that fails with {}, without waiting or giving up", error.name);
-    finding.impact =
-        "it uses CPU time and the locks of the folder for nothing, and what it needs the file for does not happen"
-            .into();
-    finding.culprit = Culprit::process(window, pid, comm);
-    finding.since = process
-        .first_failed_ns
-        .checked_sub(window.span.started_ns)
-        .map(|ns| float(ns) / 1e9)
-        .filter(|since| *since > 0.1 * seconds);
+    let mut finding = FileOpenStorm::finding(severity)
+        .variant("failed")
+        .about(subject(window, process))
+        .fact(Fact::Errno(error.errno))
+        .measured("failed_per_second", rate, Unit::PerSecond, Some(rule.failed_per_second))
+        .measured("failed_share", share, Unit::Ratio, Some(rule.failed_share))
+        .measured("repeated_share", repeated, Unit::Ratio, Some(rule.repeated_share))
+        .measured("same_path", float(process.same_path), Unit::Count, None);
+    if !path.is_empty() {
+        finding = finding.detail("path", path.clone());
+    }
+    let since = process.first_failed_ns.checked_sub(window.span.started_ns).map(|ns| float(ns) / 1e9);
+    finding.since = since.filter(|since| *since > 0.1 * seconds).map(|_| window.moment_ns(process.first_failed_ns));
     finding.excess = rate / rule.failed_per_second;
     if let Some(folder) = folder(path) {
-        let (path, folder) = (quoted(path), quoted(folder));
         finding = finding
-            .look(format!("namei -l {path}"), "which part of the path is missing or closed to it")
-            .look(format!("ls -la {folder}"), "what is there instead");
+            .look(format!("namei -l {}", word(path)), "which part of the path is missing or not accessible")
+            .look(format!("ls -la {}", word(folder)), "what is there instead");
     }
     Some(
         finding
-            .look(
+            .look_at_process(
                 format!("timeout 5 strace -f -e trace=open,openat,openat2 -Z -p {pid}"),
                 "each failed open with its path",
             )
-            .look(
+            .look_at_process(
                 format!("tr '\\0' ' ' < /proc/{pid}/cmdline; ls -l /proc/{pid}/cwd /proc/{pid}/root"),
-                "what it was started with, and where its relative paths begin",
+                "its command line, and where its relative paths start",
             ),
     )
+}
+
+fn subject(window: &Window, process: &FileProcess) -> Subject {
+    Subject::process(window, process.pid, window.name_of(process.pid, &process.comm))
 }
 
 fn many(window: &Window, process: &FileProcess, rule: &FileOpenStorm) -> Option<Finding> {
@@ -98,24 +115,44 @@ fn many(window: &Window, process: &FileProcess, rule: &FileOpenStorm) -> Option<
     if rate < rule.opens_per_second {
         return None;
     }
-    let pid = process.pid;
-    let comm = window.name_of(pid, &process.comm);
-    let title = format!("{comm} ({pid}) opens {rate:.0} files a second");
-    let mut finding = FileOpenStorm::finding(Severity::Info, title).measured(
-        "opens",
+    let mut finding = FileOpenStorm::finding(Severity::Info).variant("many").about(subject(window, process)).measured(
+        "opens_per_second",
         rate,
         Unit::PerSecond,
         Some(rule.opens_per_second),
     );
-    finding.cause = "it opens files for each piece of work, or walks a large tree".into();
-    finding.impact = "opening takes a good part of a CPU".into();
-    finding.culprit = Culprit::process(window, pid, comm);
     finding.excess = rate / rule.opens_per_second;
     finding.confidence = 0.6;
-    Some(
-        finding
-            .look(format!("timeout 5 strace -f -c -e trace=file -p {pid}"), "which calls it makes, and how many fail"),
-    )
+    let count = format!("timeout 5 strace -f -c -e trace=file -p {}", process.pid);
+    Some(finding.look_at_process(count, "which calls it makes, and how many fail"))
+}
+
+fn words(finding: &Finding) -> Words {
+    let who = finding.subject.label().unwrap_or_else(|| "a process".to_owned());
+    let rate = |name| finding.number(name).map(|rate| quantity(rate, Unit::PerSecond));
+    if finding.variant == "many" {
+        return Words {
+            title: format!(
+                "{who} opens many files{}",
+                rate("opens_per_second").map_or_else(String::new, |r| format!(": {r}"))
+            ),
+            cause: "It opens files for each piece of work, or walks a large tree.".into(),
+            impact: "The opens take a good part of a CPU.".into(),
+            ..Words::default()
+        };
+    }
+    let path = finding.text("path").unwrap_or("files");
+    let error = finding.errnos().next().map(|error| ErrnoCount::new(error, 0).name);
+    let numbers: Vec<_> = error.iter().cloned().chain(rate("failed_per_second")).collect();
+    let numbers = if numbers.is_empty() { String::new() } else { format!(": {}", numbers.join(", ")) };
+    let with = error.map_or_else(String::new, |error| format!(" with {error}"));
+    Words {
+        title: format!("{who} fails to open {path}{numbers}"),
+        cause: format!("It retries at once when the open fails{with}, without waiting or giving up."),
+        impact: "It wastes CPU time and contends for the locks of the directory. What it needs the file for does not happen."
+            .into(),
+        ..Words::default()
+    }
 }
 
 /// The folder of an absolute path; relative ones begin where the process is.
@@ -124,17 +161,12 @@ fn folder(path: &str) -> Option<&str> {
     Some(if folder.is_empty() { "/" } else { folder })
 }
 
-/// As one word of a shell, whatever is in it.
-fn quoted(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::Thresholds;
-    use kerno_model::FileSummary;
-    use kerno_model::{ErrnoCount, Span};
+    use crate::rules::testing::words_hold;
+    use kerno_model::{FileSummary, Span};
 
     fn process(opens: u64, failed: u64, repeated: u64) -> FileProcess {
         FileProcess {
@@ -157,16 +189,19 @@ mod tests {
             file_audit: Some(FileSummary { processes: vec![process], ..FileSummary::default() }),
             ..Window::default()
         };
-        judge(&window, &FileOpenStorm::with(&Thresholds::default()))
+        let findings = judge(&window, &FileOpenStorm::with(&Thresholds::default()));
+        findings.iter().for_each(words_hold);
+        findings
     }
 
     #[test]
     fn a_retry_loop_is_found_with_its_path() {
         let findings = found(process(6500, 6400, 6399));
         assert_eq!(findings.len(), 1);
-        assert_eq!(findings[0].title, "agent (4711) fails to open /etc/agent's.conf: 640 times a second, ENOENT");
-        assert_eq!((findings[0].severity, findings[0].culprit.pid), (Severity::Warning, Some(4711)));
-        assert_eq!(findings[0].since, Some(3.0));
+        assert_eq!(crate::words(&findings[0]).title, "agent (4711) fails to open /etc/agent's.conf: ENOENT, 640/s");
+        assert_eq!((findings[0].severity, findings[0].subject.pid()), (Severity::Warning, Some(4711)));
+        assert_eq!(findings[0].since.map(|since| since.monotonic_ns), Some(4_000_000_000));
+        assert_eq!(findings[0].errnos().collect::<Vec<_>>(), [errno::ENOENT]);
         assert_eq!(findings[0].fixes[0].command, r"namei -l '/etc/agent'\''s.conf'");
         assert_eq!(found(process(300_000, 300_000, 299_999))[0].severity, Severity::Critical);
     }
@@ -185,6 +220,7 @@ mod tests {
     fn an_enormous_rate_of_good_opens_is_information() {
         let findings = found(process(600_000, 0, 0));
         assert_eq!((findings.len(), findings[0].severity), (1, Severity::Info));
+        assert_eq!(crate::words(&findings[0]).title, "agent (4711) opens many files: 60,000/s");
     }
 
     #[test]
@@ -192,6 +228,8 @@ mod tests {
         assert_eq!(folder("/etc/x"), Some("/etc"));
         assert_eq!(folder("/x"), Some("/"));
         assert_eq!(folder("x/y"), None);
-        assert_eq!(quoted("a; rm -rf /"), "'a; rm -rf /'");
+        let mut hostile = process(6500, 6400, 6399);
+        hostile.last_failed_path = "/tmp/a; rm -rf /".into();
+        assert_eq!(found(hostile)[0].fixes[1].command, "ls -la '/tmp/a; rm -rf '");
     }
 }

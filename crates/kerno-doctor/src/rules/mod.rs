@@ -1,21 +1,38 @@
 //! The rules, by theme. A new one is a file in its theme and a line in [`ALL`].
 
+mod calls;
 mod cpu;
 mod descriptors;
+mod files;
 mod memory;
+mod network;
+mod storage;
+#[cfg(test)]
+mod testing;
 mod waits;
 
 use crate::Rule;
 
-/// Every rule, in the order of the signals that they need.
+/// Every rule, in the order of the signals that they need. Where several findings would explain another equally well, the one whose rule
+/// comes first here does.
 pub static ALL: &[Rule] = &[
+    calls::latency::SyscallLatencyHigh::RULE,
+    calls::error_rate::SyscallErrorRate::RULE,
+    network::loss::RetransmitStorm::RULE,
+    network::round_trips::RttInflation::RULE,
+    network::connects::ConnectFailures::RULE,
+    network::queue::AcceptQueueOverflow::RULE,
     memory::kill::OomKilled::RULE,
     memory::imminent::OomImminent::RULE,
     memory::pressure::MemoryPressure::RULE,
+    storage::bottleneck::DiskBottleneck::RULE,
+    storage::errors::DiskErrors::RULE,
+    storage::full::DiskFull::RULE,
     cpu::contention::SchedulerContention::RULE,
     cpu::throttling::CpuThrottling::RULE,
     cpu::steal::CpuSteal::RULE,
     waits::BlockedTasks::RULE,
     descriptors::exhaustion::FdExhaustion::RULE,
     descriptors::leak::FdLeak::RULE,
+    files::FileOpenStorm::RULE,
 ];

@@ -204,7 +204,7 @@ const fn cause(kind: WaitsFor) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::words_hold;
+    use crate::rules::testing::words_hold;
     use crate::{Thresholds, words};
     use kerno_model::{Safety, SchedSummary};
 

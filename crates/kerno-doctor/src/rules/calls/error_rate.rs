@@ -1,23 +1,45 @@
-use super::{MAX_FINDINGS, by_process, exemplars, float, since};
+//! Calls that fail.
+
+use kerno_model::amount::quantity;
+use kerno_model::{
+    Effect, ErrnoCount, Fact, Finding, Limit, Severity, Subject, SyscallOffender, SyscallSummary, Unit, Window, errno,
+};
+
+use super::{MAX_FINDINGS, by_process, exemplars, float, since, who};
 use crate::knowledge::normal;
-use crate::{Culprit, Finding, Severity, Unit, rule};
-use kerno_model::Window;
-use kerno_model::errno;
-use kerno_model::{SyscallOffender, SyscallSummary};
+use crate::{Words, rule, suffers};
 
 rule! {
     /// System calls that fail in a way that is not normal life.
     SyscallErrorRate = "syscall_error_rate", "syscall_latency", "a process's system calls fail",
-        "Counts the errors of each process that are not normal life (EAGAIN, EINTR, ENOENT on a search and their kin are; the table \
-         of them has the reasons). Of errors that say that something ran out or broke (ENOSPC, EDQUOT, EIO, EMFILE, ENFILE, ENOMEM, \
-         a full table of processes) a handful matters; EROFS needs ten times as many, as programs try to write caches beside \
-         themselves; of any other many a second. Opens that are not allowed and are on ever other paths are a look into what belongs to \
-         others, as monitors take.",
-        judge;
-    grave_per_second: 1.0 PerSecond, 0.01 ..= 1e6, "errors a second that say that something ran out or broke";
-    grave_critical: 5.0 PerSecond, 0.01 ..= 1e6, "critical from so many of those a second";
-    min_grave: 3.0 Count, 1.0 ..= 1e6, "so many of those in the window at least";
-    other_per_second: 200.0 PerSecond, 1.0 ..= 1e7, "errors a second of any other kind";
+        "Counts the errors of each process, except those that are normal, such as EAGAIN, EINTR, or ENOENT in a search. A few errors \
+        are enough when they mean that something ran out or broke (ENOSPC, EDQUOT, EIO, EMFILE, ENFILE, ENOMEM, or the limit of \
+        processes). EROFS needs ten times as many, because programs try to write caches next to their files. Any other error needs \
+        many per second. Opens without permission do not count when they are of ever new paths: monitors look into everything.",
+        judge, words;
+    causes: [];
+    suffers: [
+        suffers(Effect::StorageFails, |ties, a, b| ties.failing_storage(a, b), "its calls fail with I/O errors"),
+        suffers(Effect::NoSpace, |ties, a, b| ties.no_space(a, b), "its writes fail for want of space"),
+        suffers(
+            Effect::NoDescriptors,
+            |ties, a, b| ties.no_descriptor(a, b),
+            "its calls fail for want of a file descriptor",
+        ),
+        suffers(Effect::ConnectsFail, |ties, a, b| ties.connect_errors(a, b), "its connects fail"),
+        suffers(Effect::OpensFail, |ties, a, b| ties.failed_opens(a, b), "the same failed opens"),
+    ];
+    thresholds: {
+        grave_per_second: 1.0 PerSecond, 0.01 ..= 1e6, "errors per second that mean that something ran out or broke";
+        grave_critical: 5.0 PerSecond, 0.01 ..= 1e6, "such errors per second that are critical";
+        min_grave: 3.0 Count, 1.0 ..= 1e6, "such errors needed in the window";
+        other_per_second: 200.0 PerSecond, 1.0 ..= 1e7, "errors per second of any other kind";
+    }
+    evidence: {
+        failed_per_second: "failed calls per second";
+        failed: "failed calls in the window";
+        share_of_calls: "share of all such calls on this machine";
+    }
 }
 
 /// How much more of it than of other grave errors is needed: programs in a read-only container try and do without.
@@ -27,12 +49,12 @@ const READ_ONLY_FACTOR: f64 = 10.0;
 struct Failing<'a> {
     offender: &'a SyscallOffender,
     errno: i32,
-    error: &'a str,
     count: u64,
     /// Times its threshold.
     excess: f64,
     threshold: f64,
-    grave: Option<&'static str>,
+    /// Something ran out or broke.
+    grave: bool,
 }
 
 fn judge(window: &Window, rule: &SyscallErrorRate) -> Vec<Finding> {
@@ -56,20 +78,18 @@ fn judge_process(
     let searches = searches(window, pid);
     let all = all.filter(|(offender, error)| !(searches && is_closed_to_it(&offender.name, error.errno)));
     let failing = all.filter_map(|(offender, error)| {
-        // Saying the same of fork needs no table: EAGAIN is kept only where it is not normal life.
-        let full = (error.errno == errno::EAGAIN).then_some("the limit of processes or of locked memory is reached");
-        let grave = normal::grave(error.errno).or(full);
-        let threshold = match grave {
-            Some(_) if error.errno == errno::EROFS => rule.grave_per_second * READ_ONLY_FACTOR,
-            Some(_) => rule.grave_per_second,
-            None => rule.other_per_second,
+        let grave = is_grave(error.errno);
+        let threshold = match error.errno {
+            errno::EROFS => rule.grave_per_second * READ_ONLY_FACTOR,
+            _ if grave => rule.grave_per_second,
+            _ => rule.other_per_second,
         };
         let excess = float(error.count) / window.seconds() / threshold;
-        let enough = excess >= 1.0 && (grave.is_none() || float(error.count) >= rule.min_grave);
-        let (errno, name, count) = (error.errno, error.name.as_str(), error.count);
-        enough.then_some(Failing { offender, errno, error: name, count, excess, threshold, grave })
+        let enough = excess >= 1.0 && (!grave || float(error.count) >= rule.min_grave);
+        let (errno, count) = (error.errno, error.count);
+        enough.then_some(Failing { offender, errno, count, excess, threshold, grave })
     });
-    let worst = failing.max_by(|a, b| a.grave.is_some().cmp(&b.grave.is_some()).then(a.excess.total_cmp(&b.excess)))?;
+    let worst = failing.max_by(|a, b| a.grave.cmp(&b.grave).then(a.excess.total_cmp(&b.excess)))?;
     Some(finding(window, summary, pid, &worst, rule))
 }
 
@@ -84,6 +104,42 @@ fn searches(window: &Window, pid: u32) -> bool {
     openers.find(|opener| opener.pid == pid).is_some_and(|opener| opener.repeated * 2 < opener.failed)
 }
 
+/// Whether an error says that something ran out or broke. EAGAIN does: it is kept only where it is not normal, as of fork.
+fn is_grave(error: i32) -> bool {
+    error == errno::EAGAIN || normal::grave(error).is_some()
+}
+
+/// What an error means of calls that have a limit of their own, and a common error for it.
+fn own_limit(call: &str, error: i32) -> Option<&'static str> {
+    match (call, error) {
+        ("inotify_add_watch", errno::ENOSPC) => Some("The limit of inotify watches of its user is reached."),
+        ("inotify_init" | "inotify_init1", errno::EMFILE) => {
+            Some("The limit of inotify instances of its user is reached, by all processes of that user together.")
+        }
+        ("unshare" | "clone" | "clone3", errno::ENOSPC) => {
+            Some("The limit of namespaces (user.max_*_namespaces) is reached.")
+        }
+        ("semget" | "shmget" | "msgget", errno::ENOSPC) => {
+            Some("The limit of semaphores, shared memory segments or message queues is reached.")
+        }
+        _ => None,
+    }
+}
+
+/// What kind of trouble it is: as long as that goes on, the call in front may change.
+fn variant(call: &str, error: i32) -> &'static str {
+    match error {
+        _ if own_limit(call, error).is_some() => "limit",
+        errno::ENOSPC | errno::EDQUOT => "no_space",
+        errno::EIO => "io_error",
+        errno::EROFS => "read_only",
+        errno::EMFILE | errno::ENFILE => "no_descriptor",
+        errno::ENOMEM => "no_memory",
+        errno::EAGAIN => "limit",
+        _ => "other",
+    }
+}
+
 fn finding(
     window: &Window,
     summary: &SyscallSummary,
@@ -91,96 +147,115 @@ fn finding(
     worst: &Failing<'_>,
     rule: &SyscallErrorRate,
 ) -> Finding {
-    let Failing { offender, error, .. } = *worst;
+    let offender = worst.offender;
     let rate = float(worst.count) / window.seconds();
-    let (comm, name) = (window.name_of(pid, &offender.comm), &offender.name);
-    let critical = worst.grave.is_some() && rate * rule.grave_per_second >= rule.grave_critical * worst.threshold;
+    let (name, error) = (offender.name.as_str(), worst.errno);
+    let critical = worst.grave && rate * rule.grave_per_second >= rule.grave_critical * worst.threshold;
     let severity = if critical { Severity::Critical } else { Severity::Warning };
-    let title = format!("{comm} ({pid}) fails in {name} with {error}: {} a second", rounded(rate));
-    let mut finding = SyscallErrorRate::finding(severity, title)
-        .measured(format!("{name} failed with {error}"), rate, Unit::PerSecond, Some(worst.threshold))
-        .measured(format!("{name} failed with {error}, in the window"), float(worst.count), Unit::Count, None);
+    let mut finding = SyscallErrorRate::finding(severity)
+        .variant(variant(name, error))
+        .about(Subject::process(window, pid, window.name_of(pid, &offender.comm)))
+        .fact(Fact::Call(name.to_owned()))
+        .fact(Fact::Errno(error))
+        .measured("failed_per_second", rate, Unit::PerSecond, Some(worst.threshold))
+        .measured("failed", float(worst.count), Unit::Count, None);
+    finding = match error {
+        _ if own_limit(name, error).is_some() => finding,
+        errno::EMFILE => finding.fact(Fact::AtLimit(Limit::Descriptors)),
+        errno::ENFILE => finding.fact(Fact::AtLimit(Limit::OpenFiles)),
+        _ => finding,
+    };
     let made: u64 = summary.by_name(name).map(|stat| stat.calls).sum();
     if made >= worst.count {
         let share = float(worst.count) / float(made.max(1));
-        finding = finding.measured(format!("of all calls of {name} on this machine"), share, Unit::Ratio, None);
+        finding = finding.measured("share_of_calls", share, Unit::Ratio, None);
     }
-    finding.cause = match (worst.grave, name.as_str(), worst.errno) {
-        (_, "inotify_add_watch", errno::ENOSPC) => "the limit of inotify watches of its user is reached".into(),
-        (_, "inotify_init" | "inotify_init1", errno::EMFILE) => {
-            "the limit of inotify instances of its user is reached, of all its processes together".into()
-        }
-        (_, "unshare" | "clone" | "clone3", errno::ENOSPC) => "the limit of namespaces (user.max_*_namespaces) is reached".into(),
-        (_, "semget" | "shmget" | "msgget", errno::ENOSPC) => "the limit of semaphores, shared memory or queues is reached".into(),
-        (_, "mmap" | "mmap2" | "mprotect" | "mremap", errno::ENOMEM) => {
-            "no memory that it may have: a limit of address space, of mappings (vm.max_map_count), or of committed memory".into()
-        }
-        (Some(reason), _, _) => reason.to_owned(),
-        (None, _, _) => format!("the program goes on although {name} fails; it or what it was told is wrong"),
-    };
-    finding.impact = match worst.errno {
-        errno::ENOSPC | errno::EDQUOT | errno::EIO | errno::EROFS => {
-            "data that it wants to store is lost or its work stops".into()
-        }
-        _ if worst.grave.is_some() => "what it does for others fails or stops".into(),
-        _ => "what it wants does not happen, and trying costs CPU time".into(),
-    };
-    finding.culprit = Culprit::process(window, pid, comm);
     finding.exemplars = exemplars(window, offender);
     finding.since = since(window, offender.first_ns);
     finding.excess = worst.excess;
-    finding.confidence = if worst.grave.is_some() { 0.9 } else { 0.6 };
-    fixes(finding, pid, name, worst.errno)
+    finding.confidence = if worst.grave { 0.9 } else { 0.6 };
+    fixes(finding, pid, name, error)
 }
 
 fn fixes(finding: Finding, pid: u32, name: &str, errno: i32) -> Finding {
     let finding = match (errno, name) {
         (errno::ENOSPC, "inotify_add_watch") => finding
             .look("sysctl fs.inotify.max_user_watches", "the limit")
-            .change("sysctl -w fs.inotify.max_user_watches=1048576", "a higher limit, until the next start"),
+            .change("sysctl -w fs.inotify.max_user_watches=1048576", "raises the limit until the next boot"),
         (errno::EMFILE, "inotify_init" | "inotify_init1") => finding
             .look("sysctl fs.inotify.max_user_instances", "the limit")
-            .look("find /proc/[0-9]*/fd -lname anon_inode:inotify 2>/dev/null | cut -d/ -f3 | sort | uniq -c | sort -rn | head", "which processes have how many")
-            .change("sysctl -w fs.inotify.max_user_instances=1024", "a higher limit, until the next start"),
+            .look("find /proc/[0-9]*/fd -lname anon_inode:inotify 2>/dev/null | cut -d/ -f3 | sort | uniq -c | sort -rn | head", "how many each process has")
+            .change("sysctl -w fs.inotify.max_user_instances=1024", "raises the limit until the next boot"),
         (errno::ENOSPC, "unshare" | "clone" | "clone3") => finding.look("sysctl -a -r '^user.max_'", "the limits"),
-        (errno::ENOSPC, "semget" | "shmget" | "msgget") => finding.look("ipcs -l; ipcs -u", "the limits, and what is in use"),
+        (errno::ENOSPC, "semget" | "shmget" | "msgget") => finding.look("ipcs -l; ipcs -u", "the limits, and how much is in use"),
         (errno::ENOSPC, _) => finding
-            .look("df -h; df -i", "which file system is full, of bytes or of inodes")
-            .look(format!("ls -l /proc/{pid}/fd"), "which files it writes to"),
+            .look("df -h; df -i", "which file system is out of space or of inodes")
+            .look_at_process(format!("ls -l /proc/{pid}/fd"), "which files it writes to"),
         (errno::EDQUOT, _) => finding.look("repquota -a", "whose quota is used up"),
         (errno::EIO, _) => finding
-            .look("dmesg --level=err,warn | tail -n 50", "what the kernel says of the device or file system")
-            .look(format!("ls -l /proc/{pid}/fd"), "which files it uses"),
+            .look("dmesg --level=err,warn | tail -n 50", "what the kernel reports about the device or the file system")
+            .look_at_process(format!("ls -l /proc/{pid}/fd"), "which files it uses"),
         (errno::EROFS, _) => finding
             .look("findmnt -O ro", "which file systems are read-only")
-            .look("dmesg --level=err,warn | tail -n 50", "whether an error made one so"),
+            .look("dmesg --level=err,warn | tail -n 50", "whether an error made one read-only"),
         (errno::EMFILE, _) => finding
-            .look(format!("grep 'open files' /proc/{pid}/limits; ls /proc/{pid}/fd | wc -l"), "its limit and what it has")
-            .change(format!("prlimit --pid {pid} --nofile=65536"), "a higher limit, if it is no leak"),
+            .look_at_process(format!("grep 'open files' /proc/{pid}/limits; ls /proc/{pid}/fd | wc -l"), "its limit, and how many it has open")
+            .change_process(format!("prlimit --pid {pid} --nofile=65536"), "raises the limit, which helps unless it is a leak"),
         (errno::ENFILE, _) => finding
-            .look("cat /proc/sys/fs/file-nr", "open files and the limit of the system")
-            .change("sysctl -w fs.file-max=2097152", "a higher limit, until the next start"),
+            .look("cat /proc/sys/fs/file-nr", "open files and the limit of the machine")
+            .change("sysctl -w fs.file-max=2097152", "raises the limit until the next boot"),
         (errno::ENOMEM, _) => finding
-            .look(format!("grep -E '^Vm|^Rss' /proc/{pid}/status; wc -l /proc/{pid}/maps"), "its memory and its mappings")
-            .look("grep -E 'Commit|Available' /proc/meminfo; sysctl vm.max_map_count", "what may be had"),
+            .look_at_process(format!("grep -E '^Vm|^Rss' /proc/{pid}/status; wc -l /proc/{pid}/maps"), "its memory and its mappings")
+            .look("grep -E 'Commit|Available' /proc/meminfo; sysctl vm.max_map_count", "how much memory and how many mappings are allowed"),
         (errno::EAGAIN, _) => finding
-            .look(format!("cat /proc/{pid}/limits"), "its limits of processes and of locked memory")
-            .look(format!("cat /proc/{pid}/cgroup; sysctl kernel.pid_max kernel.threads-max"), "the cgroup whose pids.max may be reached"),
+            .look_at_process(format!("cat /proc/{pid}/limits"), "its limits of processes and of locked memory")
+            .look_at_process(format!("cat /proc/{pid}/cgroup; sysctl kernel.pid_max kernel.threads-max"), "the cgroup whose pids.max may be reached"),
         _ => finding,
     };
-    finding.look(format!("timeout 5 strace -f -e trace={name} -Z -p {pid}"), "the failed calls with their arguments")
+    finding.look_at_process(
+        format!("timeout 5 strace -f -e trace={name} -Z -p {pid}"),
+        "the failed calls with their arguments",
+    )
 }
 
-/// Few with a decimal, many without.
-fn rounded(rate: f64) -> String {
-    if rate < 10.0 { format!("{rate:.1}") } else { format!("{rate:.0}") }
+fn words(finding: &Finding) -> Words {
+    let (call, error) = (finding.calls().next(), finding.errnos().next());
+    let name = error.map_or_else(String::new, |error| format!(" with {}", ErrnoCount::new(error, 0).name));
+    let rate = finding.number("failed_per_second");
+    let rate = rate.map_or_else(String::new, |rate| format!(": {}", quantity(rate, Unit::PerSecond)));
+    let impact = match error {
+        Some(errno::ENOSPC | errno::EDQUOT | errno::EIO | errno::EROFS) => {
+            "Data that it wants to store is lost, or its work stops."
+        }
+        Some(error) if is_grave(error) => "What it does for others fails or stops.",
+        _ => "What it attempts does not happen, and the attempts cost CPU time.",
+    };
+    Words {
+        title: format!("{} fails in {}{name}{rate}", who(finding), call.unwrap_or("system calls")),
+        cause: cause(call, error).into(),
+        impact: impact.into(),
+        ..Words::default()
+    }
+}
+
+fn cause(call: Option<&str>, error: Option<i32>) -> &'static str {
+    const FAULT: &str = "The program goes on although these calls fail. It has a fault, or it was configured wrongly.";
+    let (Some(error), call) = (error, call.unwrap_or_default()) else { return FAULT };
+    match (error, call) {
+        (errno::EAGAIN, _) => "The limit of processes or of locked memory is reached.",
+        (errno::ENOMEM, "mmap" | "mmap2" | "mprotect" | "mremap") => {
+            "A limit of its memory is reached: address space, number of mappings (vm.max_map_count), or committed memory."
+        }
+        _ => own_limit(call, error).or_else(|| normal::grave(error)).unwrap_or(FAULT),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::Thresholds;
-    use kerno_model::{ErrnoCount, Span};
+    use crate::rules::testing::words_hold;
+    use kerno_model::Span;
 
     fn observed(name: &str, errno: i32, count: u64) -> Window {
         let offender = SyscallOffender {
@@ -198,20 +273,28 @@ mod tests {
     }
 
     fn found(name: &str, errno: i32, count: u64) -> Vec<Finding> {
-        judge(&observed(name, errno, count), &SyscallErrorRate::with(&Thresholds::default()))
+        let findings = judge(&observed(name, errno, count), &SyscallErrorRate::with(&Thresholds::default()));
+        findings.iter().for_each(words_hold);
+        findings
+    }
+
+    fn cause(finding: &Finding) -> String {
+        crate::words(finding).cause
     }
 
     #[test]
     fn a_handful_of_grave_errors_is_enough() {
         let findings = found("write", errno::ENOSPC, 20);
         assert_eq!(findings.len(), 1);
-        assert_eq!(findings[0].title, "logger (4711) fails in write with ENOSPC: 2.0 a second");
-        assert_eq!((findings[0].severity, findings[0].culprit.pid), (Severity::Warning, Some(4711)));
+        assert_eq!(crate::words(&findings[0]).title, "logger (4711) fails in write with ENOSPC: 2/s");
+        assert_eq!(findings[0].errnos().collect::<Vec<_>>(), [errno::ENOSPC]);
+        assert_eq!(findings[0].calls().collect::<Vec<_>>(), ["write"]);
+        assert_eq!((findings[0].severity, findings[0].subject.pid()), (Severity::Warning, Some(4711)));
         assert!(findings[0].fixes[0].command.contains("df -h"));
         assert_eq!(found("write", errno::ENOSPC, 60)[0].severity, Severity::Critical);
         assert!(found("write", errno::ENOSPC, 9).is_empty());
-        assert!(found("clone3", errno::EAGAIN, 50)[0].cause.contains("processes"));
-        assert!(found("inotify_add_watch", errno::ENOSPC, 50)[0].cause.contains("inotify"));
+        assert!(cause(&found("clone3", errno::EAGAIN, 50)[0]).contains("processes"));
+        assert!(cause(&found("inotify_add_watch", errno::ENOSPC, 50)[0]).contains("inotify"));
         assert!(found("openat", errno::EROFS, 90).is_empty(), "a read-only container");
         assert_eq!(found("write", errno::EROFS, 2000)[0].severity, Severity::Critical);
     }
@@ -220,7 +303,7 @@ mod tests {
     fn other_errors_need_a_high_rate() {
         assert!(found("openat", errno::EACCES, 1990).is_empty());
         let findings = found("openat", errno::EACCES, 2010);
-        assert_eq!((findings[0].severity, findings[0].culprit.pid), (Severity::Warning, Some(4711)));
+        assert_eq!((findings[0].severity, findings[0].subject.pid()), (Severity::Warning, Some(4711)));
         assert!(findings[0].fixes.iter().any(|fix| fix.command.contains("trace=openat -Z -p 4711")));
     }
 
@@ -234,16 +317,22 @@ mod tests {
         summary.offenders.push(full);
         let findings = judge(&window, &SyscallErrorRate::with(&Thresholds::default()));
         assert_eq!(findings.len(), 1);
-        assert!(findings[0].title.contains("ENOSPC"));
+        assert!(crate::words(&findings[0]).title.contains("ENOSPC"));
     }
 
     #[test]
     fn limits_of_their_own_are_told_from_descriptors_and_disks() {
         let findings = found("inotify_init1", errno::EMFILE, 30);
-        assert!(findings[0].cause.contains("inotify instances"));
+        assert!(cause(&findings[0]).contains("inotify instances"));
         assert!(findings[0].fixes.iter().any(|fix| fix.command == "sysctl -w fs.inotify.max_user_instances=1024"));
         assert!(!findings[0].fixes.iter().any(|fix| fix.command.contains("prlimit")));
-        assert!(found("unshare", errno::ENOSPC, 30)[0].cause.contains("namespaces"));
+        assert!(
+            !findings[0].is_at(Limit::Descriptors) && found("openat", errno::EMFILE, 30)[0].is_at(Limit::Descriptors)
+        );
+        let [inotify, full] =
+            ["inotify_add_watch", "write"].map(|call| found(call, errno::ENOSPC, 30)[0].fingerprint());
+        assert_ne!(inotify, full);
+        assert!(cause(&found("unshare", errno::ENOSPC, 30)[0]).contains("namespaces"));
     }
 
     #[test]

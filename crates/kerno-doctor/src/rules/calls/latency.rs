@@ -1,24 +1,60 @@
-use super::{MAX_FINDINGS, by_process, exemplars, float, millis, since};
+//! Calls that take long.
+
+use kerno_model::amount::{millis as in_words, number};
+use kerno_model::{Effect, Fact, Finding, Severity, Subject, SyscallOffender, SyscallSummary, Unit, Window};
+
+use super::{MAX_FINDINGS, by_process, exemplars, float, millis, since, who};
 use crate::knowledge::normal;
-use crate::{Culprit, Finding, Severity, Unit, rule};
-use kerno_model::Window;
-use kerno_model::{SyscallOffender, SyscallSummary};
+use crate::{Words, rule, suffers};
 
 rule! {
     /// Long calls that do not wait by design.
-    SyscallLatencyHigh = "syscall_latency_high", "syscall_latency", "a process stands still in system calls that should be quick",
-        "Counts the calls of each process that took 10 ms or more and do not wait by design: fsync and its kin, reads and writes of \
-         files and block devices, opens, path look-ups. Calls on sockets, pipes and terminals, sleeps, locks and waits for events \
-         never count. What the process waited for a CPU meanwhile is taken off, as it makes every call long. A process that moves 30 MB a second \
-         or more, as backups do, waits for what it asked for itself, and is left out. It is a symptom: the \
-         device, the file system or another process is behind it, and where a finding tells so, this one is put under it.",
-        judge;
-    stalled_share: 0.2 Ratio, 0.001 ..= 64.0, "time in slow calls, all threads together, as a share of the window";
-    mean_ms: 50.0 Milliseconds, 10.0 ..= 60_000.0, "a slow call takes that long on average, where most time goes into fsync and its kin or writes";
-    lookup_mean_ms: 30.0 Milliseconds, 10.0 ..= 60_000.0, "the same for reads, opens and look-ups, which no disk in good order takes so long for";
-    slow_per_second: 0.2 PerSecond, 0.01 ..= 1_000.0, "slow calls a second";
-    min_calls: 3.0 Count, 1.0 ..= 1_000.0, "slow calls in the window, so that one hiccup is none";
-    critical_ms: 2_000.0 Milliseconds, 10.0 ..= 600_000.0, "critical when a slow call takes that long on average";
+    SyscallLatencyHigh = "syscall_latency_high", "syscall_latency", "a process stalls in system calls that should be quick",
+        "Counts the calls of each process that took 10 ms or more and do not wait by design: fsync and the like, reads and writes of \
+        files and block devices, opens, path lookups. Calls on sockets, pipes and terminals, sleeps, locks and waits for events never \
+        count. Time spent waiting for a CPU is subtracted, since it makes every call long. A process that moves 30 MB/s or more, such \
+        as a backup, waits for its own load and is left out. This is a symptom: the cause is the device, the file system or another \
+        process. Where another finding shows that cause, this one is listed under it.",
+        judge, words;
+    causes: [];
+    suffers: [
+        suffers(Effect::StorageFails, |ties, a, b| ties.slow_storage(a, b), "waits for requests that fail"),
+        suffers(
+            Effect::StorageSlow,
+            |ties, a, b| ties.slow_storage(a, b),
+            "its file and sync calls wait for the device",
+        ),
+        suffers(Effect::MemoryShort, |ties, a, b| ties.slow_for_memory(a, b), "its calls wait for memory"),
+        suffers(
+            Effect::HeldBackByQuota,
+            |ties, a, b| ties.in_throttled_cgroup(a, b),
+            "held back by the quota of its cgroup in the middle of calls",
+        ),
+        suffers(Effect::CpusStolen, |ties, a, b| ties.slow_for_cpu(a, b), "its calls wait for a CPU"),
+        suffers(Effect::CpusTaken, |ties, a, b| ties.slow_for_cpu(a, b), "its calls wait for a CPU"),
+        suffers(
+            Effect::NotAccepted,
+            |ties, a, b| ties.slow_connect_to_listener(a, b),
+            "its connects wait to be accepted",
+        ),
+        suffers(Effect::ConnectsFail, |ties, a, b| ties.slow_connect(a, b), "its connects wait for an answer"),
+        suffers(Effect::StandsStill, |ties, a, b| ties.same_process(a, b), "the call that it sleeps in"),
+    ];
+    thresholds: {
+        stalled_share: 0.2 Ratio, 0.001 ..= 64.0, "time in slow calls, of all threads together, as a share of the window";
+        mean_ms: 50.0 Milliseconds, 10.0 ..= 60_000.0, "average time of a slow call, when most time goes into fsync and the like or writes";
+        lookup_mean_ms: 30.0 Milliseconds, 10.0 ..= 60_000.0, "the same for reads, opens and lookups, which are quicker on any healthy disk";
+        slow_per_second: 0.2 PerSecond, 0.01 ..= 1_000.0, "slow calls per second";
+        min_calls: 3.0 Count, 1.0 ..= 1_000.0, "slow calls needed in the window, so that one hiccup does not count";
+        critical_ms: 2_000.0 Milliseconds, 10.0 ..= 600_000.0, "average time of a slow call that is critical";
+    }
+    evidence: {
+        stalled_share: "share of the window in slow calls, without waits for a CPU";
+        mean: "average time of a slow call";
+        slow_per_second: "slow calls per second";
+        longest: "longest call";
+        p99_of_all: "99th percentile of this call, all processes";
+    }
 }
 
 fn judge(window: &Window, rule: &SyscallLatencyHigh) -> Vec<Finding> {
@@ -56,43 +92,40 @@ fn judge_process(
         return None;
     }
     let severity = if mean_ms >= rule.critical_ms { Severity::Critical } else { Severity::Warning };
-    let (comm, name) = (window.name_of(pid, &worst.comm), &worst.name);
-    let title =
-        format!("{comm} ({pid}) stands still in {name}: {per_second:.1} slow calls a second of {mean_ms:.0} ms");
-    let mut finding = SyscallLatencyHigh::finding(severity, title)
-        .measured(
-            "time in slow calls, less waits for a CPU, of the window",
-            share,
-            Unit::Ratio,
-            Some(rule.stalled_share),
-        )
-        .measured("a slow call takes, on average", mean_ms, Unit::Milliseconds, Some(limit_ms))
-        .measured("slow calls", per_second, Unit::PerSecond, Some(rule.slow_per_second))
-        .measured(format!("the longest {name}"), millis(worst.max_ns), Unit::Milliseconds, None);
+    let name = &worst.name;
+    let subject = Subject::process(window, pid, window.name_of(pid, &worst.comm));
+    let mut finding = SyscallLatencyHigh::finding(severity)
+        .about(subject.clone())
+        .fact(Fact::Call(name.clone()))
+        .measured("stalled_share", share, Unit::Ratio, Some(rule.stalled_share))
+        .measured("mean", mean_ms, Unit::Milliseconds, Some(limit_ms))
+        .measured("slow_per_second", per_second, Unit::PerSecond, Some(rule.slow_per_second))
+        .measured("longest", millis(worst.max_ns), Unit::Milliseconds, None);
     if let Some(p99) = summary.by_name(name).filter_map(|stat| stat.latency.quantile(0.99)).max() {
-        finding = finding.measured(format!("{name} of all processes (p99)"), millis(p99), Unit::Milliseconds, None);
+        finding = finding.measured("p99_of_all", millis(p99), Unit::Milliseconds, None);
     }
-    (finding.cause, finding.impact) = reasons(name);
-    finding.culprit = Culprit::process(window, pid, comm);
-    finding.victims = vec![finding.culprit.clone()];
+    finding.victims = vec![subject];
     finding.exemplars = exemplars(window, worst);
     finding.since = since(window, worst.first_ns);
     finding.excess = (share / rule.stalled_share).min(mean_ms / limit_ms);
     finding.confidence = if normal::syncs(name) { 0.7 } else { 0.8 };
     Some(
         finding
-            .look(
+            .look_at_process(
                 format!("cat /proc/{pid}/stack /proc/{pid}/io"),
-                "where in the kernel it waits now, and what it read and wrote",
+                "where in the kernel it waits now, and how much it read and wrote",
             )
-            .look(format!("ls -l /proc/{pid}/fd"), "which files it has open, and so which file system is slow")
-            .look(
+            .look_at_process(
+                format!("ls -l /proc/{pid}/fd"),
+                "which files it has open, and so which file system may be slow",
+            )
+            .look_at_process(
                 format!("timeout 5 strace -f -T -e trace={name} -p {pid}"),
-                "each call with its file and how long it takes",
+                "each call with its file and the time it takes",
             )
             .look(
                 "cat /proc/pressure/io /proc/diskstats",
-                "whether all of the machine waits for storage, and which device is busy",
+                "whether the whole machine waits for storage, and which device is busy",
             ),
     )
 }
@@ -106,31 +139,38 @@ fn moves_much(window: &Window, pid: u32) -> bool {
     })
 }
 
-/// Cause and impact, as far as the call's name tells.
-fn reasons(name: &str) -> (String, String) {
-    let cause = if normal::syncs(name) {
-        format!(
-            "{name} returns when the data is on storage: the device is slow or busy, or the file system waits for its journal"
-        )
-    } else {
-        match normal::waiting(name) {
-            normal::Waiting::UnlessOnFile => {
-                format!(
-                    "{name} of files waits for their device or file system: it is slow, busy, or limited by a cgroup"
-                )
-            }
-            _ => format!("{name} does not wait by design: its device, file system or a lock in the kernel is slow"),
+fn words(finding: &Finding) -> Words {
+    let call = finding.calls().next();
+    let rate =
+        finding.number("slow_per_second").map_or_else(String::new, |rate| format!(": {} slow calls/s", number(rate)));
+    let mean = finding.number("mean").filter(|_| !rate.is_empty());
+    let mean = mean.map_or_else(String::new, |ms| format!(", {} on average", in_words(ms)));
+    let cause = match call {
+        None => "Its calls wait for a device, a file system or a lock in the kernel.".to_owned(),
+        Some(call) if normal::syncs(call) => format!(
+            "{call} returns when the data is on storage: the device is slow or busy, or the file system waits for its journal."
+        ),
+        Some(call) if normal::waiting(call) == normal::Waiting::UnlessOnFile => format!(
+            "{call} on files waits for the device or the file system, which is slow, busy or limited by a cgroup."
+        ),
+        Some(call) => {
+            format!("{call} does not wait by design: its device, its file system or a lock in the kernel is slow.")
         }
     };
-    (cause, "the threads that call it do nothing else meanwhile".to_owned())
+    Words {
+        title: format!("{} stalls in {}{rate}{mean}", who(finding), call.unwrap_or("system calls")),
+        cause,
+        impact: "The threads that make these calls do nothing else meanwhile.".into(),
+        ..Words::default()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::Thresholds;
-    use kerno_model::SyscallExemplar;
-    use kerno_model::{Process, Span};
+    use crate::rules::testing::words_hold;
+    use kerno_model::{Process, Span, SyscallExemplar};
 
     fn observed(name: &str, slow: u64, each_ms: u64, waited_ms: u64) -> Window {
         let offender = SyscallOffender {
@@ -162,19 +202,25 @@ mod tests {
     }
 
     fn found(window: &Window) -> Vec<Finding> {
-        judge(window, &SyscallLatencyHigh::with(&Thresholds::default()))
+        let findings = judge(window, &SyscallLatencyHigh::with(&Thresholds::default()));
+        findings.iter().for_each(words_hold);
+        findings
     }
 
     #[test]
     fn slow_syncs_are_found_with_who_and_how_long() {
-        let findings = found(&observed("fsync", 25, 90, 0));
+        let window = observed("fsync", 25, 90, 0);
+        let findings = found(&window);
         assert_eq!(findings.len(), 1);
         let finding = &findings[0];
-        assert_eq!(finding.title, "postgres (4711) stands still in fsync: 2.5 slow calls a second of 90 ms");
-        assert_eq!((finding.severity, finding.culprit.pid), (Severity::Warning, Some(4711)));
-        assert_eq!(finding.since, Some(3.0));
-        assert!(finding.cause.contains("on storage"));
-        assert_eq!(finding.exemplars[0].what, "fsync of thread 4712 took 180.000 ms and failed with EIO");
+        let words = crate::words(finding);
+        assert_eq!(words.title, "postgres (4711) stalls in fsync: 2.5 slow calls/s, 90 ms on average");
+        assert_eq!((finding.severity, finding.subject.pid()), (Severity::Warning, Some(4711)));
+        assert_eq!(finding.since, Some(window.moment(3.0)));
+        assert!(words.cause.contains("on storage"));
+        assert_eq!(finding.calls().collect::<Vec<_>>(), ["fsync"]);
+        assert_eq!(finding.exemplars[0].what, "fsync of thread 4712 took 180 ms and failed with EIO");
+        assert_eq!(finding.exemplars[0].at, window.moment(4.0));
         assert!((finding.excess - 1.125).abs() < 1e-9 || (finding.excess - 1.8).abs() < 1e-9, "{}", finding.excess);
         assert!(finding.fixes.iter().any(|fix| fix.command.contains("trace=fsync -p 4711")));
         assert_eq!(found(&observed("read", 3, 3000, 0))[0].severity, Severity::Critical);
@@ -199,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backup_waits_for_what_it_asked_for() {
+    fn a_backup_waits_for_its_own_load() {
         let mut backup = observed("write", 40, 200, 0);
         backup.processes.get_mut(&4711).unwrap().used.write_bytes = 800_000_000;
         assert!(found(&backup).is_empty());

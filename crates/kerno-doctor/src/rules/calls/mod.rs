@@ -5,9 +5,8 @@ pub(super) mod latency;
 
 use std::collections::BTreeMap;
 
-use crate::Exemplar;
-use kerno_model::{ErrnoCount, Window};
-use kerno_model::{SyscallExemplar, SyscallOffender, SyscallSummary};
+use kerno_model::amount;
+use kerno_model::{ErrnoCount, Exemplar, Finding, Moment, SyscallExemplar, SyscallOffender, SyscallSummary, Window};
 
 /// The processes a rule tells of at most: the worst.
 const MAX_FINDINGS: usize = 5;
@@ -30,10 +29,10 @@ fn millis(ns: u64) -> f64 {
     float(ns) / 1e6
 }
 
-/// When it began, in seconds since the window did; `None` when that was about at the window's begin.
-fn since(window: &Window, first_ns: u64) -> Option<f64> {
+/// When it began; `None` when that was about at the window's begin.
+fn since(window: &Window, first_ns: u64) -> Option<Moment> {
     let seconds = float(first_ns.checked_sub(window.span.started_ns)?) / 1e9;
-    (seconds > 0.1 * window.seconds()).then_some(seconds)
+    (seconds > 0.1 * window.seconds()).then(|| window.moment_ns(first_ns))
 }
 
 /// The calls themselves, in words.
@@ -43,9 +42,14 @@ fn exemplars(window: &Window, offender: &SyscallOffender) -> Vec<Exemplar> {
             Ok(ret @ -4095..=-1) => format!("failed with {}", ErrnoCount::new(-ret, 1).name),
             _ => format!("returned {}", exemplar.ret),
         };
-        let seconds = float(exemplar.timestamp_ns.saturating_sub(window.span.started_ns)) / 1e9;
-        let (name, took) = (&offender.name, millis(exemplar.latency_ns));
-        Exemplar { seconds, what: format!("{name} of thread {} took {took:.3} ms and {result}", exemplar.tid) }
+        let (name, took) = (&offender.name, amount::millis(millis(exemplar.latency_ns)));
+        let what = format!("{name} of thread {} took {took} and {result}", exemplar.tid);
+        Exemplar { at: window.moment_ns(exemplar.timestamp_ns), what }
     };
     offender.exemplars.iter().map(words).collect()
+}
+
+/// Whom it is about: "postgres (4711)".
+fn who(finding: &Finding) -> String {
+    finding.subject.label().unwrap_or_else(|| "a process".to_owned())
 }

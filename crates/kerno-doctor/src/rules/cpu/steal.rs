@@ -65,7 +65,7 @@ fn words(finding: &Finding) -> Words {
 mod tests {
     use super::*;
     use crate::Thresholds;
-    use crate::testing::words_hold;
+    use crate::rules::testing::words_hold;
     use kerno_model::SchedSummary;
 
     fn stolen(shares: &[f64]) -> Vec<Finding> {

@@ -164,7 +164,7 @@ fn words(finding: &Finding) -> Words {
 mod tests {
     use super::*;
     use crate::Thresholds;
-    use crate::testing::words_hold;
+    use crate::rules::testing::words_hold;
     use kerno_model::{Process, SchedSummary};
 
     fn throttled(periods: u64, throttled_periods: u64, v2: bool) -> Vec<Finding> {

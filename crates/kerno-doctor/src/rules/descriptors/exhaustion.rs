@@ -241,7 +241,7 @@ mod tests {
     use super::*;
     use crate::Thresholds;
     use crate::rules::descriptors::sample::{observed, process};
-    use crate::testing::words_hold;
+    use crate::rules::testing::words_hold;
     use kerno_model::{Entity, FileProcess, FileSummary, SyscallOffender, SyscallSummary};
 
     fn exhausted(window: &Window) -> Vec<Finding> {

@@ -192,7 +192,7 @@ mod tests {
     use super::*;
     use crate::Thresholds;
     use crate::rules::descriptors::sample::{observed, process};
-    use crate::testing::words_hold;
+    use crate::rules::testing::words_hold;
     use kerno_model::{FdKind, Safety};
 
     fn kind(kind: &str, growth: i64, duplicated: f64, example: &str) -> FdKind {

@@ -211,7 +211,7 @@ fn words(finding: &Finding) -> Words {
 mod tests {
     use super::*;
     use crate::Thresholds;
-    use crate::testing::words_hold;
+    use crate::rules::testing::words_hold;
     use kerno_model::{Entity, ProcessMemory};
 
     const MIB: f64 = 1048576.0;

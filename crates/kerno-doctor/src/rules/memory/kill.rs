@@ -211,7 +211,7 @@ fn words(finding: &Finding) -> Words {
 mod tests {
     use super::*;
     use crate::Thresholds;
-    use crate::testing::words_hold;
+    use crate::rules::testing::words_hold;
 
     fn kill(pid: u32, path: Option<&str>, largest: &[(u32, &str, u64)]) -> OomKill {
         OomKill {

@@ -139,7 +139,7 @@ fn victims(window: &Window, culprit: Option<u32>) -> Vec<Subject> {
 mod tests {
     use super::*;
     use crate::Thresholds;
-    use crate::testing::words_hold;
+    use crate::rules::testing::words_hold;
     use kerno_model::{OomSummary, ProcessMemory, TaskUse};
 
     fn found(part: OomSummary) -> Vec<Finding> {

@@ -3,25 +3,48 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use super::{culprit, since, ss_address, who, within, worst};
-use crate::{Culprit, Finding, Severity, Unit, rule};
-use kerno_model::Window;
-use kerno_model::{TcpFailure, TcpFailureReason, TcpPeer, TcpSummary};
+use kerno_model::amount::number;
+use kerno_model::{
+    Effect, Fact, Finding, Severity, Subject, TcpFailure, TcpFailureReason, TcpPeer, TcpSummary, Unit, Window, errno,
+};
+
+use super::{Namespace, process, since, ss_address, who, worst};
+use crate::{Words, rule, suffers};
 
 rule! {
     /// Connections that cannot be opened.
     ConnectFailures = "tcp_connect_failures", "tcp_monitor", "connections cannot be opened",
-        "Attempts that were refused, found no way or got no answer, by the service that they were for. Refusals are quick, so they \
-        count by their rate or by their share of all attempts at that service. A missing answer shows slowly: a SYN that has been \
-        sent again counts at once when several wait, and a single one when it has waited for seconds; not where next to all others \
-        were answered. What is refused now and then only, as a check of a service's health may be that is down on purpose, is told for \
-        information, and so is a process that finds some of very many hosts gone, as crawlers and mail servers do. A refusal on ::1 is no symptom \
-        where the same port answers on 127.0.0.1: that is how a name with both addresses is tried.", failures;
-    min_refused: 5.0 Count, 1.0 ..= 1e9, "attempts refused (or without a way) before it is a symptom";
-    per_second: 0.5 PerSecond, 0.0 ..= 1e6, "refused attempts a second that are a symptom whatever their share";
-    share: 0.5 Ratio, 0.0 ..= 1.0, "share of all attempts at that service that is a symptom whatever the rate";
-    min_timeouts: 2.0 Count, 1.0 ..= 1e9, "attempts without an answer that are a symptom";
-    waiting_seconds: 3.0 Seconds, 1.0 ..= 3600.0, "wait for an answer from which on a single attempt is a symptom";
+        "Counts failed attempts to connect, by service: refused, reset, without a route, or without an answer. Refusals are quick, so \
+        they count by their rate, or by their share of all attempts at that service. A missing answer takes long to show: a SYN that \
+        was retransmitted counts at once when several wait, and a single one after some seconds, unless nearly all other attempts \
+        were answered. Occasional refusals, such as health checks of a service that is down on purpose, are reported for information \
+        only. So is a process that fails to reach some of very many hosts, as crawlers and mail servers do. A refusal on ::1 does not \
+        count when the same port answers on 127.0.0.1: programs try both addresses of a name.",
+        failures, words;
+    causes: [ConnectsFail];
+    suffers: [
+        suffers(Effect::NotAccepted, |ties, a, b| ties.to_listener(a, b), "nobody accepts what it opens"),
+        suffers(
+            Effect::SegmentsLost,
+            |ties, a, b| ties.timed_out_to_same_remote(a, b),
+            "what it sends to open connections is lost",
+        ),
+    ];
+    thresholds: {
+        min_refused: 5.0 Count, 1.0 ..= 1e9, "failed attempts needed, other than those without an answer";
+        per_second: 0.5 PerSecond, 0.0 ..= 1e6, "failed attempts per second that count whatever their share";
+        share: 0.5 Ratio, 0.0 ..= 1.0, "failed share of all attempts at that service that counts whatever the rate";
+        min_timeouts: 2.0 Count, 1.0 ..= 1e9, "attempts without an answer needed";
+        waiting_seconds: 3.0 Seconds, 1.0 ..= 3600.0, "time without an answer after which a single attempt counts";
+    }
+    evidence: {
+        attempts: "failed attempts";
+        attempts_per_second: "failed attempts per second";
+        share_of_attempts: "failed share of all attempts at this service";
+        waiting: "attempts still waiting for an answer";
+        services: "services that it cannot reach";
+        services_reached: "services that it reaches";
+    }
 }
 
 /// From how many services on, that one process cannot reach, it is one finding about the process.
@@ -53,6 +76,10 @@ impl Group<'_> {
     /// Who tried most often.
     fn pid(&self) -> u32 {
         self.failures.iter().max_by_key(|failure| failure.count).map_or(0, |failure| failure.pid)
+    }
+
+    fn comm(&self) -> &str {
+        self.failures.iter().max_by_key(|failure| failure.count).map_or("", |failure| &failure.comm)
     }
 
     fn first_ns(&self) -> u64 {
@@ -141,34 +168,33 @@ fn tried_both(tcp: &TcpSummary, group: &Group<'_>) -> bool {
     address.is_loopback() && 2 * connections(tcp, group.net_namespace, other) >= group.count
 }
 
-const fn verb(reason: TcpFailureReason) -> &'static str {
+const fn variant(reason: TcpFailureReason) -> &'static str {
     match reason {
         TcpFailureReason::Refused => "refused",
-        TcpFailureReason::TimedOut => "not answered",
-        TcpFailureReason::Reset => "broken off",
-        TcpFailureReason::Unreachable => "without a way there",
-        TcpFailureReason::Other => "failed",
+        TcpFailureReason::TimedOut => "timed_out",
+        TcpFailureReason::Reset => "reset",
+        TcpFailureReason::Unreachable => "unreachable",
+        TcpFailureReason::Other => "other",
     }
 }
 
-const fn cause(reason: TcpFailureReason) -> &'static str {
+/// The errors that the attempts ended with, or will end with: the most frequent first.
+fn errnos(reason: TcpFailureReason, groups: &[&Group<'_>]) -> Vec<i32> {
     match reason {
-        TcpFailureReason::Refused => {
-            "nobody listens there: the service is not running, or listens on another address or port"
+        TcpFailureReason::Refused => vec![errno::ECONNREFUSED],
+        // One that was given up, or still waits, has no error.
+        TcpFailureReason::TimedOut => vec![errno::ETIMEDOUT],
+        TcpFailureReason::Reset => vec![errno::ECONNRESET],
+        TcpFailureReason::Unreachable | TcpFailureReason::Other => {
+            let mut counts: BTreeMap<i32, u64> = BTreeMap::new();
+            for failure in groups.iter().flat_map(|group| &group.failures) {
+                *counts.entry(failure.error.errno).or_default() += failure.count;
+            }
+            let mut errnos: Vec<_> = counts.into_iter().collect();
+            errnos.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+            errnos.into_iter().map(|(errno, _)| errno).collect()
         }
-        TcpFailureReason::TimedOut => "the host is down, or a firewall on the way drops the packets without a word",
-        TcpFailureReason::Reset => {
-            "the other end, or a firewall in its name, breaks the connection off while it is opened"
-        }
-        TcpFailureReason::Unreachable => {
-            "a router or this machine knows no way there, or the host does not answer on its network"
-        }
-        TcpFailureReason::Other => "see the error",
     }
-}
-
-fn times(count: u64) -> String {
-    if count == 1 { "once".into() } else { format!("{count} times") }
 }
 
 #[allow(clippy::cast_precision_loss, reason = "counts")]
@@ -178,48 +204,47 @@ fn severity(count: u64, succeeded: u64, seconds: f64, reason: TcpFailureReason) 
     if nothing_works && often { Severity::Critical } else { Severity::Warning }
 }
 
+/// A finding with what one service and several have in common.
+#[allow(clippy::cast_precision_loss, reason = "counts")]
+fn found(window: &Window, rule: &ConnectFailures, severity: Severity, groups: &[&Group<'_>]) -> Finding {
+    let count: u64 = groups.iter().map(|group| group.count).sum();
+    let succeeded: u64 = groups.iter().map(|group| group.succeeded).sum();
+    let waiting: u64 = groups.iter().flat_map(|group| &group.failures).map(|failure| failure.waiting).sum();
+    let reason = groups.first().map_or(TcpFailureReason::Other, |group| group.reason);
+    let timed_out = reason == TcpFailureReason::TimedOut;
+    let minimum = if timed_out { rule.min_timeouts } else { rule.min_refused };
+    let per_second = count as f64 / window.seconds();
+    let mut finding = ConnectFailures::finding(severity)
+        .variant(variant(reason))
+        .fact(Fact::Call("connect".into()))
+        .detail("succeeded", (succeeded as f64, Unit::Count))
+        .measured("attempts", count as f64, Unit::Count, Some(minimum))
+        .measured("attempts_per_second", per_second, Unit::PerSecond, (!timed_out).then_some(rule.per_second));
+    if waiting > 0 {
+        finding = finding.measured("waiting", waiting as f64, Unit::Count, None);
+    }
+    let first_ns = groups.iter().map(|group| group.first_ns()).min();
+    finding.since = first_ns.and_then(|first| since(window, first));
+    finding.excess = groups.iter().map(|group| group.excess).fold(0.0, f64::max);
+    errnos(reason, groups).into_iter().fold(finding, |finding, errno| finding.fact(Fact::Errno(errno)))
+}
+
 #[allow(clippy::cast_precision_loss, reason = "counts")]
 fn one(window: &Window, tcp: &TcpSummary, rule: &ConnectFailures, group: &Group<'_>) -> Finding {
-    let (pid, service, reason) = (group.pid(), group.service, group.reason);
+    let reason = group.reason;
     let per_second = group.count as f64 / window.seconds();
-    let title = format!("{} cannot connect to {service}: {} {}", who(window, pid), verb(reason), times(group.count));
     let seldom = reason != TcpFailureReason::TimedOut && per_second < rule.per_second;
     let severity =
         if seldom { Severity::Info } else { severity(group.count, group.succeeded, window.seconds(), reason) };
-    let mut finding = ConnectFailures::finding(severity, title)
-        .measured(format!("attempts {}", verb(reason)), group.count as f64, Unit::Count, Some(minimum(rule, reason)))
-        .measured(
-            format!("attempts {}", verb(reason)),
-            per_second,
-            Unit::PerSecond,
-            (reason != TcpFailureReason::TimedOut).then_some(rule.per_second),
-        )
-        .measured("share of all attempts at it", group.share(), Unit::Ratio, Some(rule.share));
-    let waiting: u64 = group.failures.iter().map(|failure| failure.waiting).sum();
-    if waiting > 0 {
-        finding = finding.measured("of these, still waiting for an answer", waiting as f64, Unit::Count, None);
-    }
-    finding.cause = match (reason, group.failures.first()) {
-        (TcpFailureReason::Other, Some(failure)) => format!("the error is {}", failure.error.name),
-        (TcpFailureReason::TimedOut, _) if overflows(tcp, group) => {
-            "the server is on this machine and drops what comes, because it does not accept its connections in time"
-                .into()
-        }
-        _ => cause(reason).into(),
-    };
-    finding.impact = if group.succeeded == 0 {
-        format!("nothing on this machine got a connection to {service}")
-    } else {
-        format!("{} connections to {service} were there all the same", group.succeeded)
-    };
-    finding.culprit = culprit(window, pid, service.to_string());
+    let own = process(window, group.pid(), group.comm());
+    let mut finding = found(window, rule, severity, &[group])
+        .about(Subject { remote: Some(group.service.into()), ..own })
+        .detail("server_overflows", reason == TcpFailureReason::TimedOut && overflows(tcp, group))
+        .measured("share_of_attempts", group.share(), Unit::Ratio, Some(rule.share));
     let mut victims: Vec<_> = group.failures.iter().filter(|failure| failure.pid != 0).collect();
     victims.sort_by_key(|failure| std::cmp::Reverse(failure.count));
-    finding.victims =
-        victims.iter().take(super::MAX_FINDINGS).map(|f| Culprit::process(window, f.pid, &f.comm)).collect();
-    finding.since = since(window, group.first_ns());
-    finding.excess = group.excess;
-    fixes(finding, tcp, group)
+    finding.victims = victims.iter().take(super::MAX_FINDINGS).map(|f| process(window, f.pid, &f.comm)).collect();
+    fixes(window, finding, tcp, group)
 }
 
 /// A socket that listens at that port here drops connections.
@@ -232,37 +257,31 @@ fn overflows(tcp: &TcpSummary, group: &Group<'_>) -> bool {
     })
 }
 
-const fn minimum(rule: &ConnectFailures, reason: TcpFailureReason) -> f64 {
-    match reason {
-        TcpFailureReason::TimedOut => rule.min_timeouts,
-        _ => rule.min_refused,
-    }
-}
-
-fn fixes(finding: Finding, tcp: &TcpSummary, group: &Group<'_>) -> Finding {
+fn fixes(window: &Window, finding: Finding, tcp: &TcpSummary, group: &Group<'_>) -> Finding {
     let (remote, port) = (group.service.ip(), group.service.port());
-    let within = |command: String| within(tcp, group.net_namespace, &command);
+    let within = Namespace::new(window, tcp, group.net_namespace);
+    let listening = format!("ss -ltnp 'sport = :{port}'");
+    let who_listens = "whether anything listens, and on which address";
     if group.reason == TcpFailureReason::Refused && remote.is_loopback() {
-        return finding
-            .look(within(format!("ss -ltnp 'sport = :{port}'")), "whether anybody listens, and on which address")
+        return within
+            .look(finding, [(listening, who_listens)])
             .look("systemctl list-units --state=failed", "whether the service has failed")
             .look("journalctl -p err --since -10min", "why it is not running");
     }
-    let finding = finding
-        .look(within(format!("ss -tnp state syn-sent dst {}", ss_address(remote))), "attempts that wait right now")
-        .look(within(format!("ip route get {remote}")), "by which interface and router it goes")
-        .look(within("nft list ruleset".into()), "rules here that drop or reject");
+    let commands = [
+        (format!("ss -tnp state syn-sent dst {}", ss_address(remote)), "attempts that are waiting now"),
+        (format!("ip route get {remote}"), "which interface and router the packets take"),
+        ("nft list ruleset".into(), "firewall rules here that drop or reject"),
+    ];
+    let finding = within.look(finding, commands);
     let finding = match group.reason {
-        TcpFailureReason::Refused => finding.look(
-            format!("ssh {remote} \"ss -ltnp 'sport = :{port}'\""),
-            "whether anybody listens there, and on which address",
-        ),
-        _ => finding.look(within(format!("mtr -rwbc 10 -T -P {port} {remote}")), "how far packets to that port come"),
+        TcpFailureReason::Refused => finding.look(format!("ssh {remote} \"{listening}\""), who_listens),
+        _ => {
+            within.look(finding, [(format!("mtr -rwbc 10 -T -P {port} {remote}"), "how far packets to that port get")])
+        }
     };
-    finding.look(
-        within(format!("tcpdump -ni any -c 20 tcp port {port} and host {remote}")),
-        "what comes back, if anything",
-    )
+    let dump = format!("tcpdump -ni any -c 20 tcp port {port} and host {remote}");
+    within.look(finding, [(dump, "what comes back, if anything")])
 }
 
 /// One process that cannot reach many services.
@@ -270,52 +289,118 @@ fn fixes(finding: Finding, tcp: &TcpSummary, group: &Group<'_>) -> Finding {
 fn several(window: &Window, tcp: &TcpSummary, rule: &ConnectFailures, pid: u32, groups: &[Group<'_>]) -> Finding {
     let count: u64 = groups.iter().map(|group| group.count).sum();
     let reason = groups.first().map_or(TcpFailureReason::Other, |group| group.reason);
-    let excess = groups.iter().map(|group| group.excess).fold(0.0, f64::max);
-    let title =
-        format!("{} cannot connect to {} services: {} {}", who(window, pid), groups.len(), verb(reason), times(count));
     let succeeded = groups.iter().map(|group| group.succeeded).sum();
     // Connections of its own to others: it reaches as many as it does not.
     let own = |peer: &&TcpPeer| peer.outgoing && peer.owners.iter().any(|owner| owner.0 == pid);
     let others = tcp.peers.iter().filter(own).count();
     let severity =
         if others >= groups.len() { Severity::Info } else { severity(count, succeeded, window.seconds(), reason) };
-    let mut finding = ConnectFailures::finding(severity, title)
-        .measured(format!("attempts {}", verb(reason)), count as f64, Unit::Count, Some(minimum(rule, reason)))
-        .measured(format!("attempts {}", verb(reason)), count as f64 / window.seconds(), Unit::PerSecond, None)
-        .measured("services", groups.len() as f64, Unit::Count, None)
-        .measured("services that it reached", others as f64, Unit::Count, None);
-    finding.cause = format!(
-        "{}; with so many at once the fault is likely nearer: this machine's network, or the process tries ports out",
-        cause(reason)
-    );
-    finding.impact = if succeeded == 0 {
-        "it gets no connection to any of them".into()
-    } else {
-        format!("{succeeded} connections to them were there all the same")
-    };
-    finding.culprit = Culprit::process(window, pid, "");
     let mut worst: Vec<_> = groups.iter().collect();
     worst.sort_by_key(|group| std::cmp::Reverse(group.count));
-    finding.victims = worst.iter().take(super::MAX_FINDINGS).map(|group| Culprit::remote(group.service)).collect();
-    finding.since = groups.iter().map(Group::first_ns).min().and_then(|first| since(window, first));
-    finding.excess = excess;
+    let mut finding = found(window, rule, severity, &worst)
+        .about(process(window, pid, groups.first().map_or("", Group::comm)))
+        .measured("services", groups.len() as f64, Unit::Count, None)
+        .measured("services_reached", others as f64, Unit::Count, None);
+    finding.victims = worst.iter().take(super::MAX_FINDINGS).map(|group| Subject::remote(group.service)).collect();
     finding.confidence = 0.8;
     match worst.first() {
-        Some(group) => fixes(finding, tcp, group),
+        Some(group) => fixes(window, finding, tcp, group),
         None => finding,
+    }
+}
+
+fn words(finding: &Finding) -> Words {
+    let services = finding.number("services").filter(|_| finding.subject.remote.is_none());
+    let to = match (finding.subject.remote, services) {
+        (Some(remote), _) => remote.to_string(),
+        (None, Some(services)) => format!("{} services", number(services)),
+        (None, None) => "a service".to_owned(),
+    };
+    let counted = |n: f64, what: &str| format!("{} {what}{}", number(n), if n > 1.0 { "s" } else { "" });
+    let attempts = finding.number("attempts").map_or_else(String::new, |n| format!(", {}", counted(n, "attempt")));
+    let many =
+        "With so many services at once, the fault is likely near this machine's network. Or the process scans ports.";
+    let cause = cause(finding);
+    let impact = match (finding.number("succeeded"), finding.subject.remote) {
+        (None, _) => "What needs the connection waits or fails.".to_owned(),
+        (Some(n), _) if n > 0.0 => format!("Other attempts succeed: {} in the window.", counted(n, "connection")),
+        (Some(_), Some(remote)) => format!("Nothing on this machine gets a connection to {remote}."),
+        (Some(_), None) => "It gets no connection to any of them.".to_owned(),
+    };
+    Words {
+        title: format!("{} cannot connect to {to}: {}{attempts}", who(finding), error(finding)),
+        cause: if services.is_some() { format!("{cause} {many}") } else { cause },
+        impact,
+        ..Words::default()
+    }
+}
+
+/// What the attempts ended with, in words.
+fn error(finding: &Finding) -> String {
+    match (&*finding.variant, finding.errnos().next()) {
+        ("refused", _) => "connection refused".to_owned(),
+        ("timed_out", _) => "no answer".to_owned(),
+        ("reset", _) => "connection reset".to_owned(),
+        (_, Some(errno)) => match errno::description(errno) {
+            Some(text) => text.to_lowercase(),
+            None => format!("error {errno}"),
+        },
+        ("unreachable", None) => "unreachable".to_owned(),
+        (_, None) => "failed".to_owned(),
+    }
+}
+
+fn cause(finding: &Finding) -> String {
+    let errno = finding.errnos().next();
+    match (&*finding.variant, errno) {
+        ("refused", _) => {
+            "Nothing listens there: the service is not running, or it listens on another address or port.".into()
+        }
+        ("timed_out", _) if finding.flag("server_overflows") => {
+            "The server is on this machine. It does not accept connections fast enough, so the kernel drops new ones."
+                .into()
+        }
+        ("timed_out", _) => "The host is down, or a firewall on the way drops the packets silently.".into(),
+        ("reset", _) => {
+            "The other end, or a firewall on the way, resets the connection while it is being opened.".into()
+        }
+        (_, Some(errno::ENETUNREACH)) => "This machine or a router on the way has no route to that network.".into(),
+        (_, Some(errno::EHOSTUNREACH | errno::EHOSTDOWN)) => {
+            "The host does not answer on its network, or a router on the way has no route to it or rejects the packets."
+                .into()
+        }
+        (_, Some(errno::ENETDOWN)) => "The network interface that leads there is down.".into(),
+        (_, Some(errno::EADDRNOTAVAIL)) => {
+            "All local ports for this destination are in use, or the local address does not exist here.".into()
+        }
+        (_, Some(errno::EPERM | errno::EACCES)) => {
+            "A firewall rule or a security module on this machine forbids it.".into()
+        }
+        (_, Some(errno)) => match errno::name(errno) {
+            Some(name) => format!("Its connects fail with {name}."),
+            None => format!("Its connects fail with error {errno}."),
+        },
+        (_, None) => "Its connects fail.".into(),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{judge, peer};
+    use super::super::testing::{began, judge, peer, title};
     use super::*;
     use kerno_model::ErrnoCount;
 
     fn failure(reason: TcpFailureReason, remote: &str, count: u64) -> TcpFailure {
+        let errno = match reason {
+            TcpFailureReason::Refused => errno::ECONNREFUSED,
+            TcpFailureReason::TimedOut => errno::ETIMEDOUT,
+            TcpFailureReason::Reset => errno::ECONNRESET,
+            TcpFailureReason::Unreachable => errno::EHOSTUNREACH,
+            TcpFailureReason::Other => errno::EADDRNOTAVAIL,
+        };
         TcpFailure {
             reason,
-            error: ErrnoCount::new(kerno_model::errno::ECONNREFUSED, count),
+            error: ErrnoCount::new(errno, count),
             remote: remote.parse().unwrap(),
             port: 5432,
             pid: 815,
@@ -335,10 +420,13 @@ mod tests {
     fn refusals_count_by_rate_or_by_share() {
         use TcpFailureReason::Refused;
         let findings = found(vec![failure(Refused, "127.0.0.1", 60)], vec![]);
-        assert_eq!(findings[0].title, "client (815) cannot connect to 127.0.0.1:5432: refused 60 times");
-        assert_eq!((findings[0].severity, findings[0].since), (Severity::Critical, Some(3.0)));
+        assert_eq!(
+            title(&findings[0]),
+            "client (815) cannot connect to 127.0.0.1:5432: connection refused, 60 attempts"
+        );
+        assert_eq!((findings[0].severity, began(&findings[0])), (Severity::Critical, Some(3.0)));
         assert_eq!(findings[0].fixes[0].command, "ss -ltnp 'sport = :5432'");
-        assert_eq!(findings[0].culprit.remote.as_deref(), Some("127.0.0.1:5432"));
+        assert_eq!(findings[0].subject.remote.unwrap().to_string(), "127.0.0.1:5432");
         assert!(found(vec![failure(Refused, "10.0.0.9", 4)], vec![]).is_empty());
         let busy = || TcpPeer { connections: 1000, ..peer("10.0.0.9", 1000, 0) };
         assert_eq!(found(vec![failure(Refused, "10.0.0.9", 6)], vec![busy()])[0].severity, Severity::Warning);
@@ -368,7 +456,7 @@ mod tests {
         };
         assert!(waiting(1, 9_500_000_000).is_empty(), "one SYN may get lost");
         let findings = waiting(1, 6_000_000_000);
-        assert_eq!(findings[0].title, "client (815) cannot connect to 10.0.0.9:5432: not answered once");
+        assert_eq!(title(&findings[0]), "client (815) cannot connect to 10.0.0.9:5432: no answer, 1 attempt");
         assert!(findings[0].fixes.iter().any(|fix| fix.command == "ss -tnp state syn-sent dst 10.0.0.9"));
         assert_eq!(waiting(3, 9_500_000_000)[0].severity, Severity::Critical);
     }
@@ -378,8 +466,41 @@ mod tests {
         let failures = (1..=6).map(|i| failure(TcpFailureReason::Unreachable, &format!("10.0.0.{i}"), 10)).collect();
         let findings = found(failures, vec![]);
         let [finding] = &findings[..] else { panic!("{findings:#?}") };
-        assert_eq!(finding.title, "client (815) cannot connect to 6 services: without a way there 60 times");
+        assert_eq!(title(finding), "client (815) cannot connect to 6 services: no route to host, 60 attempts");
         assert_eq!((finding.victims.len(), finding.severity), (6, Severity::Critical));
+        assert!(crate::words(finding).cause.ends_with("Or the process scans ports."));
+    }
+
+    #[test]
+    fn each_reason_is_a_trouble_of_its_own_and_names_its_error() {
+        use TcpFailureReason::{Other, Refused, Reset, TimedOut, Unreachable};
+        let mut known = BTreeSet::new();
+        for (reason, errno, says) in [
+            (Refused, errno::ECONNREFUSED, "Nothing listens there"),
+            (TimedOut, errno::ETIMEDOUT, "firewall"),
+            (Reset, errno::ECONNRESET, "resets"),
+            (Unreachable, errno::EHOSTUNREACH, "does not answer on its network"),
+            (Other, errno::EADDRNOTAVAIL, "local ports"),
+        ] {
+            let findings = found(vec![failure(reason, "10.0.0.9", 60)], vec![]);
+            let [finding] = &findings[..] else { panic!("{findings:#?}") };
+            assert_eq!(finding.errnos().collect::<Vec<_>>(), [errno]);
+            assert_eq!(finding.calls().collect::<Vec<_>>(), ["connect"]);
+            let words = crate::words(finding);
+            assert!(words.cause.contains(says), "{words:?}");
+            assert!(known.insert(finding.fingerprint()) && known.len() <= 5, "{reason:?}");
+        }
+        let mixed = |errno, count| TcpFailure {
+            error: ErrnoCount::new(errno, count),
+            pid: 816,
+            ..failure(Unreachable, "10.0.0.9", count)
+        };
+        let findings = found(vec![mixed(errno::EHOSTUNREACH, 20), mixed(errno::ENETUNREACH, 50)], vec![]);
+        assert_eq!(findings[0].errnos().collect::<Vec<_>>(), [errno::ENETUNREACH, errno::EHOSTUNREACH]);
+        assert_eq!(
+            title(&findings[0]),
+            "client (816) cannot connect to 10.0.0.9:5432: network is unreachable, 70 attempts"
+        );
     }
 
     #[test]

@@ -3,23 +3,45 @@
 pub(super) mod connects;
 pub(super) mod loss;
 pub(super) mod queue;
+pub(super) mod round_trips;
 
 use std::net::IpAddr;
 
-use crate::{Culprit, Finding};
-use kerno_model::TcpSummary;
-use kerno_model::Window;
+use kerno_model::{Entity, Finding, Moment, Safety, Subject, TcpPeer, TcpSummary, Window};
 
 /// At most so many findings of a rule.
 const MAX_FINDINGS: usize = 8;
 
-/// The command, to be run in that network namespace.
-fn within(tcp: &TcpSummary, net_namespace: u32, command: &str) -> String {
-    match tcp.namespaces.iter().find(|namespace| namespace.inode == net_namespace) {
-        Some(namespace) if !namespace.initial && namespace.pid != 0 => {
-            format!("nsenter -t {} -n {command}", namespace.pid)
+/// Where commands have to be run to see a network namespace.
+struct Namespace {
+    /// What to put before them.
+    prefix: String,
+    /// What they need: the process through which the namespace is entered, or nothing.
+    target: Entity,
+}
+
+impl Namespace {
+    fn new(window: &Window, tcp: &TcpSummary, inode: u32) -> Self {
+        match tcp.namespaces.iter().find(|namespace| namespace.inode == inode) {
+            Some(namespace) if !namespace.initial && namespace.pid != 0 => Self {
+                prefix: format!("nsenter -t {} -n ", namespace.pid),
+                target: Entity::Process(window.process_id(namespace.pid)),
+            },
+            _ => Self { prefix: String::new(), target: Entity::Machine },
         }
-        _ => command.to_owned(),
+    }
+
+    /// Adds commands that only look.
+    fn look(&self, finding: Finding, commands: impl IntoIterator<Item = (String, &'static str)>) -> Finding {
+        let add = |finding: Finding, (command, why): (String, &'static str)| {
+            finding.fix(self.target.clone(), Safety::ReadOnly, format!("{}{command}", self.prefix), why)
+        };
+        commands.into_iter().fold(finding, add)
+    }
+
+    /// Adds a command that changes something.
+    fn change(&self, finding: Finding, command: &str, why: String) -> Finding {
+        finding.fix(self.target.clone(), Safety::Changing, format!("{}{command}", self.prefix), why)
     }
 }
 
@@ -31,41 +53,53 @@ fn ss_address(address: IpAddr) -> String {
     }
 }
 
+/// The process; nothing when it is not known.
+fn process(window: &Window, pid: u32, comm: &str) -> Subject {
+    if pid == 0 { Subject::default() } else { Subject::process(window, pid, window.name_of(pid, comm)) }
+}
+
 /// "postgres (4711)", or "a process" when it is not known.
-fn who(window: &Window, pid: u32) -> String {
-    match window.process(pid) {
-        _ if pid == 0 => "a process".to_owned(),
-        Some(process) => format!("{} ({pid})", process.comm),
-        None => format!("process {pid}"),
-    }
+fn who(finding: &Finding) -> String {
+    finding.subject.process.as_ref().map_or_else(|| "a process".to_owned(), ToString::to_string)
 }
 
-/// The process, if it is known, and the other end.
-fn culprit(window: &Window, pid: u32, remote: String) -> Culprit {
-    let process = if pid == 0 { Culprit::default() } else { Culprit::process(window, pid, "") };
-    Culprit { remote: Some(remote), ..process }
-}
-
-/// When it began, if that was well within the window: seconds since the window began.
+/// When it began, if that was well within the window.
 #[allow(clippy::cast_precision_loss, reason = "a time")]
-fn since(window: &Window, at_ns: u64) -> Option<f64> {
+fn since(window: &Window, at_ns: u64) -> Option<Moment> {
     let seconds = at_ns.checked_sub(window.span.started_ns)? as f64 / 1e9;
-    (seconds > 0.5 && seconds <= window.seconds()).then_some(seconds)
+    (seconds > 0.5 && seconds <= window.seconds()).then(|| window.moment_ns(at_ns))
 }
 
 /// The worst, by how far past the threshold they are.
 fn worst(mut findings: Vec<Finding>) -> Vec<Finding> {
-    findings.sort_by(|a, b| b.excess.total_cmp(&a.excess).then_with(|| a.title.cmp(&b.title)));
+    findings.sort_by(|a, b| b.excess.total_cmp(&a.excess).then_with(|| a.fingerprint().cmp(&b.fingerprint())));
     findings.truncate(MAX_FINDINGS);
     findings
+}
+
+/// A client from the Internet: its own network is out of our hands.
+fn is_client_from_afar(peer: &TcpPeer) -> bool {
+    !peer.outgoing && is_public(peer.remote)
+}
+
+/// An address of the Internet at large.
+fn is_public(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            let shared = matches!(v4.octets(), [100, 64..=127, ..]);
+            !(v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.is_unspecified() || shared)
+        }
+        IpAddr::V6(v6) => {
+            !(v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local() || v6.is_unspecified())
+        }
+    }
 }
 
 #[cfg(test)]
 mod testing {
     use super::*;
     use crate::Thresholds;
-    use kerno_model::{Process, Span};
-    use kerno_model::{TcpNamespace, TcpPeer};
+    use kerno_model::{Process, Span, TcpNamespace};
 
     pub(super) fn observed(edit: impl FnOnce(&mut TcpSummary)) -> Window {
         let mut tcp = TcpSummary {
@@ -89,7 +123,18 @@ mod testing {
     }
 
     pub(super) fn judge(rule: &crate::Rule, edit: impl FnOnce(&mut TcpSummary)) -> Vec<Finding> {
-        (rule.judge)(&observed(edit), &Thresholds::default())
+        let findings = (rule.judge)(&observed(edit), &Thresholds::default());
+        findings.iter().for_each(crate::rules::testing::words_hold);
+        findings
+    }
+
+    /// Seconds from the window's begin to that of the finding.
+    pub(super) fn began(finding: &Finding) -> Option<f64> {
+        finding.since.map(|since| observed(|_| ()).span.seconds_at(since))
+    }
+
+    pub(super) fn title(finding: &Finding) -> String {
+        crate::words(finding).title
     }
 
     pub(super) fn peer(remote: &str, sent: u64, again: u64) -> TcpPeer {

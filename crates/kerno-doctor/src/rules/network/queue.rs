@@ -2,21 +2,48 @@
 
 use std::net::SocketAddr;
 
-use super::{who, within, worst};
+use kerno_model::amount::{number, quantity};
+use kerno_model::{
+    Effect, Entity, Fact, Finding, Limit, Safety, Severity, TcpListener, TcpNamespace, TcpSummary, Unit, Window,
+};
+
+use super::{Namespace, process, who, worst};
 use crate::shell::{is_service, word};
-use crate::{Culprit, Finding, Severity, Unit, rule};
-use kerno_model::Window;
-use kerno_model::{TcpListener, TcpNamespace, TcpSummary};
+use crate::{Words, rule, suffers};
 
 rule! {
     /// Full accept queues.
-    AcceptQueueOverflow = "tcp_accept_queue_overflow", "tcp_monitor", "a server does not accept its connections in time",
-        "Connections that a listening socket dropped because its queue was full: the process does not call accept as fast as clients \
-        come, or the queue is too short for a burst. Clients notice by waiting a second or more, for they try again. A socket's own \
-        count of drops has other reasons too, so the network namespace's count of overflows, or a full queue, must agree.", overflow;
-    min_drops: 3.0 Count, 1.0 ..= 1e9, "connections dropped before it is a symptom";
-    per_second: 0.2 PerSecond, 0.0 ..= 1e6, "connections dropped a second";
-    critical_per_second: 20.0 PerSecond, 0.0 ..= 1e6, "connections dropped a second that are critical";
+    AcceptQueueOverflow = "tcp_accept_queue_overflow", "tcp_monitor", "a server accepts connections too slowly",
+        "Counts the connections that a listening socket dropped because its accept queue was full: the process calls accept too \
+        rarely, or the backlog is too short for a burst. Clients notice a delay of a second or more until they retry. A socket also \
+        drops connections for other reasons, so the overflows counted for its network namespace, or a full queue, must agree.",
+        overflow, words;
+    causes: [NotAccepted];
+    suffers: [
+        suffers(
+            Effect::NoDescriptors,
+            |ties, a, b| ties.at_limit_and_same_process(a, b),
+            "cannot accept without a file descriptor",
+        ),
+        suffers(
+            Effect::HeldBackByQuota,
+            |ties, a, b| ties.in_throttled_cgroup(a, b),
+            "held back by the quota of its cgroup, it accepts too slowly",
+        ),
+        suffers(Effect::CpusTaken, |ties, a, b| ties.waits_for_cpu(a, b), "waits for a CPU, and so accepts too slowly"),
+    ];
+    thresholds: {
+        min_drops: 3.0 Count, 1.0 ..= 1e9, "dropped connections needed";
+        per_second: 0.2 PerSecond, 0.0 ..= 1e6, "dropped connections per second";
+        critical_per_second: 20.0 PerSecond, 0.0 ..= 1e6, "dropped connections per second that are critical";
+    }
+    evidence: {
+        dropped: "connections dropped";
+        dropped_per_second: "connections dropped per second";
+        queued: "connections waiting in the accept queue, at most";
+        backlog: "backlog: the most that may wait";
+        overflows: "accept queue overflows in its network namespace";
+    }
 }
 
 #[allow(clippy::cast_precision_loss, reason = "counts")]
@@ -31,7 +58,7 @@ fn overflow(window: &Window, rule: &AcceptQueueOverflow) -> Vec<Finding> {
         let namespace = tcp.namespaces.iter().find(|namespace| namespace.inode == listener.net_namespace);
         let overflows = namespace.map_or(0, |namespace| namespace.listen_overflows + namespace.syn_drops);
         let full = listener.queued > listener.backlog;
-        // The socket's own count has what was malformed or unwanted, too: no more than overflowed anywhere are for want of room.
+        // The socket's own count includes malformed and unwanted packets: for want of room it dropped no more than overflowed anywhere.
         let drops = match namespace {
             Some(_) => listener.drops.min(overflows),
             None if full => listener.drops,
@@ -61,52 +88,56 @@ fn of_listener(
     namespace: Option<&TcpNamespace>,
     excess: f64,
 ) -> Finding {
-    let (pid, local) = (listener.pid, SocketAddr::new(listener.local, listener.port));
+    let pid = listener.pid;
     let per_second = listener.drops as f64 / window.seconds();
-    let stuck = listener.queued > listener.backlog;
+    let full = listener.queued > listener.backlog;
     let severity = if per_second >= rule.critical_per_second { Severity::Critical } else { Severity::Warning };
-    let title = format!(
-        "{} does not accept connections to {local} in time: {} dropped ({per_second:.1} a second)",
-        who(window, pid),
-        listener.drops
-    );
-    let mut finding = AcceptQueueOverflow::finding(severity, title)
-        .measured("connections dropped", listener.drops as f64, Unit::Count, Some(rule.min_drops))
-        .measured("connections dropped", per_second, Unit::PerSecond, Some(rule.per_second))
-        .measured("connections waiting to be accepted, at most", f64::from(listener.queued), Unit::Count, None)
-        .measured("room in the accept queue", f64::from(listener.backlog), Unit::Count, None);
+    let mut subject = process(window, pid, &listener.comm);
+    let unit = subject.unit.clone();
+    subject.local = Some(SocketAddr::new(listener.local, listener.port).into());
+    let mut finding = AcceptQueueOverflow::finding(severity)
+        .variant("listener")
+        .about(subject)
+        .fact(Fact::AtLimit(Limit::AcceptQueue))
+        .detail("full", full)
+        .measured("dropped", listener.drops as f64, Unit::Count, Some(rule.min_drops))
+        .measured("dropped_per_second", per_second, Unit::PerSecond, Some(rule.per_second))
+        .measured("queued", f64::from(listener.queued), Unit::Count, None)
+        .measured("backlog", f64::from(listener.backlog), Unit::Count, None);
     if let Some(namespace) = namespace {
-        let overflows = namespace.listen_overflows as f64;
-        finding = finding.measured("overflows in its network namespace", overflows, Unit::Count, None);
+        finding = finding.measured("overflows", namespace.listen_overflows as f64, Unit::Count, None);
     }
-    finding.cause = if stuck {
-        "its queue is full when looked at: the process is stuck, or slower than its clients come".into()
-    } else {
-        "bursts of clients are longer than the queue, which is empty again when looked at".into()
-    };
-    finding.impact = "clients wait for a second or more before they try again, or give up".into();
-    let process = if pid == 0 { Culprit::default() } else { Culprit::process(window, pid, &listener.comm) };
-    let unit = process.unit.clone();
-    finding.culprit = Culprit { local: Some(local.to_string()), ..process };
     finding.excess = excess;
-    finding.confidence = if stuck { 0.95 } else { 0.85 };
-    let (port, within) = (listener.port, |command: String| within(tcp, listener.net_namespace, &command));
-    finding = finding
-        .look(within(format!("ss -ltn 'sport = :{port}'")), "Recv-Q is the queue, Send-Q its room")
-        .look(within("nstat -az TcpExtListenOverflows TcpExtListenDrops".into()), "the kernel's own counts");
+    finding.confidence = if full { 0.95 } else { 0.85 };
+    let within = Namespace::new(window, tcp, listener.net_namespace);
+    finding = within.look(
+        finding,
+        [
+            (
+                format!("ss -ltn 'sport = :{}'", listener.port),
+                "Recv-Q is the length of the accept queue, Send-Q the backlog",
+            ),
+            ("nstat -az TcpExtListenOverflows TcpExtListenDrops".into(), "the kernel's counters"),
+        ],
+    );
     if pid != 0 {
         finding = finding
-            .look(format!("top -H -b -n 1 -p {pid}"), "whether it has no time to accept")
-            .look(format!("timeout 5 strace -f -e trace=accept,accept4 -p {pid}"), "whether it accepts at all");
+            .look_at_process(format!("top -H -b -n 1 -p {pid}"), "whether it is too busy to accept")
+            .look_at_process(
+                format!("timeout 5 strace -f -e trace=accept,accept4 -p {pid}"),
+                "whether it accepts at all",
+            );
     }
     if let Some(unit) = unit.filter(|unit| is_service(unit)) {
-        finding = finding.change(format!("systemctl restart {}", word(&unit)), "ends the standstill if it is stuck");
+        let restart = format!("systemctl restart {}", word(&unit));
+        finding = finding.fix(Entity::Unit(unit), Safety::Changing, restart, "gets it going again if it is stuck");
     }
-    finding.change(
-        within("sysctl -w net.core.somaxconn=4096".into()),
+    within.change(
+        finding,
+        "sysctl -w net.core.somaxconn=4096",
         format!(
-            "allows longer queues than {}; the program must ask for one in listen() and be started again",
-            listener.backlog
+            "allows a backlog above {}; the program must ask for it in listen() and be restarted",
+            number(f64::from(listener.backlog))
         ),
     )
 }
@@ -119,25 +150,51 @@ fn of_namespace(
     namespace: &TcpNamespace,
     excess: f64,
 ) -> Finding {
-    let (overflows, inode) = (namespace.listen_overflows, namespace.inode);
-    let title = format!("a server did not accept its connections in time: {overflows} dropped");
-    let mut finding = AcceptQueueOverflow::finding(Severity::Warning, title)
-        .measured("connections dropped", overflows as f64, Unit::Count, Some(rule.min_drops))
-        .measured("connections dropped", overflows as f64 / window.seconds(), Unit::PerSecond, Some(rule.per_second));
-    finding.cause = "which socket it was is not known: it has gone, or could not be looked at".into();
-    finding.impact = "clients wait for a second or more before they try again, or give up".into();
+    let overflows = namespace.listen_overflows as f64;
+    let mut finding = AcceptQueueOverflow::finding(Severity::Warning)
+        .variant("unknown_listener")
+        .fact(Fact::AtLimit(Limit::AcceptQueue))
+        .measured("dropped", overflows, Unit::Count, Some(rule.min_drops))
+        .measured("dropped_per_second", overflows / window.seconds(), Unit::PerSecond, Some(rule.per_second));
     finding.excess = excess;
     finding.confidence = 0.6;
-    finding
-        .look(within(tcp, inode, "ss -ltnp"), "whose Recv-Q comes near its Send-Q")
-        .look(within(tcp, inode, "nstat -az TcpExtListenOverflows"), "whether it goes on")
+    Namespace::new(window, tcp, namespace.inode).look(
+        finding,
+        [
+            ("ss -ltnp".into(), "which socket's Recv-Q comes near its Send-Q"),
+            ("nstat -az TcpExtListenOverflows".into(), "whether it still happens"),
+        ],
+    )
+}
+
+fn words(finding: &Finding) -> Words {
+    let unknown = finding.variant == "unknown_listener";
+    let who = if unknown { "a server".to_owned() } else { who(finding) };
+    let place = finding.subject.local.map_or_else(String::new, |local| format!(" on {local}"));
+    let rate = finding.number("dropped_per_second").filter(|_| !unknown);
+    let rate = rate.map_or_else(String::new, |rate| format!(" ({})", quantity(rate, Unit::PerSecond)));
+    let dropped =
+        finding.number("dropped").map_or_else(String::new, |count| format!(": {} dropped{rate}", number(count)));
+    let cause = match finding.get("full") {
+        _ if unknown => "Which socket it is cannot be told: it was closed, or could not be looked at.",
+        Some(_) if finding.flag("full") => {
+            "The accept queue was full when sampled: the process is stuck, or accepts more slowly than clients connect."
+        }
+        Some(_) => "The backlog is too short for bursts of clients. The accept queue was not full when sampled.",
+        None => "The process accepts more slowly than clients connect, or its backlog is too short for bursts.",
+    };
+    Words {
+        title: format!("{who} accepts connections{place} too slowly{dropped}"),
+        cause: cause.into(),
+        impact: "Clients wait a second or more before they retry, or give up.".into(),
+        ..Words::default()
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::judge;
+    use super::super::testing::{judge, title};
     use super::*;
-    use crate::Effect;
 
     fn found(drops: u64, queued: u32, overflows: u64) -> Vec<Finding> {
         judge(&AcceptQueueOverflow::RULE, |tcp| {
@@ -160,15 +217,32 @@ mod tests {
         let findings = found(400, 129, 400);
         let [finding] = &findings[..] else { panic!("{findings:#?}") };
         assert_eq!(
-            finding.title,
-            "postgres (4711) does not accept connections to 0.0.0.0:5432 in time: 400 dropped (40.0 a second)"
+            title(finding),
+            "postgres (4711) accepts connections on 0.0.0.0:5432 too slowly: 400 dropped (40/s)"
         );
-        assert_eq!((finding.severity, finding.culprit.pid), (Severity::Critical, Some(4711)));
-        assert_eq!(finding.culprit.local.as_deref(), Some("0.0.0.0:5432"));
+        assert_eq!((finding.severity, finding.subject.pid()), (Severity::Critical, Some(4711)));
+        assert_eq!(finding.subject.local.unwrap().to_string(), "0.0.0.0:5432");
+        assert!(finding.is_at(Limit::AcceptQueue));
         assert_eq!(finding.fixes[0].command, "nsenter -t 222 -n ss -ltn 'sport = :5432'");
-        let change = finding.fixes.iter().find(|fix| fix.effect == Effect::Changing).unwrap();
+        let change = finding.fixes.iter().find(|fix| fix.effect == Safety::Changing).unwrap();
         assert_eq!(change.command, "nsenter -t 222 -n sysctl -w net.core.somaxconn=4096");
+        let pids: Vec<_> = finding
+            .fixes
+            .iter()
+            .map(|fix| match &fix.acts_on {
+                Entity::Process(id) => id.pid,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(pids, [222, 222, 4711, 4711, 222], "what each command needs to be there");
         assert!((finding.excess - 400.0 / 3.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_full_queue_and_a_short_one_are_told_apart_in_words_only() {
+        let [stuck, burst] = [found(400, 129, 400), found(400, 3, 400)].map(|found| found[0].clone());
+        assert!(crate::words(&stuck).cause.contains("stuck") && crate::words(&burst).cause.contains("bursts"));
+        assert_eq!(stuck.fingerprint(), burst.fingerprint(), "how full it is changes from sample to sample");
     }
 
     #[test]
@@ -181,9 +255,9 @@ mod tests {
     }
 
     #[test]
-    fn an_overflow_of_a_socket_that_is_gone_is_told_all_the_same() {
+    fn an_overflow_of_a_socket_that_is_gone_is_told_as_well() {
         let findings = judge(&AcceptQueueOverflow::RULE, |tcp| tcp.namespaces[0].listen_overflows = 50);
-        assert_eq!(findings[0].title, "a server did not accept its connections in time: 50 dropped");
+        assert_eq!(title(&findings[0]), "a server accepts connections too slowly: 50 dropped");
         assert_eq!(findings[0].fixes[0].command, "ss -ltnp");
     }
 }

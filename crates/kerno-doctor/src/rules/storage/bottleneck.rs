@@ -1,13 +1,21 @@
-//! disk_io_bottleneck: storage that others wait for, and why: a process asks too much of a device, one process's flushes hold up all
-//! others, the device itself is slow, or a cgroup has come to its own limit.
+//! disk_io_bottleneck: storage that others wait for, and why: the device itself is slow, a process asks too much of it, one process's
+//! flushes hold up all others, or a cgroup has come to its own limit.
 
-use super::load::{Sufferer, demand, mean_bytes, others, pace, quantile_ms, sufferers, typical_ms, under_way, victims};
-use super::storm;
-use crate::shell::word;
-use crate::{Culprit, Finding, Severity, Unit, rule};
-use kerno_model::Window;
-use kerno_model::amount::{bytes, millis, share};
-use kerno_model::{CgroupIo, DiskDevice, DiskOpStat, DiskSummary};
+mod flush_storm;
+mod load;
+mod own_limit;
+mod saturated;
+mod slow_device;
+#[cfg(test)]
+mod tests;
+
+use kerno_model::amount::millis;
+use kerno_model::{
+    DiskDevice, DiskOpStat, DiskSummary, Effect, Evidence, Fact, Finding, Severity, Subject, Unit, Window,
+};
+
+use self::load::{Sufferer, Waits, mean_bytes, under_way};
+use crate::{Words, rule, suffers};
 
 /// A call that took so long stands still, as far as people are concerned.
 const STANDSTILL_MS: f64 = 5000.0;
@@ -22,52 +30,95 @@ const FEW_REQUESTS: u64 = 3;
 /// And from this many under way on average.
 const MIN_UNDER_WAY: f64 = 0.2;
 
+/// How many of those who wait are told of with how long they do.
+const TOLD: usize = 3;
+
 rule! {
     /// Storage that others wait for.
-    DiskBottleneck = "disk_io_bottleneck", "disk_io", "Storage holds processes up",
-        "Looks at what each request waited in the queue and took at the device, not at how busy the device is: a device that is \
-         busy all the time may be far from its limits. Tells apart: a device that takes long for each request though little is \
-         asked of it (the device is at fault); a device that is busy all the time with many requests waiting (the process that asks most \
-         is at fault, buffered writes put down to the one who wrote); one process whose fsync calls hold up those of others; and a \
-         cgroup at its own I/O limit, which never shows in a request's latency. A load that nobody suffers from, such as a backup \
-         that reads as fast as the disk can, or a database that waits for its own short fsyncs, is no finding.",
-        judge;
-    slow_ms: 20.0 Milliseconds, 0.1 ..= 60000.0,
-        "Reads or writes of a device without moving parts take longer than this: half of them, or on average.";
-    slow_rotational_ms: 100.0 Milliseconds, 0.1 ..= 60000.0,
-        "The same for a device with moving parts.";
-    slow_flush_ms: 50.0 Milliseconds, 0.1 ..= 60000.0,
-        "Flushes of a device without moving parts take longer than this; of others, four times this.";
-    little_asked: 500.0 PerSecond, 1.0 ..= 1000000.0,
-        "A slow device that serves fewer requests than this a second while busy is itself at fault; with moving parts, a tenth of this.";
-    utilisation: 0.6 Ratio, 0.1 ..= 1.0,
-        "A device that is busy for less of the window is not saturated.";
-    in_flight: 8.0 Count, 1.0 ..= 100000.0,
-        "A device with fewer requests waiting or under way, on average, is not saturated.";
-    sync_ms: 50.0 Milliseconds, 1.0 ..= 60000.0,
-        "A process whose fsync calls take longer than this on average suffers.";
-    storm_syncs: 30.0 PerSecond, 1.0 ..= 1000000.0,
-        "A process with more fsync calls than this a second can hold up others.";
-    storm_sync_ms: 10.0 Milliseconds, 0.1 ..= 60000.0,
-        "Another process's fsync calls take longer than this on average beside such a process; with moving parts, four times this.";
-    limit_used: 0.9 Ratio, 0.5 ..= 2.0,
-        "A cgroup that uses more of its own I/O limit than this is held back by it.";
+    DiskBottleneck = "disk_io_bottleneck", "disk_io", "storage keeps processes waiting",
+        "Looks at how long each request waited in the queue and took at the device, not at how busy the device is: a device that is \
+         busy all the time may be far from its limits. Tells four causes apart. A slow device: each request takes long although few \
+         are made. A saturated device: it is busy all the time and many requests wait; the process that asks for most is behind it \
+         (buffered writes count for the process that wrote the data). A flush storm: the fsync calls of one process hold up those of \
+         others. A cgroup at its own I/O limit: this never shows in the latency of requests. A load that slows nobody down is no \
+         finding, such as a backup that reads as fast as the disk can, or a database that waits for its own short fsync calls.",
+        judge, words;
+    causes: [StorageSlow];
+    suffers: [
+        suffers(Effect::StorageFails, |t, a, b| t.same_device(a, b), "failed requests are tried again and take long"),
+        suffers(Effect::StorageSlow, |t, a, b| t.stacked_device(a, b), "its requests wait for the device below"),
+        suffers(Effect::MemoryShort, |t, a, b| t.thrashing(a, b), "pages that were dropped are read again and again"),
+    ];
+    thresholds: {
+        slow_ms: 20.0 Milliseconds, 0.1 ..= 60000.0,
+            "a device without moving parts is slow when reads or writes take longer than this: half of them, or on average";
+        slow_rotational_ms: 100.0 Milliseconds, 0.1 ..= 60000.0, "the same for a device with moving parts";
+        slow_flush_ms: 50.0 Milliseconds, 0.1 ..= 60000.0,
+            "the same for flushes of a device without moving parts; four times this with moving parts";
+        little_asked: 500.0 PerSecond, 1.0 ..= 1000000.0,
+            "a slow device is itself the cause when it serves fewer requests than this while busy; a tenth of this with moving parts";
+        utilisation: 0.6 Ratio, 0.1 ..= 1.0, "a device that is busy for less of the window is not saturated";
+        in_flight: 8.0 Count, 1.0 ..= 100000.0,
+            "a device with a lower queue depth on average (requests waiting or in flight) is not saturated";
+        sync_ms: 50.0 Milliseconds, 1.0 ..= 60000.0, "a process suffers when its fsync calls take longer than this on average";
+        storm_syncs: 30.0 PerSecond, 1.0 ..= 1000000.0, "a process that makes more fsync calls than this can hold up others";
+        storm_sync_ms: 10.0 Milliseconds, 0.1 ..= 60000.0,
+            "others are held up when their fsync calls take longer than this on average; four times this with moving parts";
+        limit_used: 0.9 Ratio, 0.5 ..= 2.0, "a cgroup that uses more of its own I/O limit than this is held back by it";
+    }
+    evidence: {
+        device_time: "time of {} at the device (typical)";
+        device_time_p99: "time of {} at the device (p99)";
+        total_time: "time of {} in the queue and at the device (median)";
+        queue_time_p99: "time of {} in the queue (p99)";
+        requests_served: "requests served while busy";
+        data_moved: "data moved while busy";
+        busy: "device busy";
+        queue_depth: "queue depth (mean)";
+        bytes_share: "share of all bytes, {}";
+        requests_share: "share of all requests, {}";
+        fsyncs: "fsync calls of {}";
+        fsyncs_share: "share of all fsync calls, {}";
+        limit_used: "share of the {} limit used";
+        stalled: "time in which some of its tasks waited for I/O";
+        requests_wait: "requests of {} (mean)";
+        fsyncs_wait: "fsync calls of {} (mean)";
+        calls_wait: "{} (mean)";
+    }
 }
 
 fn judge(window: &Window, rule: &DiskBottleneck) -> Vec<Finding> {
     let Some(disk) = &window.disk_io else { return Vec::new() };
-    let mut findings: Vec<_> = disk.throttled.iter().filter_map(|cgroup| limited(window, disk, cgroup, rule)).collect();
-    let storm = storm::judge(window, disk, rule);
-    let storm_device = storm.as_ref().and_then(|(_, dev)| dev.clone());
+    let limited = disk.throttled.iter().filter_map(|cgroup| own_limit::judge(window, disk, cgroup, rule));
+    let mut findings: Vec<_> = limited.collect();
+    let storm = flush_storm::judge(window, disk, rule);
+    let storm_device = storm.as_ref().map(|(_, dev)| dev.clone());
     findings.extend(storm.map(|(finding, _)| finding));
     for device in disk.devices.iter().filter(|device| storm_device.as_deref() != Some(device.dev.as_str())) {
         if stands_on_another(disk, device) {
             continue;
         }
-        findings.extend(slow(window, disk, device, rule).or_else(|| saturated(window, disk, device, rule)));
+        let slow = slow_device::judge(window, disk, device, rule);
+        findings.extend(slow.or_else(|| saturated::judge(window, disk, device, rule)));
     }
     findings
 }
+
+fn words(finding: &Finding) -> Words {
+    match finding.variant.as_ref() {
+        slow_device::VARIANT => slow_device::words(finding),
+        saturated::VARIANT => saturated::words(finding),
+        flush_storm::VARIANT => flush_storm::words(finding),
+        own_limit::VARIANT => own_limit::words(finding),
+        _ => {
+            let subject = finding.subject.label().unwrap_or_else(|| "a device".to_owned());
+            let title = format!("{subject} keeps processes waiting for storage");
+            Words { title, impact: impact(finding), ..Words::default() }
+        }
+    }
+}
+
+// What devices do.
 
 /// A device on top of others (dm, md) has their latency: the one below is told of.
 fn stands_on_another(disk: &DiskSummary, device: &DiskDevice) -> bool {
@@ -75,10 +126,14 @@ fn stands_on_another(disk: &DiskSummary, device: &DiskDevice) -> bool {
         && disk.devices.iter().any(|below| below.utilisation > 0.5 && device.backing.contains(&below.name))
 }
 
+/// It has an arm that moves; loop devices take this from the disk below, whose cache they share.
+fn has_moving_parts(device: &DiskDevice) -> bool {
+    device.rotational && !device.name.starts_with("loop")
+}
+
 /// From where on a kind of request takes too long on this device; longer requests may take longer.
 fn limit_ms(device: &DiskDevice, stat: &DiskOpStat, rule: &DiskBottleneck) -> f64 {
-    let moving = device.rotational && !device.name.starts_with("loop");
-    match (stat.op.as_str(), moving) {
+    match (stat.op.as_str(), has_moving_parts(device)) {
         ("flush", false) => rule.slow_flush_ms,
         ("flush", true) => rule.slow_flush_ms * 4.0,
         (_, false) => rule.slow_ms + mean_bytes(stat) / MOVES_AT_LEAST * 1e3,
@@ -106,267 +161,54 @@ fn is_full(device: &DiskDevice, seconds: f64, rule: &DiskBottleneck) -> bool {
     device.utilisation >= rule.utilisation && depth(device, seconds) >= rule.in_flight
 }
 
-/// How long these requests take the device: half of them longer; or on average, where one in ten at least takes too long, as with
-/// devices that serve some at once and then none for a while.
-fn taken_ms(stat: &DiskOpStat, limit_ms: f64) -> f64 {
-    let median = quantile_ms(&stat.device_ns, 0.5);
-    let often_long = quantile_ms(&stat.device_ns, 0.9) >= limit_ms;
-    stat.device_ns.mean().map(|mean| mean / 1e6).filter(|_| often_long).map_or(median, |mean| mean.max(median))
-}
+// Those who wait.
 
-/// The device takes long for each request although little is asked of it.
-fn slow(window: &Window, disk: &DiskSummary, device: &DiskDevice, rule: &DiskBottleneck) -> Option<Finding> {
-    let seconds = window.seconds();
-    let (requests, moved) = pace(device, seconds);
-    let moving = device.rotational && !device.name.starts_with("loop");
-    let few = if moving { rule.little_asked / 10.0 } else { rule.little_asked };
-    if requests >= few || moved >= MOVES_AT_LEAST {
-        return None;
-    }
-    let taken = |stat: &DiskOpStat| taken_ms(stat, limit_ms(device, stat, rule));
-    let excess = |stat: &DiskOpStat| taken(stat) / limit_ms(device, stat, rule);
-    let worst = judged(device, seconds).max_by(|a, b| excess(a).total_cmp(&excess(b)))?;
-    if excess(worst) < 1.0 {
-        return None;
-    }
-    let limit = limit_ms(device, worst, rule);
-    // A device's own queue hides how long it takes for one: of many at a time, each has a part of the device only.
-    if is_full(device, seconds, rule) && 1e3 / requests < limit {
-        return None;
-    }
-    let suffering = sufferers(window, disk, &device.dev, limit / 2.0, rule.sync_ms);
-    // Nobody waits for what is written back in the background.
-    let severity = match suffering.is_empty() && worst.op == "write" {
-        true => Severity::Info,
-        false => severity_of(suffering.iter()),
-    };
-    let (taken, p99) = (taken(worst), quantile_ms(&worst.device_ns, 0.99));
-    let label = device.label();
-    let title = format!(
-        "{label} is slow: {} take {} each, at only {requests:.0} requests a second",
-        plural(&worst.op),
-        millis(taken)
-    );
-    let mut finding = DiskBottleneck::finding(severity, title)
-        .measured(format!("{} took the device", plural(&worst.op)), taken, Unit::Milliseconds, Some(limit))
-        .measured(format!("{} took the device (p99)", plural(&worst.op)), p99, Unit::Milliseconds, None)
-        .measured("requests served while busy", requests, Unit::PerSecond, Some(few))
-        .measured("moved while busy", moved, Unit::BytesPerSecond, Some(MOVES_AT_LEAST))
-        .measured("busy", device.utilisation, Unit::Ratio, None);
-    finding.cause = format!(
-        "The device itself takes long for each request. It serves {requests:.0} requests and {} a second while it is busy, \
-         which is little for its kind, so this is not the load.{}",
-        bytes(moved),
-        made_of(device)
-    );
-    finding.impact = impact(suffering.iter());
-    finding.culprit = Culprit::device(label);
-    finding.victims = victims(window, suffering.iter());
-    finding.since = since(device, limit / 2.0, seconds);
-    finding.excess = excess(worst);
-    finding.confidence = if worst.count >= 50 { 0.9 } else { 0.75 };
-    Some(look_at_device(finding, device))
-}
-
-/// The device is busy all the time and requests wait, or take long because there are so many.
-fn saturated(window: &Window, disk: &DiskSummary, device: &DiskDevice, rule: &DiskBottleneck) -> Option<Finding> {
-    let seconds = window.seconds();
-    let depth = depth(device, seconds);
-    if !is_full(device, seconds, rule) {
-        return None;
-    }
-    let demands = demand(window, disk, &device.dev);
-    let first = demands.first()?;
-    let slow_ms = if device.rotational { rule.slow_rotational_ms } else { rule.slow_ms };
-    let all = sufferers(window, disk, &device.dev, slow_ms, rule.sync_ms);
-    let suffering: Vec<_> = others(&all, &first.comm).cloned().collect();
-    // Writes may be slow in the background; what is read or flushed is waited for.
-    let waited_for = judged(device, seconds).filter(|stat| stat.op != "write");
-    let excess = |stat: &DiskOpStat| typical_ms(stat) / limit_ms(device, stat, rule);
-    let worst_waited = waited_for.max_by(|a, b| excess(a).total_cmp(&excess(b))).filter(|stat| excess(stat) >= 1.0);
-    if suffering.is_empty() && worst_waited.is_none() {
-        return None;
-    }
-    let worst =
-        worst_waited.or_else(|| judged(device, seconds).max_by(|a, b| typical_ms(a).total_cmp(&typical_ms(b))))?;
-    let (requests, moved) = pace(device, seconds);
-    let label = device.label();
-    let title = format!(
-        "{} ({}) saturates {label}: {} busy, {depth:.0} requests at a time, {} take {}",
-        first.comm,
-        first.pid,
-        share(device.utilisation),
-        plural(&worst.op),
-        millis(typical_ms(worst))
-    );
-    let mut finding = DiskBottleneck::finding(severity_of(suffering.iter()), title)
-        .measured("busy", device.utilisation, Unit::Ratio, Some(rule.utilisation))
-        .measured("requests waiting or under way (mean)", depth, Unit::Count, Some(rule.in_flight))
-        .measured(
-            format!("{} waited and took (p50)", plural(&worst.op)),
-            typical_ms(worst),
-            Unit::Milliseconds,
-            Some(limit_ms(device, worst, rule)),
-        )
-        .measured(
-            format!("{} waited in the queue (p99)", plural(&worst.op)),
-            quantile_ms(&worst.queue_ns, 0.99),
-            Unit::Milliseconds,
-            None,
-        )
-        .measured("requests served", requests, Unit::PerSecond, None)
-        .measured("moved", moved, Unit::BytesPerSecond, None)
-        .measured(format!("bytes that are {}'s", first.comm), first.bytes_share, Unit::Ratio, None);
-    finding.cause = format!(
-        "{} causes {} of the requests and {} of the bytes. The device does what it can ({requests:.0} requests and {} a second), \
-         so the rest waits.",
-        first.comm,
-        share(first.requests_share),
-        share(first.bytes_share),
-        bytes(moved)
-    );
-    finding.impact = impact(suffering.iter());
-    finding.culprit = Culprit::process(window, first.pid, &first.comm).on_device(label);
-    finding.victims = victims(window, suffering.iter());
-    finding.since = device.in_flight.since_at_least(rule.in_flight).filter(|since| *since > seconds * 0.1);
-    finding.excess = (depth / rule.in_flight).max(excess(worst));
-    finding.confidence = if first.bytes_share.max(first.requests_share) >= 0.5 { 0.9 } else { 0.6 };
-    Some(
-        finding
-            .look(format!("iotop -boPa -n 5 -p {}", first.pid), "shows what it reads and writes")
-            .look(format!("iostat -x {label} 1 5"), "shows queue and latency of the device")
-            .look(format!("cat /proc/{}/io", first.pid), "its bytes so far")
-            .change(
-                format!("ionice -c3 -p {}", first.pid),
-                "lets others go first, where the I/O scheduler honors it (bfq, mq-deadline)",
-            )
-            .change(format!("kill -STOP {}", first.pid), "pauses it; kill -CONT goes on"),
-    )
-}
-
-/// A cgroup at its own limit.
-fn limited(window: &Window, disk: &DiskSummary, cgroup: &CgroupIo, rule: &DiskBottleneck) -> Option<Finding> {
-    if cgroup.limit_used < rule.limit_used {
-        return None;
-    }
-    let device = disk.device(&cgroup.dev);
-    let label = device.map_or(cgroup.dev.as_str(), DiskDevice::label);
-    let direction = if cgroup.tightest.starts_with('r') { "reads" } else { "writes" };
-    let limit = cgroup.limits.iter().find_map(|limit| limit.strip_prefix(&format!("{}=", cgroup.tightest)));
-    let limit_text = limit.and_then(|limit| limit.parse::<f64>().ok()).map_or_else(String::new, |limit| {
-        if cgroup.tightest.ends_with("bps") {
-            format!("{} a second", bytes(limit))
-        } else {
-            format!("{limit:.0} a second")
-        }
-    });
-    // Whoever has most I/O in it, if that can be told.
-    let busiest = cgroup
-        .pids
-        .iter()
-        .filter_map(|pid| window.process(*pid))
-        .max_by_key(|p| p.used.read_bytes + p.used.write_bytes);
-    let who = busiest.map_or_else(String::new, |process| format!(" ({} {})", process.comm, process.pid));
-    let title = format!(
-        "cgroup {}{who} is held back by its own I/O limit: {direction} of {label} at {limit_text}",
-        cgroup.path
-    );
-    let mut finding = DiskBottleneck::finding(Severity::Warning, title).measured(
-        format!("of {} used", cgroup.tightest),
-        cgroup.limit_used,
-        Unit::Ratio,
-        Some(rule.limit_used),
-    );
-    if let Some(stat) = device.and_then(|device| device.op(if direction == "reads" { "read" } else { "write" })) {
-        let what = format!("{direction} took the device (p99): it is not at fault");
-        finding = finding.measured(what, quantile_ms(&stat.device_ns, 0.99), Unit::Milliseconds, None);
-    }
-    if let Some(stalled) = cgroup.some_stalled {
-        finding = finding.measured("of the time some of its tasks waited for I/O", stalled, Unit::Ratio, None);
-    }
-    finding.cause = format!(
-        "The cgroup may use no more than {} on {label}, and uses {} of its {}. Requests wait before they reach the device, so the \
-         device shows nothing of it.",
-        cgroup.limits.join(" "),
-        share(cgroup.limit_used),
-        cgroup.tightest
-    );
-    finding.impact = "Its processes wait for their own limit; others do not.".into();
-    finding.culprit = match busiest {
-        Some(process) => {
-            Culprit { cgroup: Some(cgroup.path.clone()), ..Culprit::process(window, process.pid, &process.comm) }
-        }
-        None => Culprit::cgroup(&cgroup.path),
-    }
-    .on_device(label);
-    finding.victims = cgroup.pids.iter().take(8).map(|pid| Culprit::process(window, *pid, "")).collect();
-    finding.excess = cgroup.limit_used / rule.limit_used;
-    let (file, raise) = limit_file(cgroup);
-    Some(
-        finding
-            .look(format!("cat {}", word(&file)), "shows the limit")
-            .change(raise, "takes the limit away; a number instead of it raises it"),
-    )
-}
-
-/// The file with the limit, and how to lift it.
-fn limit_file(cgroup: &CgroupIo) -> (String, String) {
-    let path = cgroup.path.trim_end_matches('/');
-    if cgroup.v2 {
-        let file = format!("/sys/fs/cgroup{path}/io.max");
-        let raise = format!("echo '{} {}=max' > {}", cgroup.dev, cgroup.tightest, word(&file));
-        return (file, raise);
-    }
-    let kind = match cgroup.tightest.as_str() {
-        "rbps" => "read_bps",
-        "wbps" => "write_bps",
-        "riops" => "read_iops",
-        _ => "write_iops",
-    };
-    let file = format!("/sys/fs/cgroup/blkio{path}/blkio.throttle.{kind}_device");
-    let raise = format!("echo '{} 0' > {}", cgroup.dev, word(&file));
-    (file, raise)
-}
-
-pub(super) fn look_at_device(finding: Finding, device: &DiskDevice) -> Finding {
-    let label = device.label();
-    let finding = finding
-        .look(format!("iostat -x {label} 1 5"), "shows queue and latency of the device")
-        .look(format!("dmesg | grep {label}"), "shows resets, timeouts and errors of the device");
-    if let Some(file) = device.backing.first().filter(|_| label.starts_with("loop")) {
-        return finding
-            .look(format!("losetup -l /dev/{label}"), "shows the file that it is made of")
-            .look(format!("df -h {}", word(file)), "shows the file system that this file is on");
-    }
-    if !device.backing.is_empty() {
-        return finding.look(format!("lsblk -s /dev/{label}"), "shows the devices that it is made of");
-    }
-    finding.look(format!("smartctl -a /dev/{label}"), "shows the health that the device itself reports")
-}
-
-fn made_of(device: &DiskDevice) -> String {
-    if device.backing.is_empty() { String::new() } else { format!(" It is made of {}.", device.backing.join(", ")) }
-}
-
-pub(super) fn severity_of<'a>(mut suffering: impl Iterator<Item = &'a Sufferer>) -> Severity {
+fn severity_of<'a>(mut suffering: impl Iterator<Item = &'a Sufferer>) -> Severity {
     if suffering.any(|sufferer| sufferer.max_ms >= STANDSTILL_MS) { Severity::Critical } else { Severity::Warning }
 }
 
-pub(super) fn impact<'a>(suffering: impl Iterator<Item = &'a Sufferer>) -> String {
-    let told: Vec<_> = suffering
-        .take(3)
-        .map(|s| format!("{} of {} ({}) take {} on average", s.what, s.comm, s.pid, millis(s.mean_ms)))
-        .collect();
-    if told.is_empty() { "Whoever needs data from it waits.".into() } else { format!("{}.", told.join("; ")) }
-}
-
-fn plural(op: &str) -> String {
-    match op {
-        "flush" => "flushes".into(),
-        op => format!("{op}s"),
+/// Adds how long the first of those who wait do; `threshold_ms` is what the first of all crossed, where that is why there is a finding.
+fn with_waits<'a>(
+    mut finding: Finding,
+    window: &Window,
+    suffering: impl Iterator<Item = &'a Sufferer>,
+    mut threshold_ms: Option<f64>,
+) -> Finding {
+    for sufferer in suffering.take(TOLD) {
+        let subject = Subject::process(window, sufferer.pid, &sufferer.comm);
+        let who = subject.process.map_or_else(String::new, |process| process.to_string());
+        let (quantity, of) = match &sufferer.waits {
+            Waits::Requests => ("requests_wait", who),
+            Waits::Fsyncs => ("fsyncs_wait", who),
+            Waits::Call(call) => {
+                finding = finding.fact(Fact::Call(call.clone()));
+                ("calls_wait", format!("{call} calls of {who}"))
+            }
+        };
+        finding = finding.measured_of(quantity, of, sufferer.mean_ms, Unit::Milliseconds, threshold_ms.take());
     }
+    finding
 }
 
-fn since(device: &DiskDevice, await_ms: f64, seconds: f64) -> Option<f64> {
-    device.await_ms.since_at_least(await_ms).filter(|since| *since > seconds * 0.1)
+/// Who waits how long, the one who waits most first: `fsync calls of etcd (50) take 40 ms`.
+fn waits(finding: &Finding) -> impl Iterator<Item = String> + '_ {
+    finding.evidence.iter().filter_map(|Evidence { quantity, of, value, .. }| {
+        let who = of.as_deref()?;
+        let time = millis(*value);
+        match quantity.as_ref() {
+            "requests_wait" => Some(format!("requests of {who} take {time}")),
+            "fsyncs_wait" => Some(format!("fsync calls of {who} take {time}")),
+            "calls_wait" => Some(format!("{who} take {time}")),
+            _ => None,
+        }
+    })
+}
+
+fn impact(finding: &Finding) -> String {
+    let told: Vec<_> = waits(finding).collect();
+    if told.is_empty() {
+        "Processes that need data from the device wait.".to_owned()
+    } else {
+        format!("On average, {}.", told.join(", "))
+    }
 }

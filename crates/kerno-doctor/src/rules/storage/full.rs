@@ -1,41 +1,22 @@
 //! disk_full: file systems without room, or soon without.
 
-use super::load::is_kernel_thread;
+mod suspect;
+#[cfg(test)]
+mod tests;
+
+use kerno_model::amount::{bytes, number, share, span};
+use kerno_model::{
+    DiskSummary, Entity, Eta, Fact, Filesystem, Finding, Limit, Safety, Scope, Series, Severity, Subject, Unit, Window,
+    errno,
+};
+
+use self::suspect::{Known, Refused, Suspect, refused, suspect};
+use super::process_of;
 use crate::shell::word;
-use crate::{Culprit, Eta, Finding, Severity, Unit, rule};
-use kerno_model::amount::{bytes, seconds as duration, share};
-use kerno_model::errno;
-use kerno_model::{DiskSummary, Filesystem};
-use kerno_model::{Process, Series, Window};
+use crate::{Words, rule};
 
 /// File systems smaller than this are no place for data.
 const MIN_BYTES: u64 = 1 << 20;
-
-/// Calls that need room when they end with ENOSPC; others mean something else by it (inotify watches, ports).
-const NEEDS_ROOM: [&str; 22] = [
-    "write",
-    "pwrite64",
-    "writev",
-    "pwritev",
-    "pwritev2",
-    "open",
-    "openat",
-    "openat2",
-    "creat",
-    "mkdir",
-    "mkdirat",
-    "fallocate",
-    "ftruncate",
-    "truncate",
-    "rename",
-    "renameat",
-    "renameat2",
-    "link",
-    "linkat",
-    "symlink",
-    "symlinkat",
-    "copy_file_range",
-];
 
 /// How far a trend is followed, in lengths of what was seen of it: from a few seconds nobody knows what is in an hour.
 const FORESIGHT: f64 = 20.0;
@@ -54,23 +35,107 @@ const LOSES: f64 = 0.01;
 
 rule! {
     /// File systems without room.
-    DiskFull = "disk_full", "disk_io", "A file system is full or soon will be",
-        "A file system that can be written to and has little left, in bytes or inodes, as a share and, for large ones, in bytes; or \
-         one whose room goes steadily and will be gone soon, judged by a straight line through what was seen, if it fits well and room \
-         went between most samples since it began to, and not further ahead than the time that this was seen allows. Read-only ones are always \
-         full and are left out; those for the boot are small by design and are told for information while nobody fills them. One of \
-         which less than half is used counts only when it will be full within a minute.",
-        judge;
-    used: 0.95 Ratio, 0.5 ..= 1.0, "Share of bytes or inodes that is used: a warning.";
-    used_critical: 0.99 Ratio, 0.5 ..= 1.0, "Share that is used: critical.";
-    spare: 2e10 Bytes, 0.0 ..= 1e15, "With more bytes than this left a file system is not full, whatever the share.";
-    eta: 600.0 Seconds, 1.0 ..= 86400.0, "It will be full sooner than this.";
-    fit: 0.8 Ratio, 0.0 ..= 1.0, "How well a straight line must fit for a forecast (R squared).";
+    DiskFull = "disk_full", "disk_io", "a file system is full or soon will be",
+        "Finds a writable file system with little space or few inodes left, as a share and, if it is large, in bytes; or one that fills \
+         steadily and will be full soon. The forecast is a straight line through what was seen since space began to go. It counts only \
+         if it fits well and if space went between most samples, and reaches at most 20 times as far ahead as what was seen. \
+         Read-only file systems are always full and are left out. File systems for booting are small by design: unless something \
+         fills them, they are only information. One that is less than half full counts only when it will be full within a minute.",
+        judge, words;
+    causes: [NoSpace];
+    suffers: [];
+    thresholds: {
+        used: 0.95 Ratio, 0.5 ..= 1.0, "share of bytes or inodes in use that is a warning";
+        used_critical: 0.99 Ratio, 0.5 ..= 1.0, "share in use that is critical";
+        spare: 2e10 Bytes, 0.0 ..= 1e15, "a file system with more bytes left than this is not full, whatever the share";
+        eta: 600.0 Seconds, 1.0 ..= 86400.0, "a file system that will be full sooner than this is a warning";
+        fit: 0.8 Ratio, 0.0 ..= 1.0, "how well a straight line must fit for a forecast (R squared)";
+    }
+    evidence: {
+        space_used: "space used";
+        space_left: "space left";
+        space_taken: "space taken";
+        inodes_used: "inodes used";
+        inodes_left: "inodes left";
+        inodes_taken: "inodes taken";
+        refused: "calls of {} that failed with ENOSPC";
+    }
+}
+
+/// What can run out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Resource {
+    Space,
+    Inodes,
+}
+
+impl Resource {
+    /// Its name; also that of the variant.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Space => "space",
+            Self::Inodes => "inodes",
+        }
+    }
+
+    fn of(finding: &Finding) -> Self {
+        if finding.variant == Self::Inodes.name() { Self::Inodes } else { Self::Space }
+    }
+
+    const fn used(self) -> &'static str {
+        match self {
+            Self::Space => "space_used",
+            Self::Inodes => "inodes_used",
+        }
+    }
+
+    const fn left(self) -> &'static str {
+        match self {
+            Self::Space => "space_left",
+            Self::Inodes => "inodes_left",
+        }
+    }
+
+    const fn taken(self) -> &'static str {
+        match self {
+            Self::Space => "space_taken",
+            Self::Inodes => "inodes_taken",
+        }
+    }
+
+    const fn unit(self) -> Unit {
+        match self {
+            Self::Space => Unit::Bytes,
+            Self::Inodes => Unit::Count,
+        }
+    }
+
+    const fn unit_of_pace(self) -> Unit {
+        match self {
+            Self::Space => Unit::BytesPerSecond,
+            Self::Inodes => Unit::PerSecond,
+        }
+    }
+
+    const fn limit(self) -> Limit {
+        match self {
+            Self::Space => Limit::FileSystemBytes,
+            Self::Inodes => Limit::FileSystemInodes,
+        }
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "a size")]
+    const fn size(self, fs: &Filesystem) -> f64 {
+        match self {
+            Self::Space => fs.total_bytes as f64,
+            Self::Inodes => fs.total_inodes as f64,
+        }
+    }
 }
 
 /// Bytes or inodes of one file system.
 struct Room<'a> {
-    what: &'static str,
+    resource: Resource,
     used: f64,
     left: &'a Series,
     /// There is little left, not only a small share.
@@ -95,8 +160,8 @@ fn judge(window: &Window, rule: &DiskFull) -> Vec<Finding> {
 }
 
 /// One that somebody is known to fill says more than one that is only as full.
-const fn rank(finding: &Finding) -> (bool, Severity) {
-    (finding.culprit.pid.is_some(), finding.severity)
+fn rank(finding: &Finding) -> (bool, Severity) {
+    (finding.pid().is_some(), finding.severity)
 }
 
 /// The pool that a file system shares its room in with others.
@@ -118,12 +183,13 @@ fn is_for_boot(fs: &Filesystem) -> bool {
 
 fn judge_one(window: &Window, disk: &DiskSummary, fs: &Filesystem, rule: &DiskFull) -> Option<Finding> {
     let room_bytes = fs.bytes_used().map(|used| Room {
-        what: "space",
+        resource: Resource::Space,
         used,
         left: &fs.available_bytes,
         scarce: fs.available_bytes.last().is_some_and(|left| left <= rule.spare),
     });
-    let room_inodes = fs.inodes_used().map(|used| Room { what: "inodes", used, left: &fs.free_inodes, scarce: true });
+    let room_inodes =
+        fs.inodes_used().map(|used| Room { resource: Resource::Inodes, used, left: &fs.free_inodes, scarce: true });
     let mut findings: Vec<_> = [room_bytes, room_inodes]
         .into_iter()
         .flatten()
@@ -135,7 +201,7 @@ fn judge_one(window: &Window, disk: &DiskSummary, fs: &Filesystem, rule: &DiskFu
 
 /// In how many seconds nothing is left, when that can be told: by a line through what was seen since room began to go, if it went
 /// on until the end.
-fn eta(room: &Room<'_>, rule: &DiskFull) -> Option<Eta> {
+fn eta(window: &Window, room: &Room<'_>, rule: &DiskFull) -> Option<Eta> {
     let fell = |pair: &[(f64, f64)]| matches!(pair, [a, b] if b.1 < a.1);
     let points = room.left.points();
     let first = points.windows(2).position(fell)?;
@@ -150,30 +216,15 @@ fn eta(room: &Room<'_>, rule: &DiskFull) -> Option<Eta> {
     let trend = series.trend()?;
     let seen = going.last()?.0 - going.first()?.0;
     (trend.per_second < 0.0 && times * 2 >= going.len() - 1 && seconds <= seen * FORESIGHT).then(|| Eta {
+        at: window.moment(window.seconds() + seconds),
         seconds,
-        what: format!("no {} left", room.what),
         fit: trend.fit,
     })
 }
 
-/// A process that was told that there is no room, by a call that needs some.
-fn refused(window: &Window) -> Vec<(u32, &str, u64)> {
-    let offenders = window.syscall_latency.iter().flat_map(|calls| &calls.offenders);
-    let mut list: Vec<_> = offenders
-        .filter(|call| NEEDS_ROOM.contains(&call.name.as_str()))
-        .filter_map(|call| {
-            let error = call.errors.iter().find(|error| error.errno == errno::ENOSPC)?;
-            Some((call.pid, call.comm.as_str(), error.count))
-        })
-        .collect();
-    list.sort_by_key(|(pid, _, count)| (std::cmp::Reverse(*count), *pid));
-    list.dedup_by_key(|(pid, ..)| *pid);
-    list
-}
-
 fn finding(window: &Window, disk: &DiskSummary, fs: &Filesystem, room: &Room<'_>, rule: &DiskFull) -> Option<Finding> {
     // With half of it left, a copy or a build will mostly be done before it is gone.
-    let eta = eta(room, rule)
+    let eta = eta(window, room, rule)
         .filter(|eta| eta.seconds <= if room.used >= HALF { rule.eta } else { rule.eta.min(SOON_SECONDS) });
     let nearly_full = room.used >= rule.used && room.scarce;
     if !nearly_full && eta.is_none() {
@@ -193,206 +244,187 @@ fn finding(window: &Window, disk: &DiskSummary, fs: &Filesystem, room: &Room<'_>
         true => Severity::Critical,
         false => Severity::Warning,
     };
-    #[allow(clippy::cast_precision_loss, reason = "a size")]
-    let size = if room.what == "space" { fs.total_bytes } else { fs.total_inodes } as f64;
+    let resource = room.resource;
+    let size = resource.size(fs);
     let loses = -room.left.change() >= LOSES * size;
     let who = suspect(window, disk, fs, room, &refused, eta.is_some() || failing || loses);
-    let name = |who: &Suspect| format!("{} ({})", who.comm, who.pid);
-    let how_full = match room.what {
-        "space" => format!("{} is {} full", fs.mount, share(room.used)),
-        _ => format!("{} has {} of its inodes used", fs.mount, share(room.used)),
-    };
-    let title = match (&who, &eta) {
-        (Some(who), Some(eta)) if left > 0.0 => {
-            format!(
-                "{} fills {}: {} of {} used, none left in {}",
-                name(who),
-                fs.mount,
-                share(room.used),
-                room.what,
-                duration(eta.seconds)
-            )
-        }
-        (None, Some(eta)) if left > 0.0 => {
-            format!(
-                "{} fills up: {} of {} used, none left in {}",
-                fs.mount,
-                share(room.used),
-                room.what,
-                duration(eta.seconds)
-            )
-        }
-        (Some(who), _) if room.what == "inodes" => format!("{how_full}; {} makes files", name(who)),
-        (Some(who), _) => format!("{how_full}; {} writes most", name(who)),
-        (None, _) => how_full,
-    };
-    let mut finding = DiskFull::finding(severity, title)
-        .measured(format!("{} used", room.what), room.used, Unit::Ratio, Some(rule.used))
-        .measured(
-            format!("{} left", room.what),
-            left,
-            if room.what == "space" { Unit::Bytes } else { Unit::Count },
-            None,
-        );
+    let mut subject = who.as_ref().map(|who| Subject::process(window, who.pid, &who.comm)).unwrap_or_default();
+    subject.mount = Some(fs.mount.clone());
+    let mut finding = DiskFull::finding(severity)
+        .variant(resource.name())
+        // Of the file system, whoever fills it.
+        .fact(Fact::Scope(Scope::Machine))
+        .about(subject)
+        .measured(resource.used(), room.used, Unit::Ratio, Some(rule.used))
+        .measured(resource.left(), left, resource.unit(), None)
+        .detail("size", (size, resource.unit()))
+        .detail("source", fs.source.as_str())
+        .detail("kind", fs.kind.as_str());
+    if failing || left <= 0.0 {
+        finding = finding.fact(Fact::AtLimit(resource.limit()));
+    }
+    if failing {
+        finding = finding.detail("writes_fail", true);
+    }
     if let (Some(trend), Some(_)) = (room.left.trend(), &eta) {
-        let unit = if room.what == "space" { Unit::BytesPerSecond } else { Unit::PerSecond };
-        finding = finding.measured(format!("{} taken", room.what), -trend.per_second, unit, None);
+        finding = finding.measured(resource.taken(), -trend.per_second, resource.unit_of_pace(), None);
     }
-    for (_, comm, count) in refused.iter().take(3) {
-        #[allow(clippy::cast_precision_loss, reason = "a count")]
-        let count = *count as f64;
-        finding = finding.measured(format!("calls of {comm} that failed with ENOSPC"), count, Unit::Count, None);
+    finding = with_refused(finding, window, &refused);
+    if let Some(who) = &who {
+        finding = with_known(finding, &who.known);
     }
-    finding.cause = cause(fs, room, who.as_ref(), left);
-    finding.impact = if failing {
-        "Writes fail with ENOSPC: data is lost, services stop.".into()
-    } else {
-        "When nothing is left, writes fail with ENOSPC: data is lost, services stop.".into()
-    };
-    finding.culprit = match &who {
-        Some(who) => Culprit::process(window, who.pid, &who.comm),
-        None => Culprit::default(),
-    };
-    finding.culprit.mount = Some(fs.mount.clone());
-    let victims = refused.iter().filter(|(pid, ..)| who.as_ref().is_none_or(|who| who.pid != *pid));
-    finding.victims = victims.take(8).map(|(pid, comm, _)| Culprit::process(window, *pid, comm)).collect();
-    finding.since = room.left.points().windows(2).find_map(|pair| match pair {
+    let victims = refused.iter().filter(|call| who.as_ref().is_none_or(|who| who.pid != call.pid));
+    finding.victims = victims.take(8).map(|call| Subject::process(window, call.pid, call.comm)).collect();
+    let since = room.left.points().windows(2).find_map(|pair| match pair {
         [a, b] if b.1 < a.1 && a.0 > 0.5 => Some(a.0),
         _ => None,
     });
-    finding.since = finding.since.filter(|since| eta.is_some() && *since > window.seconds() * 0.1);
+    let since = since.filter(|since| eta.is_some() && *since > window.seconds() * 0.1);
+    finding.since = since.map(|since| window.moment(since));
     finding.excess =
         (room.used / rule.used).max(eta.as_ref().map_or(0.0, |eta| (rule.eta / eta.seconds.max(1.0)).min(100.0)));
     finding.confidence = if nearly_full { 0.95 } else { eta.as_ref().map_or(0.8, |eta| eta.fit.min(0.9)) };
     finding.eta = eta.filter(|_| left > 0.0);
-    Some(with_fixes(finding, fs, room, who.as_ref()))
+    Some(with_fixes(finding, fs, resource, who.as_ref()))
 }
 
-fn cause(fs: &Filesystem, room: &Room<'_>, who: Option<&Suspect>, left: f64) -> String {
-    let left = match room.what {
-        "space" => format!("{} of {}", bytes(left), {
-            #[allow(clippy::cast_precision_loss, reason = "a size")]
-            bytes(fs.total_bytes as f64)
-        }),
-        _ => format!("{left:.0} of {} inodes", fs.total_inodes),
-    };
-    let kind = if fs.kind.ends_with("tmpfs") { " It is kept in memory." } else { "" };
-    match who {
-        Some(who) => format!("{left} are left on {} ({}, {}).{kind} {}", fs.mount, fs.source, fs.kind, who.why),
-        None => {
-            format!("{left} are left on {} ({}, {}).{kind} Nobody writes much to it now.", fs.mount, fs.source, fs.kind)
+/// Adds the calls that failed for want of room.
+#[allow(clippy::cast_precision_loss, reason = "a count")]
+fn with_refused(mut finding: Finding, window: &Window, refused: &[Refused<'_>]) -> Finding {
+    for call in refused {
+        for fact in [Fact::Errno(errno::ENOSPC), Fact::Call(call.name.to_owned())] {
+            if !finding.has(&fact) {
+                finding = finding.fact(fact);
+            }
         }
     }
+    for call in refused.iter().take(3) {
+        let who = Subject::process(window, call.pid, call.comm).process;
+        let who = who.map_or_else(String::new, |process| process.to_string());
+        finding = finding.measured_of("refused", who, call.count as f64, Unit::Count, None);
+    }
+    finding
 }
 
-fn with_fixes(finding: Finding, fs: &Filesystem, room: &Room<'_>, who: Option<&Suspect>) -> Finding {
+/// Adds how it is known who takes the room.
+#[allow(clippy::cast_precision_loss, reason = "sizes and counts")]
+fn with_known(finding: Finding, known: &Known) -> Finding {
+    match known {
+        Known::Grew { bytes } => finding.detail("files_grew", (*bytes as f64, Unit::Bytes)),
+        Known::Refused { times } => finding.detail("refused_times", (*times as f64, Unit::Count)),
+        Known::Opened { files, gone } => {
+            finding.detail("files_opened", (*files as f64, Unit::Count)).detail("inodes_gone", (*gone, Unit::Count))
+        }
+        Known::HasFilesOpen => finding.detail("has_files_open", true),
+        Known::Wrote { bytes } => finding.detail("wrote", (*bytes as f64, Unit::Bytes)),
+    }
+}
+
+fn with_fixes(finding: Finding, fs: &Filesystem, resource: Resource, who: Option<&Suspect>) -> Finding {
     let mount = word(&fs.mount);
-    let mut finding = if room.what == "space" {
-        finding
-            .look(format!("du -xh {mount} | sort -h | tail"), "finds what takes the space")
-            .look(format!("lsof +L1 {mount}"), "finds deleted files that are still open and still take space")
-    } else {
-        finding
-            .look(format!("df -i {mount}"), "shows the inodes")
-            .look(format!("du -x --inodes {mount} | sort -n | tail"), "finds folders with many files")
+    let look = |finding: Finding, command: String, why: &str| {
+        finding.fix(Entity::Mount(fs.mount.clone()), Safety::ReadOnly, command, why)
     };
-    finding = finding.look(format!("fuser -vm {mount}"), "shows who uses it");
+    let finding = match resource {
+        Resource::Space => {
+            let finding = look(finding, format!("du -xh {mount} | sort -h | tail"), "finds what takes the space");
+            look(finding, format!("lsof +L1 {mount}"), "finds deleted files that are still open and take space")
+        }
+        Resource::Inodes => {
+            let finding = look(finding, format!("df -i {mount}"), "shows the inodes");
+            look(finding, format!("du -x --inodes {mount} | sort -n | tail"), "finds directories with many files")
+        }
+    };
+    let mut finding = look(finding, format!("fuser -vm {mount}"), "shows the processes that use it");
     let Some(who) = who else { return finding };
-    finding = finding.look(format!("ls -l /proc/{}/fd", who.pid), "shows the files that it writes");
+    finding = finding.look_at_process(format!("ls -l /proc/{}/fd", who.pid), "shows the files that it writes");
     if !who.path.is_empty() {
-        finding = finding.look(format!("ls -lh {}", word(&who.path)), "shows the file that grows");
+        let command = format!("ls -lh {}", word(&who.path));
+        finding = finding.fix(Entity::File(who.path.clone()), Safety::ReadOnly, command, "shows the file that grows");
     }
-    finding.change(format!("kill -STOP {}", who.pid), "pauses it, so that the rest is not taken; kill -CONT goes on")
+    finding
+        .change_process(format!("kill -STOP {}", who.pid), "pauses it before it takes the rest; kill -CONT resumes it")
 }
 
-/// Who takes the room.
-struct Suspect {
-    pid: u32,
-    comm: String,
-    /// How that is known, as a sentence.
-    why: String,
-    path: String,
-}
-
-/// In the order of how sure it is: files that grew there; who is refused and writes; who wrote most, where there is a device.
-fn suspect(
-    window: &Window,
-    disk: &DiskSummary,
-    fs: &Filesystem,
-    room: &Room<'_>,
-    refused: &[(u32, &str, u64)],
-    going_on: bool,
-) -> Option<Suspect> {
-    let grew = |least: u64| fs.writers.iter().find(|writer| writer.grown_bytes > least);
-    // Files that are few and large take no inodes.
-    if let (Some(writer), "space") = (grew(0), room.what) {
-        #[allow(clippy::cast_precision_loss, reason = "a size")]
-        let grown = bytes(writer.grown_bytes as f64);
-        return Some(Suspect {
-            pid: writer.pid,
-            comm: writer.comm.clone(),
-            why: format!("Files that {} has open there grew by {grown} while they were watched.", writer.comm),
-            path: writer.path.clone(),
-        });
-    }
-    if !going_on {
-        return None;
-    }
-    if let Some((pid, comm, count)) = refused.first() {
-        return Some(Suspect {
-            pid: *pid,
-            comm: (*comm).to_owned(),
-            why: format!("{comm} wants more of it and was refused {count} times."),
-            path: String::new(),
-        });
-    }
-    if room.what == "inodes" {
-        return makes_files(window, -room.left.change());
-    }
-    let in_memory = fs.kind.ends_with("tmpfs");
-    let writer = |pid: u32| fs.writers.iter().find(|writer| writer.pid == pid);
-    let users = window.processes.values().filter(|p| !is_kernel_thread(window, p.pid, &p.comm));
-    // Pages of a tmpfs count as nobody's writes: what is left is who is open for writing there and at work.
-    let candidates: Vec<_> = if in_memory {
-        users.filter(|p| writer(p.pid).is_some()).map(|p| (p.used.run_ns, p)).collect()
+fn words(finding: &Finding) -> Words {
+    let resource = Resource::of(finding);
+    let mount = finding.subject.mount.as_deref().unwrap_or("a file system");
+    let outlook = finding.eta.as_ref().map_or_else(String::new, |_| format!("{mount} has no {} left", resource.name()));
+    let impact = if finding.flag("writes_fail") {
+        "Writes fail with ENOSPC. Programs lose data or stop."
     } else {
-        users.map(|p| (p.used.write_bytes.max(submitted(disk, p.pid)), p)).collect()
+        "Once nothing is left, writes fail with ENOSPC, and programs lose data or stop."
     };
-    // Bytes are counted for a process, wherever they go: of those that wrote at all, the one that wrote what is missing here.
-    let lost = -room.left.change();
-    let matches = |amount: u64| {
-        #[allow(clippy::cast_precision_loss, reason = "a size")]
-        let amount = amount as f64;
-        if in_memory || lost <= 0.0 { amount } else { amount.min(lost) / amount.max(lost) }
-    };
-    let (amount, process) = candidates.into_iter().filter(|(amount, _)| *amount > 0).max_by(|(a, p), (b, q)| {
-        let open = |p: &Process| writer(p.pid).is_some();
-        open(p).cmp(&open(q)).then(matches(*a).total_cmp(&matches(*b))).then(q.pid.cmp(&p.pid))
-    })?;
-    #[allow(clippy::cast_precision_loss, reason = "a size")]
-    let why = if in_memory {
-        format!("{} has files open for writing there.", process.comm)
-    } else {
-        format!("{} wrote {} in this time.", process.comm, bytes(amount as f64))
-    };
-    Some(Suspect { pid: process.pid, comm: process.comm.clone(), why, path: String::new() })
+    Words {
+        title: title(finding, resource, mount),
+        cause: cause(finding, resource, mount),
+        impact: impact.to_owned(),
+        outlook,
+    }
 }
 
-/// Opens do not say where: of those who opened as many files as went, the one whose number is nearest to it.
-fn makes_files(window: &Window, gone: f64) -> Option<Suspect> {
-    #[allow(clippy::cast_precision_loss, reason = "a count")]
-    let opens = |opens: u64| opens as f64;
-    let processes = window.file_audit.iter().flat_map(|files| &files.processes);
-    let enough = processes.filter(|process| gone >= 1.0 && opens(process.opens) >= gone / 2.0);
-    let process = enough.min_by(|a, b| opens(a.opens).total_cmp(&opens(b.opens)).then(a.pid.cmp(&b.pid)))?;
-    Some(Suspect {
-        pid: process.pid,
-        comm: process.comm.clone(),
-        why: format!("{} opened {} files in this time, and {gone:.0} inodes went.", process.comm, process.opens),
-        path: String::new(),
-    })
+fn title(finding: &Finding, resource: Resource, mount: &str) -> String {
+    let who = finding.subject.process.as_ref();
+    let is_empty = finding.number(resource.left()).is_some_and(|left| left <= 0.0);
+    let mut title = match (&finding.eta, who, resource) {
+        (Some(_), Some(who), _) => format!("{who} fills {mount}"),
+        (Some(_), None, _) => format!("{mount} fills up"),
+        (None, _, Resource::Space) if is_empty => format!("{mount} is full"),
+        (None, _, Resource::Space) => format!("{mount} is nearly full"),
+        (None, _, Resource::Inodes) if is_empty => format!("{mount} has no inodes left"),
+        (None, _, Resource::Inodes) => format!("{mount} has few inodes left"),
+    };
+    let used = finding.number(resource.used()).map(share).map(|used| match (&finding.eta, resource) {
+        (Some(_), Resource::Inodes) => format!("{used} of inodes used"),
+        _ => format!("{used} used"),
+    });
+    let then = match (&finding.eta, who, resource) {
+        (Some(eta), _, Resource::Space) => Some(format!("full in {}", span(eta.seconds))),
+        (Some(eta), _, Resource::Inodes) => Some(format!("none left in {}", span(eta.seconds))),
+        (None, Some(who), Resource::Space) => Some(format!("{who} writes most")),
+        (None, Some(who), Resource::Inodes) => Some(format!("{who} creates files")),
+        (None, None, _) => None,
+    };
+    let told: Vec<_> = used.into_iter().chain(then).collect();
+    if !told.is_empty() {
+        title += &format!(": {}", told.join(", "));
+    }
+    title
 }
 
-fn submitted(disk: &DiskSummary, pid: u32) -> u64 {
-    disk.submitters.iter().filter(|submitter| submitter.pid == pid).map(|submitter| submitter.write_bytes).sum()
+fn cause(finding: &Finding, resource: Resource, mount: &str) -> String {
+    let known = (finding.number(resource.left()), finding.number("size"));
+    let mut cause = match (known, resource) {
+        ((Some(left), Some(size)), Resource::Space) => format!("{} of {} is left on {mount}", bytes(left), bytes(size)),
+        ((Some(left), Some(size)), Resource::Inodes) => {
+            format!("{} of {} inodes are left on {mount}", number(left), number(size))
+        }
+        (_, Resource::Space) => format!("There is little space left on {mount}"),
+        (_, Resource::Inodes) => format!("There are few inodes left on {mount}"),
+    };
+    let kind = finding.text("kind");
+    let origin: Vec<_> = finding.text("source").into_iter().chain(kind).filter(|text| !text.is_empty()).collect();
+    if !origin.is_empty() {
+        cause += &format!(" ({})", origin.join(", "));
+    }
+    cause.push('.');
+    if kind.is_some_and(|kind| kind.ends_with("tmpfs")) {
+        cause += " It is kept in memory.";
+    }
+    if finding.subject.process.is_none() {
+        return cause + " No process writes much to it now.";
+    }
+    let who = process_of(finding);
+    if let Some(grew) = finding.number("files_grew") {
+        cause += &format!(" Files that {who} has open there grew by {} while they were watched.", bytes(grew));
+    } else if let Some(times) = finding.number("refused_times") {
+        cause += &format!(" {who} needs more of it: {} of its calls failed.", number(times));
+    } else if let (Some(files), Some(gone)) = (finding.number("files_opened"), finding.number("inodes_gone")) {
+        cause += &format!(" {who} opened {} files while {} inodes were taken.", number(files), number(gone));
+    } else if finding.flag("has_files_open") {
+        cause += &format!(" {who} has files open for writing there.");
+    } else if let Some(wrote) = finding.number("wrote") {
+        cause += &format!(" {who} wrote {} in this time.", bytes(wrote));
+    }
+    cause
 }

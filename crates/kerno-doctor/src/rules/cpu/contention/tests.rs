@@ -1,5 +1,5 @@
 use super::*;
-use crate::testing::words_hold;
+use crate::rules::testing::words_hold;
 use crate::{Thresholds, words};
 use kerno_model::{CgroupThrottle, CpuStat, Histogram, Process, Safety, Series, TaskUse};
 

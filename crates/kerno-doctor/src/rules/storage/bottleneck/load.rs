@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::Culprit;
-use kerno_model::{DiskDevice, DiskOpStat, DiskSubmitter, DiskSummary};
-use kerno_model::{Histogram, Window};
+use kerno_model::{DiskDevice, DiskOpStat, DiskSubmitter, DiskSummary, Histogram, Subject, Window};
+
+use crate::rules::storage::is_kernel_thread;
 
 /// Calls that wait for a file's storage when they are slow.
 const FILE_CALLS: [&str; 32] = [
@@ -45,13 +45,34 @@ const FILE_CALLS: [&str; 32] = [
 /// Victims told of in one finding.
 const MAX_VICTIMS: usize = 8;
 
+/// What of a process is slow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// Requests that it submitted itself.
+    Requests,
+    /// Its fsync calls and others of their kind, taken together.
+    Fsyncs,
+    /// A system call.
+    Call(String),
+}
+
+impl Waits {
+    /// Whether it waits for data to be on storage.
+    pub(super) fn is_sync(&self) -> bool {
+        match self {
+            Self::Requests => false,
+            Self::Fsyncs => true,
+            Self::Call(call) => call.contains("sync"),
+        }
+    }
+}
+
 /// A process that waits for storage.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Sufferer {
     pub(super) pid: u32,
     pub(super) comm: String,
-    /// What it does that is slow: `fsync`, `requests`.
-    pub(super) what: String,
+    pub(super) waits: Waits,
     pub(super) mean_ms: f64,
     pub(super) max_ms: f64,
     /// Of the window.
@@ -67,13 +88,6 @@ pub(super) struct Demand {
     pub(super) bytes_share: f64,
     pub(super) requests_share: f64,
     pub(super) bytes: f64,
-}
-
-pub(super) fn is_kernel_thread(window: &Window, pid: u32, comm: &str) -> bool {
-    match window.process(pid) {
-        Some(process) => process.kernel_thread,
-        None => ["kworker", "jbd2", "kswapd", "xfsaild", "btrfs-", "flush-"].iter().any(|name| comm.starts_with(name)),
-    }
 }
 
 fn ms(ns: u64) -> f64 {
@@ -117,7 +131,7 @@ pub(super) fn sufferers(window: &Window, disk: &DiskSummary, dev: &str, slow_ms:
             add(Sufferer {
                 pid: submitter.pid,
                 comm: submitter.comm.clone(),
-                what: "requests".into(),
+                waits: Waits::Requests,
                 mean_ms,
                 max_ms: mean_ms,
                 share: (ms(submitter.total_ns) / window_ms).min(1.0),
@@ -136,7 +150,7 @@ pub(super) fn sufferers(window: &Window, disk: &DiskSummary, dev: &str, slow_ms:
                 add(Sufferer {
                     pid: sync.pid,
                     comm: sync.comm.clone(),
-                    what: "fsync".into(),
+                    waits: Waits::Fsyncs,
                     mean_ms,
                     max_ms: ms(sync.max_ns),
                     share: (ms(sync.total_ns) / window_ms).min(1.0),
@@ -154,7 +168,7 @@ pub(super) fn sufferers(window: &Window, disk: &DiskSummary, dev: &str, slow_ms:
                 add(Sufferer {
                     pid: call.pid,
                     comm: call.comm.clone(),
-                    what: call.name.clone(),
+                    waits: Waits::Call(call.name.clone()),
                     mean_ms,
                     max_ms: ms(call.max_ns),
                     share: (ms(call.slow_total_ns) / window_ms).min(1.0),
@@ -172,8 +186,8 @@ pub(super) fn others<'a>(all: &'a [Sufferer], comm: &'a str) -> impl Iterator<It
     all.iter().filter(move |sufferer| sufferer.comm != comm)
 }
 
-pub(super) fn victims<'a>(window: &Window, all: impl Iterator<Item = &'a Sufferer>) -> Vec<Culprit> {
-    all.take(MAX_VICTIMS).map(|sufferer| Culprit::process(window, sufferer.pid, &sufferer.comm)).collect()
+pub(super) fn victims<'a>(window: &Window, all: impl Iterator<Item = &'a Sufferer>) -> Vec<Subject> {
+    all.take(MAX_VICTIMS).map(|sufferer| Subject::process(window, sufferer.pid, &sufferer.comm)).collect()
 }
 
 /// Who asks most of a device, the one with the largest part first.

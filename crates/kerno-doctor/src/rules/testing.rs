@@ -11,6 +11,7 @@ pub(crate) fn words_hold(finding: &Finding) {
     assert_eq!(crate::words(&read), words, "read back");
     for text in [&words.title, &words.cause, &words.impact] {
         assert!(!text.is_empty() && !text.contains(['{', '}']), "{words:?}");
+        assert!(!["  ", "NaN", " ,", " :", " ()"].iter().any(|wrong| text.contains(wrong)), "{text:?}");
     }
     assert_eq!(words.outlook.is_empty(), finding.eta.is_none(), "{words:?}");
     let rule = crate::rule_by_id(finding.rule.as_str()).expect("the rule is among all");
