@@ -8,7 +8,7 @@ use crate::title::title;
 use crate::{Words, rule};
 
 rule! {
-    /// A cgroup wants more CPU time than its quota.
+    /// A cgroup wants more CPU time than its quota allows.
     CpuThrottling = "cpu_throttling", "sched_delay", "a cgroup is throttled by its CPU quota",
         "The kernel counts, for each cgroup with a quota, the periods in which it ran and the periods in which it used up its quota \
          and was stopped until the next one. A stop can last most of a period (usually 100 ms) even while CPUs are idle, and shows up \
@@ -32,7 +32,7 @@ rule! {
     }
 }
 
-/// More findings than this would bury the rest.
+/// The most findings; more would bury the rest.
 const MAX_FINDINGS: usize = 5;
 
 fn judge(window: &Window, rule: &CpuThrottling) -> Vec<Finding> {
@@ -41,10 +41,10 @@ fn judge(window: &Window, rule: &CpuThrottling) -> Vec<Finding> {
     for cgroup in &sched.throttled {
         #[allow(clippy::cast_precision_loss, reason = "periods of a window")]
         let (periods, length) = (cgroup.periods as f64, cgroup.period_us as f64 / 1e6);
-        // More than fit in are not of this window: the cgroup was not looked at when it began.
+        // More periods than fit into the window mean that the counters were not read when it started.
         let in_window = periods * length <= window.seconds() * 1.5 + 2.0 * length;
         let held_back = periods >= rule.min_periods && in_window && share(cgroup) >= rule.warning_share;
-        // A pod and its only container have the same quota and are held back as one.
+        // A pod and its only container have the same quota and are throttled together.
         let same = |other: &&CgroupThrottle| {
             (is_within(&cgroup.path, &other.path) || is_within(&other.path, &cgroup.path))
                 && cgroup.pids.first() == other.pids.first()
