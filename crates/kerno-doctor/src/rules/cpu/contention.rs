@@ -36,8 +36,8 @@ rule! {
         crowd_wait: 4.0 Milliseconds, 0.1 ..= 1000.0, "for overload, waits at least this long must make up half of all waiting";
         victim_share: 0.2 Ratio, 0.01 ..= 1.0, "share of the window in long waits after wake-ups that makes a process a victim";
         victim_wait: 8.0 Milliseconds, 5.0 ..= 10000.0, "mean length of the long waits of a victim";
-        critical_share: 0.5 Ratio, 0.01 ..= 1.0, "share of the window that a victim waits that is critical";
-        critical_wait: 500.0 Milliseconds, 5.0 ..= 100000.0, "longest wait of a victim that is critical";
+        critical_share: 0.5 Ratio, 0.01 ..= 1.0, "critical if a victim waits at least this share of the window";
+        critical_wait: 500.0 Milliseconds, 5.0 ..= 100000.0, "critical if a victim waits at least this long at once";
     }
     evidence: {
         runnable: "runnable tasks per CPU";
