@@ -3,6 +3,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
+use super::error::WatchError;
 use super::identities::Identities;
 use super::tasks::{ProcessAccount, Tasks};
 use super::unseen::unseen;
@@ -22,12 +23,12 @@ pub struct ObserverOptions {
 
 impl ObserverOptions {
     /// The signals that are wanted, each once.
-    fn wanted(&self) -> Result<Vec<&'static SignalInfo>, LoadError> {
+    fn wanted(&self) -> Result<Vec<&'static SignalInfo>, WatchError> {
         let mut found = Vec::new();
         for name in &self.signals {
             let unknown = || {
                 let names: Vec<_> = signals::ALL.iter().map(|signal| signal.name).collect();
-                LoadError::Filter(format!("no signal {name:?}; there are: {}", names.join(", ")))
+                WatchError::UnknownSignal { name: name.clone(), known: names.join(", ") }
             };
             found.push(signals::by_name(name).ok_or_else(unknown)?.name);
         }
@@ -136,9 +137,9 @@ impl Observer {
     /// [`Window::missing`].
     ///
     /// # Errors
-    /// [`LoadError`] when nothing can run: no privileges, no BTF, or not one of the signals; and when there is no signal of a name
-    /// that is asked for.
-    pub fn start(options: ObserverOptions) -> Result<Self, LoadError> {
+    /// [`WatchError::Load`] when nothing can run: no privileges, no BTF, or not one of the signals.
+    /// [`WatchError::UnknownSignal`] when a signal is asked for that there is not.
+    pub fn start(options: ObserverOptions) -> Result<Self, WatchError> {
         options.wanted()?;
         Self::start_on(options, Host::detect())
     }
@@ -148,7 +149,7 @@ impl Observer {
     /// # Errors
     /// As [`start`](Self::start).
     #[doc(hidden)]
-    pub fn start_on(options: ObserverOptions, host: Host) -> Result<Self, LoadError> {
+    pub fn start_on(options: ObserverOptions, host: Host) -> Result<Self, WatchError> {
         let wanted = options.wanted()?;
         let mut tasks = Tasks::load(&host)?;
         let mut missing = Vec::new();
@@ -172,14 +173,14 @@ impl Observer {
             }
         });
         if let (true, Some(error)) = (samplers.is_empty(), first_error) {
-            return Err(error);
+            return Err(error.into());
         }
         let running: Vec<&str> = samplers.iter().map(|(info, _)| info.name).collect();
         missing.extend(unseen(&running));
         let facts = super::host_facts(&host);
         drop(host);
         let now_ns = monotonic_ns();
-        tasks.sample(0.0, now_ns).map_err(|error| LoadError::Io("cannot read the tasks", error))?;
+        tasks.sample(0.0, now_ns).map_err(WatchError::Tasks)?;
         tasks.begin();
         let mut observer = Self {
             options,
@@ -240,13 +241,13 @@ impl Observer {
     /// Looks at what only shows by looking twice. Call it every [`next_interval`](Self::next_interval).
     ///
     /// # Errors
-    /// When the kernel's tasks cannot be walked.
-    pub fn sample(&mut self) -> Result<(), LoadError> {
+    /// [`WatchError::Tasks`] when the kernel's tasks cannot be read.
+    pub fn sample(&mut self) -> Result<(), WatchError> {
         let now_ns = monotonic_ns();
         let seconds = seconds_between(self.started_ns, now_ns);
         let mut watch = Stopwatch::start();
         let begun = watch.0;
-        self.tasks.sample(seconds, now_ns).map_err(|error| LoadError::Io("cannot read the tasks", error))?;
+        self.tasks.sample(seconds, now_ns).map_err(WatchError::Tasks)?;
         self.spent.entry("tasks").or_default().sampling += watch.lap();
         self.samples += 1;
         self.identities.notice(self.tasks.processes());
@@ -265,7 +266,7 @@ impl Observer {
     ///
     /// # Errors
     /// As [`sample`](Self::sample).
-    pub fn watch(&mut self, window: Duration, cancel: &CancelToken) -> Result<Window, LoadError> {
+    pub fn watch(&mut self, window: Duration, cancel: &CancelToken) -> Result<Window, WatchError> {
         let begun = Instant::now();
         let interval = Self::sampling_interval(window);
         loop {
@@ -291,7 +292,7 @@ impl Observer {
     ///
     /// # Errors
     /// As [`sample`](Self::sample).
-    pub fn finish(&mut self) -> Result<Window, LoadError> {
+    pub fn finish(&mut self) -> Result<Window, WatchError> {
         self.sample()?;
         let now_ns = monotonic_ns();
         let seconds = seconds_between(self.started_ns, now_ns);
@@ -411,6 +412,7 @@ fn resident_bytes() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::probe::ErrorKind;
 
     #[test]
     fn an_unknown_signal_is_not_taken_for_none() {
@@ -421,8 +423,9 @@ mod tests {
         };
         assert_eq!(wanted(&[]).unwrap().len(), signals::ALL.len());
         assert_eq!(wanted(&["tcp", "disk_io", "tcp_monitor"]).unwrap(), ["tcp_monitor", "disk_io"]);
-        let error = wanted(&["tcp", "nope"]).unwrap_err().to_string();
-        assert!(error.contains("no signal \"nope\"; there are: syscall_latency, "), "{error}");
+        let error = wanted(&["tcp", "nope"]).unwrap_err();
+        assert!(error.to_string().contains("no signal \"nope\"; there are: syscall_latency, "), "{error}");
+        assert_eq!(error.kind(), ErrorKind::Options);
     }
 
     #[test]
