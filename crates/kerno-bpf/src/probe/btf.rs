@@ -1,4 +1,4 @@
-//! As much of BTF as is needed: which tracepoints there are and with how many arguments, and the layout of structs.
+//! Reads BTF as far as it is needed: which tracepoints exist and with how many arguments, and the layout of structs.
 //! Format: Documentation/bpf/btf.rst in the kernel.
 
 #[cfg(test)]
@@ -119,7 +119,7 @@ impl Btf {
         self.structs.get(name).map_or(0, Vec::len)
     }
 
-    /// The value of this name in any enum, also in those without a name, which no relocation can find.
+    /// The value of this name in any enum, including unnamed enums, which no relocation can find.
     pub(crate) fn enum_value(&self, name: &str) -> Option<u32> {
         let is_named = |at: usize| {
             let start = self.strings + read_u32(&self.data, at).ok()? as usize;
@@ -167,7 +167,7 @@ impl Btf {
         }
     }
 
-    /// Through typedefs, qualifiers and pointers' tags to the type itself; a tracepoint's typedef is a pointer to a prototype.
+    /// Follows typedefs, qualifiers and type tags to the type itself; the typedef of a tracepoint is a pointer to a prototype.
     fn resolve(&self, mut id: u32) -> Result<u32, MalformedBtf> {
         for _ in 0..32 {
             match self.kind(id)?.0 {

@@ -1,14 +1,14 @@
-//! bpf(2) calls that aya has no interface for.
+//! Calls of bpf(2) for which aya has no interface.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_prog_info};
 
-/// While it lives, this thread is interrupted by no signal; those that come meanwhile are delivered afterwards, or to other threads.
+/// Blocks all signals of this thread while it lives. Signals that arrive meanwhile are delivered afterwards, or to other threads.
 ///
-/// The verifier gives up (EAGAIN) when a signal is pending, and the load is then tried again with a log of every step, which takes
-/// minutes for a program with loops.
+/// The verifier gives up (EAGAIN) if a signal is pending. The load is then tried again with a log of every step, which takes minutes
+/// for a program with loops.
 pub(super) struct SignalsBlocked(libc::sigset_t);
 
 impl SignalsBlocked {
@@ -30,8 +30,7 @@ impl Drop for SignalsBlocked {
     }
 }
 
-/// How often the kernel skipped the program because it was already running on that CPU; 0 where the kernel does not tell (before
-/// Linux 5.12).
+/// How often the kernel skipped the program because it was already running on that CPU; always 0 before Linux 5.12.
 pub(super) fn missed_runs(program: BorrowedFd<'_>) -> u64 {
     // SAFETY: both are plain C structs for which all zeroes is a valid value.
     let (mut info, mut attr): (bpf_prog_info, bpf_attr) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
@@ -44,12 +43,12 @@ pub(super) fn missed_runs(program: BorrowedFd<'_>) -> u64 {
     if call(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr).is_ok() { info.recursion_misses } else { 0 }
 }
 
-/// All elements of a hash map in one call, into tables with room for `room` keys and values; how many there were (Linux 5.6).
+/// Reads all elements of a hash map in one call, into tables for `room` keys and values. Returns how many there were (Linux 5.6).
 pub(super) fn lookup_batch(map: BorrowedFd<'_>, keys: &mut [u8], values: &mut [u8], room: usize) -> io::Result<usize> {
     batch(bpf_cmd::BPF_MAP_LOOKUP_BATCH, map, keys, values, room)
 }
 
-/// The same, and takes them out of the map (Linux 5.6).
+/// As [`lookup_batch`], and removes them from the map (Linux 5.6).
 pub(super) fn take_batch(map: BorrowedFd<'_>, keys: &mut [u8], values: &mut [u8], room: usize) -> io::Result<usize> {
     batch(bpf_cmd::BPF_MAP_LOOKUP_AND_DELETE_BATCH, map, keys, values, room)
 }
@@ -64,7 +63,7 @@ fn batch(command: bpf_cmd, map: BorrowedFd<'_>, keys: &mut [u8], values: &mut [u
     attr.batch.values = values.as_mut_ptr() as u64;
     attr.batch.count = u32::try_from(room).unwrap_or(u32::MAX);
     let result = call(command, &mut attr);
-    // SAFETY: the kernel has written how many it copied, also when it tells by ENOENT that these were all.
+    // SAFETY: the kernel has written how many it copied, even if it returns ENOENT, which says that these were all.
     let found = unsafe { attr.batch.count } as usize;
     match result {
         Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),

@@ -84,7 +84,7 @@ fn write_finding(out: &mut String, finding: &Diagnosis, window: &Span) -> Writte
         }
     }
     if !finding.consequences.is_empty() {
-        writeln!(out, "\n**What follows from it**\n")?;
+        writeln!(out, "\n**Consequences**\n")?;
         for consequence in &finding.consequences {
             write_consequence(out, consequence, 0)?;
         }

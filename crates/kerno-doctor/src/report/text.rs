@@ -145,7 +145,7 @@ fn healthy(page: &mut Page, report: &Report) {
         page.labelled(4, &safe(&signal), 17, &safe(&what), Paint::Plain);
     }
     if !report.missing.is_empty() {
-        page.set(2, 2, "What is not seen (above) may be wrong all the same.", Paint::Warning);
+        page.set(2, 2, "Something may be wrong where Kerno cannot see (above).", Paint::Warning);
     }
 }
 
@@ -197,7 +197,7 @@ fn set_finding(page: &mut Page, finding: &Diagnosis, window: &Span) {
         }
     }
     if !finding.consequences.is_empty() {
-        page.set(2, 2, "What follows from it", Paint::Bold);
+        page.set(2, 2, "Consequences", Paint::Bold);
         for consequence in &finding.consequences {
             follows(page, consequence, 4);
         }

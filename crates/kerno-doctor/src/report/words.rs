@@ -48,7 +48,7 @@ pub(super) fn since(since: Option<f64>, window: &Span) -> String {
             let before_end = if before_end >= 10.0 { before_end.round() } else { before_end };
             format!("{} UTC, {} before the end", clock(window.started_unix + seconds), span(before_end))
         }
-        None => format!("before {} UTC: it was so when the window began", clock(window.started_unix)),
+        None => format!("before {} UTC: already so when the window began", clock(window.started_unix)),
     }
 }
 
@@ -155,13 +155,13 @@ pub(super) fn losses(report: &Report) -> Vec<String> {
 #[allow(clippy::cast_precision_loss, reason = "three digits are shown")]
 fn loss_in_words(loss: SummaryLoss, kernel: KernelVersion) -> String {
     let skipped = if kernel.preempts_programs() {
-        "of a program skipped by the kernel, because another task had lost its CPU in the middle of it (as tasks do since Linux 7.0)"
+        "of a program skipped by the kernel, because another task was preempted inside it (possible since Linux 7.0)"
     } else {
         "of a program skipped by the kernel"
     };
     let parts = [
-        (loss.overflow, ["value", "values"], "had no room, so that who caused it is unknown"),
-        (loss.untracked, ["start", "starts"], "could not be followed"),
+        (loss.overflow, ["value", "values"], "did not fit, so who caused it is unknown"),
+        (loss.untracked, ["start", "starts"], "could not be followed to the end"),
         (loss.missed_runs, ["run", "runs"], skipped),
     ];
     let told = parts.into_iter().filter(|(count, ..)| *count > 0).map(|(count, [one, many], what)| {
@@ -234,7 +234,7 @@ mod tests {
         assert_eq!(clock_ms(1.9999), "00:00:02.000");
         let window = Span { started_unix: 0.0, seconds: 30.0, ..Span::default() };
         assert_eq!(since(Some(18.0), &window), "00:00:18 UTC, 12 s before the end");
-        assert_eq!(since(None, &window), "before 00:00:00 UTC: it was so when the window began");
+        assert_eq!(since(None, &window), "before 00:00:00 UTC: already so when the window began");
     }
 
     #[test]
@@ -276,11 +276,11 @@ mod tests {
         let lost = SummaryLoss { overflow: 1, untracked: 2, ..SummaryLoss::default() };
         assert_eq!(
             loss_in_words(lost, KernelVersion::default()),
-            "1 value had no room, so that who caused it is unknown, 2 starts could not be followed"
+            "1 value did not fit, so who caused it is unknown, 2 starts could not be followed to the end"
         );
         let skipped = SummaryLoss { missed_runs: 1, ..SummaryLoss::default() };
         assert_eq!(loss_in_words(skipped, KernelVersion::new(6, 18)), "1 run of a program skipped by the kernel");
-        let why = "because another task had lost its CPU in the middle of it";
+        let why = "because another task was preempted inside it";
         assert!(loss_in_words(skipped, KernelVersion::new(7, 0)).contains(why));
     }
 
