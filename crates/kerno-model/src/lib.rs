@@ -12,6 +12,7 @@ mod histogram;
 mod host;
 mod incident;
 mod loss;
+#[doc(hidden)]
 pub mod paths;
 mod process;
 pub mod saved;

@@ -3,6 +3,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
+use super::error::WatchError;
 use super::identities::Identities;
 use super::tasks::{ProcessAccount, Tasks};
 use super::unseen::unseen;
@@ -28,12 +29,12 @@ pub struct ObserverOptions {
 
 impl ObserverOptions {
     /// The signals that are wanted, each once.
-    fn wanted(&self) -> Result<Vec<&'static SignalInfo>, LoadError> {
+    fn wanted(&self) -> Result<Vec<&'static SignalInfo>, WatchError> {
         let mut found = Vec::new();
         for name in &self.signals {
             let unknown = || {
                 let names: Vec<_> = signals::ALL.iter().map(|signal| signal.name).collect();
-                LoadError::Filter(format!("no signal {name:?}; there are: {}", names.join(", ")))
+                WatchError::UnknownSignal { name: name.clone(), known: names.join(", ") }
             };
             found.push(signals::by_name(name).ok_or_else(unknown)?.name);
         }
@@ -142,9 +143,9 @@ impl Observer {
     /// [`Window::missing`].
     ///
     /// # Errors
-    /// [`LoadError`] when nothing can run: no privileges, no BTF, or not one of the signals; and when there is no signal of a name
-    /// that is asked for.
-    pub fn start(options: ObserverOptions) -> Result<Self, LoadError> {
+    /// [`WatchError::Load`] when nothing can run: no privileges, no BTF, or not one of the signals.
+    /// [`WatchError::UnknownSignal`] when a signal is asked for that there is not.
+    pub fn start(options: ObserverOptions) -> Result<Self, WatchError> {
         options.wanted()?;
         Self::start_on(options, Host::detect())
     }
@@ -154,7 +155,7 @@ impl Observer {
     /// # Errors
     /// As [`start`](Self::start).
     #[doc(hidden)]
-    pub fn start_on(options: ObserverOptions, host: Host) -> Result<Self, LoadError> {
+    pub fn start_on(options: ObserverOptions, host: Host) -> Result<Self, WatchError> {
         let wanted = options.wanted()?;
         let parts = std::iter::once(None).chain(wanted.into_iter().map(Some)).collect();
         let parts = parallel::each(parts, |part: Option<&'static SignalInfo>| match part {
@@ -184,7 +185,7 @@ impl Observer {
             }
         });
         if let (true, Some(error)) = (samplers.is_empty(), first_error) {
-            return Err(error);
+            return Err(error.into());
         }
         let mut tasks = tasks.map_or_else(|| Tasks::load(&host), Ok)?;
         let running: Vec<&str> = samplers.iter().map(|(info, _)| info.name).collect();
@@ -192,7 +193,7 @@ impl Observer {
         let facts = super::host_facts(&host);
         drop(host);
         let now_ns = monotonic_ns();
-        tasks.sample(0.0, now_ns).map_err(|error| LoadError::Io("cannot read the tasks", error))?;
+        tasks.sample(0.0, now_ns).map_err(WatchError::Tasks)?;
         tasks.begin();
         let mut observer = Self {
             options,
@@ -253,13 +254,13 @@ impl Observer {
     /// Looks at what only shows by looking twice. Call it every [`next_interval`](Self::next_interval).
     ///
     /// # Errors
-    /// When the kernel's tasks cannot be walked.
-    pub fn sample(&mut self) -> Result<(), LoadError> {
+    /// [`WatchError::Tasks`] when the kernel's tasks cannot be read.
+    pub fn sample(&mut self) -> Result<(), WatchError> {
         let now_ns = monotonic_ns();
         let seconds = seconds_between(self.started_ns, now_ns);
         let mut watch = Stopwatch::start();
         let begun = watch.0;
-        self.tasks.sample(seconds, now_ns).map_err(|error| LoadError::Io("cannot read the tasks", error))?;
+        self.tasks.sample(seconds, now_ns).map_err(WatchError::Tasks)?;
         self.spent.entry("tasks").or_default().sampling += watch.lap();
         self.samples += 1;
         self.identities.notice(self.tasks.processes());
@@ -278,7 +279,7 @@ impl Observer {
     ///
     /// # Errors
     /// As [`sample`](Self::sample).
-    pub fn watch(&mut self, window: Duration, cancel: &CancelToken) -> Result<Window, LoadError> {
+    pub fn watch(&mut self, window: Duration, cancel: &CancelToken) -> Result<Window, WatchError> {
         let begun = Instant::now();
         let interval = Self::sampling_interval(window);
         loop {
@@ -304,7 +305,7 @@ impl Observer {
     ///
     /// # Errors
     /// As [`sample`](Self::sample).
-    pub fn finish(&mut self) -> Result<Window, LoadError> {
+    pub fn finish(&mut self) -> Result<Window, WatchError> {
         self.sample()?;
         let now_ns = monotonic_ns();
         let seconds = seconds_between(self.started_ns, now_ns);
@@ -424,6 +425,7 @@ fn resident_bytes() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::probe::ErrorKind;
 
     #[test]
     fn an_unknown_signal_is_not_taken_for_none() {
@@ -434,8 +436,9 @@ mod tests {
         };
         assert_eq!(wanted(&[]).unwrap().len(), signals::ALL.len());
         assert_eq!(wanted(&["tcp", "disk_io", "tcp_monitor"]).unwrap(), ["tcp_monitor", "disk_io"]);
-        let error = wanted(&["tcp", "nope"]).unwrap_err().to_string();
-        assert!(error.contains("no signal \"nope\"; there are: syscall_latency, "), "{error}");
+        let error = wanted(&["tcp", "nope"]).unwrap_err();
+        assert!(error.to_string().contains("no signal \"nope\"; there are: syscall_latency, "), "{error}");
+        assert_eq!(error.kind(), ErrorKind::Options);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 
-/// How long tasks were stalled for want of something (PSI, Documentation/accounting/psi.rst, Linux 4.20), as shares of a window. It
-/// reads the kernel's running totals, so that a window of any length is exact.
+/// Pressure stall information (PSI, Documentation/accounting/psi.rst, Linux 4.20): the share of a window in which tasks waited for a
+/// resource. Reads the running totals of the kernel, so windows of any length are exact.
 #[derive(Clone, Debug)]
 pub(crate) struct PressureMeter {
     path: PathBuf,

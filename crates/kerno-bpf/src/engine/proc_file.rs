@@ -2,7 +2,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
-/// A file of /proc that is read at each sample: kept open, and read in one call instead of ten.
+/// A file of /proc that every sample reads: stays open, and is read in one call instead of ten.
 #[derive(Debug)]
 pub(crate) struct ProcFile {
     path: PathBuf,
@@ -11,7 +11,7 @@ pub(crate) struct ProcFile {
 }
 
 impl ProcFile {
-    /// Opens it when it is first read.
+    /// Opens the file at the first read.
     pub(crate) fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), file: None, buffer: Vec::new() }
     }

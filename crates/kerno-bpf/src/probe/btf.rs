@@ -229,7 +229,7 @@ impl Btf {
         self.named(KIND_STRUCT, name).count()
     }
 
-    /// The value of this name in any enum, also in those without a name, which no relocation can find.
+    /// The value of this name in any enum, including unnamed enums, which no relocation can find.
     pub(crate) fn enum_value(&self, name: &str) -> Option<u32> {
         let is_named = |at: usize| read_u32(&self.data, at).is_ok_and(|start| self.reads(start, name));
         let enums = self.types.iter().skip(1).filter_map(|at| {
@@ -275,7 +275,7 @@ impl Btf {
         }
     }
 
-    /// Through typedefs, qualifiers and pointers' tags to the type itself; a tracepoint's typedef is a pointer to a prototype.
+    /// Follows typedefs, qualifiers and type tags to the type itself; the typedef of a tracepoint is a pointer to a prototype.
     fn resolve(&self, mut id: u32) -> Result<u32, MalformedBtf> {
         for _ in 0..32 {
             match self.kind(id)?.0 {

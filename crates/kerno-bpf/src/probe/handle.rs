@@ -28,7 +28,7 @@ impl Handle {
         self.shared.event_type
     }
 
-    /// What the kernel counted so far; after [`close`](Self::close), what it had counted by then.
+    /// What the kernel counted so far; after [`close`](Self::close), what it had counted until then.
     pub fn counters(&self) -> Counters {
         self.shared.counters()
     }
@@ -38,7 +38,7 @@ impl Handle {
         self.shared.seen()
     }
 
-    /// What its programs are attached to, such as `tp_btf/sys_enter`.
+    /// The hooks that its programs are attached to, such as `tp_btf/sys_enter`.
     pub fn hooks(&self) -> &[String] {
         &self.hooks
     }
@@ -48,13 +48,13 @@ impl Handle {
         self.shared.program_ids()
     }
 
-    /// Detaches the programs but keeps what they emitted: [`Events`](crate::Events) hands out the rest and then ends. Idempotent.
+    /// Detaches the programs, but keeps what they emitted: [`Events`](crate::Events) hands out the rest and then ends. Idempotent.
     pub fn stop(&self) {
         self.shared.stop();
     }
 
-    /// Detaches and unloads everything; events not yet read are gone. Idempotent. Never waits for a reader, so it may be called
-    /// from anywhere, also from a reader's callback: where one is running, the ring goes when it returns.
+    /// Detaches and unloads everything; drops events not yet read. Idempotent. Never waits for a reader, so it may be called from
+    /// anywhere, even from the callback of a reader; then the ring goes when the callback returns.
     pub fn close(&self) {
         self.shared.close();
     }
@@ -99,11 +99,11 @@ pub(super) struct Shared {
     closed: AtomicBool,
     seen: AtomicU64,
     kernel: Mutex<KernelSide>,
-    /// Not here while a reader drains it, and once closed.
+    /// `None` while a reader drains it, and after closing.
     ring: Mutex<Option<Ring>>,
 }
 
-/// What is ours in the kernel, besides the ring's mapping.
+/// What we hold in the kernel, besides the mapping of the ring.
 struct KernelSide {
     /// Programs, links and the maps that only programs use.
     programs: Option<Loaded>,
@@ -210,7 +210,7 @@ impl Shared {
             kernel.events = None;
             kernel.counters = None;
         }
-        // A reader that has it lets go of it, since `closed` is set.
+        // A reader that holds it drops it, since `closed` is set.
         *lock(&self.ring) = None;
     }
 
@@ -237,7 +237,7 @@ impl Shared {
     }
 }
 
-/// Puts the ring back and counts what was read from it, also when the callback panics; its record is then read again.
+/// Puts the ring back and counts what was read from it, even if the callback panics; that record is then read again.
 struct Reading<'a> {
     shared: &'a Shared,
     ring: Option<Ring>,

@@ -22,7 +22,7 @@ const INITIAL_USER_NS: &str = "user:[4026531837]";
 /// When the memory of maps became the cgroup's, like any other.
 const COUNTED_BY_CGROUP: KernelVersion = KernelVersion::new(5, 11);
 
-/// Why nothing can be loaded with that lockdown: there is no signal that reads nothing (kernel_lockdown(7), Linux 5.4).
+/// Why nothing can be loaded with that lockdown: every signal reads kernel memory (kernel_lockdown(7), Linux 5.4).
 pub(super) const LOCKED_DOWN: &str = "kernel lockdown is in confidentiality mode, in which no program may read the kernel's memory; \
      lockdown=integrity on the kernel's command line allows it, after a reboot";
 
@@ -72,7 +72,7 @@ pub struct Host {
     pub lockdown: Option<String>,
     /// Whether process ids here are those the kernel side sees.
     pub initial_pid_namespace: bool,
-    /// Whether capabilities here count for bpf(2). Root of another user namespace (a rootless container) has none that do.
+    /// Whether capabilities held here count for bpf(2). Those of root in another user namespace (a rootless container) do not.
     pub initial_user_namespace: bool,
     /// Whether maps count against a limit of locked memory that only `CAP_SYS_RESOURCE` can lift: before Linux 5.11, unless the hard
     /// limit is unlimited.
@@ -111,7 +111,7 @@ fn kernel_btf() -> io::Result<Bytes> {
 }
 
 impl Host {
-    /// Looks at this machine. Needs no privilege and never fails: what cannot be read is told by the fields.
+    /// Looks at this machine. Needs no privilege and never fails: the fields say what could not be read.
     pub fn detect() -> Self {
         let uname = rustix::system::uname();
         let release = uname.release().to_string_lossy().into_owned();
@@ -133,7 +133,7 @@ impl Host {
         }
     }
 
-    /// This machine as if its kernel lacked a tracepoint or function: plans made for it take what other kernels are given instead.
+    /// This machine as if its kernel lacked a tracepoint or function: plans for it use the substitutes that other kernels get.
     #[doc(hidden)]
     #[must_use]
     pub fn without(mut self, name: &'static str) -> Self {
@@ -141,7 +141,7 @@ impl Host {
         self
     }
 
-    /// A machine that runs another kernel, for what is decided by its BTF; nothing can be loaded on it.
+    /// A machine that runs another kernel, for decisions by its BTF; nothing can be loaded on it.
     #[cfg(test)]
     pub(crate) fn of_kernel(release: &str, btf: Vec<u8>) -> Result<Self, String> {
         Ok(Self {
@@ -226,7 +226,7 @@ fn missing_capabilities(locked_memory_is_limited: bool, initial_user_namespace: 
     missing
 }
 
-/// Anyone may raise the limit up to the hard one.
+/// Any process may raise the soft limit up to the hard one.
 fn locked_memory_is_limited(version: KernelVersion) -> bool {
     version < COUNTED_BY_CGROUP && rustix::process::getrlimit(rustix::process::Resource::Memlock).maximum.is_some()
 }
@@ -243,7 +243,7 @@ pub(crate) fn in_initial_pid_namespace() -> bool {
     in_namespace("/proc/self/ns/pid", INITIAL_PID_NS)
 }
 
-/// Where no /proc is mounted nothing says that it is another one.
+/// If /proc is not mounted, nothing says that it is another one.
 fn in_namespace(link: &str, initial: &str) -> bool {
     match fs::read_link(link) {
         Ok(namespace) => namespace == Path::new(initial),

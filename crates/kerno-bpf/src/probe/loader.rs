@@ -26,21 +26,21 @@ pub trait Loader: sealed::Sealed + Send + Sync + fmt::Debug {
     /// The filters that fit this signal.
     fn filters(&self) -> &'static [FilterKind];
 
-    /// Whether the options fit: the filters, their values, the ring's size. Loads nothing and needs no privilege.
+    /// Checks the options: filters, their values, size of the ring. Loads nothing and needs no privilege.
     ///
     /// # Errors
     /// The [`LoadError`] that [`load`](Self::load) would give for them.
     fn validate(&self) -> Result<(), LoadError>;
 
-    /// Whether it could be loaded here, and with which hooks. Loads nothing.
+    /// Checks whether it can be loaded here, and with which hooks. Loads nothing.
     fn check(&self, host: &Host) -> Availability;
 
-    /// Plans for this host rather than for the one that [`Host::detect`] finds.
+    /// Uses this host instead of the one that [`Host::detect`] finds.
     #[doc(hidden)]
     fn set_host(&mut self, host: Host);
 
-    /// Does the part of [`load`](Self::load) that takes time, and attaches nothing. Window that are all prepared before the first is
-    /// attached start together, and no ring fills while others load.
+    /// Does the slow part of [`load`](Self::load), and attaches nothing. Prepare all signals before you attach the first: then they start
+    /// together, and no ring fills while others load.
     ///
     /// # Errors
     /// [`LoadError`]; then nothing of it is left in the kernel.

@@ -1,4 +1,4 @@
-//! Putting programs into the kernel and reading what they say: host facts, loaders, filters, rings, loss.
+//! Loads programs into the kernel and reads what they send: host facts, loaders, filters, rings, loss.
 
 mod btf;
 mod cancel;
@@ -26,7 +26,8 @@ pub(crate) use btf::Btf;
 pub use cancel::CancelToken;
 pub(crate) use cgroup::{unescape_mount, v2_mount};
 pub use counters::Counters;
-pub use error::{LoadError, Unavailable};
+pub(crate) use error::chain;
+pub use error::{ErrorKind, LoadError, Unavailable};
 pub use handle::{Handle, Prepared};
 pub(crate) use host::in_initial_pid_namespace;
 pub use host::{Capability, Host, running_kernel};

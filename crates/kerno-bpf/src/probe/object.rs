@@ -139,21 +139,13 @@ impl Object {
         }
         // What the kernel could hand out without ending anyone (Linux 3.14).
         match meminfo::bytes_of(&meminfo::read(), "MemAvailable") {
-            Some(available) if ring > available => {
-                Err(self.no_memory("events", &io::Error::from_raw_os_error(libc::ENOMEM)))
-            }
+            Some(available) if ring > available => Err(self.no_memory("events", libc::ENOMEM)),
             _ => Ok(()),
         }
     }
 
-    fn no_memory(self, map: &str, error: &io::Error) -> LoadError {
-        LoadError::Refused {
-            what: format!("map {map} of {}", self.name),
-            detail: format!(
-                "{error}: the machine, or the cgroup that this process is in, has no memory left for it; \
-                 smaller rings (--ring-size) and fewer signals take less"
-            ),
-        }
+    fn no_memory(self, map: &str, errno: i32) -> LoadError {
+        LoadError::Memory { what: format!("map {map} of {}", self.name), source: io::Error::from_raw_os_error(errno) }
     }
 
     pub(super) fn missing_map(self, map: &str) -> LoadError {

@@ -6,7 +6,7 @@ use super::{CancelToken, Counters, Host, parallel};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Window that wait to be attached. Unloaded last first.
+/// Signals that are prepared and not yet attached. Unloads the last one first.
 #[derive(Default)]
 struct Waiting(VecDeque<(&'static str, Prepared)>);
 
@@ -66,7 +66,7 @@ impl LoaderSet {
         Ok(())
     }
 
-    /// Loads what can be loaded, as [`load_all`](Self::load_all), and returns the rest with the reasons. What is loaded already stays so.
+    /// Loads what can be loaded, as [`load_all`](Self::load_all) does, and returns the rest with reasons. Keeps what is loaded already.
     pub fn load_available(&mut self) -> Vec<Unavailable> {
         let mut unavailable = Vec::new();
         let mut waiting = Waiting::default();

@@ -1,4 +1,4 @@
-//! Programs that keep summaries in the kernel: loading them, and reading what they keep. No ring and no event.
+//! Loads the programs that keep summaries in the kernel, and reads the summaries. No ring, no events.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -33,7 +33,7 @@ impl fmt::Debug for SummaryPrograms {
 }
 
 impl SummaryPrograms {
-    /// Loads; attaches nothing. Sets `cfg_self_tgid` where the object has it, so that our own activity is no news.
+    /// Loads without attaching. Sets `cfg_self_tgid` if the object has it, to exclude our own activity.
     pub(crate) fn load(object: Object, mut plan: Plan, host: &Host) -> Result<Self, LoadError> {
         loader::hooks_exist(host, &plan)?;
         if let Some(missing) = host.missing_privileges() {
@@ -58,14 +58,14 @@ impl SummaryPrograms {
         self.loaded.attach(&self.programs)
     }
 
-    /// Runs an iterator of the plan over what there is now, in the calling thread's network namespace; `buffer` gets what it wrote.
+    /// Runs an iterator of the plan in the network namespace of the calling thread, and puts its output into `buffer`.
     pub(crate) fn iterate(&mut self, name: &str, buffer: &mut Vec<u8>) -> io::Result<()> {
         buffer.clear();
         self.loaded.run_iterator(name, buffer)
     }
 
-    /// Like [`Self::iterate`] for records that may be very many: adds at most `room` bytes to `buffer` and gives how many bytes found no
-    /// room. With `ends` a program that asks for its object once more (returns 1) ends the walk.
+    /// As [`Self::iterate`], for output that may be very large: adds at most `room` bytes to `buffer`, and returns how many bytes did not
+    /// fit. With `ends`, a program that asks for the same object again (returns 1) ends the walk.
     pub(crate) fn iterate_into(
         &mut self,
         name: &str,
@@ -93,7 +93,7 @@ impl SummaryPrograms {
         .map_err(|()| self.object.missing_map(name))
     }
 
-    /// Tells the kernel side that a window began (window.h): what has no difference starts anew.
+    /// Tells the kernel side that a window began (window.h): maxima and the like start again.
     pub(crate) fn begin_window(&mut self, now_ns: u64) {
         if let Some(mut window) = self.loaded.map_mut("window").and_then(|map| Array::<_, u64>::try_from(map).ok()) {
             // Without it maxima are those since the load: nothing to stop for.
@@ -109,7 +109,7 @@ impl SummaryPrograms {
         array.set(0, value, 0).map_err(io::Error::other)
     }
 
-    /// What the kernel side counted as missing since it was loaded.
+    /// What the kernel side lost since it was loaded.
     pub(crate) fn loss(&self) -> SummaryLoss {
         let mut loss = SummaryLoss { missed_runs: self.loaded.missed_runs(), ..SummaryLoss::default() };
         for cpu in self.counters.iter().filter_map(|map| map.get(&0, 0).ok()).flat_map(|cpus| cpus.to_vec()) {
@@ -127,7 +127,7 @@ pub(crate) fn possible_cpus() -> u32 {
 }
 
 /// An array of blocks, mostly one for each CPU (`PER_CPU_BLOCK`, block.h), mapped: reading it takes no system call and stops no writer.
-/// Each word is whole; two words may be of different moments.
+/// Each word is consistent; two words may be from different moments.
 pub(crate) struct MappedBlocks<T> {
     map: MmapRaw,
     /// Keeps the map in the kernel.
@@ -231,7 +231,7 @@ where
     K: FromBytes + IntoBytes + Immutable + Copy + Eq + Hash,
     V: FromBytes + IntoBytes + Immutable + Copy,
 {
-    /// All there is.
+    /// Reads all elements.
     pub(crate) fn read(&self) -> io::Result<HashMap<K, V>> {
         let room = self.max_entries as usize;
         let (mut keys, mut values) = (vec![K::new_zeroed(); room], vec![V::new_zeroed(); room]);
@@ -239,7 +239,7 @@ where
         Ok(keys.into_iter().zip(values).take(found).collect())
     }
 
-    /// All there is, and takes it out: what is added up from now on begins at zero. What a program adds at the very moment may be lost.
+    /// Reads all elements and removes them: from now on sums start at zero. What a program adds at this moment may be lost.
     pub(crate) fn take(&self) -> io::Result<HashMap<K, V>> {
         let room = self.max_entries as usize;
         let (mut keys, mut values) = (vec![K::new_zeroed(); room], vec![V::new_zeroed(); room]);
@@ -247,8 +247,7 @@ where
         Ok(keys.into_iter().zip(values).take(found).collect())
     }
 
-    /// Removes elements, so that there is room for new ones: only those that no program writes to any more (of a process that
-    /// is gone).
+    /// Removes elements to make room for new ones. Only for elements that no program writes to any more (of a process that ended).
     pub(crate) fn remove(&self, keys: impl IntoIterator<Item = K>) {
         for key in keys {
             sys::delete(self.data.fd().as_fd(), key.as_bytes());

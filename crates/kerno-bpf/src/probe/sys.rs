@@ -1,4 +1,4 @@
-//! bpf(2) calls that aya has no interface for.
+//! Calls of bpf(2) for which aya has no interface.
 
 use std::ffi::CStr;
 use std::io;
@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_prog_info, bpf_prog_type};
 
-/// While it lives, this thread is interrupted by no signal; those that come meanwhile are delivered afterwards, or to other threads.
+/// Blocks all signals of this thread while it lives. Signals that arrive meanwhile are delivered afterwards, or to other threads.
 ///
 /// The verifier gives up (EAGAIN) when a signal is pending.
 pub(super) struct SignalsBlocked(libc::sigset_t);
@@ -168,12 +168,12 @@ pub(super) fn freeze(map: BorrowedFd<'_>) -> io::Result<()> {
     call(bpf_cmd::BPF_MAP_FREEZE, &mut attr)
 }
 
-/// All elements of a hash map in one call, into tables with room for `room` keys and values; how many there were (Linux 5.6).
+/// Reads all elements of a hash map in one call, into tables for `room` keys and values. Returns how many there were (Linux 5.6).
 pub(super) fn lookup_batch(map: BorrowedFd<'_>, keys: &mut [u8], values: &mut [u8], room: usize) -> io::Result<usize> {
     batch(bpf_cmd::BPF_MAP_LOOKUP_BATCH, map, keys, values, room)
 }
 
-/// The same, and takes them out of the map (Linux 5.6).
+/// As [`lookup_batch`], and removes them from the map (Linux 5.6).
 pub(super) fn take_batch(map: BorrowedFd<'_>, keys: &mut [u8], values: &mut [u8], room: usize) -> io::Result<usize> {
     batch(bpf_cmd::BPF_MAP_LOOKUP_AND_DELETE_BATCH, map, keys, values, room)
 }
@@ -188,7 +188,7 @@ fn batch(command: bpf_cmd, map: BorrowedFd<'_>, keys: &mut [u8], values: &mut [u
     attr.batch.values = values.as_mut_ptr() as u64;
     attr.batch.count = u32::try_from(room).unwrap_or(u32::MAX);
     let result = call(command, &mut attr);
-    // SAFETY: the kernel has written how many it copied, also when it tells by ENOENT that these were all.
+    // SAFETY: the kernel has written how many it copied, even if it returns ENOENT, which says that these were all.
     let found = unsafe { attr.batch.count } as usize;
     match result {
         Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),

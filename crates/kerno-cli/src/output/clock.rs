@@ -9,7 +9,7 @@ const NS: i128 = 1_000_000_000;
 /// Shows the events' `CLOCK_MONOTONIC` as the time of day here.
 pub(crate) struct WallClock {
     zone: TimeZone,
-    /// Real time minus monotonic time. Moves when the clock is set, and with every suspend.
+    /// Real time minus monotonic time. Changes when the clock is set and after every suspend.
     offset_ns: i128,
     /// The second last shown and its text: a new one once a second, not once an event.
     second: i64,
@@ -23,7 +23,7 @@ impl WallClock {
         clock
     }
 
-    /// Takes the clocks' distance anew.
+    /// Reads the difference of the clocks again.
     pub(crate) fn refresh(&mut self) {
         let before = nanoseconds(clock_gettime(ClockId::Monotonic));
         let real = nanoseconds(clock_gettime(ClockId::Realtime));
