@@ -1,11 +1,12 @@
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
 use super::identities::Identities;
 use super::tasks::{ProcessAccount, Tasks};
 use super::unseen::unseen;
+use crate::probe::clock::{monotonic_ns, unix_offset_ns};
 use crate::probe::{CancelToken, Host, LoadError};
 use crate::signals::{self, SignalInfo};
 use kerno_model::SummaryLoss;
@@ -115,7 +116,6 @@ pub struct Observer {
     missing: Vec<Missing>,
     identities: Identities,
     started_ns: u64,
-    started_unix: f64,
     samples: u32,
     /// CPU time of the latest sample, in seconds.
     sample_cost: f64,
@@ -189,7 +189,6 @@ impl Observer {
             missing,
             identities: Identities::default(),
             started_ns: 0,
-            started_unix: 0.0,
             samples: 0,
             sample_cost: 0.0,
             spent: BTreeMap::new(),
@@ -223,9 +222,7 @@ impl Observer {
     }
 
     fn begin(&mut self, started_ns: u64) {
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
         self.started_ns = started_ns;
-        self.started_unix = unix - seconds_between(started_ns, monotonic_ns());
         self.samples = 1;
         self.cpu_before = cpu_seconds();
         self.loss_before = self.samplers.iter().map(|(info, sampler)| (info.name, sampler.loss())).collect();
@@ -298,7 +295,12 @@ impl Observer {
         let mut signals = Window {
             schema_version: SCHEMA_VERSION,
             host: self.host.clone(),
-            span: Span { started_unix: self.started_unix, started_ns: self.started_ns, seconds, samples: self.samples },
+            span: Span {
+                started_unix: unix_seconds(self.started_ns),
+                started_ns: self.started_ns,
+                seconds,
+                samples: self.samples,
+            },
             missing: self.missing.clone(),
             ..Window::default()
         };
@@ -382,10 +384,10 @@ fn named_pids(signals: &Window) -> BTreeSet<u32> {
     pids
 }
 
-/// `CLOCK_MONOTONIC` in nanoseconds, as the kernel side has it.
-pub(crate) fn monotonic_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+/// A moment of the kernel's clock in seconds since 1970, as the clock on the wall is set now.
+#[allow(clippy::cast_precision_loss, reason = "microseconds are kept")]
+fn unix_seconds(monotonic_ns: u64) -> f64 {
+    (i128::from(monotonic_ns) + unix_offset_ns()) as f64 / 1e9
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a window's length")]

@@ -36,6 +36,7 @@ const DEAD: u32 = 0x80;
 #[repr(C)]
 pub(crate) struct TaskRow {
     pub(crate) start_ns: u64,
+    pub(crate) start_boottime_ns: u64,
     pub(crate) run_ns: u64,
     pub(crate) wait_ns: u64,
     pub(crate) waits: u64,
@@ -434,7 +435,7 @@ mod tests {
 
     #[test]
     fn rows_are_as_the_kernel_side_writes_them() {
-        let fields = fields!(TaskRow: start_ns run_ns wait_ns waits arrived_ns voluntary involuntary major_faults read_bytes
+        let fields = fields!(TaskRow: start_ns start_boottime_ns run_ns wait_ns waits arrived_ns voluntary involuntary major_faults read_bytes
             write_bytes io_delay_ns reclaim_delay_ns cgroup_id memory_cgroup_id fd_soft_limit fd_hard_limit anon_pages pid tid parent_pid uid state
             flags fds net_namespace comm);
         let object = aya::include_bytes_aligned!("../../objects/tasks.bpf.o");

@@ -3,6 +3,7 @@
 mod btf;
 mod cancel;
 mod cgroup;
+pub mod clock;
 mod counters;
 mod error;
 mod handle;
