@@ -5,6 +5,9 @@
 //! crosses to user space for it.
 
 mod cgroups;
+mod cumulative;
+#[cfg(test)]
+mod gap_tests;
 mod host_facts;
 mod identities;
 mod membership;
@@ -22,6 +25,7 @@ pub(crate) type FastMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::
 pub use observer::{Observer, ObserverOptions, Spent};
 
 pub(crate) use cgroups::{CgroupDir, Hierarchy, WalkAge, read_numbers};
+pub(crate) use cumulative::{Cumulative, Delta, Gap, Gaps, is_gone};
 use host_facts::host_facts;
 pub(crate) use observer::{Sampler, Tick};
 pub(crate) use pace::Pace;

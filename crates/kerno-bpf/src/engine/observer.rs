@@ -3,6 +3,7 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
+use super::cumulative::{Gap, Gaps};
 use super::identities::Identities;
 use super::tasks::{ProcessAccount, Tasks};
 use super::unseen::unseen;
@@ -96,6 +97,8 @@ impl Stopwatch {
     }
 }
 
+/// So often in a row may walking the tasks fail.
+const MAX_UNWALKED: u32 = 8;
 /// Sampling takes at most one in so many of the time.
 const SAMPLING_SHARE: f64 = 100.0;
 /// Samples that a window has at least: what is found by trends needs some.
@@ -114,6 +117,10 @@ pub struct Observer {
     tasks: Tasks,
     samplers: Vec<(&'static SignalInfo, Box<dyn Sampler>)>,
     missing: Vec<Missing>,
+    /// What concerns all signals and could not be read in this window.
+    gaps: Gaps,
+    /// Samples in a row for which the tasks could not be walked.
+    unwalked: u32,
     identities: Identities,
     started_ns: u64,
     samples: u32,
@@ -187,6 +194,8 @@ impl Observer {
             tasks,
             samplers,
             missing,
+            gaps: Gaps::new("all"),
+            unwalked: 0,
             identities: Identities::default(),
             started_ns: 0,
             samples: 0,
@@ -237,13 +246,14 @@ impl Observer {
     /// Looks at what only shows by looking twice. Call it every [`next_interval`](Self::next_interval).
     ///
     /// # Errors
-    /// When the kernel's tasks cannot be walked.
+    /// When the kernel's tasks could not be walked many times in a row. One time is no error: what processes used then comes with the
+    /// next sample.
     pub fn sample(&mut self) -> Result<(), LoadError> {
         let now_ns = monotonic_ns();
         let seconds = seconds_between(self.started_ns, now_ns);
         let mut watch = Stopwatch::start();
         let begun = watch.0;
-        self.tasks.sample(seconds, now_ns).map_err(|error| LoadError::Io("cannot read the tasks", error))?;
+        self.walk_tasks(seconds, now_ns)?;
         self.spent.entry("tasks").or_default().sampling += watch.lap();
         self.samples += 1;
         self.identities.notice(self.tasks.processes());
@@ -254,6 +264,19 @@ impl Observer {
             self.spent.entry(info.name).or_default().sampling += watch.lap();
         }
         self.sample_cost = watch.0 - begun;
+        Ok(())
+    }
+
+    fn walk_tasks(&mut self, seconds: f64, now_ns: u64) -> Result<(), LoadError> {
+        let Err(error) = self.tasks.sample(seconds, now_ns) else {
+            self.unwalked = 0;
+            return Ok(());
+        };
+        self.unwalked += 1;
+        if self.unwalked >= MAX_UNWALKED {
+            return Err(LoadError::Io("cannot read the tasks", error));
+        }
+        self.gaps.add(Gap { what: "what processes used until the last sample".to_owned(), reason: error.to_string() });
         Ok(())
     }
 
@@ -310,6 +333,8 @@ impl Observer {
             sampler.finish(&tick, &mut signals);
             self.spent.entry(info.name).or_default().windows += watch.lap();
         }
+        self.gaps.tell(&mut signals);
+        told_once(&mut signals.missing);
         self.name_processes(&mut signals);
         self.spent.entry("processes").or_default().windows += watch.lap();
         signals.cost = self.cost();
@@ -362,6 +387,12 @@ impl Observer {
             }
         }
     }
+}
+
+/// Of what is missing for two reasons, the first.
+fn told_once(missing: &mut Vec<Missing>) {
+    let mut told = BTreeSet::new();
+    missing.retain(|missing| told.insert((missing.signal.clone(), missing.what.clone())));
 }
 
 fn named_pids(signals: &Window) -> BTreeSet<u32> {

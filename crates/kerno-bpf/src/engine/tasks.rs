@@ -247,12 +247,12 @@ impl Tasks {
 
     /// Puts every thread into `rows`. Those that have not run since the last time the kernel tells of by their ids alone.
     fn read(&mut self) -> io::Result<()> {
-        std::mem::swap(&mut self.rows, &mut self.before);
-        self.rows.clear();
-        // If this fails halfway, what the kernel takes for told has not been heard.
+        // If this fails halfway, what the kernel takes for told has not been heard: the next time everybody is told of.
         let turn = self.turn.take();
         self.programs.tell("turn", turn.unwrap_or(EVERYBODY))?;
         self.programs.iterate("on_task", &mut self.buffer)?;
+        std::mem::swap(&mut self.rows, &mut self.before);
+        self.rows.clear();
         let (mut rest, mut place, mut heard) = (&self.buffer[..], 0, true);
         while let Ok((word, behind)) = u64::read_from_prefix(rest) {
             if word & UNCHANGED == 0 {
@@ -280,10 +280,11 @@ impl Tasks {
         Ok(())
     }
 
-    /// Reads all tasks and adds what they used since the last sample.
+    /// Reads all tasks and adds what they used since the last sample. When they cannot be read all stays as it was: the next sample adds
+    /// what was missed.
     pub(crate) fn sample(&mut self, seconds: f64, now_ns: u64) -> io::Result<()> {
-        self.looked_ns = now_ns;
         self.read()?;
+        self.looked_ns = now_ns;
         let thin = self.times.push(seconds);
         for account in self.accounts.values_mut() {
             account.alive = false;

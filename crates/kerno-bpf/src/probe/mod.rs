@@ -6,6 +6,7 @@ mod cgroup;
 pub mod clock;
 mod counters;
 mod error;
+pub(crate) mod faults;
 mod handle;
 mod host;
 #[cfg(test)]

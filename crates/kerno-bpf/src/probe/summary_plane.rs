@@ -17,7 +17,7 @@ use super::counters::WireCounters;
 use super::error::{LoadError, chain};
 use super::object::{self, Object};
 use super::plan::{Placed, Plan};
-use super::{Host, loader, sys};
+use super::{Host, faults, loader, sys};
 
 /// One object's programs and maps. Dropping it detaches and unloads everything.
 pub(crate) struct SummaryPrograms {
@@ -62,6 +62,7 @@ impl SummaryPrograms {
     /// Runs an iterator of the plan over what there is now, in the calling thread's network namespace; `buffer` gets what it wrote.
     pub(crate) fn iterate(&mut self, name: &str, buffer: &mut Vec<u8>) -> io::Result<()> {
         buffer.clear();
+        faults::pass(name)?;
         object::run_iterator(&mut self.ebpf, name, buffer)
     }
 
@@ -74,6 +75,7 @@ impl SummaryPrograms {
         room: usize,
         ends: bool,
     ) -> io::Result<u64> {
+        faults::pass(name)?;
         object::run_iterator_into(&mut self.ebpf, name, buffer, room, ends)
     }
 
@@ -88,7 +90,7 @@ impl SummaryPrograms {
     /// Takes a hash map (`HASH` or `LRU_HASH`) of plain keys and values.
     pub(crate) fn hash<K, V>(&mut self, name: &str) -> Result<KernelHash<K, V>, LoadError> {
         match self.ebpf.take_map(name) {
-            Some(Map::HashMap(map) | Map::LruHashMap(map)) => KernelHash::new(map).ok_or(()),
+            Some(Map::HashMap(map) | Map::LruHashMap(map)) => KernelHash::new(name, map).ok_or(()),
             _ => Err(()),
         }
         .map_err(|()| self.object.missing_map(name))
@@ -214,16 +216,18 @@ impl<U: FromBytes + Copy, const N: usize> VolatileBlock<'_, [U; N]> {
 /// A bounded hash map that the kernel side fills. Read in batches; an element added or removed meanwhile may be missed.
 #[derive(Debug)]
 pub(crate) struct KernelHash<K, V> {
+    name: String,
     data: MapData,
     max_entries: u32,
     types: PhantomData<fn() -> (K, V)>,
 }
 
 impl<K, V> KernelHash<K, V> {
-    fn new(data: MapData) -> Option<Self> {
+    fn new(name: &str, data: MapData) -> Option<Self> {
+        let name = name.to_owned();
         let info = data.info().ok()?;
         let fits = info.key_size() as usize == size_of::<K>() && info.value_size() as usize == size_of::<V>();
-        fits.then(|| Self { max_entries: info.max_entries(), data, types: PhantomData })
+        fits.then(|| Self { name, max_entries: info.max_entries(), data, types: PhantomData })
     }
 }
 
@@ -234,6 +238,7 @@ where
 {
     /// All there is.
     pub(crate) fn read(&self) -> io::Result<HashMap<K, V>> {
+        faults::pass(&self.name)?;
         let room = self.max_entries as usize;
         let (mut keys, mut values) = (vec![K::new_zeroed(); room], vec![V::new_zeroed(); room]);
         let found = sys::lookup_batch(self.data.fd().as_fd(), keys.as_mut_bytes(), values.as_mut_bytes(), room)?;
@@ -242,6 +247,7 @@ where
 
     /// All there is, and takes it out: what is added up from now on begins at zero. What a program adds at the very moment may be lost.
     pub(crate) fn take(&self) -> io::Result<HashMap<K, V>> {
+        faults::pass(&self.name)?;
         let room = self.max_entries as usize;
         let (mut keys, mut values) = (vec![K::new_zeroed(); room], vec![V::new_zeroed(); room]);
         let found = sys::take_batch(self.data.fd().as_fd(), keys.as_mut_bytes(), values.as_mut_bytes(), room)?;
