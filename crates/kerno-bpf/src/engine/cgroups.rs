@@ -6,6 +6,8 @@ use std::os::unix::fs::DirEntryExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::probe::faults::read_text;
+
 /// The most cgroups that one walk reads; [`Walk::cut`] says that there were more.
 const MAX_CGROUPS: usize = 8192;
 
@@ -117,19 +119,19 @@ impl Hierarchy {
 }
 
 impl CgroupDir {
-    /// A file with one number; `None` for `max` and for what cannot be read.
-    pub(crate) fn number(&self, file: &str) -> Option<u64> {
-        std::fs::read_to_string(self.dir.join(file)).ok()?.trim().parse().ok()
+    /// A file with one number; `None` for `max` and other words.
+    pub(crate) fn number(&self, file: &str) -> io::Result<Option<u64>> {
+        Ok(self.text(file)?.trim().parse().ok())
     }
 
     /// A file of lines `name number`.
-    pub(crate) fn numbers(&self, file: &str) -> HashMap<String, u64> {
-        read_numbers(&self.dir.join(file)).unwrap_or_default()
+    pub(crate) fn numbers(&self, file: &str) -> io::Result<HashMap<String, u64>> {
+        read_numbers(&self.dir.join(file))
     }
 
     /// A file as it is.
-    pub(crate) fn text(&self, file: &str) -> Option<String> {
-        std::fs::read_to_string(self.dir.join(file)).ok()
+    pub(crate) fn text(&self, file: &str) -> io::Result<String> {
+        read_text(&self.dir.join(file))
     }
 
     /// The processes directly in it.
@@ -141,7 +143,7 @@ impl CgroupDir {
 
 /// A file of lines `name number`, such as `cpu.stat` or `/proc/vmstat`.
 pub(crate) fn read_numbers(path: &Path) -> io::Result<HashMap<String, u64>> {
-    let text = std::fs::read_to_string(path)?;
+    let text = read_text(path)?;
     let pair = |line: &str| {
         let (name, value) = line.split_once(' ')?;
         Some((name.to_owned(), value.trim().parse().ok()?))

@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
-use crate::probe::{Host, meminfo};
+use crate::probe::{Host, clock, meminfo};
 use kerno_model::HostFacts;
 
 /// Describes this machine. What cannot be read is left empty.
@@ -21,8 +22,13 @@ pub(super) fn host_facts(host: &Host) -> HostFacts {
         cloud: cloud(&firmware),
         container: container(),
         kubernetes: kubernetes(),
-        uptime_seconds: text("/proc/uptime").split(' ').next().and_then(|up| up.parse().ok()).unwrap_or(0.0),
+        uptime_seconds: uptime_seconds(),
     }
+}
+
+/// Of the machine: `/proc/uptime` is that of the time namespace.
+fn uptime_seconds() -> f64 {
+    Duration::from_nanos(clock::boottime_ns()).as_secs_f64()
 }
 
 /// A file's text; empty when it cannot be read.

@@ -4,12 +4,11 @@ use std::collections::HashMap;
 use std::io::Read as _;
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
-
 use super::cgroups::Hierarchy;
 use super::membership::{Membership, membership};
 use super::tasks::{ProcessAccount, TaskRow};
 use crate::event::Comm;
+use crate::probe::clock::boottime_shift_ns;
 use kerno_model::Process;
 
 /// The most processes that are remembered.
@@ -134,7 +133,7 @@ impl Identities {
         let cmdline = if row.is_kernel_thread() { String::new() } else { read_cmdline(&directory) };
         let places = std::fs::read_to_string(format!("{directory}/cgroup")).unwrap_or_default();
         // Checked last: if it is the same process now, it was when the rest was read.
-        if !started_at(&directory, row.start_ns) {
+        if !started_at(&directory, row.start_boottime_ns) {
             return;
         }
         let place = Place::parse(&places);
@@ -239,31 +238,18 @@ fn join_arguments(mut bytes: Vec<u8>) -> String {
     text
 }
 
-/// Whether the process in that directory of /proc started then (`CLOCK_MONOTONIC`).
-fn started_at(directory: &str, start_ns: u64) -> bool {
+/// Whether the process in that directory of /proc started then, by `CLOCK_BOOTTIME`.
+fn started_at(directory: &str, start_boottime_ns: u64) -> bool {
     let stat = std::fs::read_to_string(format!("{directory}/stat")).unwrap_or_default();
-    start_ticks(&stat).is_some_and(|ticks| {
-        let hertz = rustix::param::clock_ticks_per_second().max(1);
-        let there_ns = u128::from(ticks) * 1_000_000_000 / u128::from(hertz);
-        let here_ns = u128::from(start_ns) + suspended_ns();
-        // Rounded down to ticks there; time may be slept away between two readings of the clocks here.
-        there_ns.abs_diff(here_ns) <= 3_000_000_000 / u128::from(hertz)
-    })
+    let hertz = rustix::param::clock_ticks_per_second().max(1);
+    let here = (i128::from(start_boottime_ns) + boottime_shift_ns()) * i128::from(hertz) / 1_000_000_000;
+    start_ticks(&stat).is_some_and(|there| i128::from(there) == here)
 }
 
-/// `starttime` of `/proc/PID/stat`, which counts from boot and includes time asleep (Linux 5.5).
+/// `starttime` of `/proc/PID/stat`, which counts from boot and includes what the machine was suspended (Linux 5.5).
 fn start_ticks(stat: &str) -> Option<u64> {
     // The name, in parentheses, may hold spaces and parentheses.
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
-}
-
-/// How long the machine has been suspended: by how much `CLOCK_BOOTTIME` is ahead.
-fn suspended_ns() -> u128 {
-    let ns = |id| {
-        let time = clock_gettime(id);
-        i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec)
-    };
-    u128::try_from(ns(ClockId::Boottime) - ns(ClockId::Monotonic)).unwrap_or(0)
 }
 
 /// Where a process is, from `/proc/PID/cgroup`.
@@ -314,11 +300,11 @@ mod tests {
     fn own_row() -> TaskRow {
         let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
         let hertz = rustix::param::clock_ticks_per_second();
-        let boot_ns = u128::from(start_ticks(&stat).unwrap()) * 1_000_000_000 / u128::from(hertz);
+        let boot_ns = i128::from(start_ticks(&stat).unwrap()) * 1_000_000_000 / i128::from(hertz);
         let mut row = TaskRow::new_zeroed();
         row.pid = std::process::id();
         row.tid = row.pid;
-        row.start_ns = u64::try_from(boot_ns - suspended_ns()).unwrap();
+        row.start_boottime_ns = u64::try_from(boot_ns - boottime_shift_ns()).unwrap();
         row.uid = rustix::process::getuid().as_raw();
         row.cgroup_id = 1;
         row
@@ -352,7 +338,7 @@ mod tests {
     #[test]
     fn an_id_used_again_is_not_mistaken() {
         let mut row = own_row();
-        row.start_ns += 1_000_000_000;
+        row.start_boottime_ns += 1_000_000_000;
         let process = Identities::default().describe(&account(row, true), false);
         assert_eq!(process.cmdline, "");
     }

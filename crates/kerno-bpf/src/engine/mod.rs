@@ -4,7 +4,10 @@
 //! returns a [`Window`](kerno_model::Window) at the end of each window: everything that rules, reports and other consumers need.
 
 mod cgroups;
+mod cumulative;
 mod error;
+#[cfg(test)]
+mod gap_tests;
 mod host_facts;
 mod identities;
 mod membership;
@@ -23,6 +26,7 @@ pub use error::WatchError;
 pub use observer::{Observer, ObserverOptions, Spent};
 
 pub(crate) use cgroups::{CgroupDir, Hierarchy, WalkAge, read_numbers};
+pub(crate) use cumulative::{Cumulative, Delta, Gap, Gaps, is_gone};
 use host_facts::host_facts;
 pub(crate) use observer::{Sampler, Tick};
 pub(crate) use pace::Pace;

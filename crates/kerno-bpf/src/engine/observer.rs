@@ -1,12 +1,14 @@
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
+use super::cumulative::{Gap, Gaps};
 use super::error::WatchError;
 use super::identities::Identities;
 use super::tasks::{ProcessAccount, Tasks};
 use super::unseen::unseen;
+use crate::probe::clock::{monotonic_ns, unix_offset_ns};
 use crate::probe::{CancelToken, Host, LoadError, parallel};
 use crate::signals::{self, SignalInfo};
 use kerno_model::SummaryLoss;
@@ -102,6 +104,8 @@ impl Stopwatch {
     }
 }
 
+/// So often in a row may walking the tasks fail.
+const MAX_UNWALKED: u32 = 8;
 /// Sampling takes at most one in so many of the time.
 const SAMPLING_SHARE: f64 = 100.0;
 /// Samples that a window has at least: what is found by trends needs some.
@@ -120,9 +124,12 @@ pub struct Observer {
     tasks: Tasks,
     samplers: Vec<(&'static SignalInfo, Box<dyn Sampler>)>,
     missing: Vec<Missing>,
+    /// What concerns all signals and could not be read in this window.
+    gaps: Gaps,
+    /// Samples in a row for which the tasks could not be walked.
+    unwalked: u32,
     identities: Identities,
     started_ns: u64,
-    started_unix: f64,
     samples: u32,
     /// CPU time of the latest sample, in seconds.
     sample_cost: f64,
@@ -201,9 +208,10 @@ impl Observer {
             tasks,
             samplers,
             missing,
+            gaps: Gaps::new("all"),
+            unwalked: 0,
             identities: Identities::default(),
             started_ns: 0,
-            started_unix: 0.0,
             samples: 0,
             sample_cost: 0.0,
             spent: BTreeMap::new(),
@@ -237,9 +245,7 @@ impl Observer {
     }
 
     fn begin(&mut self, started_ns: u64) {
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
         self.started_ns = started_ns;
-        self.started_unix = unix - seconds_between(started_ns, monotonic_ns());
         self.samples = 1;
         self.cpu_before = cpu_seconds();
         self.loss_before = self.samplers.iter().map(|(info, sampler)| (info.name, sampler.loss())).collect();
@@ -254,13 +260,14 @@ impl Observer {
     /// Looks at what only shows by looking twice. Call it every [`next_interval`](Self::next_interval).
     ///
     /// # Errors
-    /// [`WatchError::Tasks`] when the kernel's tasks cannot be read.
+    /// [`WatchError::Tasks`] when the kernel's tasks could not be read many times in a row. One failure is no error: what processes used
+    /// comes with the next sample.
     pub fn sample(&mut self) -> Result<(), WatchError> {
         let now_ns = monotonic_ns();
         let seconds = seconds_between(self.started_ns, now_ns);
         let mut watch = Stopwatch::start();
         let begun = watch.0;
-        self.tasks.sample(seconds, now_ns).map_err(WatchError::Tasks)?;
+        self.walk_tasks(seconds, now_ns)?;
         self.spent.entry("tasks").or_default().sampling += watch.lap();
         self.samples += 1;
         self.identities.notice(self.tasks.processes());
@@ -271,6 +278,19 @@ impl Observer {
             self.spent.entry(info.name).or_default().sampling += watch.lap();
         }
         self.sample_cost = watch.0 - begun;
+        Ok(())
+    }
+
+    fn walk_tasks(&mut self, seconds: f64, now_ns: u64) -> Result<(), LoadError> {
+        let Err(error) = self.tasks.sample(seconds, now_ns) else {
+            self.unwalked = 0;
+            return Ok(());
+        };
+        self.unwalked += 1;
+        if self.unwalked >= MAX_UNWALKED {
+            return Err(LoadError::Io("cannot read the tasks", error));
+        }
+        self.gaps.add(Gap { what: "what processes used until the last sample".to_owned(), reason: error.to_string() });
         Ok(())
     }
 
@@ -313,7 +333,12 @@ impl Observer {
             schema_version: SCHEMA_VERSION,
             kerno_version: env!("CARGO_PKG_VERSION").to_owned(),
             host: self.host.clone(),
-            span: Span { started_unix: self.started_unix, started_ns: self.started_ns, seconds, samples: self.samples },
+            span: Span {
+                started_unix: unix_seconds(self.started_ns),
+                started_ns: self.started_ns,
+                seconds,
+                samples: self.samples,
+            },
             missing: self.missing.clone(),
             ..Window::default()
         };
@@ -323,6 +348,8 @@ impl Observer {
             sampler.finish(&tick, &mut signals);
             self.spent.entry(info.name).or_default().windows += watch.lap();
         }
+        self.gaps.tell(&mut signals);
+        told_once(&mut signals.missing);
         self.name_processes(&mut signals);
         self.spent.entry("processes").or_default().windows += watch.lap();
         signals.cost = self.cost();
@@ -377,6 +404,12 @@ impl Observer {
     }
 }
 
+/// Of what is missing for two reasons, the first.
+fn told_once(missing: &mut Vec<Missing>) {
+    let mut told = BTreeSet::new();
+    missing.retain(|missing| told.insert((missing.signal.clone(), missing.what.clone())));
+}
+
 fn named_pids(signals: &Window) -> BTreeSet<u32> {
     let mut pids = BTreeSet::new();
     let mut add = |pid: u32| {
@@ -397,10 +430,10 @@ fn named_pids(signals: &Window) -> BTreeSet<u32> {
     pids
 }
 
-/// `CLOCK_MONOTONIC` in nanoseconds, as the kernel side has it.
-pub(crate) fn monotonic_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+/// A moment of the kernel's clock in seconds since 1970, as the clock on the wall is set now.
+#[allow(clippy::cast_precision_loss, reason = "microseconds are kept")]
+fn unix_seconds(monotonic_ns: u64) -> f64 {
+    (i128::from(monotonic_ns) + unix_offset_ns()) as f64 / 1e9
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a window's length")]

@@ -13,6 +13,7 @@
 
 struct task_row {
 	__u64 start_ns; /* CLOCK_MONOTONIC; with tid it names the thread for good */
+	__u64 start_boottime_ns; /* the same moment by CLOCK_BOOTTIME, as /proc has it */
 	__u64 run_ns; /* time on a CPU; of a leader with what ended threads had run */
 	__u64 wait_ns; /* time in a run queue, waiting for a CPU (sched_info.run_delay, as in /proc/PID/schedstat) */
 	__u64 waits; /* times it got a CPU */
@@ -39,7 +40,7 @@ struct task_row {
 	__u32 net_namespace; /* inode number, as in /proc/PID/ns/net */
 	char comm[16];
 };
-_Static_assert(sizeof(struct task_row) == 184, "struct task_row changed size");
+_Static_assert(sizeof(struct task_row) == 192, "struct task_row changed size");
 const volatile struct task_row *const volatile layout_of_row SEC(".rodata") = NULL;
 
 struct rlimit {
@@ -119,6 +120,7 @@ struct task_struct___row {
 	unsigned long nvcsw;
 	unsigned long nivcsw;
 	unsigned long maj_flt;
+	__u64 start_boottime; /* since 5.5 (cf25e24db61c); before, real_start_time */
 } CORE;
 
 struct task_struct___pre_5_14 {
@@ -336,6 +338,7 @@ int on_task(struct bpf_iter__task *ctx)
 	 */
 	leader = task->pid == task->tgid;
 	row.start_ns = task->start_time;
+	row.start_boottime_ns = more->start_boottime;
 	row.run_ns = run_ns;
 	row.wait_ns = more->sched_info.run_delay;
 	row.waits = more->sched_info.pcount;

@@ -36,6 +36,7 @@ const DEAD: u32 = 0x80;
 #[repr(C)]
 pub(crate) struct TaskRow {
     pub(crate) start_ns: u64,
+    pub(crate) start_boottime_ns: u64,
     pub(crate) run_ns: u64,
     pub(crate) wait_ns: u64,
     pub(crate) waits: u64,
@@ -246,12 +247,12 @@ impl Tasks {
 
     /// Puts every thread into `rows`. For threads that have not run since the last walk the kernel side sends only the id.
     fn read(&mut self) -> io::Result<()> {
-        std::mem::swap(&mut self.rows, &mut self.before);
-        self.rows.clear();
         // If this fails halfway, the kernel side assumes that we know rows that we have not read.
         let turn = self.turn.take();
         self.programs.tell("turn", turn.unwrap_or(EVERYBODY))?;
         self.programs.iterate("on_task", &mut self.buffer)?;
+        std::mem::swap(&mut self.rows, &mut self.before);
+        self.rows.clear();
         let (mut rest, mut place, mut heard) = (&self.buffer[..], 0, true);
         while let Ok((word, behind)) = u64::read_from_prefix(rest) {
             if word & UNCHANGED == 0 {
@@ -279,10 +280,11 @@ impl Tasks {
         Ok(())
     }
 
-    /// Reads all tasks and adds what they used since the last sample.
+    /// Reads all tasks and adds what they used since the last sample. When they cannot be read all stays as it was: the next sample adds
+    /// what was missed.
     pub(crate) fn sample(&mut self, seconds: f64, now_ns: u64) -> io::Result<()> {
-        self.looked_ns = now_ns;
         self.read()?;
+        self.looked_ns = now_ns;
         let thin = self.times.push(seconds);
         for account in self.accounts.values_mut() {
             account.alive = false;
@@ -434,7 +436,7 @@ mod tests {
 
     #[test]
     fn rows_are_as_the_kernel_side_writes_them() {
-        let fields = fields!(TaskRow: start_ns run_ns wait_ns waits arrived_ns voluntary involuntary major_faults read_bytes
+        let fields = fields!(TaskRow: start_ns start_boottime_ns run_ns wait_ns waits arrived_ns voluntary involuntary major_faults read_bytes
             write_bytes io_delay_ns reclaim_delay_ns cgroup_id memory_cgroup_id fd_soft_limit fd_hard_limit anon_pages pid tid parent_pid uid state
             flags fds net_namespace comm);
         let object = aya::include_bytes_aligned!("../../objects/tasks.bpf.o");

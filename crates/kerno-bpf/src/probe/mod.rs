@@ -3,8 +3,10 @@
 mod btf;
 mod cancel;
 mod cgroup;
+pub mod clock;
 mod counters;
 mod error;
+pub(crate) mod faults;
 mod handle;
 mod host;
 #[cfg(test)]

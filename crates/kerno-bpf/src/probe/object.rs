@@ -124,7 +124,7 @@ impl Object {
     fn not_made(self, error: &MapError) -> LoadError {
         match error {
             MapError::CreateError { name, io_error } if io_error.raw_os_error() == Some(libc::ENOMEM) => {
-                self.no_memory(name, io_error)
+                self.no_memory(name, libc::ENOMEM)
             }
             _ => LoadError::Refused { what: format!("the {} object", self.name), detail: chain(error) },
         }

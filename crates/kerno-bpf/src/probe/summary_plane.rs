@@ -16,7 +16,7 @@ use super::counters::WireCounters;
 use super::error::{LoadError, chain};
 use super::object::{Loaded, Object};
 use super::plan::{Placed, Plan};
-use super::{Host, loader, sys};
+use super::{Host, faults, loader, sys};
 
 /// One object's programs and maps. Dropping it detaches and unloads everything.
 pub(crate) struct SummaryPrograms {
@@ -61,6 +61,7 @@ impl SummaryPrograms {
     /// Runs an iterator of the plan in the network namespace of the calling thread, and puts its output into `buffer`.
     pub(crate) fn iterate(&mut self, name: &str, buffer: &mut Vec<u8>) -> io::Result<()> {
         buffer.clear();
+        faults::pass(name)?;
         self.loaded.run_iterator(name, buffer)
     }
 
@@ -73,6 +74,7 @@ impl SummaryPrograms {
         room: usize,
         ends: bool,
     ) -> io::Result<u64> {
+        faults::pass(name)?;
         self.loaded.run_iterator_into(name, buffer, room, ends)
     }
 
@@ -87,7 +89,7 @@ impl SummaryPrograms {
     /// Takes a hash map (`HASH` or `LRU_HASH`) of plain keys and values.
     pub(crate) fn hash<K, V>(&mut self, name: &str) -> Result<KernelHash<K, V>, LoadError> {
         match self.loaded.take_map(name) {
-            Some(Map::HashMap(map) | Map::LruHashMap(map)) => KernelHash::new(map).ok_or(()),
+            Some(Map::HashMap(map) | Map::LruHashMap(map)) => KernelHash::new(name, map).ok_or(()),
             _ => Err(()),
         }
         .map_err(|()| self.object.missing_map(name))
@@ -213,16 +215,18 @@ impl<U: FromBytes + Copy, const N: usize> VolatileBlock<'_, [U; N]> {
 /// A bounded hash map that the kernel side fills. Read in batches; an element added or removed meanwhile may be missed.
 #[derive(Debug)]
 pub(crate) struct KernelHash<K, V> {
+    name: String,
     data: MapData,
     max_entries: u32,
     types: PhantomData<fn() -> (K, V)>,
 }
 
 impl<K, V> KernelHash<K, V> {
-    fn new(data: MapData) -> Option<Self> {
+    fn new(name: &str, data: MapData) -> Option<Self> {
+        let name = name.to_owned();
         let info = data.info().ok()?;
         let fits = info.key_size() as usize == size_of::<K>() && info.value_size() as usize == size_of::<V>();
-        fits.then(|| Self { max_entries: info.max_entries(), data, types: PhantomData })
+        fits.then(|| Self { name, max_entries: info.max_entries(), data, types: PhantomData })
     }
 }
 
@@ -233,6 +237,7 @@ where
 {
     /// Reads all elements.
     pub(crate) fn read(&self) -> io::Result<HashMap<K, V>> {
+        faults::pass(&self.name)?;
         let room = self.max_entries as usize;
         let (mut keys, mut values) = (vec![K::new_zeroed(); room], vec![V::new_zeroed(); room]);
         let found = sys::lookup_batch(self.data.fd().as_fd(), keys.as_mut_bytes(), values.as_mut_bytes(), room)?;
@@ -241,6 +246,7 @@ where
 
     /// Reads all elements and removes them: from now on sums start at zero. What a program adds at this moment may be lost.
     pub(crate) fn take(&self) -> io::Result<HashMap<K, V>> {
+        faults::pass(&self.name)?;
         let room = self.max_entries as usize;
         let (mut keys, mut values) = (vec![K::new_zeroed(); room], vec![V::new_zeroed(); room]);
         let found = sys::take_batch(self.data.fd().as_fd(), keys.as_mut_bytes(), values.as_mut_bytes(), room)?;
