@@ -4,6 +4,9 @@
 //! `rules` has the rules, by theme; [`knowledge`] what is true of Linux whatever was observed; the causes decide which finding explains
 //! which; [`report`] makes text, Markdown and JSON of it.
 mod causes;
+#[cfg(any(test, feature = "corpus"))]
+#[doc(hidden)]
+pub mod corpus;
 pub(crate) mod growth;
 pub mod incidents;
 pub mod knowledge;
@@ -45,11 +48,27 @@ pub fn judge(window: &Window, thresholds: &Thresholds) -> Vec<Finding> {
 }
 
 /// Puts consequences under their causes, withdraws commands whose target has ended, and ranks.
-fn relate(findings: Vec<Finding>, window: &Window) -> Vec<Finding> {
+fn relate(mut findings: Vec<Finding>, window: &Window) -> Vec<Finding> {
+    arrange(&mut findings);
     let mut findings = causes::join(findings, window);
     withdraw(&mut findings, window);
     rank(&mut findings);
     findings
+}
+
+/// In the order of the rules, of each the worst first; then by identity, so that what is told never depends on the order in which
+/// findings come.
+fn arrange(findings: &mut [Finding]) {
+    let place = |finding: &Finding| rules().position(|rule| finding.rule == rule.id);
+    findings.sort_by(|a, b| {
+        place(a)
+            .cmp(&place(b))
+            .then(b.severity.cmp(&a.severity))
+            .then(b.excess.total_cmp(&a.excess))
+            .then_with(|| a.fingerprint().cmp(&b.fingerprint()))
+            .then_with(|| a.calls().cmp(b.calls()))
+            .then_with(|| a.errnos().cmp(b.errnos()))
+    });
 }
 
 /// Takes back commands for a process that has ended: they do not work, or meet another process that has its id now.

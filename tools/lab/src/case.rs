@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use kerno_doctor::corpus as truth;
 
-use super::report::Diagnosis;
-use super::scene::Scene;
+use super::scene::{Families, Scene};
 
 /// A fault or a healthy load.
 pub(super) struct Case {
@@ -60,48 +60,25 @@ pub(super) enum Mark {
 }
 
 impl Mark {
-    /// Whether it fits. `is_of` tells whether a process (the second) is one that was started (the first), or one that that started.
-    pub(super) fn fits(&self, finding: &Diagnosis, is_of: &dyn Fn(u32, u32) -> bool) -> bool {
-        let culprit = &finding.culprit;
-        let address = |given: &Option<String>, wanted: &str| {
-            let given = given.as_deref().unwrap_or_default();
-            let rest = given.strip_prefix(wanted);
-            rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
+    /// What is known of it now that the doctor has ended: `families` are the processes that were seen of each that was started.
+    fn truth(&self, families: &Families) -> truth::Mark {
+        let family = |session: &u32| {
+            let seen = families.get(session).into_iter().flatten();
+            seen.chain([session]).copied().collect()
         };
         match self {
-            Self::Process(session) => culprit.pid.is_some_and(|pid| is_of(*session, pid)),
-            Self::Victim(session) => {
-                finding.victims.iter().any(|victim| victim.pid.is_some_and(|pid| is_of(*session, pid)))
-            }
+            Self::Process(session) => truth::Mark::Process(family(session)),
+            Self::Victim(session) => truth::Mark::Victim(family(session)),
             Self::Cgroup(path) => {
-                let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-                culprit.cgroup.as_deref().is_some_and(|cgroup| cgroup.ends_with(name))
+                truth::Mark::Cgroup(path.file_name().unwrap_or_default().to_string_lossy().into_owned())
             }
-            Self::Device(name) => culprit.device.as_deref().is_some_and(|device| device.ends_with(name.as_str())),
-            Self::Mount(path) => culprit.mount.as_deref().map(std::path::Path::new) == Some(path.as_path()),
-            Self::Remote(wanted) => address(&culprit.remote, wanted),
-            Self::Local(wanted) => {
-                address(&culprit.local, wanted)
-                    || culprit.local.as_deref().is_some_and(|local| local.ends_with(wanted.as_str()))
-            }
-            Self::Says(words) => {
-                let said = format!("{} {}", finding.title, finding.cause).to_lowercase();
-                said.contains(words)
-            }
-            Self::Eta(truth) => {
-                let truth = truth().max(0.1);
-                finding.eta.as_ref().is_some_and(|eta| (truth / 2.0 - 1.0..=truth * 2.0 + 1.0).contains(&eta.seconds))
-            }
-            Self::Any(marks) => marks.iter().any(|mark| mark.fits(finding, is_of)),
-        }
-    }
-
-    /// The processes whose families it asks for.
-    pub(super) fn sessions(&self, into: &mut Vec<u32>) {
-        match self {
-            Self::Process(session) | Self::Victim(session) => into.push(*session),
-            Self::Any(marks) => marks.iter().for_each(|mark| mark.sessions(into)),
-            _ => {}
+            Self::Device(name) => truth::Mark::Device(name.clone()),
+            Self::Mount(path) => truth::Mark::Mount(path.display().to_string()),
+            Self::Remote(wanted) => truth::Mark::Remote(wanted.clone()),
+            Self::Local(wanted) => truth::Mark::Local(wanted.clone()),
+            Self::Says(words) => truth::Mark::Says((*words).to_owned()),
+            Self::Eta(seconds) => truth::Mark::EtaSeconds(seconds()),
+            Self::Any(marks) => truth::Mark::Any(marks.iter().map(|mark| mark.truth(families)).collect()),
         }
     }
 }
@@ -109,6 +86,12 @@ impl Mark {
 impl Expected {
     pub(super) fn new(ids: &'static [&'static str], marks: impl IntoIterator<Item = Mark>) -> Self {
         Self { ids, marks: marks.into_iter().collect() }
+    }
+
+    /// What is known of it now that the doctor has ended.
+    pub(super) fn truth(&self, families: &Families) -> truth::Expected {
+        let rules = self.ids.iter().map(|id| (*id).to_owned()).collect();
+        truth::Expected { rules, marks: self.marks.iter().map(|mark| mark.truth(families)).collect() }
     }
 }
 
@@ -120,6 +103,11 @@ impl Staged {
     /// A load that nothing is wrong with.
     pub(super) fn healthy() -> Self {
         Self::default()
+    }
+
+    /// What is known of what is to be found, now that the doctor has ended.
+    pub(super) fn truth(&self, families: &Families) -> Vec<truth::Expected> {
+        self.expected.iter().map(|expected| expected.truth(families)).collect()
     }
 
     /// Proven by a number that grows by this much at least while the doctor watches.

@@ -6,6 +6,7 @@
 mod case;
 mod faults;
 mod healthy;
+mod record;
 mod report;
 mod scene;
 mod score;
@@ -17,13 +18,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
+use kerno_doctor::corpus;
 use kerno_kit::cargo::command_beside;
 use kerno_kit::install::install;
+use kerno_kit::workspace;
 
 use case::{Case, Staged};
-use report::Families;
 use scene::Scene;
 use score::{Score, Verdict};
 
@@ -61,6 +63,10 @@ struct Args {
     /// Keep the report of each here, as NAME.json
     #[arg(long)]
     keep: Option<PathBuf>,
+    /// Record each that is right, for the tests of the rules: its window, and what was found in it. In tests/corpus of the workspace
+    /// unless told otherwise
+    #[arg(long, value_name = "DIR", conflicts_with = "rehearse")]
+    record: Option<Option<PathBuf>>,
     /// Only make each fault and see that it takes place; run no doctor
     #[arg(long)]
     rehearse: bool,
@@ -70,6 +76,14 @@ struct Args {
 enum Output {
     Text,
     Json,
+}
+
+impl Args {
+    /// Where to record, if that was asked for.
+    fn corpus(&self) -> Option<PathBuf> {
+        let given = self.record.as_ref()?;
+        Some(given.clone().unwrap_or_else(|| workspace::root().join(corpus::FOLDER)))
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -119,6 +133,10 @@ fn run(args: &Args) -> Result<()> {
     if let Some(dir) = &args.keep {
         std::fs::create_dir_all(dir)?;
     }
+    if let Some(dir) = args.corpus() {
+        std::fs::create_dir_all(&dir)?;
+        std::fs::write(dir.join(corpus::INDEX), index())?;
+    }
     let text = args.output == Output::Text;
     if text {
         println!("{}", score::head());
@@ -165,6 +183,11 @@ fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// The names of all cases, one a line, for whoever cannot ask the lab.
+fn index() -> String {
+    faults::all().chain(healthy::all()).map(|case| format!("{}\n", case.name)).collect()
+}
+
 /// Runs one, and cleans up.
 fn one(case: &Case, is_healthy: bool, kerno: &Path, args: &Args, interrupted: &Arc<AtomicBool>) -> Score {
     let begin = Instant::now();
@@ -191,16 +214,15 @@ fn watch(
     args: &Args,
     begin: Instant,
 ) -> Result<Score> {
-    let mut sessions = Vec::new();
-    staged.expected.iter().flat_map(|expected| &expected.marks).for_each(|mark| mark.sessions(&mut sessions));
-    let mut families: Families = sessions.into_iter().map(|session| (session, scene::members(session))).collect();
+    scene.look_at_families();
     staged.proofs.iter_mut().try_for_each(case::Proof::begin)?;
-    let report = if args.rehearse {
+    let said = if args.rehearse {
         scene.sleep(scene.window)?;
         None
     } else {
-        Some(report::diagnose(kerno, scene, &mut families)?)
+        Some(report::diagnose(kerno, scene)?)
     };
+    let truth = staged.truth(scene.families());
     let proofs: Vec<_> = staged.proofs.iter().map(case::Proof::end).collect();
     let took_place = proofs.iter().all(|(holds, _)| *holds) && scene.is_running();
     let mut notes: Vec<_> = proofs.into_iter().map(|(_, note)| note).collect();
@@ -208,15 +230,15 @@ fn watch(
         notes.push("a load ended early".to_owned());
     }
     let seconds = begin.elapsed().as_secs_f64();
-    let Some((report, json)) = report else {
+    let Some(said) = said else {
         let verdict = if took_place { Verdict::Right } else { Verdict::NotInjected };
         notes.push(scene.log());
         return Ok(Score::without_report(case.name, staged.expected.is_empty(), verdict, notes.join("; "), seconds));
     };
     if let Some(dir) = &args.keep {
-        std::fs::write(dir.join(format!("{}.json", case.name)), serde_json::to_vec_pretty(&json)?)?;
+        std::fs::write(dir.join(format!("{}.json", case.name)), serde_json::to_vec_pretty(&said.json)?)?;
     }
-    let mut score = score::score(case.name, &staged, &report.findings, &families, seconds);
+    let mut score = score::score(case.name, &truth, &said.report.findings, seconds);
     if !took_place {
         score.verdict = Verdict::NotInjected;
         notes.push(scene.log());
@@ -224,5 +246,39 @@ fn watch(
     if score.verdict != Verdict::Right {
         score.notes.push(format!("took place: {}", notes.join("; ")));
     }
+    if let Some(dir) = args.corpus() {
+        if score.verdict == Verdict::Right {
+            record::write(&dir, case, truth, &said, scene).with_context(|| format!("cannot record {}", case.name))?;
+        } else {
+            score.notes.push("not recorded, for it is not right".to_owned());
+        }
+    }
     Ok(score)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_corpus_knows_every_case() {
+        let path = workspace::root().join(corpus::FOLDER).join(corpus::INDEX);
+        let listed = std::fs::read_to_string(&path).unwrap_or_default();
+        let (listed, cases): (Vec<_>, Vec<_>) =
+            (listed.lines().collect(), faults::all().chain(healthy::all()).collect());
+        let new: Vec<_> = cases.iter().map(|case| case.name).filter(|name| !listed.contains(name)).collect();
+        assert!(
+            new.is_empty(),
+            "new cases must be recorded, so that the rules are tested on them without root: run `cargo xtask lab --record --only {}` as \
+             root, on a machine with nothing else to do, and commit what it writes to {}: {new:?}",
+            new.first().unwrap_or(&"NAME"),
+            corpus::FOLDER
+        );
+        assert_eq!(
+            listed.join("\n") + "\n",
+            index(),
+            "{} lists cases that are no more, or in another order",
+            path.display()
+        );
+    }
 }

@@ -1,8 +1,7 @@
 //! Running the doctor and reading its report.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,12 +11,7 @@ pub(super) use kerno::model::Severity;
 pub(super) use kerno::report::{Culprit, Diagnosis, Report};
 use serde::Deserialize as _;
 
-use super::scene::{Scene, members};
-
-/// Whether it is more than something worth knowing.
-pub(super) fn alarms(finding: &Diagnosis) -> bool {
-    finding.severity > Severity::Info
-}
+use super::scene::Scene;
 
 /// Whom a finding blames, in a few words.
 pub(super) fn blamed(culprit: &Culprit) -> String {
@@ -50,12 +44,18 @@ impl Drop for Doctor {
     }
 }
 
-/// Who was seen of each process that was started.
-pub(super) type Families = BTreeMap<u32, BTreeSet<u32>>;
+/// What the doctor said, and where it left the window that it said it of.
+pub(super) struct Said {
+    pub(super) report: Report,
+    pub(super) json: serde_json::Value,
+    pub(super) window: PathBuf,
+    pub(super) pid: u32,
+}
 
-/// Runs the doctor for the scene's window. Meanwhile it notes the processes of `families`.
-pub(super) fn diagnose(kerno: &Path, scene: &Scene, families: &mut Families) -> Result<(Report, serde_json::Value)> {
+/// Runs the doctor for the scene's window. Meanwhile it notes who is there of each process that was started.
+pub(super) fn diagnose(kerno: &Path, scene: &mut Scene) -> Result<Said> {
     let (path, errors) = (scene.dir().join("report.json"), scene.dir().join("doctor.log"));
+    let window = scene.dir().join("window.json");
     let seconds = format!("{}ms", scene.window.as_millis());
     let mut command = Command::new(kerno);
     // The defaults are what is tried here, whatever this machine's settings are.
@@ -64,18 +64,18 @@ pub(super) fn diagnose(kerno: &Path, scene: &Scene, families: &mut Families) -> 
     }
     let child = command
         .env("KERNO_CONFIG", "/dev/null")
-        .args(["doctor", "--output", "json", "--duration", &seconds])
+        .args(["doctor", "--output", "json", "--duration", &seconds, "--save"])
+        .arg(&window)
         .stdin(Stdio::null())
         .stdout(File::create(&path)?)
         .stderr(File::create(&errors)?)
         .spawn()
         .with_context(|| format!("cannot run {}", kerno.display()))?;
     let mut doctor = Doctor { child };
+    let pid = doctor.child.id();
     let deadline = Instant::now() + scene.window + Duration::from_secs(30);
     let status = loop {
-        for (session, seen) in families.iter_mut() {
-            seen.extend(members(*session));
-        }
+        scene.look_at_families();
         if let Some(status) = doctor.child.try_wait()? {
             break status;
         }
@@ -85,7 +85,7 @@ pub(super) fn diagnose(kerno: &Path, scene: &Scene, families: &mut Families) -> 
     let said = || std::fs::read_to_string(&errors).unwrap_or_default();
     ensure!(status.success(), "kerno doctor: {status}: {}", said().trim());
     let text = std::fs::read_to_string(&path)?;
-    let value: serde_json::Value =
+    let json: serde_json::Value =
         serde_json::from_str(&text).with_context(|| format!("no report; it said: {}", said()))?;
-    Ok((Report::deserialize(&value)?, value))
+    Ok(Said { report: Report::deserialize(&json)?, json, window, pid })
 }

@@ -1,6 +1,6 @@
 //! Where a fault is staged: what is made for it, and how all of it goes again, whatever happens.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -17,6 +17,9 @@ pub(super) const PREFIX: &str = "kerno-lab";
 /// The environment of everything that is started has this, with the lab's process id.
 const MARK: &str = "KERNO_LAB";
 
+/// Of each process that was started, by its id: those that were seen of it and of its descendants.
+pub(super) type Families = BTreeMap<u32, BTreeSet<u32>>;
+
 type Undo = Box<dyn FnOnce()>;
 
 /// What was made for one fault. Dropping it ends the processes and undoes the rest, the last first.
@@ -26,6 +29,8 @@ pub(super) struct Scene {
     dir: PathBuf,
     number: u32,
     loads: Vec<Child>,
+    /// Everything that was started.
+    families: Families,
     undo: Vec<Undo>,
     interrupted: Arc<AtomicBool>,
     deadline: Instant,
@@ -42,7 +47,16 @@ impl Scene {
         let remove = dir.clone();
         let undo: Undo = Box::new(move || complain(fs::remove_dir_all(&remove), &remove));
         let deadline = Instant::now() + limit;
-        Ok(Self { window, dir, number, loads: Vec::new(), undo: vec![undo], interrupted, deadline })
+        Ok(Self {
+            window,
+            dir,
+            number,
+            loads: Vec::new(),
+            families: Families::new(),
+            undo: vec![undo],
+            interrupted,
+            deadline,
+        })
     }
 
     /// A folder of its own, on a disk.
@@ -70,6 +84,7 @@ impl Scene {
         let child = self.start(run)?;
         let pid = child.id();
         self.loads.push(child);
+        self.families.insert(pid, [pid].into());
         Ok(pid)
     }
 
@@ -77,6 +92,7 @@ impl Scene {
     pub(super) fn serve(&mut self, run: &Run) -> Result<u32> {
         let mut child = self.start(run)?;
         let pid = child.id();
+        self.families.insert(pid, [pid].into());
         self.at_end(move || end(std::slice::from_mut(&mut child), Duration::from_secs(5)));
         Ok(pid)
     }
@@ -123,6 +139,19 @@ impl Scene {
             self.sleep(Duration::from_millis(20))?;
         }
         Ok(())
+    }
+
+    /// Who was seen so far of each process that was started.
+    pub(super) fn families(&self) -> &Families {
+        &self.families
+    }
+
+    /// Notes who is there now of each process that was started.
+    pub(super) fn look_at_families(&mut self) {
+        for pid in pids() {
+            let family = session_of(pid).and_then(|session| self.families.get_mut(&session));
+            family.into_iter().for_each(|family| drop(family.insert(pid)));
+        }
     }
 
     /// Whether every load still runs.

@@ -1,9 +1,9 @@
 //! Comparing what was found with what was to be found.
 
+use kerno_doctor::corpus::{self, Expected, Look, assess, whole};
 use serde::Serialize;
 
-use super::case::{Expected, Staged};
-use super::report::{Families, Diagnosis, alarms, blamed};
+use super::report::{Diagnosis, blamed};
 
 /// What became of one fault or load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -79,74 +79,50 @@ impl Score {
     }
 }
 
-/// A root cause and those under it.
-fn whole(finding: &Diagnosis) -> Vec<&Diagnosis> {
-    std::iter::once(finding).chain(finding.consequences.iter().flat_map(whole)).collect()
-}
-
-/// Where an expected root cause is among `roots`, and whether its culprit is right.
-fn look_for(
-    expected: &Expected,
-    roots: &[Diagnosis],
-    families: &Families,
-    notes: &mut Vec<String>,
-) -> Option<(usize, bool)> {
-    let is_of =
-        |session: u32, pid: u32| session == pid || families.get(&session).is_some_and(|seen| seen.contains(&pid));
-    let fits = |finding: &Diagnosis| expected.marks.iter().all(|mark| mark.fits(finding, &is_of));
-    let mut of_this_kind = roots.iter().enumerate().filter(|(_, finding)| expected.ids.contains(&finding.id.as_str()));
-    if let Some((at, _)) = of_this_kind.clone().find(|(_, finding)| fits(finding)) {
-        return Some((at, true));
+impl From<corpus::Verdict> for Verdict {
+    fn from(verdict: corpus::Verdict) -> Self {
+        match verdict {
+            corpus::Verdict::Right => Self::Right,
+            corpus::Verdict::FalseAlarm => Self::FalseAlarm,
+            corpus::Verdict::NotFirst => Self::NotFirst,
+            corpus::Verdict::WrongCulprit => Self::WrongCulprit,
+            corpus::Verdict::Missed => Self::Missed,
+        }
     }
-    if let Some((at, finding)) = of_this_kind.next() {
-        notes.push(format!("{} blames {}: {}", finding.id, blamed(&finding.culprit), finding.title));
-        return Some((at, false));
-    }
-    let below =
-        roots.iter().find(|root| whole(root).iter().any(|finding| expected.ids.contains(&finding.id.as_str())))?;
-    notes.push(format!("{} is shown only under {}: {}", expected.ids.join("/"), below.id, below.title));
-    None
 }
 
 /// Judges the judge.
-pub(super) fn score(name: &str, staged: &Staged, roots: &[Diagnosis], families: &Families, seconds: f64) -> Score {
+pub(super) fn score(name: &str, expected: &[Expected], roots: &[Diagnosis], seconds: f64) -> Score {
+    let assessment = assess(expected, roots);
+    let root = |at: &usize| roots.get(*at);
     let mut notes = Vec::new();
-    let looked: Vec<_> =
-        staged.expected.iter().map(|expected| look_for(expected, roots, families, &mut notes)).collect();
-    let right = looked.iter().filter(|found| matches!(found, Some((_, true)))).count();
-    let places: Vec<usize> = looked.iter().flatten().map(|(at, _)| *at).collect();
-    let rank = places.iter().max().map(|at| at + 1);
-    let all_ids: Vec<_> = staged.expected.iter().flat_map(|expected| expected.ids).copied().collect();
-    let is_false = |(at, finding): &(usize, &Diagnosis)| alarms(finding) && !places.contains(at);
-    let false_roots: Vec<_> = roots.iter().enumerate().filter(is_false).collect();
-    // Of two faults, either may be the first.
-    let is_first =
-        rank.is_some_and(|rank| rank <= staged.expected.len() + roots.iter().take(rank).filter(|f| !alarms(f)).count());
-    let verdict = if looked.iter().any(Option::is_none) {
-        Verdict::Missed
-    } else if right < looked.len() {
-        Verdict::WrongCulprit
-    } else if !looked.is_empty() && !is_first {
-        Verdict::NotFirst
-    } else if false_roots.is_empty() {
-        Verdict::Right
-    } else {
-        Verdict::FalseAlarm
-    };
+    for (expected, look) in expected.iter().zip(&assessment.looks) {
+        notes.extend(match look {
+            Look::WrongCulprit(at) => {
+                root(at).map(|finding| format!("{} blames {}: {}", finding.id, blamed(&finding.culprit), finding.title))
+            }
+            Look::OnlyBelow(at) => root(at).map(|finding| {
+                format!("{} is shown only under {}: {}", expected.rules.join("/"), finding.id, finding.title)
+            }),
+            Look::Right(_) | Look::Missed => None,
+        });
+    }
+    let false_roots: Vec<_> = assessment.false_roots.iter().filter_map(root).collect();
     notes.extend(
-        false_roots.iter().map(|(_, finding)| format!("also {} {}: {}", finding.severity, finding.id, finding.title)),
+        false_roots.iter().map(|finding| format!("also {} {}: {}", finding.severity, finding.id, finding.title)),
     );
     let everything: Vec<_> = roots.iter().flat_map(whole).collect();
-    let found = all_ids.iter().filter(|id| everything.iter().any(|finding| finding.id == **id));
+    let all_ids = expected.iter().flat_map(|expected| &expected.rules);
+    let found = all_ids.filter(|id| everything.iter().any(|finding| finding.id == **id));
     Score {
         name: name.to_owned(),
-        healthy: staged.expected.is_empty(),
-        verdict,
-        expected: staged.expected.iter().map(|expected| expected.ids.join("/")).collect(),
-        found: found.map(|id| (*id).to_owned()).collect(),
-        right,
-        rank,
-        false_positives: false_roots.iter().map(|(_, finding)| finding.id.clone()).collect(),
+        healthy: expected.is_empty(),
+        verdict: assessment.verdict.into(),
+        expected: expected.iter().map(|expected| expected.rules.join("/")).collect(),
+        found: found.cloned().collect(),
+        right: assessment.right(),
+        rank: assessment.rank,
+        false_positives: false_roots.iter().map(|finding| finding.id.clone()).collect(),
         seconds,
         notes,
     }
@@ -217,8 +193,9 @@ pub(super) fn total(scores: &[Score]) -> Total {
 
 #[cfg(test)]
 mod tests {
-    use super::super::case::Mark;
+    use super::super::case::{Expected as Wanted, Mark, Staged};
     use super::super::report::{Culprit, Severity};
+    use super::super::scene::Families;
     use super::*;
 
     fn found(id: &'static str, severity: Severity, culprit: Culprit) -> Diagnosis {
@@ -237,8 +214,8 @@ mod tests {
     }
 
     fn judged(staged: &Staged, findings: impl IntoIterator<Item = Diagnosis>) -> Score {
-        let families = Families::from([(7, [7, 8].into())]);
-        score("test", staged, &findings.into_iter().collect::<Vec<_>>(), &families, 1.0)
+        let truth = staged.truth(&Families::from([(7, [7, 8].into())]));
+        score("test", &truth, &findings.into_iter().collect::<Vec<_>>(), 1.0)
     }
 
     fn a_leak() -> Staged {
@@ -269,7 +246,7 @@ mod tests {
     #[test]
     fn of_two_faults_either_may_be_the_first() {
         let mut both = a_leak();
-        both.expected.push(Expected::new(&["disk_full"], []));
+        both.expected.push(Wanted::new(&["disk_full"], []));
         for findings in [[leak(7), other(Severity::Warning)], [other(Severity::Critical), leak(7)]] {
             assert_eq!(judged(&both, findings).verdict, Verdict::Right);
         }
