@@ -37,7 +37,7 @@ Examples:
   sudo kerno doctor                                   watch for 30 seconds, then report
   sudo kerno doctor --duration 5s --signals tcp,disk  watch for 5 seconds, two signals only
   sudo kerno doctor --output markdown                 write a report for a chat or a ticket
-  sudo kerno doctor --continuous --interval 1m        report every minute what is new, worse, better or resolved
+  sudo kerno doctor --continuous --interval 1m        report every minute, with what changed
   sudo kerno doctor --exit-code --fail-on warning     exit with status 1 if something is wrong
   sudo kerno doctor --save snapshot.json              save what was observed ...
   kerno doctor --from snapshot.json                   ... and judge it again, on any machine
@@ -129,7 +129,7 @@ pub(crate) struct DoctorArgs {
     #[arg(short, long, conflicts_with = "duration")]
     pub(crate) continuous: bool,
 
-    /// With --continuous: report this often, each time on the time since the last report [default: 30s]
+    /// With --continuous: length of each window [default: 30s]
     #[arg(short, long, value_name = "TIME", requires = "continuous", value_parser = values::positive_duration)]
     pub(crate) interval: Option<Duration>,
 
@@ -337,7 +337,7 @@ fn signal_parser() -> PossibleValuesParser {
     let signals = signals::ALL.iter().map(|signal| {
         PossibleValue::new(signal.alias)
             .aliases([signal.name, signal.event_type.name()])
-            .help(format!("{} events", signal.name))
+            .help(format!("The signal {}", signal.name))
     });
     PossibleValuesParser::new(signals.chain([PossibleValue::new(ALL).help("Every signal that can be loaded here")]))
 }
