@@ -150,7 +150,7 @@ impl Scene {
     pub(super) fn look_at_families(&mut self) {
         for pid in pids() {
             let family = session_of(pid).and_then(|session| self.families.get_mut(&session));
-            for family in family {
+            if let Some(family) = family {
                 family.insert(pid);
             }
         }
