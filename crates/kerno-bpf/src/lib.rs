@@ -42,8 +42,8 @@ pub mod signals;
 
 pub use event::{Comm, DecodeError, Event, EventType, MAX_FILENAME_LEN, RawEvent, RawEventBuf, TASK_COMM_LEN};
 pub use probe::{
-    Availability, Batch, CancelToken, Counters, Events, Filter, FilterKind, Handle, Host, LoadError, Loader, LoaderSet,
-    Options, Prepared, StreamError, Unavailable,
+    Availability, Batch, CancelToken, Counters, ErrorKind, Events, Filter, FilterKind, Handle, Host, LoadError, Loader,
+    LoaderSet, Options, Prepared, StreamError, Unavailable,
 };
 pub use signals::{
     DiskEvent, DiskFlags, DiskIoLoader, DiskOp, FdEvent, FdOp, FdSource, FdTrackLoader, FileAuditLoader, FileEvent,

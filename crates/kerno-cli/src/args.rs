@@ -24,34 +24,34 @@ pub(crate) struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  sudo kerno doctor                              what is wrong, who causes it, and what to do
-  kerno check                                    what works on this machine, and what does not
-  sudo kerno trace all --errors-only             everything that fails, as it happens
-  sudo kerno trace syscall --min-latency 100ms   system calls that take long
+  sudo kerno doctor                              show what is wrong, who causes it, and what to do
+  kerno check                                    show what works on this machine
+  sudo kerno trace all --errors-only             print everything that fails, as it happens
+  sudo kerno trace syscall --min-latency 100ms   print slow system calls
   kerno completions bash > ~/.local/share/bash-completion/completions/kerno
 
-Exit status: 0 fine, 2 error; 1 findings, with doctor --exit-code.";
+Exit status: 0 success; 1 findings, with doctor --exit-code; 2 error.";
 
 const DOCTOR_EXAMPLES: &str = "\
 Examples:
-  sudo kerno doctor                                   watch for 30 seconds, then tell
-  sudo kerno doctor --duration 5s --signals tcp,disk  shorter, and only these
-  sudo kerno doctor --output markdown                 to paste where an incident is discussed
-  sudo kerno doctor --continuous --interval 1m        what is new, worse, better, resolved
-  sudo kerno doctor --exit-code --fail-on warning     for scripts
-  sudo kerno doctor --save snapshot.json              keep what was observed ...
-  kerno doctor --from snapshot.json                   ... and judge it again, anywhere
-  sudo kerno doctor --set fd_leak.min_growth=50       another threshold, this once
+  sudo kerno doctor                                   watch for 30 seconds, then report
+  sudo kerno doctor --duration 5s --signals tcp,disk  watch for 5 seconds, two signals only
+  sudo kerno doctor --output markdown                 write a report for a chat or a ticket
+  sudo kerno doctor --continuous --interval 1m        report every minute, with what changed
+  sudo kerno doctor --exit-code --fail-on warning     exit with status 1 if something is wrong
+  sudo kerno doctor --save snapshot.json              save what was observed ...
+  kerno doctor --from snapshot.json                   ... and judge it again, on any machine
+  sudo kerno doctor --set fd_leak.min_growth=50       use another threshold, this once
 
-Thresholds and defaults of these flags are read from /etc/kerno/config.toml, or from --config FILE or the file that \
-KERNO_CONFIG names instead; then from the environment (KERNO_FD_LEAK__MIN_GROWTH=50, KERNO_DOCTOR__DURATION=10s); then from \
-flags. The later wins. `kerno doctor --list-rules` has every rule with its thresholds.
+Kerno reads thresholds and defaults of these options from a file: the one that --config names, else the one that KERNO_CONFIG \
+names, else /etc/kerno/config.toml. The environment (KERNO_FD_LEAK__MIN_GROWTH=50, KERNO_DOCTOR__DURATION=10s) overrides the \
+file, and options override both. `kerno doctor --list-rules` lists all rules with their thresholds.
 
-Privileges: root. With CAP_BPF and CAP_PERFMON alone it runs too, sees less of other users' processes, and says what.
+Privileges: root, or CAP_BPF and CAP_PERFMON. Without root it sees less of other users' processes; the report says what is missing.
 
-Ctrl-C ends the watching and reports what was seen by then; a second Ctrl-C ends at once.
+Press Ctrl-C to stop watching and to get a report of what was seen so far. Press it again to exit at once.
 
-Exit status: 0 fine; 1 with --exit-code, when a finding is as severe as --fail-on; 2 error.";
+Exit status: 0 success; 1 with --exit-code, if a finding is at least as severe as --fail-on; 2 error.";
 
 const TRACE_EXAMPLES: &str = "\
 Examples:
@@ -61,29 +61,28 @@ Examples:
   sudo kerno trace all --cgroup system.slice/nginx.service --duration 30s
   sudo kerno trace syscall --output json --count 1000 > events.ndjson
 
-Filters are applied in the kernel: what they leave out costs next to nothing. Values of one filter are \
-alternatives; different filters must all be met. Each says in brackets which signals have it: one that only some of the \
-chosen signals have is applied to those, and one that none of them has is an error.
+Filters are applied in the kernel: what they leave out costs next to nothing. An event must pass all filters; if a filter has \
+several values, one of them is enough. The signals that a filter fits are in brackets. If it fits only some of the traced \
+signals, it is applied to those; if it fits none of them, that is an error.
 
-Privileges: root, or CAP_BPF and CAP_PERFMON and nothing else (before Linux 5.11 CAP_SYS_RESOURCE too). To trace as an \
-ordinary user:
+Privileges: root, or CAP_BPF and CAP_PERFMON (before Linux 5.11 also CAP_SYS_RESOURCE). To trace as an ordinary user:
   sudo setcap cap_bpf,cap_perfmon+ep $(command -v kerno)
 
-Ctrl-C detaches the programs, prints what they had seen by then, and ends with a summary line on standard error; a second \
-Ctrl-C ends at once.";
+Press Ctrl-C to stop: Kerno detaches its programs, prints the events seen so far, and writes a summary line to standard error. \
+Press it again to exit at once.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Watch the machine, then tell what is wrong: who causes it, who suffers, the evidence, and what to type next
+    /// Watch the machine, then report what is wrong, who causes it, who suffers, the evidence, and what to type next
     #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor(Box<DoctorArgs>),
     /// Print kernel events as they happen
     #[command(after_help = TRACE_EXAMPLES)]
     Trace(Box<TraceArgs>),
-    /// Say what works on this machine: kernel, privileges, and each signal
+    /// Show what works on this machine: kernel, privileges, and each signal
     ///
-    /// With the privileges it loads and unloads each signal, so that the answer is true; without, it says what is missing. Exit
-    /// status 2 when no signal can run.
+    /// Loads and unloads each signal to find out. Without the privileges for that, shows which ones are missing.
+    /// The exit status is 2 if no signal can run.
     Check(CheckArgs),
     /// Print a completion script for a shell
     Completions {
@@ -95,7 +94,7 @@ pub(crate) enum Command {
 /// How to print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
-    /// For people: aligned lines, coloured on a terminal
+    /// For people: aligned lines, with colours on a terminal
     Text,
     /// For programs: JSON
     Json,
@@ -104,70 +103,70 @@ pub(crate) enum Output {
 /// How to print a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ReportOutput {
-    /// For people: as wide as the terminal, coloured on one
+    /// For people: as wide as the terminal, with colours on a terminal
     Text,
-    /// For programs: a JSON object; with --continuous one a line
+    /// For programs: a JSON object; with --continuous, one on each line
     Json,
-    /// For people elsewhere: Markdown
+    /// For chats and tickets: Markdown
     Markdown,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct DoctorArgs {
-    /// How long to watch, such as 5s, 2m [default: 30s]
+    /// Watch for this long, such as 5s or 2m [default: 30s]
     #[arg(short, long, value_name = "TIME", value_parser = values::positive_duration)]
     pub(crate) duration: Option<Duration>,
 
-    /// Text, a JSON object, or Markdown
+    /// Write text, a JSON object, or Markdown
     #[arg(short, long, value_enum, default_value_t = ReportOutput::Text, value_name = "FORMAT")]
     pub(crate) output: ReportOutput,
 
-    /// Watch only these [default: all]
+    /// Watch only these signals [default: all]
     #[arg(short, long, value_name = "SIGNAL[,SIGNAL...]", value_delimiter = ',', value_parser = signal_parser())]
     pub(crate) signals: Vec<String>,
 
-    /// Report again and again until Ctrl-C: what is new, worse, better, resolved
+    /// Report repeatedly until Ctrl-C, with what is new, worse, better or resolved
     #[arg(short, long, conflicts_with = "duration")]
     pub(crate) continuous: bool,
 
-    /// With --continuous: how long each window is [default: 30s]
+    /// With --continuous: length of each window [default: 30s]
     #[arg(short, long, value_name = "TIME", requires = "continuous", value_parser = values::positive_duration)]
     pub(crate) interval: Option<Duration>,
 
-    /// Write what was observed to this file, for --from; with --continuous the latest window
+    /// Save what was observed to this file, for --from; with --continuous, the latest window
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) save: Option<PathBuf>,
 
-    /// Judge what --save wrote instead of watching; needs no privileges
+    /// Judge a file that --save wrote, instead of watching; needs no privileges
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath,
           conflicts_with_all = ["duration", "signals", "continuous", "interval", "save"])]
     pub(crate) from: Option<PathBuf>,
 
-    /// End with status 1 when a finding is as severe as --fail-on
+    /// Exit with status 1 if a finding is at least as severe as --fail-on
     #[arg(long)]
     pub(crate) exit_code: bool,
 
-    /// From which severity on --exit-code gives 1: critical, warning or info [default: critical]
+    /// Lowest severity that matters to --exit-code: critical, warning or info [default: critical]
     #[arg(long, value_name = "SEVERITY", requires = "exit_code", value_parser = severity_parser(), hide_possible_values = true)]
     pub(crate) fail_on: Option<Severity>,
 
-    /// Leave out command lines, which may hold secrets
+    /// Omit command lines, which may contain secrets
     #[arg(long)]
     pub(crate) redact: bool,
 
-    /// No progress on standard error
+    /// Show no progress on standard error
     #[arg(short, long)]
     pub(crate) quiet: bool,
 
-    /// Read thresholds and defaults from this file [default: /etc/kerno/config.toml, if there]
+    /// Read thresholds and defaults from this file [default: /etc/kerno/config.toml, if it exists]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,
 
-    /// Set a threshold, such as fd_leak.min_growth=50; repeat for more
+    /// Set a threshold, such as fd_leak.min_growth=50; may be repeated
     #[arg(long, value_name = "RULE.THRESHOLD=VALUE", value_parser = set_threshold)]
     pub(crate) set: Vec<SetThreshold>,
 
-    /// Print every rule with its thresholds and its reasoning, and end
+    /// List all rules with their thresholds and reasons, and exit
     #[arg(long, conflicts_with_all = ["duration", "signals", "continuous", "interval", "save", "from", "exit_code", "redact"])]
     pub(crate) list_rules: bool,
 }
@@ -188,7 +187,7 @@ fn set_threshold(text: &str) -> Result<SetThreshold, String> {
             threshold: threshold.trim().to_owned(),
             value: value.trim().to_owned(),
         }),
-        _ => Err("expected RULE.THRESHOLD=VALUE, such as fd_leak.min_growth=50; --list-rules has them".to_owned()),
+        _ => Err("expected RULE.THRESHOLD=VALUE, such as fd_leak.min_growth=50; --list-rules lists them".to_owned()),
     }
 }
 
@@ -202,38 +201,38 @@ fn severity_parser() -> impl TypedValueParser<Value = Severity> {
 
 #[derive(Args, Debug)]
 pub(crate) struct CheckArgs {
-    /// Text, or one JSON object
+    /// Write text, or one JSON object
     #[arg(short, long, value_enum, default_value_t = Output::Text, value_name = "FORMAT")]
     pub(crate) output: Output,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct TraceArgs {
-    /// What to trace; "all" is whatever can be loaded here
+    /// Signals to trace; "all" is every signal that can be loaded here
     #[arg(required = true, value_name = "SIGNAL[,SIGNAL...]|all", value_delimiter = ',', value_parser = signal_parser())]
     pub(crate) signals: Vec<String>,
 
-    /// Aligned text, or one JSON object a line
+    /// Write aligned text, or one JSON object on each line
     #[arg(short, long, value_enum, default_value_t = Output::Text, value_name = "FORMAT")]
     pub(crate) output: Output,
 
-    /// End after this time, such as 500ms, 10s, 2m
+    /// Stop after this time, such as 500ms, 10s or 2m
     #[arg(short, long, value_name = "TIME", value_parser = values::positive_duration)]
     pub(crate) duration: Option<Duration>,
 
-    /// End after this many events
+    /// Stop after this many events
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
 
-    /// Ring buffer of each signal, a power of two: a larger one loses less in bursts [default: 4MiB; 1MiB with all]
+    /// Size of the ring buffer of each signal, a power of two; a larger one loses less in bursts [default: 4MiB; 1MiB with all]
     #[arg(long, value_name = "BYTES", value_parser = values::size)]
     pub(crate) ring_size: Option<u32>,
 
-    /// Also this command's own activity
+    /// Include the activity of this command itself
     #[arg(long)]
     pub(crate) include_self: bool,
 
-    /// With "all": fail unless every signal can be loaded
+    /// With "all": fail if a signal cannot be loaded
     #[arg(long)]
     pub(crate) all_or_nothing: bool,
 
@@ -241,8 +240,8 @@ pub(crate) struct TraceArgs {
     pub(crate) filter: FilterArgs,
 }
 
-/// Bytes of each signal's ring when so many are loaded: 8 MiB together, and 4 MiB at most. Rings are mapped twice, so that this is
-/// half of what shows as resident.
+/// Bytes of each signal's ring when this many are loaded: 8 MiB in all, at most 4 MiB each. Rings are mapped twice, so twice as much
+/// shows as resident.
 pub(crate) fn default_ring_bytes(signals: usize) -> u32 {
     let share = (8 << 20) / u32::try_from(signals.max(1)).unwrap_or(u32::MAX);
     // The power of two at or below the share.
@@ -251,15 +250,13 @@ pub(crate) fn default_ring_bytes(signals: usize) -> u32 {
 
 /// The flags are named as [`kerno::FilterKind::name`] says; a test compares them.
 #[derive(Args, Debug)]
-#[command(
-    next_help_heading = "Filters (repeat for alternatives; numbers, system calls and devices also as lists: 1,2,3)"
-)]
+#[command(next_help_heading = "Filters (may be repeated; numbers, system calls and devices also as lists: 1,2,3)")]
 pub(crate) struct FilterArgs {
     /// Only these processes
     #[arg(short, long, value_name = "PID", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     pid: Vec<u32>,
 
-    /// Only tasks of this name, as in /proc/PID/comm
+    /// Only tasks with this name, as in /proc/PID/comm
     #[arg(long, value_name = "NAME")]
     comm: Vec<String>,
 
@@ -267,11 +264,11 @@ pub(crate) struct FilterArgs {
     #[arg(long, value_name = "UID", value_delimiter = ',')]
     uid: Vec<u32>,
 
-    /// Only this cgroup (v2) and all below it: a path, absolute or from the hierarchy's root
+    /// Only this cgroup (v2) and all below it: a path, absolute or relative to the root of the hierarchy
     #[arg(long, value_name = "PATH", value_hint = ValueHint::DirPath)]
     cgroup: Vec<PathBuf>,
 
-    /// Only what took at least this long, such as 100us, 20ms
+    /// Only what took at least this long, such as 100us or 20ms
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     min_latency: Option<Duration>,
 
@@ -313,7 +310,7 @@ impl FilterArgs {
     }
 }
 
-/// The command line as it is parsed, shown and completed: each filter's help names the signals that have it.
+/// The command line as it is parsed, shown and completed. The help of each filter names the signals that it fits.
 pub(crate) fn command() -> clap::Command {
     Cli::command().mut_subcommand("trace", |trace| {
         FilterKind::ALL.into_iter().fold(trace, |trace, kind| {
@@ -340,7 +337,7 @@ fn signal_parser() -> PossibleValuesParser {
     let signals = signals::ALL.iter().map(|signal| {
         PossibleValue::new(signal.alias)
             .aliases([signal.name, signal.event_type.name()])
-            .help(format!("{} events", signal.name))
+            .help(format!("The signal {}", signal.name))
     });
     PossibleValuesParser::new(signals.chain([PossibleValue::new(ALL).help("Every signal that can be loaded here")]))
 }

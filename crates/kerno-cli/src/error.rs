@@ -1,4 +1,4 @@
-//! How errors and notes reach a person: one line on standard error, whatever they hold.
+//! Prints errors and notes: one line each on standard error, whatever they contain.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -13,12 +13,12 @@ pub(crate) fn print(error: &anyhow::Error) {
     note(&format!("{error:#}"));
 }
 
-/// Prints a line that starts with the command's name. A closed standard error is no reason to fail.
+/// Prints a line that starts with the name of the command. Ignores a closed standard error.
 pub(crate) fn note(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "kerno: {}", one_line(text));
 }
 
-/// The text without what a terminal would obey. Of many lines (the verifier's log) the first and the last that says why.
+/// The text without control sequences. Of many lines (the verifier's log), the first and the last that gives a reason.
 pub(crate) fn one_line(text: &str) -> String {
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let mut line = lines.next().unwrap_or_default().to_owned();

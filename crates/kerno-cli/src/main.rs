@@ -1,4 +1,4 @@
-//! The command `kerno`: what is wrong with this machine, and kernel events as they happen, for people and for programs.
+//! The command `kerno`: reports what is wrong with this machine, and prints kernel events as they happen.
 
 mod args;
 mod check;

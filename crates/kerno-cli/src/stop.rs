@@ -5,8 +5,8 @@ use kerno::CancelToken;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-/// SIGINT or SIGTERM cancels; a second one ends the process at once, also when it hangs in a write that nobody reads. The kernel
-/// then removes what was loaded. `progress`: what is shown on standard error will be wiped away, with the ^C of the terminal.
+/// SIGINT or SIGTERM cancels. A second one ends the process at once, even if it hangs in a write that nobody reads; the kernel then
+/// removes what was loaded. With `progress`, the progress on standard error will be wiped, together with the ^C of the terminal.
 pub(crate) fn on_signal(cancel: CancelToken, progress: bool) -> anyhow::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot handle signals")?;
     let wait = move || {

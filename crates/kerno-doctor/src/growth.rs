@@ -1,30 +1,30 @@
-//! What keeps growing, told from what merely rose: a burst that is over, a level that was found, noise.
+//! Tells steady growth from what merely rose: a burst that is over, a level that was reached, noise.
 
 use kerno_model::Series;
 
-/// Fewer points, or a shorter time, show nothing.
+/// Fewer points, or a shorter time, prove nothing.
 const MIN_POINTS: usize = 6;
 const MIN_SECONDS: f64 = 1.8;
-/// Changes of so small a share of all growth are still the level that it began from.
+/// A change of no more than this share of all growth still counts as the initial level.
 const STILL_FLAT: f64 = 0.02;
-/// In the last third it must have gone on at no less than so much of its pace.
+/// In the last third of the time it must keep up at least this share of its pace.
 const STILL_GOING: f64 = 0.5;
 
-/// A quantity that grows, and did so until the window's end.
+/// A quantity that grew until the end of the window.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Growth {
     pub(crate) per_second: f64,
-    /// R squared of the line through it.
+    /// How well a straight line fits (R squared), 0 to 1.
     pub(crate) fit: f64,
-    /// All of it since it began.
+    /// The total growth since it began.
     pub(crate) net: f64,
-    /// When it began, in seconds since the window began; `None` when it grew from the start.
+    /// When the growth began, in seconds since the start of the window; `None` if it grew from the start.
     pub(crate) since: Option<f64>,
     /// The latest value.
     pub(crate) last: f64,
 }
 
-/// The growth of a series, if it grows along a line (R squared at least `min_fit`) from some moment of the window to its end.
+/// The growth of a series that follows a straight line (R squared of at least `min_fit`) from some moment to the end of the window.
 pub(crate) fn steady_growth(series: &Series, min_fit: f64) -> Option<Growth> {
     let points = series.points();
     let (first, last) = (series.first()?, series.last()?);
@@ -53,7 +53,7 @@ pub(crate) fn steady_growth(series: &Series, min_fit: f64) -> Option<Growth> {
 }
 
 impl Growth {
-    /// Seconds until it reaches `limit`, 0 when it is there.
+    /// Seconds until it reaches `limit`; 0 if it has already.
     pub(crate) fn seconds_until(&self, limit: f64) -> f64 {
         ((limit - self.last) / self.per_second).max(0.0)
     }
@@ -81,7 +81,7 @@ mod tests {
     fn what_rose_and_settled_is_none() {
         assert_eq!(steady_growth(&series(|t| 100.0 + 50.0 * t.min(3.0)), 0.9), None, "a ramp that ended");
         assert_eq!(steady_growth(&series(|t| if t < 1.0 { 10.0 } else { 410.0 }), 0.9), None, "a step");
-        assert_eq!(steady_growth(&series(|t| 500.0 * (1.0 - (-t).exp())), 0.9), None, "a level that is found");
+        assert_eq!(steady_growth(&series(|t| 500.0 * (1.0 - (-t).exp())), 0.9), None, "a level that is reached");
         assert_eq!(steady_growth(&series(|t| 100.0 + 40.0 * (t * 7.0).sin()), 0.9), None, "up and down");
         assert_eq!(steady_growth(&series(|_| 100.0), 0.9), None, "flat");
         assert_eq!(steady_growth(&series(|t| 100.0 - t), 0.9), None, "falling");

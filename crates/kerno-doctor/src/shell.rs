@@ -1,7 +1,7 @@
-//! Words of shell commands.
+//! Quoting for shell commands.
 
-/// One word of a shell command, whatever is in it: in single quotes when it needs them. Names of units have backslashes, mount
-/// points have spaces.
+/// Makes one word of a shell command from any text, with single quotes where needed. Unit names may contain backslashes, and mount
+/// points may contain spaces.
 pub(crate) fn word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:@+=,".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
@@ -11,7 +11,8 @@ pub(crate) fn word(text: &str) -> String {
     }
 }
 
-/// A unit of systemd that has settings of processes and can be started again: scopes are made by others, slices are folders.
+/// Whether a systemd unit has settings for processes and can be restarted. Scopes are created by other programs, and slices only
+/// group units.
 pub(crate) fn is_service(unit: &str) -> bool {
     unit.ends_with(".service")
 }

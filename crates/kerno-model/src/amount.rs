@@ -1,9 +1,9 @@
-//! Numbers as people read them: the one place where durations, sizes, rates and shares are written, for titles, evidence, commands'
-//! output and pages alike.
+//! Numbers as people read them. All durations, sizes, rates and shares are formatted here, for titles, evidence, the output of
+//! commands, and pages.
 
 use crate::Unit;
 
-/// Three significant digits, thousands separated: `0.0123`, `1.23`, `12.3`, `123`, `12,345`.
+/// A number with three significant digits, or more for integers, with thousands separated: `0.0123`, `1.23`, `12.3`, `123`, `12,345`.
 pub fn number(value: f64) -> String {
     if !value.is_finite() {
         return if value.is_nan() { "unknown".into() } else { "without limit".into() };
@@ -46,20 +46,20 @@ pub fn quantity(value: f64, unit: Unit) -> String {
     }
 }
 
-/// A share, 0 to 1, in per cent: `96.8 %`. What is not all of it is never `100 %`.
+/// A share, 0 to 1, in per cent: `96.8 %`. A share below 1 never becomes `100 %`.
 pub fn share(share: f64) -> String {
     let shown = if share < 1.0 { share.min(0.999) } else { share };
     format!("{} %", number(shown * 100.0))
 }
 
-/// A duration in milliseconds, as [`span`] writes it.
+/// A duration in milliseconds, formatted like [`span`].
 pub fn millis(ms: f64) -> String {
     span(ms / 1e3)
 }
 
-/// `870 ns`, `1.27 us`, `35 ms`, `2.5 s`, `2 min 5 s`, `3 h 10 min`, `12 d 4 h`.
+/// A duration in seconds: `870 ns`, `1.27 us`, `35 ms`, `2.5 s`, `2 min 5 s`, `3 h 10 min`, `12 d 4 h`.
 pub fn span(seconds: f64) -> String {
-    /// From the longest: seconds in it, its name, the next smaller one's seconds and name.
+    /// From the longest: its length in seconds and name, then those of the next smaller unit.
     const LONG: &[(f64, &str, f64, &str)] =
         &[(86_400.0, "d", 3_600.0, "h"), (3_600.0, "h", 60.0, "min"), (60.0, "min", 1.0, "s")];
     if !seconds.is_finite() {
@@ -69,7 +69,7 @@ pub fn span(seconds: f64) -> String {
         return format!("-{}", span(-seconds));
     }
     for (size, name, part_size, part_name) in LONG {
-        // What rounds to a full minute is one.
+        // A value that rounds to a full unit is shown as one.
         let parts = (seconds / part_size).round();
         let per_whole = size / part_size;
         if parts >= per_whole {
@@ -89,7 +89,7 @@ pub fn span(seconds: f64) -> String {
     format!("{} {name}", number(value))
 }
 
-/// `870 B`, `1.2 GiB`.
+/// A size in bytes: `870 B`, `1.2 GiB`.
 pub fn bytes(value: f64) -> String {
     const UNITS: &[&str] = &["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let mut size = value;

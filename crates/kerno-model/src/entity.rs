@@ -1,5 +1,4 @@
-//! Who and what there is on a machine: what findings, incidents and fixes are about. Each has an identity that stays the same from
-//! one window to the next.
+//! The things on a machine that findings, incidents and fixes are about. Each has an identity that stays the same from window to window.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -8,16 +7,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Container, Window};
 
-/// What one process is told from all others by, also from a later one that got its id: the boot, the id and the start.
+/// The identity of a process. Boot and start time distinguish it from later processes with the same id.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct ProcessId {
-    /// The boot (`/proc/sys/kernel/random/boot_id`); empty when it is not known.
+    /// The boot (`/proc/sys/kernel/random/boot_id`); empty if it is not known.
     pub boot: String,
-    /// The id, in the initial pid namespace.
+    /// Its id in the initial pid namespace.
     pub pid: u32,
-    /// When it started: `CLOCK_MONOTONIC` of the initial time namespace, in nanoseconds; 0 when it is not known.
+    /// When it started, by `CLOCK_MONOTONIC` of the initial time namespace, in nanoseconds; 0 if it is not known.
     pub start_ns: u64,
 }
 
@@ -26,15 +25,15 @@ pub struct ProcessId {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct NamedProcess {
-    /// Which one.
+    /// Its identity.
     pub id: ProcessId,
-    /// Its name; lossy, may hold control characters. Empty when it is not known.
+    /// Its name, lossy; may contain control characters. Empty if it is not known.
     pub comm: String,
-    /// Its command line, where it may be shown.
+    /// Its command line, if it may be shown.
     pub cmdline: Option<String>,
-    /// Whose it is.
+    /// The user that it runs as.
     pub user: Option<String>,
-    /// It had ended when the window did.
+    /// Whether it had ended by the end of the window.
     pub ended: bool,
 }
 
@@ -48,13 +47,13 @@ impl fmt::Display for NamedProcess {
     }
 }
 
-/// An end of connections: an address, and mostly a port.
+/// One end of connections: an address and usually a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Address {
-    /// The address; IPv4 also where it came as IPv4 in IPv6.
+    /// The address. An IPv4 address mapped to IPv6 is stored as IPv4.
     pub ip: IpAddr,
-    /// The port; `None` when all ports are meant.
+    /// The port; `None` stands for all ports.
     #[serde(default)]
     pub port: Option<u16>,
 }
@@ -85,13 +84,13 @@ impl fmt::Display for Address {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Device {
-    /// `major:minor`; empty when it is not known.
+    /// Its `major:minor`; empty if it is not known.
     pub dev: String,
-    /// Its name, such as `nvme0n1`; `major:minor` when it has none.
+    /// Its name, such as `nvme0n1`; `major:minor` if it has none.
     pub name: String,
 }
 
-/// What a command acts on: it is withdrawn when that is no longer there.
+/// What a command acts on. A command whose target is gone is withdrawn.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
@@ -108,40 +107,40 @@ pub enum Entity {
         /// The thread's id.
         tid: u32,
     },
-    /// A cgroup, by its path.
+    /// A cgroup, by path.
     Cgroup(String),
-    /// A container, by runtime and id.
+    /// A container, by runtime and id or name.
     Container {
         /// Its runtime.
         runtime: String,
         /// Its id or name.
         id: String,
     },
-    /// A systemd unit, by its name.
+    /// A systemd unit, by name.
     Unit(String),
     /// A block device.
     Device(Device),
-    /// A file system, by its mount point.
+    /// A file system, by mount point.
     Mount(String),
-    /// An end of connections.
+    /// One end of connections.
     Address(Address),
-    /// A file, by its path.
+    /// A file, by path.
     File(String),
-    /// A lock, by what is known of it: an inode, an address.
+    /// A lock, by what is known about it, such as an inode or an address.
     Lock(String),
-    /// A limit, by its name, such as `RLIMIT_NOFILE` or `fs.file-max`.
+    /// A limit, by name, such as `RLIMIT_NOFILE` or `fs.file-max`.
     Limit(String),
 }
 
-/// What a finding is about: who or what is behind it, or suffers from it. Whichever of these applies; several together narrow it
-/// down: a process on a device, a listener at an address.
+/// Who or what a finding is about: the culprit or a victim. Only the fields that apply are set. Several together narrow it down, such as a
+/// process on a device, or a listener at an address.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Subject {
     /// A process.
     pub process: Option<NamedProcess>,
-    /// A cgroup's path.
+    /// The path of a cgroup.
     pub cgroup: Option<String>,
     /// A container.
     pub container: Option<Container>,
@@ -151,14 +150,14 @@ pub struct Subject {
     pub device: Option<Device>,
     /// A mount point.
     pub mount: Option<String>,
-    /// The other end of connections.
+    /// The remote end of connections.
     pub remote: Option<Address>,
-    /// Our end of connections, or where a process listens.
+    /// The local end of connections, or where a process listens.
     pub local: Option<Address>,
 }
 
 impl Subject {
-    /// A process, with what the window knows of it; `comm`, the name that was seen, where it is not empty.
+    /// A process, with what the window knows about it. `comm`, the name that was seen, takes precedence unless it is empty.
     pub fn process(window: &Window, pid: u32, comm: &str) -> Self {
         let known = window.process(pid);
         let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
@@ -178,7 +177,7 @@ impl Subject {
         }
     }
 
-    /// A device by its `major:minor` or name.
+    /// A device, by `major:minor` or name.
     pub fn device(window: &Window, device: &str) -> Self {
         Self::default().on_device(window, device)
     }
@@ -193,12 +192,12 @@ impl Subject {
         Self { mount: Some(mount.to_owned()), ..Self::default() }
     }
 
-    /// The other end of connections.
+    /// The remote end of connections.
     pub fn remote(address: impl Into<Address>) -> Self {
         Self { remote: Some(address.into()), ..Self::default() }
     }
 
-    /// The same with a device added, by its `major:minor` or name.
+    /// Adds a device, by `major:minor` or name.
     #[must_use]
     pub fn on_device(mut self, window: &Window, device: &str) -> Self {
         let known = window.disk_io.iter().flat_map(|disk| &disk.devices);
@@ -210,22 +209,22 @@ impl Subject {
         self
     }
 
-    /// The process's id, if there is a process.
+    /// The id of the process, if there is one.
     pub fn pid(&self) -> Option<u32> {
         self.process.as_ref().map(|process| process.id.pid)
     }
 
-    /// The process's name, if there is one that is known.
+    /// The name of the process, if there is one and its name is known.
     pub fn comm(&self) -> Option<&str> {
         self.process.as_ref().map(|process| process.comm.as_str()).filter(|comm| !comm.is_empty())
     }
 
-    /// The device's name, if there is a device.
+    /// The name of the device, if there is one.
     pub fn device_name(&self) -> Option<&str> {
         self.device.as_ref().map(|device| device.name.as_str())
     }
 
-    /// The same without who it is: the device, the mount point, the addresses.
+    /// Only the place: the device, the mount point and the addresses.
     #[must_use]
     pub fn place(&self) -> Self {
         Self {
@@ -237,12 +236,12 @@ impl Subject {
         }
     }
 
-    /// Whether nothing is known of it.
+    /// Whether no field is set.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Whom it names, in a few words: `dd (4711)`; where there is no process, a place. Not escaped. `None` when it names nothing.
+    /// A short name: the process, such as `dd (4711)`, or else a place. Not escaped. `None` if it has neither.
     pub fn label(&self) -> Option<String> {
         let place = [
             self.device.as_ref().map(|device| device.name.clone()),
@@ -254,15 +253,15 @@ impl Subject {
         self.process.as_ref().map(ToString::to_string).or_else(|| place.into_iter().flatten().next())
     }
 
-    /// What stays the same of it over windows, and over restarts of a service: the unit or container where there is one, else the
-    /// process itself; and the places.
+    /// The parts of it that stay the same from window to window, and when a service restarts: the container or unit if there is one, or
+    /// else the process; and the places.
     pub fn stable(&self) -> Vec<Entity> {
         let mut stable = Vec::new();
         match (&self.process, &self.container, &self.unit) {
             (Some(_), Some(container), _) => {
                 stable.push(Entity::Container { runtime: container.runtime.clone(), id: container.id.clone() });
             }
-            // A scope is a login or a container of somebody's: as short-lived as a process, and home to many programs.
+            // Scopes do not count: they hold logins or containers, live as short as a process, and contain many programs.
             (Some(_), None, Some(unit)) if unit.ends_with(".service") => stable.push(Entity::Unit(unit.clone())),
             (Some(process), ..) => stable.push(Entity::Process(process.id.clone())),
             (None, ..) => stable.extend(self.cgroup.clone().map(Entity::Cgroup)),

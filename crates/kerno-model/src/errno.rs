@@ -1,14 +1,14 @@
-//! Error numbers of Linux and their names: the same on x86-64 and aarch64 (asm-generic/errno-base.h and errno.h).
+//! Error numbers of Linux and their names, which are the same on x86-64 and aarch64 (asm-generic/errno-base.h and errno.h).
 
 use serde::{Deserialize, Serialize};
 
-/// Defines each number as a constant, and the table of names.
+/// Defines a constant for each number, and the table of names.
 macro_rules! errnos {
     ($($name:ident = $number:literal, $text:literal;)+) => {
         $(#[doc = concat!($text, ".")]
         pub const $name: i32 = $number;)+
 
-        /// Number, name, and what it means.
+        /// Number, name and meaning.
         const NAMES: &[(i32, &str, &str)] = &[$(($number, stringify!($name), $text),)+];
     };
 }
@@ -147,17 +147,17 @@ errnos! {
     EHWPOISON = 133, "Memory page has hardware error";
 }
 
-/// `EAGAIN` by its other name.
+/// Another name of `EAGAIN`.
 pub const EWOULDBLOCK: i32 = EAGAIN;
-/// `EOPNOTSUPP` by its other name.
+/// Another name of `EOPNOTSUPP`.
 pub const ENOTSUP: i32 = EOPNOTSUPP;
 
-/// The name of a number, such as `ENOSPC`; `None` when Linux has no such error.
+/// The name of a number, such as `ENOSPC`; `None` if Linux has no such error.
 pub fn name(errno: i32) -> Option<&'static str> {
     entry(errno).map(|known| known.1)
 }
 
-/// What a number means, such as `No space left on device`.
+/// The meaning of a number, such as `No space left on device`.
 pub fn description(errno: i32) -> Option<&'static str> {
     entry(errno).map(|known| known.2)
 }
@@ -176,16 +176,16 @@ pub fn number(name: &str) -> Option<i32> {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct ErrnoCount {
-    /// Its number, positive.
+    /// The number, positive.
     pub errno: i32,
-    /// Its name, such as `ENOSPC`.
+    /// The name, such as `ENOSPC`.
     pub name: String,
-    /// How often.
+    /// How often it occurred.
     pub count: u64,
 }
 
 impl ErrnoCount {
-    /// Names the number.
+    /// A count of the error with this number.
     pub fn new(errno: i32, count: u64) -> Self {
         let name = name(errno).map_or_else(|| format!("errno {errno}"), str::to_owned);
         Self { errno, name, count }

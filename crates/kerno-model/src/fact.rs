@@ -1,4 +1,4 @@
-//! What a finding knows beyond numbers, as data: what others may match it by, and what its own words are made of.
+//! What a finding knows besides measurements, as data. Correlation matches findings by facts, and rules make words from them.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -82,9 +82,9 @@ impl fmt::Display for WaitsFor {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Scope {
-    /// The machine as a whole.
+    /// The whole machine.
     Machine,
-    /// A cgroup and what is below it, by its path.
+    /// A cgroup and everything below it, by path.
     Cgroup(String),
     /// One process.
     Process,
@@ -114,24 +114,24 @@ pub enum Limit {
     FileSystemInodes,
     /// The queue of a listening socket.
     AcceptQueue,
-    /// Another one.
+    /// Another limit.
     #[serde(other)]
     Other,
 }
 
-/// One thing that a finding knows. Other rules' findings are tied to it by these, never by words.
+/// Something that a finding knows. Findings of other rules are tied to it by facts, never by words.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Fact {
-    /// Calls ended with this error, a positive number.
+    /// Calls failed with this error, a positive number.
     Errno(i32),
     /// It is about this system call.
     Call(String),
-    /// Somebody waits for this.
+    /// A task waits for this.
     WaitsFor(WaitsFor),
-    /// It reaches so far.
+    /// How far it reaches.
     Scope(Scope),
     /// This limit is reached, or so nearly that calls fail or wait.
     AtLimit(Limit),
@@ -139,14 +139,14 @@ pub enum Fact {
     Operation(RequestKind),
     /// What only this rule's own words need, by a name of the rule's.
     Detail {
-        /// The name.
+        /// Its name within the rule.
         name: Cow<'static, str>,
-        /// What it is.
+        /// Its value.
         value: Value,
     },
 }
 
-/// A detail of a finding.
+/// The value of a detail.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
@@ -154,18 +154,18 @@ pub enum Fact {
 pub enum Value {
     /// A number.
     Number {
-        /// How much.
+        /// The number.
         value: f64,
-        /// Of what.
+        /// Its unit.
         unit: Unit,
     },
-    /// A name or path from the machine; may hold control characters.
+    /// A name or path from the machine; may contain control characters.
     Text(String),
     /// A process.
     Process(NamedProcess),
     /// An address.
     Address(Address),
-    /// It is so, or not.
+    /// Whether something is true.
     Flag(bool),
 }
 

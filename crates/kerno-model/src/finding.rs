@@ -12,11 +12,11 @@ use crate::{
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// Worth knowing; nothing suffers from it.
+    /// For information: nothing suffers.
     Info,
     /// Something suffers, or will soon.
     Warning,
-    /// Something fails or stands still, or is about to.
+    /// Something fails or is stuck, or soon will be.
     Critical,
 }
 
@@ -37,18 +37,18 @@ impl std::fmt::Display for Severity {
     }
 }
 
-/// What a number is a number of.
+/// The unit of a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Unit {
-    /// How many.
+    /// A number of things.
     Count,
-    /// How many a second.
+    /// A number of things per second.
     PerSecond,
     /// A share, 0 to 1.
     Ratio,
-    /// So many times as much.
+    /// A factor.
     Times,
     /// Seconds.
     Seconds,
@@ -58,7 +58,7 @@ pub enum Unit {
     Microseconds,
     /// Bytes.
     Bytes,
-    /// Bytes a second.
+    /// Bytes per second.
     BytesPerSecond,
 }
 
@@ -98,84 +98,84 @@ impl PartialEq<&str> for RuleId {
     }
 }
 
-/// A moment, by both clocks: the wall clock's for people and other machines, and the one that no step of the wall clock changes.
+/// A moment by two clocks: the wall clock, for people and other machines, and the monotonic clock, which never jumps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Moment {
     /// `CLOCK_MONOTONIC` of the initial time namespace, in nanoseconds.
     pub monotonic_ns: u64,
-    /// Nanoseconds since 1970, by the clock as it was when the window was observed.
+    /// Nanoseconds since 1970, by the wall clock as it was when the window was observed.
     pub unix_ns: u64,
 }
 
-/// Something that was measured. What is called so in words, its rule knows.
+/// A measurement. The rule has the label in words.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Evidence {
-    /// What, by the rule's name for it: `new_per_second`. Stable.
+    /// The name of the quantity within the rule, such as `new_per_second`. Stable.
     pub quantity: Cow<'static, str>,
-    /// Of whom or what, where the rule measures several: a process's name, an operation.
+    /// Who or what was measured, if the rule measures several, such as the name of a process or an operation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub of: Option<String>,
-    /// How much.
+    /// The value, in `unit`.
     pub value: f64,
-    /// Of what.
+    /// The unit of `value` and `threshold`.
     pub unit: Unit,
-    /// From where on it is a symptom, where there is such a line.
+    /// The threshold that `value` is compared with, if any, in `unit`.
     #[serde(default)]
     pub threshold: Option<f64>,
 }
 
-/// Something that happened, as an example.
+/// An example of what happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Exemplar {
-    /// When.
+    /// When it happened.
     pub at: Moment,
-    /// What, in words.
+    /// What happened, in words.
     pub what: String,
 }
 
-/// What typing a command would do.
+/// Whether a command changes the system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Safety {
-    /// It only looks.
+    /// It changes nothing.
     ReadOnly,
     /// It changes something.
     Changing,
 }
 
-/// Something to type next.
+/// A command to run next.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Fix {
-    /// The command, with the real process, device or address in it.
+    /// The command, with the actual process, device or address filled in.
     pub command: String,
     /// Whether it changes anything.
     pub effect: Safety,
-    /// What it is good for.
+    /// What it is for.
     pub why: String,
-    /// What it acts on or looks at. One whose target has ended is withdrawn.
+    /// What it reads or changes. A command whose target is gone is withdrawn.
     pub acts_on: Entity,
 }
 
-/// When something will happen if all goes on as it does.
+/// When something will happen if the trend continues.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Eta {
-    /// When.
+    /// When it will happen.
     pub at: Moment,
-    /// In how many seconds, counted from the window's end.
+    /// Seconds from the end of the window until then.
     pub seconds: f64,
-    /// How well the trend fits what was seen (R squared), 0 to 1.
+    /// How well the trend fits the measurements (R squared), 0 to 1.
     pub fit: f64,
 }
 
-/// What one thing that is wrong does to others: the rules say which effects theirs have and from which they suffer, and that is what
-/// makes causes of findings and consequences of others. Where several would explain a finding equally well, the earlier one does.
+/// How one problem affects others. Each rule declares which effects its findings have and which they suffer from; this decides which
+/// finding explains another. If several explain it equally well, the effect that comes first here wins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
@@ -183,87 +183,87 @@ pub struct Eta {
 pub enum Effect {
     /// Requests to a device fail.
     StorageFails,
-    /// There is no room on a file system.
+    /// A file system is full.
     NoSpace,
-    /// Requests to a device, or of a cgroup, take long.
+    /// Requests to a device, or those of a cgroup, take long.
     StorageSlow,
-    /// Memory ran out, and something was killed for it.
+    /// Memory ran out, and a process was killed.
     MemoryRanOut,
     /// Memory is about to run out.
     MemoryRunsOut,
     /// Tasks have to wait for memory.
     MemoryShort,
-    /// A table of file descriptors fills up.
+    /// A table of file descriptors is filling up.
     DescriptorsFill,
-    /// There is no file descriptor left.
+    /// No file descriptor is left.
     NoDescriptors,
-    /// A quota holds a cgroup's tasks back.
+    /// A CPU quota stops the tasks of a cgroup.
     HeldBackByQuota,
-    /// The hypervisor gives CPUs to others.
+    /// The hypervisor gives the CPUs to others.
     CpusStolen,
-    /// Others have the CPUs.
+    /// Other tasks use the CPUs.
     CpusTaken,
     /// Connections are not accepted.
     NotAccepted,
-    /// Segments are lost on the way.
+    /// Segments are lost in the network.
     SegmentsLost,
     /// Connections cannot be opened.
     ConnectsFail,
     /// Files cannot be opened.
     OpensFail,
-    /// A task stands still in the kernel.
+    /// A task is stuck in the kernel.
     StandsStill,
 }
 
-/// Something that is wrong, as data: which rule found it, who or what it is about, what is known of it. Words are made of it last.
+/// A problem, as data: the rule that found it, who or what it is about, and what is known about it. Words are made from it last.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Finding {
     /// The rule that found it.
     pub rule: RuleId,
-    /// Which of the things that the rule tells apart; empty when it tells none apart. Stable.
+    /// Which of the cases that the rule distinguishes; empty if it distinguishes none. Stable.
     #[serde(default)]
     pub variant: Cow<'static, str>,
-    /// How bad it is by itself, whatever follows from it.
+    /// How bad it is, without its consequences.
     pub severity: Severity,
-    /// Who or what is behind it; empty when that cannot be told.
+    /// Who or what causes it; empty if that is not known.
     #[serde(default)]
     pub subject: Subject,
-    /// What is known of it.
+    /// What is known about it.
     #[serde(default)]
     pub facts: Vec<Fact>,
     /// Who suffers. Bounded.
     #[serde(default)]
     pub victims: Vec<Subject>,
-    /// What was measured.
+    /// The measurements.
     #[serde(default)]
     pub evidence: Vec<Evidence>,
     /// Examples of what happened.
     #[serde(default)]
     pub exemplars: Vec<Exemplar>,
-    /// When it began; `None` when it was so from the window's begin.
+    /// When it began; `None` if it had begun before the window.
     #[serde(default)]
     pub since: Option<Moment>,
     /// When it will get worse.
     #[serde(default)]
     pub eta: Option<Eta>,
-    /// What to type next.
+    /// Commands to run next.
     #[serde(default)]
     pub fixes: Vec<Fix>,
-    /// How far past its threshold it is: 1 is just there.
+    /// How far it is past its threshold, as a multiple of it: 1 is exactly at the threshold.
     pub excess: f64,
-    /// How sure this is, 0 to 1.
+    /// How certain the finding is, 0 to 1.
     pub confidence: f64,
-    /// How the finding that this one is under brought it about; `None` for a root cause.
+    /// The effect by which its cause leads to it; `None` for a root cause.
     #[serde(default)]
     pub through: Option<Effect>,
-    /// What follows from it: findings that would go if this one did.
+    /// Its consequences: findings that would go away with it.
     #[serde(default)]
     pub consequences: Vec<Finding>,
 }
 
 impl Finding {
-    /// A finding of a rule, with everything else still to be said.
+    /// A finding of a rule, with everything else still to be set.
     pub fn new(rule: RuleId, severity: Severity) -> Self {
         Self {
             rule,
@@ -284,14 +284,14 @@ impl Finding {
         }
     }
 
-    /// Says which of the things that the rule tells apart it is.
+    /// Sets which of the cases of the rule it is.
     #[must_use]
     pub fn variant(mut self, variant: &'static str) -> Self {
         self.variant = Cow::Borrowed(variant);
         self
     }
 
-    /// Says whom or what it is about.
+    /// Sets who or what it is about.
     #[must_use]
     pub fn about(mut self, subject: Subject) -> Self {
         self.subject = subject;
@@ -305,19 +305,19 @@ impl Finding {
         self
     }
 
-    /// Adds a detail for the rule's own words.
+    /// Adds a detail for the words of the rule.
     #[must_use]
     pub fn detail(self, name: &'static str, value: impl Into<Value>) -> Self {
         self.fact(Fact::Detail { name: Cow::Borrowed(name), value: value.into() })
     }
 
-    /// Adds what was measured and the line that it crossed.
+    /// Adds a measurement, with the threshold that it is compared with.
     #[must_use]
     pub fn measured(self, quantity: &'static str, value: f64, unit: Unit, threshold: Option<f64>) -> Self {
         self.evidence(Evidence { quantity: Cow::Borrowed(quantity), of: None, value, unit, threshold })
     }
 
-    /// The same of somebody or something, where the rule measures several.
+    /// Adds a measurement of one of several things that the rule measures.
     #[must_use]
     pub fn measured_of(
         self,
@@ -335,33 +335,33 @@ impl Finding {
         self
     }
 
-    /// Adds a command that only looks, at the machine.
+    /// Adds a command that reads the state of the machine.
     #[must_use]
     pub fn look(self, command: impl Into<String>, why: impl Into<String>) -> Self {
         self.fix(Entity::Machine, Safety::ReadOnly, command, why)
     }
 
-    /// Adds a command that only looks, at the subject's process.
+    /// Adds a command that reads the state of the process of the subject.
     #[must_use]
     pub fn look_at_process(self, command: impl Into<String>, why: impl Into<String>) -> Self {
         let target = self.process_or_machine();
         self.fix(target, Safety::ReadOnly, command, why)
     }
 
-    /// Adds a command that changes something of the machine.
+    /// Adds a command that changes the machine.
     #[must_use]
     pub fn change(self, command: impl Into<String>, why: impl Into<String>) -> Self {
         self.fix(Entity::Machine, Safety::Changing, command, why)
     }
 
-    /// Adds a command that changes something of the subject's process.
+    /// Adds a command that changes the process of the subject.
     #[must_use]
     pub fn change_process(self, command: impl Into<String>, why: impl Into<String>) -> Self {
         let target = self.process_or_machine();
         self.fix(target, Safety::Changing, command, why)
     }
 
-    /// Adds a command, with what it acts on.
+    /// Adds a command with its target.
     #[must_use]
     pub fn fix(mut self, acts_on: Entity, effect: Safety, command: impl Into<String>, why: impl Into<String>) -> Self {
         self.fixes.push(Fix { command: command.into(), effect, why: why.into(), acts_on });
@@ -387,12 +387,12 @@ impl Finding {
         self.facts.contains(fact)
     }
 
-    /// What somebody waits for, if it is about that.
+    /// What a task waits for, if it is about that.
     pub fn waits_for(&self) -> Option<WaitsFor> {
         self.facts.iter().find_map(|fact| if let Fact::WaitsFor(what) = fact { Some(*what) } else { None })
     }
 
-    /// How far it reaches, if it says.
+    /// How far it reaches, if it is known.
     pub fn scope(&self) -> Option<&Scope> {
         self.facts.iter().find_map(|fact| if let Fact::Scope(scope) = fact { Some(scope) } else { None })
     }
@@ -407,7 +407,7 @@ impl Finding {
         self.has(&Fact::AtLimit(limit))
     }
 
-    /// A detail by its name.
+    /// A detail, by name.
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.facts.iter().find_map(|fact| match fact {
             Fact::Detail { name: known, value } if known == name => Some(value),
@@ -415,7 +415,7 @@ impl Finding {
         })
     }
 
-    /// A detail that is a number, or else what was measured by that name.
+    /// A detail that is a number, or else the measurement of that name.
     pub fn number(&self, name: &str) -> Option<f64> {
         match self.get(name) {
             Some(Value::Number { value, .. }) => Some(*value),
@@ -439,29 +439,29 @@ impl Finding {
         }
     }
 
-    /// Whether a detail says that it is so.
+    /// Whether a detail is a flag that is set.
     pub fn flag(&self, name: &str) -> bool {
         matches!(self.get(name), Some(Value::Flag(true)))
     }
 
-    /// How bad it is together with all that follows from it.
+    /// How bad it is, its consequences included.
     pub fn worst(&self) -> Severity {
         self.consequences.iter().map(Self::worst).fold(self.severity, Severity::max)
     }
 
-    /// The process behind it, if there is one.
+    /// The id of the process that causes it, if there is one.
     pub fn pid(&self) -> Option<u32> {
         self.subject.pid()
     }
 
-    /// What it stays the same by, from window to window and after a restart of whoever watches: the rule, the variant, and what is
-    /// stable of the subject.
+    /// Its identity, the same from window to window and after a restart of kerno: the rule, the variant, and the stable parts of the
+    /// subject.
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(self)
     }
 }
 
-/// The identity of a finding: 16 hexadecimal digits, from rule, variant and what is stable of the subject.
+/// The identity of a finding: 16 hexadecimal digits, from the rule, the variant and the stable parts of the subject.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint(u64);
 
@@ -470,7 +470,7 @@ impl Fingerprint {
         let mut hash = Fnv::default();
         hash.text(finding.rule.as_str());
         hash.text(&finding.variant);
-        // What is short for many stays the same when another takes the most of it.
+        // A shortage that affects many is the same one, even when another process takes the most.
         let subject = match finding.scope() {
             Some(Scope::Machine) => {
                 hash.entity(&Entity::Machine);
@@ -514,7 +514,7 @@ impl schemars::JsonSchema for Fingerprint {
     }
 }
 
-/// FNV-1a, 64 bits: the same on every machine and in every version, which the standard library's hashers do not promise.
+/// FNV-1a with 64 bits. It is the same on every machine and in every version, which the hashers of the standard library do not promise.
 struct Fnv(u64);
 
 impl Default for Fnv {
@@ -530,7 +530,7 @@ impl Fnv {
         }
     }
 
-    /// With its end, so that `ab`, `c` differs from `a`, `bc`.
+    /// Adds text and its end, so that `ab`, `c` differs from `a`, `bc`.
     fn text(&mut self, text: &str) {
         self.bytes(text.as_bytes());
         self.bytes(&[0]);
@@ -559,7 +559,7 @@ impl Fnv {
                 self.text(runtime);
                 self.text(id);
             }
-            // A kernel may number a device anew at each boot; its name is what it is known by.
+            // The number of a device may change at each boot; its name is more stable.
             Entity::Device(Device { name, .. }) => self.named("device", name),
             Entity::Address(address @ Address { .. }) => self.named("address", &address.to_string()),
             Entity::Cgroup(name) => self.named("cgroup", name),

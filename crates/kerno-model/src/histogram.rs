@@ -1,14 +1,14 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Bits of a value below its highest that tell buckets apart; `HISTOGRAM_SUB_BITS` in histogram.h.
+/// The number of bits below the highest that select a bucket; `HISTOGRAM_SUB_BITS` in histogram.h.
 const SUB_BITS: u32 = 4;
 const SUB: u64 = 1 << SUB_BITS;
 
-/// Number of buckets that all of u64 needs.
+/// The number of buckets for all of u64.
 pub const BUCKETS: usize = ((64 - SUB_BITS as usize) + 1) * SUB as usize;
 
-/// How often values of each size occurred: log-linear buckets over all of u64, 16 in each power of two, so that a value is known
-/// within 6.25 %; values below 16 exactly. The same buckets as the kernel side's (histogram.h).
+/// Counts of values in log-linear buckets over all of u64: 16 for each power of two, so that values are exact below 16 and known within
+/// 6.25 % above. The kernel side uses the same buckets (histogram.h).
 ///
 /// Serialises as the non-empty buckets: `[[lowest value, count], ...]`.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// One without values.
+    /// An empty histogram.
     pub const fn new() -> Self {
         Self { counts: Vec::new() }
     }
@@ -47,7 +47,7 @@ impl Histogram {
         self.add_to_bucket(Self::bucket(value), 1);
     }
 
-    /// Adds to a bucket; past the last one nothing.
+    /// Adds to the count of a bucket. Ignores buckets past the last one.
     pub fn add_to_bucket(&mut self, bucket: usize, count: u64) {
         if count == 0 || bucket >= BUCKETS {
             return;
@@ -58,7 +58,7 @@ impl Histogram {
         self.counts[bucket] = self.counts[bucket].saturating_add(count);
     }
 
-    /// Adds what a kernel-side histogram gained between two reads of it; its counts are 32 bits wide and wrap.
+    /// Adds what a histogram in the kernel gained between two reads. Its counts are 32 bits wide and wrap around.
     pub fn add_kernel_delta(&mut self, now: &[u32], before: &[u32]) {
         for (bucket, now) in now.iter().enumerate() {
             let before = before.get(bucket).copied().unwrap_or(0);
@@ -66,7 +66,7 @@ impl Histogram {
         }
     }
 
-    /// Adds all values of another one.
+    /// Adds all values of another histogram.
     pub fn merge(&mut self, other: &Self) {
         for (bucket, count) in other.counts.iter().enumerate() {
             self.add_to_bucket(bucket, *count);
@@ -83,17 +83,17 @@ impl Histogram {
         delta
     }
 
-    /// How many values.
+    /// The number of values.
     pub fn count(&self) -> u64 {
         self.counts.iter().fold(0, |sum, count| sum.saturating_add(*count))
     }
 
-    /// True without values.
+    /// Whether there are no values.
     pub fn is_empty(&self) -> bool {
         self.counts.iter().all(|count| *count == 0)
     }
 
-    /// The value that a share `quantile` (0 to 1) of all values does not exceed, at most 6.25 % too high; `None` without values.
+    /// The value that a share of `quantile` (0 to 1) of all values does not exceed, at most 6.25 % too high; `None` without values.
     #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rank")]
     pub fn quantile(&self, quantile: f64) -> Option<u64> {
         let count = self.count();
@@ -128,7 +128,7 @@ impl Histogram {
         (!self.is_empty()).then(|| self.sum() / self.count() as f64)
     }
 
-    /// How many values are above `value`, but for those in its own bucket.
+    /// The number of values in the buckets above that of `value`.
     pub fn count_above(&self, value: u64) -> u64 {
         self.counts.iter().skip(Self::bucket(value) + 1).fold(0, |sum, count| sum.saturating_add(*count))
     }

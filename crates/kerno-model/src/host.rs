@@ -20,21 +20,21 @@ pub struct HostFacts {
     pub os: String,
     /// CPUs online.
     pub cpus: u32,
-    /// Memory.
+    /// Total memory.
     pub memory_bytes: u64,
-    /// A hypervisor's name, where it shows: kvm, vmware, xen, microsoft, ...
+    /// The name of the hypervisor, if it is detected: kvm, vmware, xen, microsoft, ...
     pub virtualization: Option<String>,
-    /// A cloud provider's, where the firmware tells.
+    /// The cloud provider, if the firmware names it.
     pub cloud: Option<String>,
-    /// The container that this was run in, if any: docker, kubernetes, lxc, ...
+    /// The kind of container that kerno ran in, if any: docker, kubernetes, lxc, ...
     pub container: Option<String>,
-    /// Whether containers of Kubernetes run here.
+    /// Whether Kubernetes runs containers here.
     pub kubernetes: bool,
-    /// Since the machine started, in seconds.
+    /// Time since the machine started, in seconds.
     pub uptime_seconds: f64,
 }
 
-/// A kernel release's first two or three numbers.
+/// The first two or three numbers of a kernel release.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
 pub struct KernelVersion {
@@ -52,13 +52,13 @@ impl KernelVersion {
         Self { major, minor, patch: 0 }
     }
 
-    /// Whether tasks are preempted in the middle of programs at tracepoints, so that the kernel skips these programs for other tasks
-    /// on that CPU: since 7.0 (a46023d5616e). What it skipped is counted.
+    /// Whether the kernel can preempt a task in the middle of a program at a tracepoint, and then skips that program for other tasks on
+    /// the same CPU: since 7.0 (a46023d5616e). Skipped runs are counted.
     pub fn preempts_programs(self) -> bool {
         self >= Self::new(7, 0)
     }
 
-    /// The numbers of a release as `uname -r` says it.
+    /// Parses a release, as `uname -r` prints it.
     pub fn parse(release: &str) -> Self {
         let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|digits| digits.parse().unwrap_or(0));
         let mut next = || numbers.next().unwrap_or(0);

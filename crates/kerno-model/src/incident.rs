@@ -1,4 +1,4 @@
-//! The life of a finding over windows.
+//! Findings over time: incidents and their changes.
 
 use std::fmt;
 
@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Finding, Fingerprint, Moment, RuleId, Severity};
 
-/// The id of an incident: the fingerprint of its finding and when it opened, in seconds since 1970. The same over restarts.
+/// The id of an incident: the fingerprint of its finding, and when it opened, in seconds since 1970. The same after a restart of kerno.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct IncidentId(String);
 
 impl IncidentId {
-    /// That of a finding of this fingerprint that opened then.
+    /// The id of the incident with this fingerprint that opened at this moment.
     pub fn new(fingerprint: Fingerprint, opened: Moment) -> Self {
         Self(format!("{fingerprint}-{}", opened.unix_ns / 1_000_000_000))
     }
@@ -30,73 +30,73 @@ impl fmt::Display for IncidentId {
     }
 }
 
-/// Whether an incident goes on.
+/// Whether an incident is over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum IncidentState {
-    /// It goes on.
+    /// It is not over.
     #[default]
     Open,
     /// It is over.
     Closed,
 }
 
-/// Something that is or was wrong, from when it was first seen until it was no longer.
+/// A problem over its whole life, from the first window that showed it to the last.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Incident {
     /// Its id.
     pub id: IncidentId,
-    /// What its findings stay the same by.
+    /// The identity of its findings.
     pub fingerprint: Fingerprint,
-    /// The rule that finds it.
+    /// The rule that found it.
     pub rule: RuleId,
-    /// Whether it goes on.
+    /// Whether it is open.
     pub state: IncidentState,
     /// The end of the first window that showed it.
     pub opened: Moment,
-    /// The end of the window with which it was taken to be over.
+    /// The end of the window at which it was considered over.
     #[serde(default)]
     pub closed: Option<Moment>,
     /// The end of the latest window that showed it.
     pub last_seen: Moment,
-    /// How bad it is, by itself; it takes a while to get better.
+    /// How bad it is, without its consequences. An improvement counts only after a while.
     pub severity: Severity,
-    /// How often it came back after it had been taken to be over.
+    /// How often it came back after it had been considered over.
     #[serde(default)]
     pub reopened: u32,
-    /// The finding that explains it, by its fingerprint; `None` for a root cause.
+    /// The fingerprint of the finding that explains it; `None` for a root cause.
     #[serde(default)]
     pub under: Option<Fingerprint>,
     /// Its first finding.
     pub first: Finding,
-    /// The finding that was worst.
+    /// Its worst finding.
     pub worst: Finding,
     /// Its latest finding.
     pub last: Finding,
 }
 
 impl Incident {
-    /// Whether it goes on.
+    /// Whether it is open.
     pub fn is_open(&self) -> bool {
         self.state == IncidentState::Open
     }
 }
 
-/// Which way an incident went.
+/// A kind of change of an incident.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Course {
-    /// It was not there before.
+    /// It is new.
     Opened,
-    /// It was taken to be over and came back.
+    /// It was considered over and came back.
     Reopened,
-    /// It is more severe, or clearly further past its threshold.
+    /// It became more severe, or is clearly further past its threshold.
     Worse,
-    /// It is less severe, or clearly nearer to its threshold, and stayed so.
+    /// It became less severe, or clearly closer to its threshold, and stayed so.
     Better,
     /// It is over.
     Closed,
@@ -115,24 +115,24 @@ impl Course {
     }
 }
 
-/// A change in an incident's life.
+/// A change of an incident.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Transition {
-    /// Which way it went.
+    /// The kind of change.
     pub course: Course,
     /// The incident.
     pub id: IncidentId,
     /// The end of the window that showed it.
     pub at: Moment,
-    /// The severity that it had before; `None` when it was not there.
+    /// Its severity before; `None` if it is new.
     #[serde(default)]
     pub was: Option<Severity>,
     /// How bad it is now.
     pub severity: Severity,
-    /// How far past its threshold it was when that was last told; 0 when it was not there.
+    /// How far it was past its threshold when that was last reported, as a multiple of it; 0 if it is new.
     #[serde(default)]
     pub was_excess: f64,
-    /// The finding as it is now; of one that is over, as it was last.
+    /// Its latest finding.
     pub finding: Finding,
 }

@@ -1,7 +1,7 @@
-//! What Kerno observes and finds, as data: windows, findings, and what they are made of.
+//! What Kerno observes and finds, as data: windows, findings and their parts.
 //!
-//! This crate does no I/O and knows no kernel: it builds on any system, so that what one machine saved can be read, judged, stored and
-//! shown on another. All numbers have their unit in their name (`_ns`, `_us`, `_bytes`, `_pages`).
+//! This crate does no I/O and needs no Linux: it builds on any system, so that data saved on one machine can be read, judged, stored
+//! and shown on another. Numbers have their unit in their name (`_ns`, `_us`, `_bytes`, `_pages`).
 
 pub mod amount;
 mod entity;
@@ -12,6 +12,7 @@ mod histogram;
 mod host;
 mod incident;
 mod loss;
+#[doc(hidden)]
 pub mod paths;
 mod process;
 pub mod saved;

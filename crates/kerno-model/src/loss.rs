@@ -1,16 +1,16 @@
 use serde::{Deserialize, Serialize};
 
-/// What a summary could not hold or follow, counted in the kernel since it was loaded.
+/// What a summary lost, counted in the kernel since the programs were loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct SummaryLoss {
-    /// Values that found no room in a bounded map: who caused them is not known, totals have them all the same.
+    /// Values that did not fit in a bounded map. Their source is not known, but totals include them.
     pub overflow: u64,
-    /// Starts that could not be remembered, so that their duration is not known.
+    /// Starts that could not be tracked, so that the durations are not known.
     pub untracked: u64,
-    /// Times the kernel skipped a program on a CPU because it was in the middle of it there: it had interrupted itself or, since Linux 7.0
-    /// (a46023d5616e), been preempted with the task it ran for.
+    /// Runs that the kernel skipped because the program was already active on that CPU: it had interrupted itself or, since Linux 7.0
+    /// (a46023d5616e), had been preempted.
     pub missed_runs: u64,
 }
 

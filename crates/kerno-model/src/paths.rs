@@ -1,11 +1,11 @@
-//! Paths of cgroups and files as trees.
+//! Tree relations between the paths of cgroups or files.
 
-/// Whether a path is `outer` or below it, by whole names: `/a/b` is within `/a`, `/ab` is not. Everything is within `/`.
+/// Whether a path is `outer` or below it. Compares whole names: `/a/b` is within `/a`, `/ab` is not. Everything is within `/`.
 pub fn is_within(path: &str, outer: &str) -> bool {
     path.strip_prefix(outer.trim_end_matches('/')).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Whether a path is below `outer`, and not `outer` itself.
+/// Whether a path is below `outer` but not `outer` itself.
 pub fn is_below(path: &str, outer: &str) -> bool {
     path.strip_prefix(outer.trim_end_matches('/')).is_some_and(|rest| rest.len() > 1 && rest.starts_with('/'))
 }

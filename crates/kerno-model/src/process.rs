@@ -1,40 +1,40 @@
 use serde::{Deserialize, Serialize};
 
-/// Who a process is and what it used during the window.
+/// A process and what it used during the window.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Process {
     /// Its id.
     pub pid: u32,
-    /// Its name, lossy; may hold control characters.
+    /// Its name, lossy; may contain control characters.
     pub comm: String,
-    /// Its command line, arguments separated by spaces; empty for kernel threads, when it was gone before it could be read, or when
-    /// it is not to be shown.
+    /// Its command line, arguments separated by spaces. Empty for kernel threads, if the process ended before it could be read, or if
+    /// command lines must not be shown.
     pub cmdline: String,
-    /// Its parent's id.
+    /// The id of its parent.
     pub parent_pid: u32,
     /// Real user id.
     pub uid: u32,
-    /// The user's name, where there is one.
+    /// The name of the user, if there is one.
     pub user: Option<String>,
-    /// Path of its cgroup in the v2 hierarchy (on hosts without one, of the memory controller).
+    /// The path of its cgroup in the v2 hierarchy, or in that of the memory controller on hosts without v2.
     pub cgroup: Option<String>,
-    /// The container it is in.
+    /// The container that it runs in.
     pub container: Option<Container>,
     /// The systemd unit it belongs to.
     pub unit: Option<String>,
-    /// Runs in the kernel only.
+    /// Whether it is a kernel thread.
     pub kernel_thread: bool,
-    /// Still there at the window's end.
+    /// Whether it still existed at the end of the window.
     pub alive: bool,
-    /// Threads at the window's end.
+    /// The number of threads at the end of the window.
     pub threads: u32,
-    /// Anonymous memory at the window's end, in bytes; within some dozen pages a CPU.
+    /// Anonymous memory at the end of the window, in bytes; accurate to some dozen pages per CPU.
     pub anon_bytes: u64,
     /// When it started: `CLOCK_MONOTONIC`, in nanoseconds.
     pub started_ns: u64,
-    /// What it used and waited for.
+    /// What it used and what it waited for.
     pub used: TaskUse,
 }
 
@@ -43,44 +43,45 @@ pub struct Process {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Container {
-    /// docker, containerd, cri-o, podman, lxc, ...
+    /// Its runtime: docker, containerd, cri-o, podman, lxc, ...
     pub runtime: String,
-    /// Its id (64 hexadecimal digits mostly) or name.
+    /// Its id (usually 64 hexadecimal digits) or name.
     pub id: String,
     /// The uid of its Kubernetes pod.
     pub pod_uid: Option<String>,
 }
 
-/// What a process used and waited for during the window, its threads taken together. Threads that began and ended between two
-/// samples are missing, and of those that ended what came after the last sample; but not their CPU time and bytes.
+/// What all threads of a process together used and waited for during the window. CPU time and bytes are complete. The other numbers lack
+/// threads that began and ended between two samples, and what a thread did between its last sample and its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct TaskUse {
     /// Time on CPUs.
     pub run_ns: u64,
-    /// Time in run queues, waiting for a CPU.
+    /// Time in run queues, that is, waiting for a CPU.
     pub wait_ns: u64,
-    /// Times that it got a CPU.
+    /// How often it got a CPU.
     pub waits: u64,
-    /// Times that it left a CPU to sleep.
+    /// How often it gave up a CPU to sleep.
     pub voluntary: u64,
-    /// Times that it was made to leave a CPU.
+    /// How often it was preempted.
     pub involuntary: u64,
-    /// Page faults that needed storage.
+    /// Page faults that needed I/O.
     pub major_faults: u64,
-    /// Bytes that it had read from storage.
+    /// Bytes read from storage on its behalf.
     pub read_bytes: u64,
-    /// Bytes that it will have written to storage: counted when it makes pages dirty, so buffered writes have their author here.
+    /// Bytes that it causes to be written to storage. Counted when it makes pages dirty, so that buffered writes are attributed to their
+    /// author.
     pub write_bytes: u64,
-    /// Time asleep for block I/O; 0 where delay accounting is off (`kernel.task_delayacct`).
+    /// Time asleep for block I/O; 0 if delay accounting is off (`kernel.task_delayacct`).
     pub io_delay_ns: u64,
-    /// Time in direct memory reclaim; 0 where delay accounting is off.
+    /// Time in direct memory reclaim; 0 if delay accounting is off.
     pub reclaim_delay_ns: u64,
 }
 
 impl TaskUse {
-    /// What was used since `earlier`, an earlier state of this one.
+    /// What was used since `earlier`, an earlier state of the same process.
     #[must_use]
     pub fn since(self, earlier: Self) -> Self {
         Self {

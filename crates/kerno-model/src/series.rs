@@ -1,10 +1,10 @@
 use serde::{Deserialize, Serialize};
 
-/// How many points a [`Series`] keeps: with more, every second one is dropped.
+/// The most points that a [`Series`] keeps. When it is full, every second point is dropped.
 const MAX_POINTS: usize = 128;
 
-/// A quantity as it was read over the window: seconds since the window began, and the value then. Bounded: longer windows are
-/// thinned out.
+/// A quantity sampled over the window, as pairs of seconds since the start of the window and the value. Bounded: in long windows, points
+/// are dropped.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
@@ -16,16 +16,16 @@ pub struct Series {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Trend {
-    /// Change a second.
+    /// Change per second.
     pub per_second: f64,
-    /// Share of the variation that the line explains (R squared), 0 to 1.
+    /// The share of the variation that the line explains (R squared), 0 to 1.
     pub fit: f64,
-    /// Points it was fitted to.
+    /// The number of points.
     pub points: usize,
 }
 
 impl Series {
-    /// Adds a point; times must not decrease.
+    /// Adds a point. Times must not decrease.
     pub fn push(&mut self, seconds: f64, value: f64) {
         if self.points.len() >= MAX_POINTS {
             let mut keep = false;
@@ -37,7 +37,7 @@ impl Series {
         self.points.push((seconds, value));
     }
 
-    /// Seconds since the window began, and values.
+    /// Pairs of seconds since the start of the window and the value.
     pub fn points(&self) -> &[(f64, f64)] {
         &self.points
     }
@@ -52,7 +52,7 @@ impl Series {
         self.points.last().map(|point| point.1)
     }
 
-    /// Latest less first value; 0 with fewer than two points.
+    /// The latest value minus the first; 0 with fewer than two points.
     pub fn change(&self) -> f64 {
         self.last().zip(self.first()).map_or(0.0, |(last, first)| last - first)
     }
@@ -74,7 +74,7 @@ impl Series {
             .then(|| self.points.iter().map(|point| point.1).sum::<f64>() / self.points.len() as f64)
     }
 
-    /// The straight line of least squares; `None` with fewer than three points.
+    /// Fits a straight line by least squares; `None` with fewer than three points.
     #[allow(clippy::cast_precision_loss, reason = "at most 128")]
     pub fn trend(&self) -> Option<Trend> {
         let n = self.points.len();
@@ -92,15 +92,14 @@ impl Series {
         Some(Trend { per_second: tv / tt, fit, points: n })
     }
 
-    /// Seconds from the latest point until the line reaches `limit`; `None` when it leads away, is flat, or is noise (explains
-    /// less than `min_fit` of the variation).
+    /// Seconds from the latest point until the line reaches `limit`; `None` if it leads away, is flat, or fits worse than `min_fit`.
     pub fn seconds_until(&self, limit: f64, min_fit: f64) -> Option<f64> {
         let trend = self.trend()?;
         let distance = limit - self.last()?;
         (trend.fit >= min_fit && trend.per_second * distance > 0.0).then(|| distance / trend.per_second)
     }
 
-    /// When it first was at or above `threshold`, in seconds since the window began.
+    /// When the value first reached `threshold`, in seconds since the start of the window.
     pub fn since_at_least(&self, threshold: f64) -> Option<f64> {
         self.points.iter().find(|point| point.1 >= threshold).map(|point| point.0)
     }

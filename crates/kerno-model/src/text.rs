@@ -1,15 +1,15 @@
-//! Text from untrusted bytes: names and paths are chosen by whoever runs on the machine.
+//! Text from untrusted bytes: any program on the machine can choose names and paths.
 
 use std::fmt::{self, Write as _};
 
-/// The bytes before the first NUL, all of them if there is none.
+/// The bytes before the first NUL; all of them if there is none.
 pub fn until_nul(bytes: &[u8]) -> &[u8] {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     &bytes[..end]
 }
 
-/// Displays bytes so that a terminal shows them and obeys none of them: control characters (C0, C1, DEL), bidirectional
-/// overrides, backslashes and bytes that are not UTF-8 are written as escapes. Honours width (in characters) and alignment to the left.
+/// Displays bytes so that a terminal shows them but does not obey them. Escapes control characters (C0, C1, DEL), bidirectional
+/// overrides, backslashes and invalid UTF-8. Pads on the right to the given width, in characters.
 #[derive(Clone, Copy, Debug)]
 pub struct Escaped<'a>(pub &'a [u8]);
 

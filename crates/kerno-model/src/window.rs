@@ -11,9 +11,9 @@ use crate::{
 /// [`saved`](crate::saved).
 pub const SCHEMA_VERSION: u32 = 2;
 
-/// Everything that was observed in one window: the only thing that rules judge, and what is saved. Counts are of the window.
+/// Everything that was observed in one window. Rules judge nothing else, and this is what is saved. Counts are those of the window.
 ///
-/// A part is `None` when its signal was not asked for or could not run; [`missing`](Self::missing) then says why.
+/// A part is `None` if its signal was not requested or could not run; [`missing`](Self::missing) then tells why.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
@@ -24,11 +24,11 @@ pub struct Window {
     pub kerno_version: String,
     /// The machine.
     pub host: HostFacts,
-    /// When, and for how long.
+    /// When and how long it was observed.
     pub span: Span,
     /// What could not be observed, and why.
     pub missing: Vec<Missing>,
-    /// What observing cost.
+    /// The cost of observing.
     pub cost: CostOfObserving,
     /// System calls.
     pub syscall_latency: Option<SyscallSummary>,
@@ -38,18 +38,18 @@ pub struct Window {
     pub oom_track: Option<OomSummary>,
     /// Disks and file systems.
     pub disk_io: Option<DiskSummary>,
-    /// CPUs and those that wait for them.
+    /// CPUs, and tasks that wait for them.
     pub sched_delay: Option<SchedSummary>,
-    /// Descriptors.
+    /// File descriptors.
     pub fd_track: Option<FdSummary>,
-    /// Opens.
+    /// File opens.
     pub file_audit: Option<FileSummary>,
-    /// Who is who: each process that another part names, and those that used most.
+    /// The processes that other parts name, and those that used the most.
     pub processes: BTreeMap<u32, Process>,
 }
 
 impl Window {
-    /// The signals that were observed, by name.
+    /// The names of the signals that were observed.
     pub fn observed(&self) -> Vec<&'static str> {
         let parts = [
             (self.syscall_latency.is_some(), "syscall_latency"),
@@ -68,28 +68,28 @@ impl Window {
         self.processes.get(&pid)
     }
 
-    /// What tells that process from all others.
+    /// The identity of a process.
     pub fn process_id(&self, pid: u32) -> ProcessId {
         let start_ns = self.process(pid).map_or(0, |process| process.started_ns);
         ProcessId { boot: self.host.boot_id.clone(), pid, start_ns }
     }
 
-    /// A moment of the window, by seconds since it began.
+    /// A moment, from seconds since the start of the window.
     pub fn moment(&self, seconds: f64) -> Moment {
         self.span.moment(seconds)
     }
 
-    /// A moment by the kernel's clock (`CLOCK_MONOTONIC`, in nanoseconds).
+    /// A moment, from the clock of the kernel (`CLOCK_MONOTONIC`, in nanoseconds).
     pub fn moment_ns(&self, monotonic_ns: u64) -> Moment {
         self.span.moment_ns(monotonic_ns)
     }
 
-    /// A process's name; `seen`, the name of the thread that was seen, where the process is not known.
+    /// The name of a process; `seen`, the name of the thread that was seen, if the process is not known.
     pub fn name_of<'a>(&'a self, pid: u32, seen: &'a str) -> &'a str {
         self.process(pid).map(|process| process.comm.as_str()).filter(|comm| !comm.is_empty()).unwrap_or(seen)
     }
 
-    /// The length of the window in seconds, never 0.
+    /// The length of the window in seconds; never 0.
     pub fn seconds(&self) -> f64 {
         self.span.seconds.max(1e-3)
     }
@@ -100,13 +100,13 @@ impl Window {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Span {
-    /// Its begin: seconds since 1970.
+    /// Its start, in seconds since 1970.
     pub started_unix: f64,
-    /// Its begin: `CLOCK_MONOTONIC`, in nanoseconds, as events have it.
+    /// Its start by `CLOCK_MONOTONIC`, in nanoseconds, as in events.
     pub started_ns: u64,
     /// Its length in seconds.
     pub seconds: f64,
-    /// Samples taken of what only shows by looking.
+    /// The number of samples taken of what cannot be traced.
     pub samples: u32,
 }
 
@@ -114,22 +114,22 @@ pub struct Span {
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "times of a window, to the nearest some hundred nanoseconds; negative ones are 0"
+    reason = "times of a window, accurate to some hundred nanoseconds; negative ones become 0"
 )]
 impl Span {
-    /// A moment by seconds since the window began.
+    /// A moment, from seconds since the start of the window.
     pub fn moment(&self, seconds: f64) -> Moment {
         let monotonic_ns = (self.started_ns as f64 + seconds * 1e9) as u64;
         Moment { monotonic_ns, unix_ns: ((self.started_unix + seconds) * 1e9) as u64 }
     }
 
-    /// A moment by the kernel's clock (`CLOCK_MONOTONIC`, in nanoseconds).
+    /// A moment, from the clock of the kernel (`CLOCK_MONOTONIC`, in nanoseconds).
     pub fn moment_ns(&self, monotonic_ns: u64) -> Moment {
         let seconds = (monotonic_ns as f64 - self.started_ns as f64) / 1e9;
         Moment { monotonic_ns, unix_ns: ((self.started_unix + seconds) * 1e9) as u64 }
     }
 
-    /// Seconds from the window's begin to a moment; negative before it.
+    /// Seconds from the start of the window to a moment; negative before it.
     pub fn seconds_at(&self, moment: Moment) -> f64 {
         (moment.monotonic_ns as f64 - self.started_ns as f64) / 1e9
     }
@@ -140,23 +140,23 @@ impl Span {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Missing {
-    /// The signal, or "all" when it concerns each.
+    /// The signal, or "all" if it concerns every one.
     pub signal: String,
-    /// What of it: "all", or a part such as "direct reclaim per process".
+    /// The part of the signal, such as "direct reclaim per process", or "all".
     pub what: String,
     /// Why.
     pub reason: String,
 }
 
-/// What observing cost this machine.
+/// What observing cost the machine.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct CostOfObserving {
     /// CPU time of this process, in seconds.
     pub cpu_seconds: f64,
-    /// Resident memory of this process at the window's end.
+    /// Resident memory of this process at the end of the window.
     pub resident_bytes: u64,
-    /// What the kernel side could not hold, by signal. Totals are right all the same; who was behind is then partly unknown.
+    /// What the kernel side lost, by signal. Totals are correct nevertheless, but some sources are unknown.
     pub loss: BTreeMap<String, SummaryLoss>,
 }

@@ -39,11 +39,12 @@
 //! # What is wrong
 //!
 //! An [`engine::Observer`] watches without events: the kernel side adds up, and each window gives one [`model::Window`].
-//! [`doctor::judge`] makes ranked findings of it, [`report`] text, Markdown or JSON of these.
+//! [`doctor::judge`] makes ranked findings of it: data, without a word of prose. [`doctor::words`] puts one into words, and [`report`]
+//! makes a whole report as text, Markdown or JSON.
 //!
 //! ```no_run
 //! use kerno::CancelToken;
-//! use kerno::doctor::{Thresholds, judge};
+//! use kerno::doctor::{Thresholds, judge, words};
 //! use kerno::engine::{Observer, ObserverOptions};
 //! use std::time::Duration;
 //!
@@ -51,7 +52,7 @@
 //! let mut observer = Observer::start(ObserverOptions::default())?; // unloads when dropped
 //! let window = observer.watch(Duration::from_secs(10), &CancelToken::new()?)?;
 //! for finding in judge(&window, &Thresholds::default()) {
-//!     println!("{}: {}", finding.severity, finding.title);
+//!     println!("{}: {}", finding.severity, words(&finding).title);
 //! }
 //! # Ok(())
 //! # }
@@ -63,15 +64,22 @@
 //! Process, thread and cgroup ids are the initial namespaces' ones: run it in the host's pid namespace.
 
 pub use kerno_bpf::{engine, event, probe, signals};
-pub use kerno_doctor as doctor;
 pub use kerno_doctor::report;
 pub use kerno_model as model;
 
+/// From windows to findings: the rules, their thresholds, and the life of a finding over windows.
+pub mod doctor {
+    // Not the tables of what is normal on Linux: they grow with every rule, and are no promise.
+    pub use kerno_doctor::{
+        Rule, ThresholdError, ThresholdInfo, Thresholds, Words, incidents, judge, rule_by_id, rules, words,
+    };
+}
+
 pub use kerno_bpf::{
-    Availability, Batch, CancelToken, Comm, Counters, DecodeError, DiskEvent, DiskFlags, DiskIoLoader, DiskOp, Event,
-    EventType, Events, FdEvent, FdOp, FdSource, FdTrackLoader, FileAuditLoader, FileEvent, Filter, FilterKind, Handle,
-    Host, LoadError, Loader, LoaderSet, MAX_FILENAME_LEN, OomEvent, OomScope, OomTrackLoader, OpenFlags, OpenVia,
-    Options, PathKind, Prepared, RawEvent, RawEventBuf, SchedDelayLoader, SchedEvent, StreamError, SyscallEvent,
-    SyscallLatencyLoader, TASK_COMM_LEN, TcpDirection, TcpEvent, TcpEventType, TcpFamily, TcpMonitorLoader, TcpResetBy,
-    TcpState, TypedEvent, Unavailable, WaitReason,
+    Availability, Batch, CancelToken, Comm, Counters, DecodeError, DiskEvent, DiskFlags, DiskIoLoader, DiskOp,
+    ErrorKind, Event, EventType, Events, FdEvent, FdOp, FdSource, FdTrackLoader, FileAuditLoader, FileEvent, Filter,
+    FilterKind, Handle, Host, LoadError, Loader, LoaderSet, MAX_FILENAME_LEN, OomEvent, OomScope, OomTrackLoader,
+    OpenFlags, OpenVia, Options, PathKind, Prepared, RawEvent, RawEventBuf, SchedDelayLoader, SchedEvent, StreamError,
+    SyscallEvent, SyscallLatencyLoader, TASK_COMM_LEN, TcpDirection, TcpEvent, TcpEventType, TcpFamily,
+    TcpMonitorLoader, TcpResetBy, TcpState, TypedEvent, Unavailable, WaitReason,
 };

@@ -150,7 +150,9 @@ impl Scene {
     pub(super) fn look_at_families(&mut self) {
         for pid in pids() {
             let family = session_of(pid).and_then(|session| self.families.get_mut(&session));
-            family.into_iter().for_each(|family| drop(family.insert(pid)));
+            if let Some(family) = family {
+                family.insert(pid);
+            }
         }
     }
 

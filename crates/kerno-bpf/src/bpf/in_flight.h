@@ -57,35 +57,55 @@ static __always_inline __u64 in_flight_number_at(__u64 address)
 		__type(value, struct name##_set);                                                                      \
 	} name SEC(".maps");                                                                                           \
                                                                                                                        \
-	static __always_inline struct name##_set *name##_set_of(__u64 number)                                          \
+	static __always_inline __u32 name##_index(__u64 number)                                                        \
 	{                                                                                                              \
-		__u32 index = number * IN_FLIGHT_MIX >> (64 - (bits));                                                 \
-                                                                                                                       \
-		return bpf_map_lookup_elem(&name, &index);                                                             \
+		return number * IN_FLIGHT_MIX >> (64 - (bits));                                                        \
 	}                                                                                                              \
                                                                                                                        \
-	/* By in_flight_number(address); NULL for what never began, as far as we know. */                              \
-	static __always_inline type_ *name##_find_by(__u64 number)                                                     \
-	{                                                                                                              \
-		struct name##_set *set = name##_set_of(number);                                                        \
-		__u32 way = set ? in_flight_find(&set->ways, number) : IN_FLIGHT_WAYS;                                 \
+	/* Where an address is kept; no set, or no way of it, for what never began, as far as we know. */              \
+	struct name##_place {                                                                                          \
+		struct name##_set *set;                                                                                \
+		__u32 way;                                                                                             \
+	};                                                                                                             \
                                                                                                                        \
-		return set && way < IN_FLIGHT_WAYS ? &set->values[way] : NULL;                                         \
+	static __always_inline struct name##_place name##_place(const void *address)                                   \
+	{                                                                                                              \
+		__u64 number = in_flight_number(address);                                                              \
+		__u32 index = name##_index(number);                                                                    \
+		struct name##_place place = { .set = bpf_map_lookup_elem(&name, &index), .way = IN_FLIGHT_WAYS };      \
+                                                                                                                       \
+		if (place.set)                                                                                         \
+			place.way = in_flight_find(&place.set->ways, number);                                          \
+		return place;                                                                                          \
+	}                                                                                                              \
+                                                                                                                       \
+	static __always_inline type_ *name##_at(struct name##_place place)                                             \
+	{                                                                                                              \
+		return place.set && place.way < IN_FLIGHT_WAYS ? &place.set->values[place.way] : NULL;                 \
+	}                                                                                                              \
+                                                                                                                       \
+	/* Gives the place up. */                                                                                      \
+	static __always_inline void name##_leave(struct name##_place place)                                            \
+	{                                                                                                              \
+		if (place.set && place.way < IN_FLIGHT_WAYS)                                                           \
+			in_flight_release(&place.set->ways, place.way);                                                \
 	}                                                                                                              \
                                                                                                                        \
 	static __always_inline type_ *name##_find(const void *address)                                                 \
 	{                                                                                                              \
-		return name##_find_by(in_flight_number(address));                                                      \
+		return name##_at(name##_place(address));                                                               \
 	}                                                                                                              \
                                                                                                                        \
-	/* For what was looked for in vain: a place, with what was left in it; NULL where the set is full. */           \
+	/* For what was looked for in vain: a place, with what was left in it; NULL where the set is full. */          \
 	static __always_inline type_ *name##_add(const void *address)                                                  \
 	{                                                                                                              \
 		__u64 number = in_flight_number(address);                                                              \
-		struct name##_set *set = name##_set_of(number);                                                        \
-		__u32 way = set ? in_flight_claim(&set->ways, number) : IN_FLIGHT_WAYS;                                \
+		__u32 index = name##_index(number);                                                                    \
+		struct name##_place place = { .set = bpf_map_lookup_elem(&name, &index), .way = IN_FLIGHT_WAYS };      \
                                                                                                                        \
-		return set && way < IN_FLIGHT_WAYS ? &set->values[way] : NULL;                                         \
+		if (place.set)                                                                                         \
+			place.way = in_flight_claim(&place.set->ways, number);                                         \
+		return name##_at(place);                                                                               \
 	}                                                                                                              \
                                                                                                                        \
 	/* What never ended is found and begins anew. */                                                               \
@@ -94,23 +114,26 @@ static __always_inline __u64 in_flight_number_at(__u64 address)
 		type_ *known = name##_find(address);                                                                   \
                                                                                                                        \
 		return known ? known : name##_add(address);                                                            \
-	}                                                                                                              \
-                                                                                                                       \
-	static __always_inline void name##_end(const void *address)                                                    \
-	{                                                                                                              \
-		__u64 number = in_flight_number(address);                                                              \
-		struct name##_set *set = name##_set_of(number);                                                        \
-		__u32 way = set ? in_flight_find(&set->ways, number) : IN_FLIGHT_WAYS;                                 \
-                                                                                                                       \
-		if (set && way < IN_FLIGHT_WAYS)                                                                       \
-			in_flight_release(&set->ways, way);                                                            \
 	}
+
+/*
+ * The place, in a way that hides from the verifier which one it is: it would follow the rest of the program for each by itself. A number
+ * and a copy of it that the compiler knows nothing of differ by nothing.
+ */
+static __always_inline __u32 in_flight_some(__u32 way, __u64 number)
+{
+	__u64 nothing = number;
+
+	OPAQUE(nothing);
+	asm volatile("%0 ^= %1" : "+r"(nothing) : "r"(number));
+	return (way ^ (__u32)nothing) & (IN_FLIGHT_WAYS - 1);
+}
 
 static __always_inline __u32 in_flight_find(const struct in_flight_ways *ways, __u64 number)
 {
 	for (__u32 way = 0; way < IN_FLIGHT_WAYS; way++)
 		if (ways->number[way] == number)
-			return way;
+			return in_flight_some(way, number);
 	return IN_FLIGHT_WAYS;
 }
 
@@ -134,7 +157,7 @@ static __always_inline __u32 in_flight_claim(struct in_flight_ways *ways, __u64 
 {
 	for (__u32 way = 0; way < IN_FLIGHT_WAYS; way++)
 		if (in_flight_take(&ways->claims[way], &ways->number[way], number))
-			return way;
+			return in_flight_some(way, number);
 	return IN_FLIGHT_WAYS;
 }
 

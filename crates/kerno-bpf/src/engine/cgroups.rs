@@ -1,4 +1,4 @@
-//! Where each controller's cgroups are, on v1, v2 and hybrid hosts, and what their files say.
+//! Finds the cgroups of each controller on v1, v2 and hybrid hosts, and reads their files.
 
 use std::collections::HashMap;
 use std::io;
@@ -6,7 +6,9 @@ use std::os::unix::fs::DirEntryExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// The most cgroups that are looked at in one walk; a host with more is told of by [`Walk::cut`].
+use crate::probe::faults::read_text;
+
+/// The most cgroups that one walk reads; [`Walk::cut`] says that there were more.
 const MAX_CGROUPS: usize = 8192;
 
 /// The hierarchy that a controller is in.
@@ -29,12 +31,12 @@ pub(crate) struct CgroupDir {
     pub(crate) id: u64,
 }
 
-/// When to walk a hierarchy again: walks take at most one in so many of the time,
+/// When to walk a hierarchy again: walks take at most this part of the time (one in 400),
 const WALK_SHARE: u32 = 400;
-/// and what one found is at most so old.
+/// and a walk is never older than this.
 const MAX_WALK_AGE: Duration = Duration::from_secs(20);
 
-/// How old what a walk found is, and how old it may become.
+/// How old the last walk is, and how old it may become.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WalkAge {
     walked: Instant,
@@ -42,7 +44,7 @@ pub(crate) struct WalkAge {
 }
 
 impl WalkAge {
-    /// Of a walk, with all that was read of the cgroups, which began then and ends now.
+    /// The age of a walk, including reading the files of the cgroups, that began then and ends now.
     pub(crate) fn since(begun: Instant) -> Self {
         Self { walked: begun, cost: begun.elapsed() }
     }
@@ -98,7 +100,7 @@ impl Hierarchy {
         let mut walk = Walk::default();
         let mut queue = std::collections::VecDeque::from([(String::new(), self.mount.clone())]);
         while let Some((path, dir)) = queue.pop_front() {
-            // One that goes away meanwhile is left out.
+            // A cgroup that is removed meanwhile is left out.
             for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
                 if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                     continue;
@@ -117,19 +119,19 @@ impl Hierarchy {
 }
 
 impl CgroupDir {
-    /// A file with one number; `None` for `max` and for what cannot be read.
-    pub(crate) fn number(&self, file: &str) -> Option<u64> {
-        std::fs::read_to_string(self.dir.join(file)).ok()?.trim().parse().ok()
+    /// A file with one number; `None` for `max` and other words.
+    pub(crate) fn number(&self, file: &str) -> io::Result<Option<u64>> {
+        Ok(self.text(file)?.trim().parse().ok())
     }
 
     /// A file of lines `name number`.
-    pub(crate) fn numbers(&self, file: &str) -> HashMap<String, u64> {
-        read_numbers(&self.dir.join(file)).unwrap_or_default()
+    pub(crate) fn numbers(&self, file: &str) -> io::Result<HashMap<String, u64>> {
+        read_numbers(&self.dir.join(file))
     }
 
     /// A file as it is.
-    pub(crate) fn text(&self, file: &str) -> Option<String> {
-        std::fs::read_to_string(self.dir.join(file)).ok()
+    pub(crate) fn text(&self, file: &str) -> io::Result<String> {
+        read_text(&self.dir.join(file))
     }
 
     /// The processes directly in it.
@@ -141,7 +143,7 @@ impl CgroupDir {
 
 /// A file of lines `name number`, such as `cpu.stat` or `/proc/vmstat`.
 pub(crate) fn read_numbers(path: &Path) -> io::Result<HashMap<String, u64>> {
-    let text = std::fs::read_to_string(path)?;
+    let text = read_text(path)?;
     let pair = |line: &str| {
         let (name, value) = line.split_once(' ')?;
         Some((name.to_owned(), value.trim().parse().ok()?))

@@ -1,12 +1,13 @@
-//! What machine this is.
+//! Describes the machine: hardware, system, virtualisation, container.
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
-use crate::probe::{Host, meminfo};
+use crate::probe::{Host, clock, meminfo};
 use kerno_model::HostFacts;
 
-/// Looks at the machine. What cannot be read is left empty.
+/// Describes this machine. What cannot be read is left empty.
 pub(super) fn host_facts(host: &Host) -> HostFacts {
     let firmware = Firmware::read(Path::new("/sys/class/dmi/id"));
     HostFacts {
@@ -21,8 +22,13 @@ pub(super) fn host_facts(host: &Host) -> HostFacts {
         cloud: cloud(&firmware),
         container: container(),
         kubernetes: kubernetes(),
-        uptime_seconds: text("/proc/uptime").split(' ').next().and_then(|up| up.parse().ok()).unwrap_or(0.0),
+        uptime_seconds: uptime_seconds(),
     }
+}
+
+/// Of the machine: `/proc/uptime` is that of the time namespace.
+fn uptime_seconds() -> f64 {
+    Duration::from_nanos(clock::boottime_ns()).as_secs_f64()
 }
 
 /// A file's text; empty when it cannot be read.
@@ -51,7 +57,7 @@ fn cpus_online(list: &str) -> Option<u32> {
     list.trim().split(',').map(count).try_fold(0_u32, |sum, part| Some(sum.saturating_add(part?)))
 }
 
-/// What the firmware says of the machine (DMI, SMBIOS). A few fields are for root only.
+/// What the firmware says about the machine (DMI, SMBIOS). Only root may read some of the fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Firmware {
     sys_vendor: String,
@@ -76,7 +82,7 @@ impl Firmware {
     }
 }
 
-/// The hypervisor: from what it says of itself to the CPU first, then from the firmware.
+/// The hypervisor: first as CPUID names it, then as the firmware does.
 fn virtualization(firmware: &Firmware) -> Option<String> {
     let xen = text("/sys/hypervisor/type").trim() == "xen";
     let flagged = has_hypervisor_flag(&text("/proc/cpuinfo"));
@@ -85,7 +91,7 @@ fn virtualization(firmware: &Firmware) -> Option<String> {
         return Some("xen".into());
     }
     let by_firmware = hypervisor_of_firmware(firmware);
-    // KVM carries several: the firmware may know which.
+    // Several products use KVM: the firmware may say which.
     let name = match (by_cpu, by_firmware) {
         (Some("kvm") | None, Some(name)) => Some(name),
         (Some(name), _) => Some(name),
@@ -105,7 +111,7 @@ fn has_hypervisor_flag(cpuinfo: &str) -> bool {
     flags.is_some_and(|line| line.split_whitespace().any(|flag| flag == "hypervisor"))
 }
 
-/// The signature in CPUID leaf 0x40000000, which is there when the flag is.
+/// The signature in CPUID leaf 0x40000000, which exists if the flag is set.
 #[cfg(target_arch = "x86_64")]
 fn hypervisor_of_cpu() -> Option<&'static str> {
     #[allow(unused_unsafe, reason = "safe since Rust 1.94")]
@@ -156,7 +162,7 @@ fn hypervisor_of_firmware(firmware: &Firmware) -> Option<&'static str> {
         ("KVM", "kvm"),
         ("QEMU", "kvm"),
     ];
-    // Microsoft and Amazon make real machines too.
+    // Microsoft and Amazon make physical machines, too.
     if firmware.sys_vendor.starts_with("Microsoft") && firmware.product_name == "Virtual Machine" {
         return Some("hyper-v");
     }
@@ -167,14 +173,14 @@ fn hypervisor_of_firmware(firmware: &Firmware) -> Option<&'static str> {
     MARKS.iter().find(|(mark, _)| fields.iter().any(|field| field.starts_with(mark))).map(|(_, name)| *name)
 }
 
-/// Firecracker has no SMBIOS; its ACPI tables name it. They are for root only.
+/// Firecracker has no SMBIOS; its ACPI tables name it. Only root may read them.
 fn is_firecracker(dsdt: &[u8]) -> bool {
     // The OEM id of a table's header (ACPI 5.2.6).
     dsdt.get(10..16).is_some_and(|oem| oem.starts_with(b"FIRECK"))
 }
 
 fn cloud(firmware: &Firmware) -> Option<String> {
-    /// The tag that Microsoft gives to machines of Azure, not to others on Hyper-V.
+    /// The asset tag that Microsoft gives to machines of Azure, but not to others on Hyper-V.
     const AZURE: &str = "7783-7084-3265-9085-8269-3286-77";
     const VENDORS: &[(&str, &str)] = &[
         ("Amazon EC2", "Amazon EC2"),
@@ -203,12 +209,12 @@ fn cloud(firmware: &Firmware) -> Option<String> {
     if firmware.chassis_asset_tag == "OracleCloud.com" {
         return Some("Oracle Cloud".into());
     }
-    // Xen instances say so in the version alone.
+    // Xen instances say so only in the version.
     if firmware.bios_version.to_ascii_lowercase().contains("amazon") {
         return Some("Amazon EC2".into());
     }
     let fields = [&firmware.sys_vendor, &firmware.bios_vendor, &firmware.product_name];
-    // Google sells laptops too, whose vendor is the same.
+    // Laptops by Google have the same vendor.
     let matches = |mark: &str, field: &str| {
         field.starts_with(mark) && (mark != "Google" || firmware.product_name == "Google Compute Engine")
     };
@@ -218,7 +224,7 @@ fn cloud(firmware: &Firmware) -> Option<String> {
         .or_else(|| firmware.product_name.starts_with("OpenStack").then(|| "OpenStack".to_owned()))
 }
 
-/// The container that this very process runs in.
+/// The kind of container that this process runs in.
 fn container() -> Option<String> {
     if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
         return Some("kubernetes".into());
@@ -229,7 +235,7 @@ fn container() -> Option<String> {
     if Path::new("/.dockerenv").exists() {
         return Some("docker".into());
     }
-    // What engines tell the first process, and systemd repeats for all to read.
+    // Engines tell it to process 1; systemd repeats it where everyone can read it.
     let own = std::env::var("container").ok();
     let first = container_of_environ(&fs::read("/proc/1/environ").unwrap_or_default());
     let told = Some(text("/run/systemd/container").trim().to_owned()).filter(|name| !name.is_empty());
@@ -242,7 +248,7 @@ fn container_of_environ(environ: &[u8]) -> Option<String> {
     Some(String::from_utf8_lossy(value).into_owned()).filter(|name| !name.is_empty())
 }
 
-/// Whether containers of Kubernetes run here: their cgroups, which are near the root of a hierarchy, or its agent.
+/// Whether this is a Kubernetes node: has cgroups of pods, which are near the root of a hierarchy, or runs the agent.
 fn kubernetes() -> bool {
     let names = |directory: &Path| -> Vec<String> {
         let entries = fs::read_dir(directory).into_iter().flatten().flatten();
@@ -261,7 +267,7 @@ fn is_kubernetes_cgroup(name: &str) -> bool {
     name == "kubepods" || name == "kubepods.slice" || name == "kubelet.slice" || name == "kubelet"
 }
 
-/// The agent alone, or what has it built in.
+/// The agent, or a program with the agent built in.
 fn is_kubernetes_agent(comm: &str) -> bool {
     matches!(comm, "kubelet" | "k3s-server" | "k3s-agent" | "k0s" | "kubelite")
 }

@@ -1,56 +1,55 @@
-//! Who processes are: what only /proc tells, remembered while they live and for a while after.
+//! Identifies processes: reads from /proc what the kernel side does not know, and remembers it for a while after they end.
 
 use std::collections::HashMap;
 use std::io::Read as _;
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
-
 use super::cgroups::Hierarchy;
 use super::membership::{Membership, membership};
 use super::tasks::{ProcessAccount, TaskRow};
 use crate::event::Comm;
+use crate::probe::clock::boottime_shift_ns;
 use kerno_model::Process;
 
-/// Processes that are remembered.
+/// The most processes that are remembered.
 const MAX_KNOWN: usize = 1024;
-/// Users and cgroups that are remembered, each.
+/// The most users, and the most cgroups, that are remembered.
 const MAX_NAMES: usize = 1024;
-/// Bytes of a command line that are kept.
+/// The most bytes of a command line that are kept.
 const MAX_CMDLINE: usize = 512;
-/// Processes that are looked up at one sample, at most: three small files each.
+/// The most processes that one sample looks up: three small files each.
 const MAX_NOTICED: usize = 8;
-/// Between two walks of the cgroups, at least.
+/// The least time between two walks of the cgroups.
 const WALK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Hierarchies in the order in which they are asked where a process is, when it is at the root of the v2 one.
+/// Hierarchies that tell the cgroup of a process at the root of the v2 hierarchy, in the order in which they are tried.
 const V1_CONTROLLERS: &[&str] = &["memory", "cpu", "name=systemd", "blkio", "pids"];
 
-/// Finds out who processes are. Remembers what does not change while they live.
+/// Identifies processes. Remembers what does not change while they live.
 #[derive(Debug, Default)]
 pub(crate) struct Identities {
     known: HashMap<u32, Known>,
     users: HashMap<u32, Option<String>>,
-    /// Paths in the v2 hierarchy by id, learnt from living processes and walks: for those that ended.
+    /// Paths in the v2 hierarchy by id, from living processes and walks; for processes that ended.
     cgroups: HashMap<u64, String>,
     walked: Option<Instant>,
     turn: u64,
 }
 
-/// What was read of a process.
+/// What was read about a process.
 #[derive(Clone, Debug)]
 struct Known {
-    /// What must be as it was for the rest to hold: ids are used again, and programs replace themselves.
+    /// As long as this is the same, the rest still holds: ids are reused, and programs replace themselves (exec).
     same: (u64, Comm, u64),
     cmdline: String,
     cgroup: Option<String>,
     membership: Membership,
-    /// The turn that it was last asked for.
+    /// When it was last asked for.
     turn: u64,
 }
 
 impl Identities {
-    /// Looks up those who use most of whom nothing is known yet, before they may end and their entries in /proc with them.
+    /// Looks up the heaviest users that are not known yet. They may end, and their entries in /proc with them.
     pub(crate) fn notice<'a>(&mut self, processes: impl Iterator<Item = &'a ProcessAccount>) {
         let uses: [fn(&ProcessAccount) -> u64; 5] = [
             |p| p.used.run_ns,
@@ -73,7 +72,7 @@ impl Identities {
                 }
             }
         }
-        // The first of each before the second of any.
+        // First the heaviest user of each resource, then the second of each.
         let ranked = (0..MAX_NOTICED).flat_map(|rank| most.iter().filter_map(move |top| top.get(rank)));
         let mut unknown: Vec<TaskRow> = ranked.map(|process| process.row).collect();
         let mut seen = std::collections::HashSet::new();
@@ -98,7 +97,7 @@ impl Identities {
         let (cmdline, cgroup, member) = match known {
             Some(known) => (known.cmdline, known.cgroup, known.membership),
             None => {
-                // Where all are at the root, as on hosts that use v1, that says nothing.
+                // If all are at the root, as on hosts that use v1, the path says nothing.
                 let cgroup = self.cgroup_by_id(row.cgroup_id).filter(|path| path != "/");
                 let member = cgroup.as_deref().map(membership).unwrap_or_default();
                 (String::new(), cgroup, member)
@@ -128,13 +127,13 @@ impl Identities {
         self.known.get(&row.pid).filter(|known| known.same == same(row))
     }
 
-    /// Reads what /proc says, unless the id is another process's by now.
+    /// Reads /proc, unless the id belongs to another process by now.
     fn look_up(&mut self, row: &TaskRow) {
         let directory = format!("/proc/{}", row.pid);
         let cmdline = if row.is_kernel_thread() { String::new() } else { read_cmdline(&directory) };
         let places = std::fs::read_to_string(format!("{directory}/cgroup")).unwrap_or_default();
-        // Asked last: if it is still the same now, it was so when the rest was read.
-        if !started_at(&directory, row.start_ns) {
+        // Checked last: if it is the same process now, it was when the rest was read.
+        if !started_at(&directory, row.start_boottime_ns) {
             return;
         }
         let place = Place::parse(&places);
@@ -149,7 +148,7 @@ impl Identities {
         self.known.insert(row.pid, known);
     }
 
-    /// Forgets those that nobody has asked for in the longest time.
+    /// Forgets those that were not asked for in the longest time.
     fn forget_half(&mut self) {
         let mut turns: Vec<u64> = self.known.values().map(|known| known.turn).collect();
         let middle = turns.len() / 2;
@@ -158,7 +157,7 @@ impl Identities {
         self.known.retain(|_, known| known.turn > median);
     }
 
-    /// Where a process that has ended was.
+    /// The cgroup of a process that has ended.
     fn cgroup_by_id(&mut self, id: u64) -> Option<String> {
         if id == 0 {
             return None;
@@ -166,7 +165,7 @@ impl Identities {
         let due = self.walked.is_none_or(|walked| walked.elapsed() >= WALK_INTERVAL);
         if !self.cgroups.contains_key(&id) && due {
             self.walked = Some(Instant::now());
-            // Those that are gone go; ids are not used again.
+            // Forget those that are gone; ids are not reused.
             self.cgroups.clear();
             if let Some(hierarchy) = Hierarchy::v2() {
                 let walk = hierarchy.walk();
@@ -188,7 +187,7 @@ const fn same(row: &TaskRow) -> (u64, Comm, u64) {
     (row.start_ns, row.comm, row.cgroup_id)
 }
 
-/// The local users first: asking for others may ask the network.
+/// Looks for local users first: looking up others may use the network.
 fn user_name(uid: u32) -> Option<String> {
     let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     let local = passwd.lines().find_map(|line| {
@@ -204,7 +203,7 @@ fn user_elsewhere(uid: u32) -> Option<String> {
     uzers::get_user_by_uid(uid).map(|user| user.name().to_string_lossy().into_owned())
 }
 
-/// A static program cannot load the C library's modules for other sources of users.
+/// A static program cannot load the modules of the C library for other sources of users.
 #[cfg(target_feature = "crt-static")]
 const fn user_elsewhere(_: u32) -> Option<String> {
     None
@@ -214,7 +213,7 @@ const fn user_elsewhere(_: u32) -> Option<String> {
 fn read_cmdline(directory: &str) -> String {
     let mut bytes = Vec::new();
     let file = std::fs::File::open(format!("{directory}/cmdline"));
-    // What was read before an error stays.
+    // Keep what was read before an error.
     let _ = file.map(|file| file.take(MAX_CMDLINE as u64 + 1).read_to_end(&mut bytes));
     join_arguments(bytes)
 }
@@ -232,38 +231,25 @@ fn join_arguments(mut bytes: Vec<u8>) -> String {
     }
     let mut text = String::from_utf8_lossy(&bytes).into_owned();
     if cut {
-        // Half a character at the end is the cut's doing.
+        // The cut may leave half a character at the end.
         text.truncate(text.trim_end_matches(char::REPLACEMENT_CHARACTER).len());
         text.push('…');
     }
     text
 }
 
-/// Whether the process in that directory of /proc started then (`CLOCK_MONOTONIC`).
-fn started_at(directory: &str, start_ns: u64) -> bool {
+/// Whether the process in that directory of /proc started then, by `CLOCK_BOOTTIME`.
+fn started_at(directory: &str, start_boottime_ns: u64) -> bool {
     let stat = std::fs::read_to_string(format!("{directory}/stat")).unwrap_or_default();
-    start_ticks(&stat).is_some_and(|ticks| {
-        let hertz = rustix::param::clock_ticks_per_second().max(1);
-        let there_ns = u128::from(ticks) * 1_000_000_000 / u128::from(hertz);
-        let here_ns = u128::from(start_ns) + suspended_ns();
-        // Rounded down to ticks there; time may be slept away between two readings of the clocks here.
-        there_ns.abs_diff(here_ns) <= 3_000_000_000 / u128::from(hertz)
-    })
+    let hertz = rustix::param::clock_ticks_per_second().max(1);
+    let here = (i128::from(start_boottime_ns) + boottime_shift_ns()) * i128::from(hertz) / 1_000_000_000;
+    start_ticks(&stat).is_some_and(|there| i128::from(there) == here)
 }
 
-/// `starttime` of `/proc/PID/stat`, which counts from boot and includes time asleep (Linux 5.5).
+/// `starttime` of `/proc/PID/stat`, which counts from boot and includes what the machine was suspended (Linux 5.5).
 fn start_ticks(stat: &str) -> Option<u64> {
     // The name, in parentheses, may hold spaces and parentheses.
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
-}
-
-/// How long the machine has been suspended: by how much `CLOCK_BOOTTIME` is ahead.
-fn suspended_ns() -> u128 {
-    let ns = |id| {
-        let time = clock_gettime(id);
-        i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec)
-    };
-    u128::try_from(ns(ClockId::Boottime) - ns(ClockId::Monotonic)).unwrap_or(0)
 }
 
 /// Where a process is, from `/proc/PID/cgroup`.
@@ -296,7 +282,7 @@ impl Place {
         v1.sort_by_key(|(order, _)| *order);
         let paths: Vec<&str> = v2.into_iter().chain(v1.into_iter().map(|(_, path)| path)).collect();
         let cgroup = paths.iter().find(|path| **path != "/").or_else(|| paths.first());
-        // Each hierarchy may tell something: on hybrid hosts systemd keeps to its own.
+        // Each hierarchy may tell something: on hybrid hosts systemd uses its own.
         let all: Vec<Membership> = paths.iter().map(|path| membership(path)).collect();
         let container = all.iter().find(|member| member.container.is_some());
         let unit = all.iter().find_map(|member| member.unit.clone());
@@ -314,11 +300,11 @@ mod tests {
     fn own_row() -> TaskRow {
         let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
         let hertz = rustix::param::clock_ticks_per_second();
-        let boot_ns = u128::from(start_ticks(&stat).unwrap()) * 1_000_000_000 / u128::from(hertz);
+        let boot_ns = i128::from(start_ticks(&stat).unwrap()) * 1_000_000_000 / i128::from(hertz);
         let mut row = TaskRow::new_zeroed();
         row.pid = std::process::id();
         row.tid = row.pid;
-        row.start_ns = u64::try_from(boot_ns - suspended_ns()).unwrap();
+        row.start_boottime_ns = u64::try_from(boot_ns - boottime_shift_ns()).unwrap();
         row.uid = rustix::process::getuid().as_raw();
         row.cgroup_id = 1;
         row
@@ -352,7 +338,7 @@ mod tests {
     #[test]
     fn an_id_used_again_is_not_mistaken() {
         let mut row = own_row();
-        row.start_ns += 1_000_000_000;
+        row.start_boottime_ns += 1_000_000_000;
         let process = Identities::default().describe(&account(row, true), false);
         assert_eq!(process.cmdline, "");
     }
@@ -376,7 +362,7 @@ mod tests {
             }
         }
         assert!(identities.known.len() < MAX_KNOWN && identities.known.len() >= MAX_KNOWN / 4);
-        // When all were asked for just now, room is made all the same.
+        // If all were asked for just now, room is made nevertheless.
         identities.known.values_mut().for_each(|known| known.turn = 7);
         identities.forget_half();
         assert!(identities.known.is_empty());

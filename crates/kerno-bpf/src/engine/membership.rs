@@ -1,4 +1,4 @@
-//! What a cgroup's path says about who runs in it: container engines and systemd put their names there.
+//! Finds containers and systemd units from the path of a cgroup: engines and systemd put their names there.
 
 use kerno_model::Container;
 
@@ -9,7 +9,7 @@ pub(crate) struct Membership {
     pub(crate) unit: Option<String>,
 }
 
-/// How engines name a container's scope when systemd makes its cgroup: prefix and engine.
+/// How engines name the scope of a container if systemd makes its cgroup: prefix and engine.
 const SCOPES: &[(&str, &str)] = &[
     ("cri-containerd-", "containerd"),
     ("crio-", "cri-o"),
@@ -19,7 +19,7 @@ const SCOPES: &[(&str, &str)] = &[
     ("containerd-", "containerd"),
 ];
 
-/// Directories that engines put containers' cgroups into when they make them themselves: name and engine.
+/// Directories in which engines make the cgroups of containers themselves: name and engine.
 const PARENTS: &[(&str, &str)] = &[
     ("docker", "docker"),
     ("libpod_parent", "podman"),
@@ -30,8 +30,8 @@ const PARENTS: &[(&str, &str)] = &[
     ("garden", "garden"),
 ];
 
-/// What the path says. The innermost container counts, and only units within it: that a container's cgroup is below its engine's
-/// service says nothing about it.
+/// Finds container and unit from the path. The innermost container counts, and only units within it: the service of the engine above
+/// a container says nothing about it.
 pub(crate) fn membership(path: &str) -> Membership {
     let components: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != "..").collect();
     let mut found = Membership::default();
@@ -51,13 +51,13 @@ pub(crate) fn membership(path: &str) -> Membership {
 }
 
 fn is_unit(component: &str) -> bool {
-    // Of a container's helper (conmon), of the manager of a user's units: no unit that anyone would look at.
+    // Helpers of containers (conmon) and the manager of a user's units are not worth naming.
     let plumbing = component.starts_with("libpod-conmon-") || component.starts_with("crio-conmon-");
     let kinds = [".service", ".scope", ".socket", ".mount", ".swap"];
     !plumbing && kinds.iter().any(|kind| component.len() > kind.len() && component.ends_with(kind))
 }
 
-/// The engine and the container's id or name, when this component is a container's own cgroup.
+/// The engine and the id or name of the container, if this component is the cgroup of a container.
 fn container<'a>(component: &str, parents: &[&str], in_pod: bool) -> Option<(&'a str, String)> {
     let scope = component.strip_suffix(".scope").unwrap_or(component);
     for (prefix, runtime) in SCOPES {
@@ -82,7 +82,7 @@ fn container<'a>(component: &str, parents: &[&str], in_pod: bool) -> Option<(&'a
             return Some(("kubernetes", component.to_owned()));
         }
         let parent = parents.iter().rev().find_map(|parent| PARENTS.iter().find(|(name, _)| name == parent));
-        // 64 hexadecimal digits are a container's id wherever they are; fewer only where an engine says so.
+        // 64 hexadecimal digits are the id of a container anywhere; fewer only where an engine says so.
         return match parent {
             Some((_, runtime)) => Some((runtime, component.to_owned())),
             None => (component.len() == 64).then(|| ("unknown", component.to_owned())),
@@ -101,7 +101,7 @@ fn lxc<'a>(component: &'a str, parents: &[&str]) -> Option<&'a str> {
         .filter(|name| !name.is_empty())
 }
 
-/// `systemd-nspawn@NAME.service` or `machine-NAME.scope`, whose name is escaped as systemd does. Virtual machines are none.
+/// `systemd-nspawn@NAME.service` or `machine-NAME.scope`, whose name systemd escapes. Virtual machines are no containers.
 fn nspawn(component: &str) -> Option<String> {
     let service = component.strip_prefix("systemd-nspawn@").and_then(|rest| rest.strip_suffix(".service"));
     let scope = component.strip_prefix("machine-").and_then(|rest| rest.strip_suffix(".scope"));

@@ -1,10 +1,13 @@
-//! The summary plane: what the kernel side adds up by itself, read once per sample, and judged later.
+//! The summary plane: watches a machine through sums that the kernel side keeps. No event crosses to user space.
 //!
-//! An [`Observer`] loads every signal's summary programs, samples what only shows by looking twice (sizes, pressure, states),
-//! and at the end of a window gives a [`Window`](kerno_model::Window): one value with everything that rules, reports and other consumers need. No event
-//! crosses to user space for it.
+//! An [`Observer`] loads the summary programs of every signal, samples what has to be read repeatedly (sizes, pressure, states), and
+//! returns a [`Window`](kerno_model::Window) at the end of each window: everything that rules, reports and other consumers need.
 
 mod cgroups;
+mod cumulative;
+mod error;
+#[cfg(test)]
+mod gap_tests;
 mod host_facts;
 mod identities;
 mod membership;
@@ -16,12 +19,14 @@ mod tasks;
 mod track;
 mod unseen;
 
-/// For keys that the kernel chooses (ids, addresses), where hashing is much of the work.
+/// For keys that the kernel chooses (ids, addresses), where hashing would be much of the work.
 pub(crate) type FastMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
 
+pub use error::WatchError;
 pub use observer::{Observer, ObserverOptions, Spent};
 
 pub(crate) use cgroups::{CgroupDir, Hierarchy, WalkAge, read_numbers};
+pub(crate) use cumulative::{Cumulative, Delta, Gap, Gaps, is_gone};
 use host_facts::host_facts;
 pub(crate) use observer::{Sampler, Tick};
 pub(crate) use pace::Pace;

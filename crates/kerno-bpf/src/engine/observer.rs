@@ -1,15 +1,24 @@
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
+use super::cumulative::{Gap, Gaps};
+use super::error::WatchError;
 use super::identities::Identities;
 use super::tasks::{ProcessAccount, Tasks};
 use super::unseen::unseen;
-use crate::probe::{CancelToken, Host, LoadError};
+use crate::probe::clock::{monotonic_ns, unix_offset_ns};
+use crate::probe::{CancelToken, Host, LoadError, parallel};
 use crate::signals::{self, SignalInfo};
 use kerno_model::SummaryLoss;
 use kerno_model::{CostOfObserving, HostFacts, Missing, SCHEMA_VERSION, Span, Window};
+
+/// What is loaded at once.
+enum Part {
+    Tasks(Box<Result<Tasks, LoadError>>),
+    Signal(&'static SignalInfo, Result<Box<dyn Sampler>, LoadError>),
+}
 
 /// What to observe.
 #[derive(Clone, Debug, Default)]
@@ -22,12 +31,12 @@ pub struct ObserverOptions {
 
 impl ObserverOptions {
     /// The signals that are wanted, each once.
-    fn wanted(&self) -> Result<Vec<&'static SignalInfo>, LoadError> {
+    fn wanted(&self) -> Result<Vec<&'static SignalInfo>, WatchError> {
         let mut found = Vec::new();
         for name in &self.signals {
             let unknown = || {
                 let names: Vec<_> = signals::ALL.iter().map(|signal| signal.name).collect();
-                LoadError::Filter(format!("no signal {name:?}; there are: {}", names.join(", ")))
+                WatchError::UnknownSignal { name: name.clone(), known: names.join(", ") }
             };
             found.push(signals::by_name(name).ok_or_else(unknown)?.name);
         }
@@ -95,6 +104,8 @@ impl Stopwatch {
     }
 }
 
+/// So often in a row may walking the tasks fail.
+const MAX_UNWALKED: u32 = 8;
 /// Sampling takes at most one in so many of the time.
 const SAMPLING_SHARE: f64 = 100.0;
 /// Samples that a window has at least: what is found by trends needs some.
@@ -113,9 +124,12 @@ pub struct Observer {
     tasks: Tasks,
     samplers: Vec<(&'static SignalInfo, Box<dyn Sampler>)>,
     missing: Vec<Missing>,
+    /// What concerns all signals and could not be read in this window.
+    gaps: Gaps,
+    /// Samples in a row for which the tasks could not be walked.
+    unwalked: u32,
     identities: Identities,
     started_ns: u64,
-    started_unix: f64,
     samples: u32,
     /// CPU time of the latest sample, in seconds.
     sample_cost: f64,
@@ -136,9 +150,9 @@ impl Observer {
     /// [`Window::missing`].
     ///
     /// # Errors
-    /// [`LoadError`] when nothing can run: no privileges, no BTF, or not one of the signals; and when there is no signal of a name
-    /// that is asked for.
-    pub fn start(options: ObserverOptions) -> Result<Self, LoadError> {
+    /// [`WatchError::Load`] when nothing can run: no privileges, no BTF, or not one of the signals.
+    /// [`WatchError::UnknownSignal`] when a signal is asked for that there is not.
+    pub fn start(options: ObserverOptions) -> Result<Self, WatchError> {
         options.wanted()?;
         Self::start_on(options, Host::detect())
     }
@@ -148,16 +162,22 @@ impl Observer {
     /// # Errors
     /// As [`start`](Self::start).
     #[doc(hidden)]
-    pub fn start_on(options: ObserverOptions, host: Host) -> Result<Self, LoadError> {
+    pub fn start_on(options: ObserverOptions, host: Host) -> Result<Self, WatchError> {
         let wanted = options.wanted()?;
-        let mut tasks = Tasks::load(&host)?;
+        let parts = std::iter::once(None).chain(wanted.into_iter().map(Some)).collect();
+        let parts = parallel::each(parts, |part: Option<&'static SignalInfo>| match part {
+            None => Part::Tasks(Box::new(Tasks::load(&host))),
+            Some(info) => Part::Signal(info, (info.sampler)(&host)),
+        });
+        let mut tasks = None;
         let mut missing = Vec::new();
         let mut samplers: Vec<(&'static SignalInfo, Box<dyn Sampler>)> = Vec::new();
         let mut first_error = None;
-        for info in wanted {
-            match (info.sampler)(&host) {
-                Ok(sampler) => samplers.push((info, sampler)),
-                Err(error) => {
+        for part in parts {
+            match part {
+                Part::Tasks(loaded) => tasks = Some((*loaded)?),
+                Part::Signal(info, Ok(sampler)) => samplers.push((info, sampler)),
+                Part::Signal(info, Err(error)) => {
                     missing.push(Missing { signal: info.name.into(), what: "all".into(), reason: error.reason() });
                     first_error.get_or_insert(error);
                 }
@@ -172,14 +192,15 @@ impl Observer {
             }
         });
         if let (true, Some(error)) = (samplers.is_empty(), first_error) {
-            return Err(error);
+            return Err(error.into());
         }
+        let mut tasks = tasks.map_or_else(|| Tasks::load(&host), Ok)?;
         let running: Vec<&str> = samplers.iter().map(|(info, _)| info.name).collect();
         missing.extend(unseen(&running));
         let facts = super::host_facts(&host);
         drop(host);
         let now_ns = monotonic_ns();
-        tasks.sample(0.0, now_ns).map_err(|error| LoadError::Io("cannot read the tasks", error))?;
+        tasks.sample(0.0, now_ns).map_err(WatchError::Tasks)?;
         tasks.begin();
         let mut observer = Self {
             options,
@@ -187,9 +208,10 @@ impl Observer {
             tasks,
             samplers,
             missing,
+            gaps: Gaps::new("all"),
+            unwalked: 0,
             identities: Identities::default(),
             started_ns: 0,
-            started_unix: 0.0,
             samples: 0,
             sample_cost: 0.0,
             spent: BTreeMap::new(),
@@ -223,9 +245,7 @@ impl Observer {
     }
 
     fn begin(&mut self, started_ns: u64) {
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
         self.started_ns = started_ns;
-        self.started_unix = unix - seconds_between(started_ns, monotonic_ns());
         self.samples = 1;
         self.cpu_before = cpu_seconds();
         self.loss_before = self.samplers.iter().map(|(info, sampler)| (info.name, sampler.loss())).collect();
@@ -240,13 +260,14 @@ impl Observer {
     /// Looks at what only shows by looking twice. Call it every [`next_interval`](Self::next_interval).
     ///
     /// # Errors
-    /// When the kernel's tasks cannot be walked.
-    pub fn sample(&mut self) -> Result<(), LoadError> {
+    /// [`WatchError::Tasks`] when the kernel's tasks could not be read many times in a row. One failure is no error: what processes used
+    /// comes with the next sample.
+    pub fn sample(&mut self) -> Result<(), WatchError> {
         let now_ns = monotonic_ns();
         let seconds = seconds_between(self.started_ns, now_ns);
         let mut watch = Stopwatch::start();
         let begun = watch.0;
-        self.tasks.sample(seconds, now_ns).map_err(|error| LoadError::Io("cannot read the tasks", error))?;
+        self.walk_tasks(seconds, now_ns)?;
         self.spent.entry("tasks").or_default().sampling += watch.lap();
         self.samples += 1;
         self.identities.notice(self.tasks.processes());
@@ -260,12 +281,25 @@ impl Observer {
         Ok(())
     }
 
+    fn walk_tasks(&mut self, seconds: f64, now_ns: u64) -> Result<(), LoadError> {
+        let Err(error) = self.tasks.sample(seconds, now_ns) else {
+            self.unwalked = 0;
+            return Ok(());
+        };
+        self.unwalked += 1;
+        if self.unwalked >= MAX_UNWALKED {
+            return Err(LoadError::Io("cannot read the tasks", error));
+        }
+        self.gaps.add(Gap { what: "what processes used until the last sample".to_owned(), reason: error.to_string() });
+        Ok(())
+    }
+
     /// Lets a window of this length pass, with [`sample`](Self::sample) as often as it needs, and [`finish`](Self::finish)es it.
     /// When it is cancelled it ends early, with what was seen by then.
     ///
     /// # Errors
     /// As [`sample`](Self::sample).
-    pub fn watch(&mut self, window: Duration, cancel: &CancelToken) -> Result<Window, LoadError> {
+    pub fn watch(&mut self, window: Duration, cancel: &CancelToken) -> Result<Window, WatchError> {
         let begun = Instant::now();
         let interval = Self::sampling_interval(window);
         loop {
@@ -291,7 +325,7 @@ impl Observer {
     ///
     /// # Errors
     /// As [`sample`](Self::sample).
-    pub fn finish(&mut self) -> Result<Window, LoadError> {
+    pub fn finish(&mut self) -> Result<Window, WatchError> {
         self.sample()?;
         let now_ns = monotonic_ns();
         let seconds = seconds_between(self.started_ns, now_ns);
@@ -299,7 +333,12 @@ impl Observer {
             schema_version: SCHEMA_VERSION,
             kerno_version: env!("CARGO_PKG_VERSION").to_owned(),
             host: self.host.clone(),
-            span: Span { started_unix: self.started_unix, started_ns: self.started_ns, seconds, samples: self.samples },
+            span: Span {
+                started_unix: unix_seconds(self.started_ns),
+                started_ns: self.started_ns,
+                seconds,
+                samples: self.samples,
+            },
             missing: self.missing.clone(),
             ..Window::default()
         };
@@ -309,6 +348,8 @@ impl Observer {
             sampler.finish(&tick, &mut signals);
             self.spent.entry(info.name).or_default().windows += watch.lap();
         }
+        self.gaps.tell(&mut signals);
+        told_once(&mut signals.missing);
         self.name_processes(&mut signals);
         self.spent.entry("processes").or_default().windows += watch.lap();
         signals.cost = self.cost();
@@ -363,6 +404,12 @@ impl Observer {
     }
 }
 
+/// Of what is missing for two reasons, the first.
+fn told_once(missing: &mut Vec<Missing>) {
+    let mut told = BTreeSet::new();
+    missing.retain(|missing| told.insert((missing.signal.clone(), missing.what.clone())));
+}
+
 fn named_pids(signals: &Window) -> BTreeSet<u32> {
     let mut pids = BTreeSet::new();
     let mut add = |pid: u32| {
@@ -383,10 +430,10 @@ fn named_pids(signals: &Window) -> BTreeSet<u32> {
     pids
 }
 
-/// `CLOCK_MONOTONIC` in nanoseconds, as the kernel side has it.
-pub(crate) fn monotonic_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+/// A moment of the kernel's clock in seconds since 1970, as the clock on the wall is set now.
+#[allow(clippy::cast_precision_loss, reason = "microseconds are kept")]
+fn unix_seconds(monotonic_ns: u64) -> f64 {
+    (i128::from(monotonic_ns) + unix_offset_ns()) as f64 / 1e9
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a window's length")]
@@ -411,6 +458,7 @@ fn resident_bytes() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::probe::ErrorKind;
 
     #[test]
     fn an_unknown_signal_is_not_taken_for_none() {
@@ -421,8 +469,9 @@ mod tests {
         };
         assert_eq!(wanted(&[]).unwrap().len(), signals::ALL.len());
         assert_eq!(wanted(&["tcp", "disk_io", "tcp_monitor"]).unwrap(), ["tcp_monitor", "disk_io"]);
-        let error = wanted(&["tcp", "nope"]).unwrap_err().to_string();
-        assert!(error.contains("no signal \"nope\"; there are: syscall_latency, "), "{error}");
+        let error = wanted(&["tcp", "nope"]).unwrap_err();
+        assert!(error.to_string().contains("no signal \"nope\"; there are: syscall_latency, "), "{error}");
+        assert_eq!(error.kind(), ErrorKind::Options);
     }
 
     #[test]

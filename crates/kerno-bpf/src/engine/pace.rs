@@ -1,4 +1,4 @@
-/// How fast a count grows, from one look at it to the next.
+/// How fast a count grows between two readings.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
     count: u64,
@@ -6,7 +6,7 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// The growth a second since the look before; `None` at the first.
+    /// The growth per second since the last reading; `None` at the first.
     #[allow(clippy::cast_precision_loss, reason = "a rate")]
     pub(crate) fn per_second(&mut self, count: u64, now_ns: u64) -> Option<f64> {
         let before = std::mem::replace(self, Self { count, at_ns: now_ns });

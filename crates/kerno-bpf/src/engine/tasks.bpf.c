@@ -13,6 +13,7 @@
 
 struct task_row {
 	__u64 start_ns; /* CLOCK_MONOTONIC; with tid it names the thread for good */
+	__u64 start_boottime_ns; /* the same moment by CLOCK_BOOTTIME, as /proc has it */
 	__u64 run_ns; /* time on a CPU; of a leader with what ended threads had run */
 	__u64 wait_ns; /* time in a run queue, waiting for a CPU (sched_info.run_delay, as in /proc/PID/schedstat) */
 	__u64 waits; /* times it got a CPU */
@@ -39,7 +40,7 @@ struct task_row {
 	__u32 net_namespace; /* inode number, as in /proc/PID/ns/net */
 	char comm[16];
 };
-_Static_assert(sizeof(struct task_row) == 184, "struct task_row changed size");
+_Static_assert(sizeof(struct task_row) == 192, "struct task_row changed size");
 const volatile struct task_row *const volatile layout_of_row SEC(".rodata") = NULL;
 
 struct rlimit {
@@ -53,6 +54,7 @@ struct task_io_accounting {
 } CORE;
 
 struct signal_struct {
+	int nr_threads; /* that have not been released */
 	struct rlimit rlim[16];
 	struct task_io_accounting ioac;
 	unsigned long long sum_sched_runtime;
@@ -107,14 +109,8 @@ struct mm_struct {
 	struct percpu_counter rss_stat[4];
 } CORE;
 
-struct list_head {
-	struct list_head *next;
-	struct list_head *prev;
-} CORE;
-
 /* Fields that only this reads; the flavour's name is cut at the underscores. */
 struct task_struct___row {
-	struct list_head thread_node; /* in its process's list of threads */
 	struct sched_entity se;
 	struct sched_info sched_info;
 	struct task_io_accounting ioac;
@@ -124,6 +120,7 @@ struct task_struct___row {
 	unsigned long nvcsw;
 	unsigned long nivcsw;
 	unsigned long maj_flt;
+	__u64 start_boottime; /* since 5.5 (cf25e24db61c); before, real_start_time */
 } CORE;
 
 struct task_struct___pre_5_14 {
@@ -153,8 +150,9 @@ static __always_inline __u32 ones(__u64 v)
 	return (v * 0x0101010101010101ull) >> 56;
 }
 
-/* Words of the bitmap read at a time. */
+/* Words of the bitmap read at a time, and looked at in one of as many parts. */
 #define CHUNK 16
+#define PART (MAX_FD_WORDS / 32)
 
 /*
  * Open descriptors in so many words of a bitmap; -1 when it cannot be read. Not static: the verifier looks at such a function once,
@@ -180,6 +178,22 @@ __attribute__((noinline)) int open_in_chunk(__u64 address, __u32 words)
 	return fds;
 }
 
+/* The same for up to PART words, as far as they can be read: a loop of its own for the same reason. */
+__attribute__((noinline)) int open_in_part(__u64 address, __u32 words)
+{
+	int fds = 0;
+
+#pragma clang loop unroll(disable)
+	for (__u32 at = 0; at < PART && at < words; at += CHUNK) {
+		int more = open_in_chunk(address + at * sizeof(__u64), words - at);
+
+		if (more < 0)
+			break;
+		fds += more;
+	}
+	return fds;
+}
+
 static __always_inline __u32 open_descriptors(const struct fdtable *fdt)
 {
 	__u64 bitmap = (__u64)BPF_CORE_READ(fdt, open_fds);
@@ -189,13 +203,8 @@ static __always_inline __u32 open_descriptors(const struct fdtable *fdt)
 	if (!bitmap)
 		return 0;
 #pragma clang loop unroll(disable)
-	for (__u32 at = 0; at < MAX_FD_WORDS && at < words; at += CHUNK) {
-		int more = open_in_chunk(bitmap + at * sizeof(__u64), words - at);
-
-		if (more < 0)
-			break;
-		fds += more;
-	}
+	for (__u32 at = 0; at < MAX_FD_WORDS && at < words; at += PART)
+		fds += open_in_part(bitmap + at * sizeof(__u64), words - at);
 	return fds;
 }
 
@@ -258,14 +267,13 @@ struct {
  * Names a thread that sleeps, by its start and whether its process has others. 0 for one that does not, and for the leader of several
  * threads, whose rows hold what the others did.
  */
-static __always_inline __u64 who_sleeps(const struct task_struct *task, __u32 state)
+static __always_inline __u64 who_sleeps(const struct task_struct *task, const struct signal_struct *signal, __u32 state)
 {
-	const struct task_struct___row *more = (const void *)task;
 	__u64 start_ns = task->start_time;
 
 	if (state == TASK_RUNNING)
 		return 0;
-	if (more->thread_node.next == more->thread_node.prev)
+	if (signal->nr_threads == 1)
 		return start_ns | 1ull << 63;
 	return task->pid == task->tgid ? 0 : start_ns;
 }
@@ -282,15 +290,27 @@ int on_task(struct bpf_iter__task *ctx)
 {
 	struct task_struct *task = ctx->task;
 	struct task_struct___row *more = (void *)task;
+	struct seq_file *seq = ctx->meta->seq;
 	const struct signal_struct *signal;
+	__u64 who, run_ns, cgroups, parent;
 	struct written *written_of;
 	struct task_row row;
-	__u64 who, run_ns;
 	__u32 slot, state;
 	bool leader;
 
 	if (!task || (cfg_self_tgid && (__u32)task->tgid == cfg_self_tgid))
 		return 0;
+	/*
+	 * Each pointer is loaded once, before the ways part: for each load of one that it comes to, the verifier of 6.4 and later looks for
+	 * a name among all of the kernel's types, up to four times.
+	 */
+	signal = task->signal;
+	cgroups = (__u64)task->cgroups;
+	parent = (__u64)more->real_parent;
+	OPAQUE(seq);
+	OPAQUE(signal);
+	OPAQUE(cgroups);
+	OPAQUE(parent);
 	slot = task->pid & cfg_written_mask;
 	written_of = bpf_map_lookup_elem(&written, &slot);
 	if (!written_of)
@@ -301,13 +321,13 @@ int on_task(struct bpf_iter__task *ctx)
 	state = bpf_core_field_exists(task->__state)
 			? task->__state
 			: (__u32)BPF_CORE_READ((struct task_struct___pre_5_14 *)task, state);
-	who = who_sleeps(task, state);
+	who = who_sleeps(task, signal, state);
 	if (who && written_of->who == who && written_of->run_ns == run_ns && written_of->tid == (__u32)task->pid &&
-	    written_of->state == state && written_of->cgroups == (__u64)task->cgroups &&
-	    written_of->parent == (__u64)more->real_parent && !has_turn(task->pid)) {
+	    written_of->state == state && written_of->cgroups == cgroups && written_of->parent == parent &&
+	    !has_turn(task->pid)) {
 		__u64 unchanged = UNCHANGED | (__u32)task->pid;
 
-		bpf_seq_write(ctx->meta->seq, &unchanged, sizeof(unchanged));
+		bpf_seq_write(seq, &unchanged, sizeof(unchanged));
 		return 0;
 	}
 	__builtin_memset(&row, 0, sizeof(row));
@@ -317,8 +337,8 @@ int on_task(struct bpf_iter__task *ctx)
 	 * is a fault of the kernel's.
 	 */
 	leader = task->pid == task->tgid;
-	signal = task->signal;
 	row.start_ns = task->start_time;
+	row.start_boottime_ns = more->start_boottime;
 	row.run_ns = run_ns;
 	row.wait_ns = more->sched_info.run_delay;
 	row.waits = more->sched_info.pcount;
@@ -356,11 +376,11 @@ int on_task(struct bpf_iter__task *ctx)
 	}
 	bpf_core_read_str(row.comm, sizeof(row.comm), &task->comm);
 	/* Where there is no room the kernel comes again with the same task. */
-	if (bpf_seq_write(ctx->meta->seq, &row, sizeof(row)))
+	if (bpf_seq_write(seq, &row, sizeof(row)))
 		return 0;
 	written_of->who = who;
-	written_of->cgroups = (__u64)task->cgroups;
-	written_of->parent = (__u64)more->real_parent;
+	written_of->cgroups = cgroups;
+	written_of->parent = parent;
 	written_of->run_ns = run_ns;
 	written_of->tid = task->pid;
 	written_of->state = state;

@@ -1,5 +1,5 @@
-//! What the kernel keeps for every task anyway: CPU time and waits, descriptors, storage bytes, state. Walked by an iterator, so
-//! that nothing is added to any hot path.
+//! Reads what the kernel keeps for every task anyway: CPU time and waits, file descriptors, bytes of storage, state. An iterator walks
+//! all tasks, so no hot path becomes slower.
 
 use std::io;
 
@@ -16,9 +16,9 @@ use kerno_model::Series;
 
 /// Marks what stands for a thread whose row is as it was (`UNCHANGED` in tasks.bpf.c).
 const UNCHANGED: u64 = 1 << 63;
-/// A thread is told of in full at least so often (`TURNS`),
+/// Every thread is reported in full at least once in so many walks (`TURNS`),
 const TURNS: u32 = 8;
-/// or everybody in the walk to come (`EVERYBODY`).
+/// or all threads in the next walk (`EVERYBODY`).
 const EVERYBODY: u32 = u32::MAX;
 
 /// Flag of a kernel thread (`PF_KTHREAD`, linux/sched.h).
@@ -36,6 +36,7 @@ const DEAD: u32 = 0x80;
 #[repr(C)]
 pub(crate) struct TaskRow {
     pub(crate) start_ns: u64,
+    pub(crate) start_boottime_ns: u64,
     pub(crate) run_ns: u64,
     pub(crate) wait_ns: u64,
     pub(crate) waits: u64,
@@ -72,17 +73,17 @@ impl TaskRow {
         self.flags & PF_KTHREAD != 0
     }
 
-    /// In a sleep that no signal ends and that counts as load: waiting for I/O, a lock, a page.
+    /// In uninterruptible sleep that counts as load: waits for I/O, a lock, a page.
     pub(crate) const fn is_uninterruptible(&self) -> bool {
         self.state & UNINTERRUPTIBLE != 0 && self.state & IDLE == 0
     }
 
-    /// It has ended: a zombie, which has no descriptors and no memory any more.
+    /// It has ended: a zombie, without file descriptors and memory.
     pub(crate) const fn is_dead(&self) -> bool {
         self.state & DEAD != 0
     }
 
-    /// What the thread used by itself; CPU time and bytes are taken from the process as a whole ([`Life`]).
+    /// What the thread itself used; CPU time and bytes come from the process as a whole ([`Life`]).
     const fn used(&self) -> TaskUse {
         TaskUse {
             run_ns: 0,
@@ -99,7 +100,7 @@ impl TaskRow {
     }
 }
 
-/// One process over the window.
+/// One process during the window.
 #[derive(Clone, Debug)]
 pub(crate) struct ProcessAccount {
     /// Its leader (or, where that has not been seen, some thread) as last read.
@@ -110,13 +111,13 @@ pub(crate) struct ProcessAccount {
     pub(crate) fds: Track,
     /// Anonymous memory at each sample, in bytes.
     pub(crate) anon_bytes: Track,
-    /// Still there at the last sample, and not as a zombie.
+    /// Alive at the last sample; not a zombie.
     pub(crate) alive: bool,
-    /// What the kernel keeps for the whole process, over all its life so far.
+    /// Totals of the whole process since it started.
     life: Life,
 }
 
-/// Totals that include ended threads, of a process's whole life.
+/// Totals of a process since it started, including threads that ended.
 #[derive(Clone, Copy, Debug, Default)]
 struct Life {
     run_ns: u64,
@@ -155,23 +156,23 @@ impl ProcessAccount {
         }
     }
 
-    /// The process id is another process's now.
+    /// The process id belongs to another process now.
     fn begin_again(&mut self, row: &TaskRow) {
         *self = Self { threads: self.threads, alive: self.alive, ..Self::new(row) };
     }
 }
 
-/// What one sample found of a process, its threads taken together.
+/// What one sample found of a process, all threads together.
 #[derive(Debug)]
 struct Found {
     life: Life,
-    /// Whoever has the process's files and memory: the leader, or when it has ended some other thread.
+    /// The thread that holds the files and the memory: the leader, or some other thread if the leader has ended.
     holder: Option<TaskRow>,
-    /// Not known from an earlier window or sample, but born before: what it used until now is not this window's.
+    /// Not known from an earlier window or sample, but started before: what it used until now does not belong to this window.
     older: bool,
 }
 
-/// A thread that has been asleep uninterruptibly.
+/// A thread in uninterruptible sleep.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Blocked {
     pub(crate) row: TaskRow,
@@ -179,12 +180,12 @@ pub(crate) struct Blocked {
     pub(crate) since_ns: u64,
 }
 
-/// All tasks, followed over the window.
+/// All tasks during the window.
 #[derive(Debug)]
 pub(crate) struct Tasks {
     programs: SummaryPrograms,
     buffer: Vec<u8>,
-    /// Whose turn it is to be told of in full; `None` for everybody's.
+    /// Which threads the next walk reports in full; `None` for all.
     turn: Option<u32>,
     /// As last read, by thread id.
     rows: Vec<TaskRow>,
@@ -193,13 +194,13 @@ pub(crate) struct Tasks {
     found: FastMap<u32, Found>,
     blocked: FastMap<(u32, u64), Blocked>,
     times: SampleTimes,
-    /// When the latest look at all tasks began, and the one that the window began with.
+    /// When the latest walk began, and the walk that the window began with.
     looked_ns: u64,
     known_ns: u64,
 }
 
 impl Tasks {
-    /// What is loaded, and onto which hook.
+    /// What to load, and onto which hook.
     pub(crate) fn plan() -> (Object, Plan) {
         let object = Object { name: "tasks", data: aya::include_bytes_aligned!("../../objects/tasks.bpf.o") };
         let mut plan = Plan::default();
@@ -244,14 +245,14 @@ impl Tasks {
         }
     }
 
-    /// Puts every thread into `rows`. Those that have not run since the last time the kernel tells of by their ids alone.
+    /// Puts every thread into `rows`. For threads that have not run since the last walk the kernel side sends only the id.
     fn read(&mut self) -> io::Result<()> {
-        std::mem::swap(&mut self.rows, &mut self.before);
-        self.rows.clear();
-        // If this fails halfway, what the kernel takes for told has not been heard.
+        // If this fails halfway, the kernel side assumes that we know rows that we have not read.
         let turn = self.turn.take();
         self.programs.tell("turn", turn.unwrap_or(EVERYBODY))?;
         self.programs.iterate("on_task", &mut self.buffer)?;
+        std::mem::swap(&mut self.rows, &mut self.before);
+        self.rows.clear();
         let (mut rest, mut place, mut heard) = (&self.buffer[..], 0, true);
         while let Ok((word, behind)) = u64::read_from_prefix(rest) {
             if word & UNCHANGED == 0 {
@@ -261,7 +262,7 @@ impl Tasks {
             } else {
                 let tid = word & !UNCHANGED;
                 let is_there = |place: usize| self.before.get(place).is_some_and(|row| u64::from(row.tid) == tid);
-                // Mostly the next one. The kernel walks by the ids of our own pid namespace, which may be in another order.
+                // Mostly the next one. The kernel walks in the order of the ids in our own pid namespace, which may differ.
                 if !is_there(place) {
                     place = self.before.partition_point(|row| u64::from(row.tid) < tid);
                 }
@@ -279,10 +280,11 @@ impl Tasks {
         Ok(())
     }
 
-    /// Reads all tasks and adds what they used since the last sample.
+    /// Reads all tasks and adds what they used since the last sample. When they cannot be read all stays as it was: the next sample adds
+    /// what was missed.
     pub(crate) fn sample(&mut self, seconds: f64, now_ns: u64) -> io::Result<()> {
-        self.looked_ns = now_ns;
         self.read()?;
+        self.looked_ns = now_ns;
         let thin = self.times.push(seconds);
         for account in self.accounts.values_mut() {
             account.alive = false;
@@ -297,7 +299,7 @@ impl Tasks {
         Ok(())
     }
 
-    /// What each thread used by itself, and how it sleeps.
+    /// Adds what each thread itself used, and how it sleeps.
     fn add_threads(&mut self, now_ns: u64) {
         let mut blocked = FastMap::default();
         let mut before = self.before.iter().peekable();
@@ -306,12 +308,12 @@ impl Tasks {
             while before.next_if(|earlier| earlier.tid < row.tid).is_some() {}
             let earlier = before.next_if(|earlier| earlier.tid == row.tid);
             let earlier = earlier.filter(|earlier| earlier.start_ns == row.start_ns);
-            // Since that look, which may have passed its place before: all that it used is this window's.
+            // Started after that walk, or after the walk had passed its place: all that it used belongs to this window.
             let born = self.known_ns > 0 && row.start_ns >= self.known_ns;
             let used = match earlier {
                 Some(earlier) => row.used().since(earlier.used()),
                 None if born => row.used(),
-                // The first reading of all: what came before is not this window's.
+                // The first reading of all: what was before does not belong to this window.
                 None => TaskUse::default(),
             };
             let mut known = true;
@@ -342,7 +344,7 @@ impl Tasks {
                 }
             }
             if row.is_uninterruptible() {
-                // Asleep since some moment after it last got a CPU; known for sure since the first sample that found it so.
+                // Asleep since some time after it last got a CPU; for certain since the first sample that found it asleep.
                 let key = (row.tid, row.start_ns);
                 let same = earlier.filter(|e| e.is_uninterruptible() && e.waits == row.waits);
                 let since_ns = same.and_then(|_| self.blocked.get(&key)).map_or(now_ns, |blocked| blocked.since_ns);
@@ -352,7 +354,7 @@ impl Tasks {
         self.blocked = blocked;
     }
 
-    /// What only a process as a whole has.
+    /// Adds what only a process as a whole has.
     fn add_processes(&mut self) {
         let inherited = self.inherited();
         for (pid, found) in &self.found {
@@ -383,8 +385,8 @@ impl Tasks {
         }
     }
 
-    /// By parent: the bytes of children that are no more. When a process is waited for, the kernel adds all that it ever read and
-    /// wrote to its parent's account, and that is not the parent's.
+    /// The bytes of children that ended, by parent. When a parent waits for a process, the kernel adds all that the process ever read
+    /// and wrote to the account of the parent, which did not do so itself.
     fn inherited(&self) -> FastMap<u32, Life> {
         let mut inherited: FastMap<u32, Life> = FastMap::default();
         let gone = self.before.iter().filter(|row| row.is_leader() && !self.found.contains_key(&row.pid));
@@ -396,7 +398,7 @@ impl Tasks {
         inherited
     }
 
-    /// A process's track with the times of its samples.
+    /// A track of a process, with the times of its samples.
     pub(crate) fn series(&self, track: &Track) -> Series {
         track.series(&self.times)
     }
@@ -406,7 +408,7 @@ impl Tasks {
         &self.rows
     }
 
-    /// The processes of the window, those that ended in it too.
+    /// The processes of the window, including those that ended in it.
     pub(crate) fn processes(&self) -> impl Iterator<Item = &ProcessAccount> {
         self.accounts.values()
     }
@@ -415,7 +417,7 @@ impl Tasks {
         self.accounts.get(&pid)
     }
 
-    /// The threads that sleep uninterruptibly now, and since when at least.
+    /// The threads in uninterruptible sleep now, and since when at least.
     pub(crate) fn blocked(&self) -> impl Iterator<Item = &Blocked> {
         self.blocked.values()
     }
@@ -434,7 +436,7 @@ mod tests {
 
     #[test]
     fn rows_are_as_the_kernel_side_writes_them() {
-        let fields = fields!(TaskRow: start_ns run_ns wait_ns waits arrived_ns voluntary involuntary major_faults read_bytes
+        let fields = fields!(TaskRow: start_ns start_boottime_ns run_ns wait_ns waits arrived_ns voluntary involuntary major_faults read_bytes
             write_bytes io_delay_ns reclaim_delay_ns cgroup_id memory_cgroup_id fd_soft_limit fd_hard_limit anon_pages pid tid parent_pid uid state
             flags fds net_namespace comm);
         let object = aya::include_bytes_aligned!("../../objects/tasks.bpf.o");

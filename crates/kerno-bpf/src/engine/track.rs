@@ -1,11 +1,11 @@
-//! A number of each process at each sample, kept small: there may be ten thousand processes, and most of them never change.
+//! Stores a number of each process at each sample in little memory: there may be ten thousand processes, and most numbers never change.
 
 use kerno_model::Series;
 
-/// How many samples are kept; with more, every second one is dropped.
+/// The most samples that are kept; if there are more, every second one is dropped.
 const MAX_SAMPLES: usize = 128;
 
-/// When the samples of a window were taken, for all tracks together.
+/// When the samples of a window were taken, for all tracks.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SampleTimes {
     seconds: Vec<f64>,
@@ -16,7 +16,7 @@ pub(crate) struct SampleTimes {
 pub(crate) struct Track {
     /// The first sample's number.
     first: u32,
-    /// So many samples found `value`, before it changed for the first time.
+    /// How many samples found `value` before it first changed.
     steady: u32,
     value: u32,
     /// Those after that.
@@ -30,7 +30,7 @@ impl SampleTimes {
         self.seconds.clear();
     }
 
-    /// Adds a sample. True when all tracks must be [`thinned`](Track::thin) first: times were dropped.
+    /// Adds a sample. Returns true if times were dropped: then [`thin`](Track::thin) all tracks.
     pub(crate) fn push(&mut self, seconds: f64) -> bool {
         let full = self.seconds.len() >= MAX_SAMPLES;
         if full {
@@ -71,7 +71,7 @@ impl Track {
             (self.first, self.steady, self.value) = (latest, 1, value);
             return;
         }
-        // A sample that did not find the process takes the value before it.
+        // A sample that did not find the process keeps the value before it.
         let before = self.changed.last().copied().unwrap_or(self.value);
         while self.first + self.len() < latest {
             self.add(before);
@@ -87,7 +87,7 @@ impl Track {
         }
     }
 
-    /// Drops what belongs to the times that were dropped: those with odd numbers.
+    /// Drops the values of the times that were dropped: those with odd numbers.
     pub(crate) fn thin(&mut self) {
         let old = std::mem::replace(self, Self::new(self.unit));
         for (number, value) in (old.first..).zip(old.values()).filter(|(number, _)| number % 2 == 0) {
@@ -114,7 +114,7 @@ impl Track {
         (self.steady > 0).then(|| f64::from(self.value) * f64::from(self.unit))
     }
 
-    /// How often in a row it has grown by now, samples without a change left out.
+    /// How often in a row it grew until now, not counting samples without a change.
     pub(crate) fn rises(&self) -> usize {
         let mut rises = 0;
         let mut later = None;

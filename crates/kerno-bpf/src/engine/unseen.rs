@@ -1,5 +1,5 @@
-//! What cannot be looked at with these privileges, in these namespaces, on this kernel: told, so that silence about it is not taken
-//! for health.
+//! Finds what cannot be seen with these privileges, in these namespaces, on this kernel. Reports say so, lest silence be taken for
+//! health.
 
 use std::fs;
 use std::io::{self, ErrorKind, Read as _};
@@ -10,33 +10,33 @@ use super::cgroups::Hierarchy;
 use crate::probe::in_initial_pid_namespace;
 use kerno_model::Missing;
 
-/// A signal, a part of what it tells, where that is read, whether it can be read, and what that takes.
+/// A signal, a part of what it observes, where that is read, a test whether it can be read, and what is needed for it.
 type Part = (&'static str, &'static str, &'static str, fn() -> io::Result<()>, &'static str);
 
-/// Each tries what the sampler will do: on process 1, which is somebody else's and is always there, or where our own is as hidden as
-/// that of others, on that.
+/// Each test tries what the sampler will do: on process 1, which belongs to another user and always exists, or on this process where its
+/// own files are as hidden as those of others.
 const PARTS: &[Part] = &[
     (
         "disk_io",
-        "which files the processes of others write",
+        "which files processes of other users write",
         "/proc/PID/fd",
         || fs::read_dir("/proc/1/fd").map(drop),
-        "root sees it, or CAP_SYS_PTRACE with CAP_DAC_READ_SEARCH",
+        "needs root, or CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
     ),
     (
         "sched_delay",
         "where in the kernel blocked tasks wait",
         "/proc/PID/stack",
         || fs::read("/proc/self/stack").map(drop),
-        "root sees it, on kernels with CONFIG_STACKTRACE",
+        "needs root, and a kernel with CONFIG_STACKTRACE",
     ),
     ("disk_io", "pressure on I/O", "/proc/pressure/io", || readable("/proc/pressure/io"), PSI),
     ("oom_track", "pressure on memory", "/proc/pressure/memory", || readable("/proc/pressure/memory"), PSI),
 ];
 
-const PSI: &str = "it takes CONFIG_PSI and psi=1";
+const PSI: &str = "needs a kernel with CONFIG_PSI, and psi=1 on its command line";
 
-/// What the observer of these signals will not see. Each signal tells itself what only shows while it looks.
+/// What an observer of these signals cannot see. Signals report themselves what they find out only while they watch.
 pub(super) fn unseen(signals: &[&str]) -> Vec<Missing> {
     let missing =
         |signal: &str, what: &str, reason: String| Missing { signal: signal.to_owned(), what: what.to_owned(), reason };
@@ -46,7 +46,7 @@ pub(super) fn unseen(signals: &[&str]) -> Vec<Missing> {
         all.push(missing("all", "command lines, cgroups, open files and stacks of processes", reason.to_owned()));
     }
     for (signal, what, file, look, needs) in PARTS {
-        // Of processes in the wrong or a hidden /proc all is said by now.
+        // If /proc is hidden or the wrong one, that was said above.
         if (hidden.is_some() && file.starts_with("/proc/PID")) || !signals.contains(signal) {
             continue;
         }
@@ -54,41 +54,40 @@ pub(super) fn unseen(signals: &[&str]) -> Vec<Missing> {
             all.push(missing(signal, what, format!("{file}: {error}; {needs}")));
         }
     }
-    // The root of all has no type.
+    // The root of the whole hierarchy has no such file.
     if Hierarchy::v2().is_some_and(|hierarchy| hierarchy.mount.join("cgroup.type").exists()) {
-        let reason =
-            "what is mounted begins below the machine's root: this is a container with a cgroup namespace of its own";
+        let reason = "the mounted hierarchy starts below the root of the machine: this is a container with its own cgroup namespace";
         all.push(missing("all", "cgroups outside this one", reason.to_owned()));
     }
     let mounts = |of: &str| fs::read_link(format!("/proc/{of}/ns/mnt")).ok();
     let elsewhere = mounts("1").zip(mounts("self")).is_some_and(|(first, own)| first != own);
     if signals.contains(&"disk_io") && elsewhere && proc_has_host_pids() {
         let reason = "this is not the mount namespace of process 1";
-        all.push(missing("disk_io", "file systems that are mounted on the host alone", reason.to_owned()));
+        all.push(missing("disk_io", "file systems that are mounted only on the host", reason.to_owned()));
     }
     all
 }
 
-/// Why `/proc/PID` is not the process that the kernel side means, or not there.
+/// Why `/proc/PID` is missing, or is not the process that the kernel side means.
 fn processes_hidden() -> Option<&'static str> {
     if !Path::new("/proc/self").exists() {
         return Some("/proc is not mounted");
     }
     if !proc_has_host_pids() {
-        return Some("/proc shows another pid namespace; run it in the host's");
+        return Some("/proc shows another pid namespace; run kerno in that of the host");
     }
-    (!Path::new("/proc/1").exists()).then_some("/proc hides the processes of others (hidepid); run it as root")
+    (!Path::new("/proc/1").exists()).then_some("/proc hides processes of other users (hidepid); run kerno as root")
 }
 
-/// Whether a process has the same number in /proc as in the kernel side's eyes. Where it has not, /proc tells of others.
+/// Whether a process has the same id in /proc as for the kernel side. If not, /proc shows other processes.
 pub(crate) fn proc_has_host_pids() -> bool {
     static KNOWN: OnceLock<bool> = OnceLock::new();
-    // A /proc of the host's, seen from an inner namespace, knows this process by another number than it has here.
+    // In the /proc of the host, seen from an inner namespace, this process has another id than here.
     let own = || fs::read_link("/proc/self").ok()?.to_str()?.parse::<u32>().ok();
     *KNOWN.get_or_init(|| in_initial_pid_namespace() || own().is_some_and(|number| number != std::process::id()))
 }
 
-/// Whether it can be read: without PSI it may be there and refuse.
+/// Tries to read a file: without PSI it may exist and fail to read.
 fn readable(path: &str) -> io::Result<()> {
     match fs::File::open(path).and_then(|mut file| file.read(&mut [0; 1])) {
         Ok(0) => Err(ErrorKind::UnexpectedEof.into()),

@@ -1,10 +1,13 @@
-//! As much of BTF as is needed: which tracepoints there are and with how many arguments, and the layout of structs.
-//! Format: Documentation/bpf/btf.rst in the kernel.
+//! As much of BTF as is needed: which tracepoints there are and with how many arguments, the layout of structs, and what relocations
+//! need of the kernel's types. Format: Documentation/bpf/btf.rst in the kernel.
 
+mod cut;
 #[cfg(test)]
 pub(crate) mod describe;
 
-use std::collections::HashMap;
+use std::ops::Deref;
+
+use memmap2::Mmap;
 
 const MAGIC: u16 = 0xeb9f;
 
@@ -22,6 +25,7 @@ const KIND_FUNC: u32 = 12;
 const KIND_FUNC_PROTO: u32 = 13;
 const KIND_VAR: u32 = 14;
 const KIND_DATASEC: u32 = 15;
+const KIND_FLOAT: u32 = 16;
 const KIND_DECL_TAG: u32 = 17;
 const KIND_TYPE_TAG: u32 = 18;
 const KIND_ENUM64: u32 = 19;
@@ -30,15 +34,96 @@ const KIND_ENUM64: u32 = 19;
 #[error("malformed BTF at byte {0}")]
 pub(crate) struct MalformedBtf(usize);
 
-/// An index over BTF bytes.
-#[derive(Debug, Default)]
+/// Where BTF lies.
+#[derive(Debug)]
+pub(super) enum Bytes {
+    Read(Vec<u8>),
+    /// The kernel's own (Linux 6.16), which never changes.
+    Mapped(Mmap),
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Read(bytes) => bytes,
+            Self::Mapped(bytes) => bytes,
+        }
+    }
+}
+
+/// An index over BTF bytes: a hundred thousand types and more are passed once, and only what is asked for is looked at.
+#[derive(Debug)]
 pub(crate) struct Btf {
-    data: Vec<u8>,
+    data: Bytes,
     strings: usize,
     /// Byte offset of each type; index 0 is void.
-    types: Vec<usize>,
-    typedefs: HashMap<String, u32>,
-    structs: HashMap<String, Vec<u32>>,
+    types: Vec<u32>,
+    definitions: Definitions,
+}
+
+/// Where definitions are found by their names, without what CO-RE sets apart by three underscores: a hash table of type numbers, in
+/// which a search goes on from place to place until a free one.
+#[derive(Debug, Default)]
+struct Definitions {
+    /// Upper half of the hash, and the type; 0: free. A power of two of places.
+    places: Vec<(u32, u32)>,
+}
+
+impl Definitions {
+    fn with_room_for(count: usize) -> Self {
+        Self { places: vec![(0, 0); (2 * count).next_power_of_two()] }
+    }
+
+    fn insert(&mut self, hash: u64, id: u32) {
+        let mask = self.places.len() - 1;
+        let mut at = Self::first(hash, mask);
+        while self.places[at].1 != 0 {
+            at = (at + 1) & mask;
+        }
+        self.places[at] = (Self::tag(hash), id);
+    }
+
+    /// Types whose names may have this hash, in the order of their numbers.
+    fn candidates(&self, hash: u64) -> impl Iterator<Item = u32> {
+        let mask = self.places.len() - 1;
+        let from = Self::first(hash, mask);
+        (0..self.places.len())
+            .map(move |step| self.places[(from + step) & mask])
+            .take_while(|(_, id)| *id != 0)
+            .filter(move |(tag, _)| *tag == Self::tag(hash))
+            .map(|(_, id)| id)
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "the lower half")]
+    const fn first(hash: u64, mask: usize) -> usize {
+        hash as usize & mask
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "the upper half")]
+    const fn tag(hash: u64) -> u32 {
+        (hash >> 32) as u32
+    }
+}
+
+/// A name up to its end, and up to three underscores.
+fn without_flavour(name: &[u8]) -> &[u8] {
+    let flavour = name.windows(3).position(|window| window == b"___");
+    flavour.map_or(name, |at| &name[..at])
+}
+
+/// FNV-1a, with its halves mixed: names are short.
+fn hash(name: &[u8]) -> u64 {
+    let mixed = name
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    mixed ^ mixed >> 29
+}
+
+/// What can be looked up by name: what relocations begin with, and the typedefs of tracepoints.
+const fn is_definition(kind: u32) -> bool {
+    matches!(kind, KIND_INT | KIND_STRUCT | KIND_UNION | KIND_ENUM | KIND_TYPEDEF | KIND_FLOAT | KIND_ENUM64)
 }
 
 /// A member of a struct, in bytes.
@@ -52,92 +137,115 @@ pub(crate) struct Member {
 
 impl Btf {
     pub(crate) fn parse(data: Vec<u8>) -> Result<Self, MalformedBtf> {
-        let word = |at: usize| read_u32(&data, at);
-        if read_u16(&data, 0)? != MAGIC {
+        Self::index(Bytes::Read(data))
+    }
+
+    pub(super) fn index(data: Bytes) -> Result<Self, MalformedBtf> {
+        let bytes = &*data;
+        let word = |at: usize| read_u32(bytes, at);
+        if read_u16(bytes, 0)? != MAGIC {
             return Err(MalformedBtf(0));
         }
         let header = word(4)? as usize;
         let (types_at, types_len) = (header + word(8)? as usize, word(12)? as usize);
         let strings = header + word(16)? as usize;
-        let mut btf =
-            Self { strings, types: vec![0], typedefs: HashMap::new(), structs: HashMap::new(), data: Vec::new() };
+        // A type takes 12 bytes and more, and names are in the kernel's data once and for all.
+        let mut types = Vec::with_capacity(types_len / 20 + 1);
+        types.push(0);
         let mut named = Vec::new();
         let mut at = types_at;
         while at < types_at + types_len {
-            let info = word(at + 4)?;
+            let (name, info) = (word(at)?, word(at + 4)?);
             let (kind, vlen) = (info >> 24 & 0x1f, (info & 0xffff) as usize);
-            if matches!(kind, KIND_TYPEDEF | KIND_STRUCT) {
-                named.push((kind, u32::try_from(btf.types.len()).map_err(|_| MalformedBtf(at))?));
+            let id = u32::try_from(types.len()).map_err(|_| MalformedBtf(at))?;
+            if name != 0 && is_definition(kind) {
+                named.push((hash(without_flavour(text(bytes, strings, name)?)), id));
             }
-            btf.types.push(at);
-            at += 12
-                + match kind {
-                    KIND_INT | KIND_VAR | KIND_DECL_TAG => 4,
-                    KIND_ARRAY => 12,
-                    KIND_STRUCT | KIND_UNION | KIND_DATASEC | KIND_ENUM64 => 12 * vlen,
-                    KIND_ENUM | KIND_FUNC_PROTO => 8 * vlen,
-                    _ => 0,
-                };
+            types.push(u32::try_from(at).map_err(|_| MalformedBtf(at))?);
+            at += 12 + elements(kind).map_or(0, |element| element.all(vlen));
         }
-        btf.data = data;
-        for (kind, id) in named {
-            let name = btf.name(id)?.to_owned();
-            if kind == KIND_TYPEDEF {
-                btf.typedefs.insert(name, id);
-            } else if !name.is_empty() {
-                btf.structs.entry(name).or_default().push(id);
-            }
+        let mut definitions = Definitions::with_room_for(named.len() + 1);
+        for (hash, id) in named {
+            definitions.insert(hash, id);
         }
-        Ok(btf)
+        Ok(Self { strings, types, definitions, data })
+    }
+
+    /// Definitions of this name, and of those that CO-RE takes for the same, in the order of their numbers.
+    fn definitions_of(&self, name: &[u8]) -> impl Iterator<Item = u32> {
+        let name = without_flavour(name);
+        self.definitions
+            .candidates(hash(name))
+            .filter(move |id| self.name_bytes(*id).is_ok_and(|other| without_flavour(other) == name))
+    }
+
+    /// Definitions of exactly this name.
+    fn named(&self, kind: u32, name: &str) -> impl Iterator<Item = u32> {
+        self.definitions_of(name.as_bytes()).filter(move |id| {
+            self.kind(*id).is_ok_and(|(found, _)| found == kind) && self.name_bytes(*id) == Ok(name.as_bytes())
+        })
+    }
+
+    /// The type that a program at this tracepoint is loaded for; `None` when this kernel does not have it.
+    pub(crate) fn tracepoint_id(&self, name: &str) -> Option<u32> {
+        self.named(KIND_TYPEDEF, &format!("btf_trace_{name}")).next()
     }
 
     /// How many arguments the tracepoint has for a BTF program, `None` when this kernel does not have it.
     pub(crate) fn tracepoint_arity(&self, name: &str) -> Option<usize> {
-        let typedef = *self.typedefs.get(&format!("btf_trace_{name}"))?;
+        let typedef = self.tracepoint_id(name)?;
         let proto = self.resolve(self.size_or_type(typedef).ok()?).ok()?;
         let (kind, vlen) = self.kind(proto).ok()?;
         // The first argument is the tracer's own context pointer, which programs do not see.
         (kind == KIND_FUNC_PROTO).then(|| vlen.saturating_sub(1))
     }
 
-    /// How many arguments the kernel's function has, `None` when there is none of this name. Looks at every type.
+    /// The kernel's function of this name. Looks at every type.
+    pub(crate) fn function_id(&self, name: &str) -> Option<u32> {
+        let is_named = |at: usize| read_u32(&self.data, at).is_ok_and(|start| self.reads(start, name));
+        let is_function = |at: usize| read_u32(&self.data, at + 4).is_ok_and(|info| info >> 24 & 0x1f == KIND_FUNC);
+        let found = self.types.iter().skip(1).position(|at| is_function(*at as usize) && is_named(*at as usize))?;
+        u32::try_from(found + 1).ok()
+    }
+
+    /// How many arguments the kernel's function has, `None` when there is none of this name.
     pub(crate) fn function_arity(&self, name: &str) -> Option<usize> {
-        let ids = (1..self.types.len()).filter_map(|id| u32::try_from(id).ok());
-        let mut functions = ids.filter(|id| self.kind(*id).is_ok_and(|(kind, _)| kind == KIND_FUNC));
-        let function = functions.find(|id| self.name(*id) == Ok(name))?;
-        let (kind, vlen) = self.kind(self.size_or_type(function).ok()?).ok()?;
+        let (kind, vlen) = self.kind(self.size_or_type(self.function_id(name)?).ok()?).ok()?;
         (kind == KIND_FUNC_PROTO).then_some(vlen)
+    }
+
+    /// The type that an iterator's program is loaded for.
+    pub(crate) fn iterator_id(&self, name: &str) -> Option<u32> {
+        self.function_id(&format!("bpf_iter_{name}"))
     }
 
     /// Whether the kernel has this iterator (`bpf_iter_NAME` functions are found through their context struct).
     pub(crate) fn has_iterator(&self, name: &str) -> bool {
-        self.structs.contains_key(&format!("bpf_iter__{name}"))
+        self.struct_count(&format!("bpf_iter__{name}")) > 0
     }
 
     /// How many structs have this name: more than one makes a relocation ambiguous.
     pub(crate) fn struct_count(&self, name: &str) -> usize {
-        self.structs.get(name).map_or(0, Vec::len)
+        self.named(KIND_STRUCT, name).count()
     }
 
-    /// The value of this name in any enum, also in those without a name, which no relocation can find.
+    /// The value of this name in any enum, including unnamed enums, which no relocation can find.
     pub(crate) fn enum_value(&self, name: &str) -> Option<u32> {
-        let is_named = |at: usize| {
-            let start = self.strings + read_u32(&self.data, at).ok()? as usize;
-            let rest = self.data.get(start..)?.strip_prefix(name.as_bytes())?;
-            (rest.first() == Some(&0)).then_some(at)
-        };
+        let is_named = |at: usize| read_u32(&self.data, at).is_ok_and(|start| self.reads(start, name));
         let enums = self.types.iter().skip(1).filter_map(|at| {
+            let at = *at as usize;
             let info = read_u32(&self.data, at + 4).ok()?;
             (info >> 24 & 0x1f == KIND_ENUM).then_some((at + 12, (info & 0xffff) as usize))
         });
         let mut values = enums.flat_map(|(first, count)| (0..count).map(move |i| first + 8 * i));
-        read_u32(&self.data, values.find_map(is_named)? + 4).ok()
+        let found = values.find(|at| is_named(*at))?;
+        read_u32(&self.data, found + 4).ok()
     }
 
     /// Size of a struct and its members, in declaration order.
     #[cfg(test)]
     pub(crate) fn struct_layout(&self, name: &str) -> Result<Option<(usize, Vec<Member>)>, MalformedBtf> {
-        let Some(id) = self.structs.get(name).and_then(|ids| ids.first().copied()) else {
+        let Some(id) = self.named(KIND_STRUCT, name).next() else {
             return Ok(None);
         };
         let at = self.at(id)?;
@@ -167,7 +275,7 @@ impl Btf {
         }
     }
 
-    /// Through typedefs, qualifiers and pointers' tags to the type itself; a tracepoint's typedef is a pointer to a prototype.
+    /// Follows typedefs, qualifiers and type tags to the type itself; the typedef of a tracepoint is a pointer to a prototype.
     fn resolve(&self, mut id: u32) -> Result<u32, MalformedBtf> {
         for _ in 0..32 {
             match self.kind(id)?.0 {
@@ -182,7 +290,7 @@ impl Btf {
     }
 
     fn at(&self, id: u32) -> Result<usize, MalformedBtf> {
-        self.types.get(id as usize).copied().ok_or(MalformedBtf(id as usize))
+        self.types.get(id as usize).map(|at| *at as usize).ok_or(MalformedBtf(id as usize))
     }
 
     fn kind(&self, id: u32) -> Result<(u32, usize), MalformedBtf> {
@@ -197,15 +305,58 @@ impl Btf {
         read_u32(&self.data, self.at(id)? + 8)
     }
 
+    fn name_bytes(&self, id: u32) -> Result<&[u8], MalformedBtf> {
+        text(&self.data, self.strings, read_u32(&self.data, self.at(id)?)?)
+    }
+
+    /// Whether a string is this one.
+    fn reads(&self, start: u32, name: &str) -> bool {
+        let rest = self.data.get(self.strings + start as usize..).and_then(|rest| rest.strip_prefix(name.as_bytes()));
+        rest.is_some_and(|rest| rest.first() == Some(&0))
+    }
+
+    #[cfg(test)]
     fn name(&self, id: u32) -> Result<&str, MalformedBtf> {
         self.string(read_u32(&self.data, self.at(id)?)?)
     }
 
+    #[cfg(test)]
     fn string(&self, offset: u32) -> Result<&str, MalformedBtf> {
-        let start = self.strings + offset as usize;
-        let bytes = self.data.get(start..).ok_or(MalformedBtf(start))?;
-        std::str::from_utf8(kerno_model::text::until_nul(bytes)).map_err(|_| MalformedBtf(start))
+        let bytes = text(&self.data, self.strings, offset)?;
+        std::str::from_utf8(bytes).map_err(|_| MalformedBtf(self.strings + offset as usize))
     }
+}
+
+/// What follows the first 12 bytes of a type.
+struct Elements {
+    /// Of each one.
+    bytes: usize,
+    /// One, and not as many as the type says.
+    is_one: bool,
+}
+
+impl Elements {
+    const fn all(&self, count: usize) -> usize {
+        if self.is_one { self.bytes } else { self.bytes * count }
+    }
+}
+
+const fn elements(kind: u32) -> Option<Elements> {
+    match kind {
+        KIND_INT | KIND_VAR | KIND_DECL_TAG => Some(Elements { bytes: 4, is_one: true }),
+        KIND_ARRAY => Some(Elements { bytes: 12, is_one: true }),
+        KIND_STRUCT | KIND_UNION | KIND_DATASEC | KIND_ENUM64 => Some(Elements { bytes: 12, is_one: false }),
+        KIND_ENUM | KIND_FUNC_PROTO => Some(Elements { bytes: 8, is_one: false }),
+        _ => None,
+    }
+}
+
+/// A string without its end, which it must have.
+fn text(data: &[u8], strings: usize, offset: u32) -> Result<&[u8], MalformedBtf> {
+    let start = strings + offset as usize;
+    let bytes = data.get(start..).ok_or(MalformedBtf(start))?;
+    let length = bytes.iter().position(|byte| *byte == 0).ok_or(MalformedBtf(start))?;
+    Ok(&bytes[..length])
 }
 
 fn read_u32(data: &[u8], at: usize) -> Result<u32, MalformedBtf> {

@@ -36,7 +36,7 @@ impl AsFd for Flag {
     }
 }
 
-/// Ends [`Events`](crate::Events) from elsewhere: another thread, a signal handler's thread. Clones share one state.
+/// Ends [`Events`](crate::Events) from another thread, such as one that handles signals. Clones share one state.
 #[derive(Clone, Debug)]
 pub struct CancelToken(Arc<Flag>);
 
@@ -49,12 +49,12 @@ impl CancelToken {
         Ok(Self(Arc::new(Flag::new()?)))
     }
 
-    /// Ends every stream made with this token, at once also when it sleeps. Lasting.
+    /// Ends every stream made with this token, at once even if it sleeps. Cannot be undone.
     pub fn cancel(&self) {
         self.0.set();
     }
 
-    /// Sleeps for this long, or until it is cancelled; whether it is.
+    /// Sleeps for this long, or until it is cancelled. Returns whether it is cancelled.
     pub fn wait(&self, timeout: Duration) -> bool {
         let deadline = Instant::now().checked_add(timeout);
         while !self.is_cancelled() {

@@ -9,13 +9,12 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub struct Counters {
     /// Events that passed the filters.
     pub emitted: u64,
-    /// Of these, the ones the ring had no room for.
+    /// Those of them that did not fit the ring.
     pub lost: u64,
-    /// Starts that could not be remembered (a full map, a slot taken by another thread) or whose end was not seen, so that no event was
-    /// made of them.
+    /// Starts that could not be stored (a full map, a slot taken by another thread) or whose end was not seen; they make no event.
     pub untracked: u64,
-    /// Times the kernel skipped a program on a CPU because it was in the middle of it there: it had interrupted itself or, since Linux 7.0
-    /// (a46023d5616e), been preempted with the task it ran for. Not told before Linux 5.12.
+    /// How often the kernel skipped a program because it was already running on that CPU: interrupted, or since Linux 7.0 (a46023d5616e)
+    /// preempted together with the task it ran for. Always 0 before Linux 5.12.
     pub missed_runs: u64,
 }
 

@@ -4,13 +4,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use aya::Ebpf;
 use aya::maps::{Map, MapData, PerCpuArray};
 
+use super::btf::Btf;
 use super::cancel::Flag;
 use super::counters::{Counters, WireCounters};
 use super::error::{LoadError, chain};
-use super::object::{self, Object};
+use super::object::{Loaded, Object};
 use super::plan::{Placed, Plan, Signal};
 use super::ring::Ring;
 use crate::EventType;
@@ -28,7 +28,7 @@ impl Handle {
         self.shared.event_type
     }
 
-    /// What the kernel counted so far; after [`close`](Self::close), what it had counted by then.
+    /// What the kernel counted so far; after [`close`](Self::close), what it had counted until then.
     pub fn counters(&self) -> Counters {
         self.shared.counters()
     }
@@ -38,7 +38,7 @@ impl Handle {
         self.shared.seen()
     }
 
-    /// What its programs are attached to, such as `tp_btf/sys_enter`.
+    /// The hooks that its programs are attached to, such as `tp_btf/sys_enter`.
     pub fn hooks(&self) -> &[String] {
         &self.hooks
     }
@@ -48,13 +48,13 @@ impl Handle {
         self.shared.program_ids()
     }
 
-    /// Detaches the programs but keeps what they emitted: [`Events`](crate::Events) hands out the rest and then ends. Idempotent.
+    /// Detaches the programs, but keeps what they emitted: [`Events`](crate::Events) hands out the rest and then ends. Idempotent.
     pub fn stop(&self) {
         self.shared.stop();
     }
 
-    /// Detaches and unloads everything; events not yet read are gone. Idempotent. Never waits for a reader, so it may be called
-    /// from anywhere, also from a reader's callback: where one is running, the ring goes when it returns.
+    /// Detaches and unloads everything; drops events not yet read. Idempotent. Never waits for a reader, so it may be called from
+    /// anywhere, even from the callback of a reader; then the ring goes when the callback returns.
     pub fn close(&self) {
         self.shared.close();
     }
@@ -99,14 +99,14 @@ pub(super) struct Shared {
     closed: AtomicBool,
     seen: AtomicU64,
     kernel: Mutex<KernelSide>,
-    /// Not here while a reader drains it, and once closed.
+    /// `None` while a reader drains it, and after closing.
     ring: Mutex<Option<Ring>>,
 }
 
-/// What is ours in the kernel, besides the ring's mapping.
+/// What we hold in the kernel, besides the mapping of the ring.
 struct KernelSide {
     /// Programs, links and the maps that only programs use.
-    programs: Option<Ebpf>,
+    programs: Option<Loaded>,
     events: Option<MapData>,
     counters: Option<PerCpuArray<MapData, WireCounters>>,
     /// As last read, for after the close.
@@ -125,7 +125,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    pub(super) fn load<S: Signal>(plan: &mut Plan, btf: &aya::Btf, ring_bytes: u32) -> Result<Self, LoadError> {
+    pub(super) fn load<S: Signal>(plan: &mut Plan, btf: &Btf, ring_bytes: u32) -> Result<Self, LoadError> {
         let mut programs = Object { name: S::NAME, data: S::OBJECT }.load(plan, btf)?;
         let missing = |name: &str| LoadError::Refused {
             what: format!("the {} object", S::NAME),
@@ -158,8 +158,8 @@ impl Shared {
     fn attach(&self, programs: &[Placed]) -> Result<(), LoadError> {
         let mut kernel = lock(&self.kernel);
         // None when it was closed; then there is nothing to attach.
-        for ebpf in kernel.programs.iter_mut() {
-            object::attach(ebpf, programs)?;
+        for loaded in kernel.programs.iter_mut() {
+            loaded.attach(programs)?;
         }
         self.attached.store(true, Ordering::SeqCst);
         Ok(())
@@ -184,8 +184,7 @@ impl Shared {
 
     fn program_ids(&self) -> Vec<u32> {
         let kernel = lock(&self.kernel);
-        let programs = kernel.programs.iter().flat_map(Ebpf::programs);
-        programs.filter_map(|(_, program)| program.info().ok()).map(|info| info.id()).collect()
+        kernel.programs.iter().flat_map(Loaded::program_ids).collect()
     }
 
     /// True when every event that was emitted has been read or counted as lost.
@@ -211,7 +210,7 @@ impl Shared {
             kernel.events = None;
             kernel.counters = None;
         }
-        // A reader that has it lets go of it, since `closed` is set.
+        // A reader that holds it drops it, since `closed` is set.
         *lock(&self.ring) = None;
     }
 
@@ -238,7 +237,7 @@ impl Shared {
     }
 }
 
-/// Puts the ring back and counts what was read from it, also when the callback panics; its record is then read again.
+/// Puts the ring back and counts what was read from it, even if the callback panics; that record is then read again.
 struct Reading<'a> {
     shared: &'a Shared,
     ring: Option<Ring>,
@@ -264,7 +263,7 @@ impl KernelSide {
             self.last.untracked = wire.iter().map(|cpu| cpu.untracked).sum();
         }
         if let Some(programs) = &self.programs {
-            self.last.missed_runs = object::missed_runs(programs);
+            self.last.missed_runs = programs.missed_runs();
         }
         self.last
     }

@@ -1,12 +1,14 @@
 use kerno_model::KernelVersion;
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use memmap2::MmapOptions;
 use rustix::thread::CapabilitySet;
 
-use super::btf::Btf;
+use super::btf::{Btf, Bytes};
 
 /// Where the running kernel describes its types (`CONFIG_DEBUG_INFO_BTF`, Linux 5.4).
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -20,7 +22,7 @@ const INITIAL_USER_NS: &str = "user:[4026531837]";
 /// When the memory of maps became the cgroup's, like any other.
 const COUNTED_BY_CGROUP: KernelVersion = KernelVersion::new(5, 11);
 
-/// Why nothing can be loaded with that lockdown: there is no signal that reads nothing (kernel_lockdown(7), Linux 5.4).
+/// Why nothing can be loaded with that lockdown: every signal reads kernel memory (kernel_lockdown(7), Linux 5.4).
 pub(super) const LOCKED_DOWN: &str = "kernel lockdown is in confidentiality mode, in which no program may read the kernel's memory; \
      lockdown=integrity on the kernel's command line allows it, after a reboot";
 
@@ -54,8 +56,8 @@ impl fmt::Display for Capability {
 
 /// What this machine is and what this process may do on it.
 ///
-/// Holds the kernel's parsed BTF. Loading several signals is quicker while one is alive; drop it when they are loaded, it takes
-/// tens of megabytes.
+/// Holds an index of the kernel's BTF. Loading several signals is quicker while one is alive; drop it when they are loaded, it takes
+/// some megabytes.
 #[derive(Clone, Debug)]
 pub struct Host {
     /// `uname -r`
@@ -70,72 +72,46 @@ pub struct Host {
     pub lockdown: Option<String>,
     /// Whether process ids here are those the kernel side sees.
     pub initial_pid_namespace: bool,
-    /// Whether capabilities here count for bpf(2). Root of another user namespace (a rootless container) has none that do.
+    /// Whether capabilities held here count for bpf(2). Those of root in another user namespace (a rootless container) do not.
     pub initial_user_namespace: bool,
     /// Whether maps count against a limit of locked memory that only `CAP_SYS_RESOURCE` can lift: before Linux 5.11, unless the hard
     /// limit is unlimited.
     pub locked_memory_is_limited: bool,
     /// Where the cgroup v2 hierarchy is mounted, which filters by cgroup need.
     pub cgroup2_mount: Option<PathBuf>,
-    btf: Result<Arc<KernelBtf>, String>,
+    btf: Result<Arc<Btf>, String>,
     /// Tracepoints and functions to be taken for missing.
     without: Vec<&'static str>,
 }
 
-/// The kernel's BTF, parsed once for our questions and once for the relocations.
-#[derive(Debug)]
-pub(crate) struct KernelBtf {
-    pub(crate) index: Btf,
-    pub(crate) relocations: aya::Btf,
+/// The running kernel's BTF, indexed once for all hosts that live at the same time.
+fn shared_btf() -> Result<Arc<Btf>, String> {
+    static SHARED: Mutex<Weak<Btf>> = Mutex::new(Weak::new());
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(btf) = shared.upgrade() {
+        return Ok(btf);
+    }
+    let failed = |what: &dyn fmt::Display| {
+        format!("cannot read the kernel's BTF at {KERNEL_BTF}: {what}; the kernel needs CONFIG_DEBUG_INFO_BTF=y")
+    };
+    let bytes = kernel_btf().map_err(|error| failed(&error))?;
+    let btf = Btf::index(bytes).map(Arc::new).map_err(|error| failed(&error))?;
+    *shared = Arc::downgrade(&btf);
+    Ok(btf)
 }
 
-impl KernelBtf {
-    fn read() -> Result<Self, String> {
-        let failed = |what: &dyn fmt::Display| {
-            format!("cannot read the kernel's BTF at {KERNEL_BTF}: {what}; the kernel needs CONFIG_DEBUG_INFO_BTF=y")
-        };
-        Self::parse(fs::read(KERNEL_BTF).map_err(|error| failed(&error))?).map_err(|error| failed(&error))
-    }
-
-    fn parse(data: Vec<u8>) -> Result<Self, String> {
-        let relocations = aya::Btf::parse(&data, aya::Endianness::default()).map_err(|error| error.to_string())?;
-        let index = Btf::parse(data).map_err(|error| error.to_string())?;
-        Ok(Self { index, relocations })
-    }
-
-    /// Parsed once for all hosts that live at the same time: it takes tens of milliseconds, and tens of megabytes that are
-    /// needed for loading only.
-    fn shared() -> Result<Arc<Self>, String> {
-        static SHARED: Mutex<Weak<KernelBtf>> = Mutex::new(Weak::new());
-        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(btf) = shared.upgrade() {
-            return Ok(btf);
-        }
-        let btf = Self::read().map(Arc::new)?;
-        *shared = Arc::downgrade(&btf);
-        Ok(btf)
-    }
-}
-
-impl Drop for KernelBtf {
-    fn drop(&mut self) {
-        self.index = Btf::default();
-        self.relocations = aya::Btf::new();
-        give_back_free_memory();
-    }
-}
-
-/// Returns what was freed to the kernel: glibc keeps hundreds of thousands of small blocks for a next time that never comes.
-fn give_back_free_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: takes no pointer and is thread-safe (malloc_trim(3)).
-    unsafe {
-        libc::malloc_trim(0);
+/// Mapped where that is possible (Linux 6.16, a530bab2a8d0): reading takes a call for each of more than a thousand pages.
+fn kernel_btf() -> io::Result<Bytes> {
+    let file = File::open(KERNEL_BTF)?;
+    // SAFETY: the kernel's own types are never changed.
+    match unsafe { MmapOptions::new().map_copy_read_only(&file) } {
+        Ok(mapped) if !mapped.is_empty() => Ok(Bytes::Mapped(mapped)),
+        _ => fs::read(KERNEL_BTF).map(Bytes::Read),
     }
 }
 
 impl Host {
-    /// Looks at this machine. Needs no privilege and never fails: what cannot be read is told by the fields.
+    /// Looks at this machine. Needs no privilege and never fails: the fields say what could not be read.
     pub fn detect() -> Self {
         let uname = rustix::system::uname();
         let release = uname.release().to_string_lossy().into_owned();
@@ -151,13 +127,13 @@ impl Host {
             initial_pid_namespace: in_initial_pid_namespace(),
             initial_user_namespace,
             cgroup2_mount: super::cgroup::v2_mount(),
-            btf: KernelBtf::shared(),
+            btf: shared_btf(),
             without: Vec::new(),
             release,
         }
     }
 
-    /// This machine as if its kernel lacked a tracepoint or function: plans made for it take what other kernels are given instead.
+    /// This machine as if its kernel lacked a tracepoint or function: plans for it use the substitutes that other kernels get.
     #[doc(hidden)]
     #[must_use]
     pub fn without(mut self, name: &'static str) -> Self {
@@ -165,7 +141,7 @@ impl Host {
         self
     }
 
-    /// A machine that runs another kernel, for what is decided by its BTF; nothing can be loaded on it.
+    /// A machine that runs another kernel, for decisions by its BTF; nothing can be loaded on it.
     #[cfg(test)]
     pub(crate) fn of_kernel(release: &str, btf: Vec<u8>) -> Result<Self, String> {
         Ok(Self {
@@ -178,7 +154,7 @@ impl Host {
             initial_user_namespace: true,
             cgroup2_mount: None,
             locked_memory_is_limited: false,
-            btf: Ok(Arc::new(KernelBtf::parse(btf)?)),
+            btf: Ok(Arc::new(Btf::parse(btf).map_err(|error| error.to_string())?)),
             without: Vec::new(),
         })
     }
@@ -188,7 +164,7 @@ impl Host {
         self.btf.as_ref().err().map(String::as_str)
     }
 
-    pub(crate) fn btf(&self) -> Result<&KernelBtf, &str> {
+    pub(crate) fn btf(&self) -> Result<&Btf, &str> {
         self.btf.as_deref().map_err(String::as_str)
     }
 
@@ -207,7 +183,7 @@ impl Host {
         if self.without.contains(&name) {
             return None;
         }
-        self.btf().ok()?.index.tracepoint_arity(name)
+        self.btf().ok()?.tracepoint_arity(name)
     }
 
     /// How many arguments the kernel's function has; `None` where there is none of this name.
@@ -215,18 +191,18 @@ impl Host {
         if self.without.contains(&name) {
             return None;
         }
-        self.btf().ok()?.index.function_arity(name)
+        self.btf().ok()?.function_arity(name)
     }
 
     /// The value of this name in any of the kernel's enums: for what CO-RE cannot find because the enum has no name.
     pub(crate) fn enum_value(&self, name: &str) -> Option<u32> {
-        self.btf().ok()?.index.enum_value(name)
+        self.btf().ok()?.enum_value(name)
     }
 
     /// How many arguments `io_uring_complete` has, where requests are laid out as uring.h knows them: since 6.0, when this struct
     /// came. 5.10 has a tracepoint of that name too, with other arguments.
     pub(crate) fn uring_completion_arity(&self) -> Option<usize> {
-        let known = self.btf().ok()?.index.struct_count("io_cmd_data") > 0;
+        let known = self.btf().ok()?.struct_count("io_cmd_data") > 0;
         known.then(|| self.tracepoint_arity("io_uring_complete")).flatten()
     }
 }
@@ -250,7 +226,7 @@ fn missing_capabilities(locked_memory_is_limited: bool, initial_user_namespace: 
     missing
 }
 
-/// Anyone may raise the limit up to the hard one.
+/// Any process may raise the soft limit up to the hard one.
 fn locked_memory_is_limited(version: KernelVersion) -> bool {
     version < COUNTED_BY_CGROUP && rustix::process::getrlimit(rustix::process::Resource::Memlock).maximum.is_some()
 }
@@ -267,7 +243,7 @@ pub(crate) fn in_initial_pid_namespace() -> bool {
     in_namespace("/proc/self/ns/pid", INITIAL_PID_NS)
 }
 
-/// Where no /proc is mounted nothing says that it is another one.
+/// If /proc is not mounted, nothing says that it is another one.
 fn in_namespace(link: &str, initial: &str) -> bool {
     match fs::read_link(link) {
         Ok(namespace) => namespace == Path::new(initial),

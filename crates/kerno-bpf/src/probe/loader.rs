@@ -26,21 +26,21 @@ pub trait Loader: sealed::Sealed + Send + Sync + fmt::Debug {
     /// The filters that fit this signal.
     fn filters(&self) -> &'static [FilterKind];
 
-    /// Whether the options fit: the filters, their values, the ring's size. Loads nothing and needs no privilege.
+    /// Checks the options: filters, their values, size of the ring. Loads nothing and needs no privilege.
     ///
     /// # Errors
     /// The [`LoadError`] that [`load`](Self::load) would give for them.
     fn validate(&self) -> Result<(), LoadError>;
 
-    /// Whether it could be loaded here, and with which hooks. Loads nothing.
+    /// Checks whether it can be loaded here, and with which hooks. Loads nothing.
     fn check(&self, host: &Host) -> Availability;
 
-    /// Plans for this host rather than for the one that [`Host::detect`] finds.
+    /// Uses this host instead of the one that [`Host::detect`] finds.
     #[doc(hidden)]
     fn set_host(&mut self, host: Host);
 
-    /// Does the part of [`load`](Self::load) that takes time, and attaches nothing. Window that are all prepared before the first is
-    /// attached start together, and no ring fills while others load.
+    /// Does the slow part of [`load`](Self::load), and attaches nothing. Prepare all signals before you attach the first: then they start
+    /// together, and no ring fills while others load.
     ///
     /// # Errors
     /// [`LoadError`]; then nothing of it is left in the kernel.
@@ -136,7 +136,7 @@ pub(super) fn hooks_exist(host: &Host, plan: &Plan) -> Result<(), LoadError> {
         let there = match hook {
             Hook::Tracepoint(name) => host.tracepoint_arity(name).is_some(),
             Hook::FunctionExit(name) => host.function_arity(name).is_some(),
-            Hook::Seed(name) | Hook::Iterator(name) => btf.index.has_iterator(name),
+            Hook::Seed(name) | Hook::Iterator(name) => btf.has_iterator(name),
         };
         if !there {
             return Err(LoadError::Kernel(format!("this kernel ({}) has no {}", host.release, hook.display())));
@@ -193,7 +193,7 @@ impl<S: Signal> Loader for SignalLoader<S> {
         }
         let btf = host.btf().map_err(|reason| LoadError::Kernel(reason.to_owned()))?;
         super::host::lift_memlock(host.version);
-        let shared = Arc::new(Shared::load::<S>(&mut plan, &btf.relocations, self.options.ring_bytes)?);
+        let shared = Arc::new(Shared::load::<S>(&mut plan, btf, self.options.ring_bytes)?);
         self.shared = Some(Arc::clone(&shared));
         Ok(Prepared::new(shared, plan))
     }

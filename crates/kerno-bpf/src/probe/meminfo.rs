@@ -1,11 +1,11 @@
 //! `/proc/meminfo` (proc_meminfo(5)).
 
-/// What it says now; empty when it cannot be read.
+/// Its text now; empty if it cannot be read.
 pub(crate) fn read() -> String {
     std::fs::read_to_string("/proc/meminfo").unwrap_or_default()
 }
 
-/// A line's value in bytes, by its name without the colon; `None` where there is none.
+/// The value of a line in bytes, by name without the colon; `None` if there is no such line.
 pub(crate) fn bytes_of(meminfo: &str, name: &str) -> Option<u64> {
     let rest =
         |line: &'_ str| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().strip_suffix(" kB")?.parse().ok());

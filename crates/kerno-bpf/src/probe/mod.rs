@@ -1,10 +1,12 @@
-//! Putting programs into the kernel and reading what they say: host facts, loaders, filters, rings, loss.
+//! Loads programs into the kernel and reads what they send: host facts, loaders, filters, rings, loss.
 
 mod btf;
 mod cancel;
 mod cgroup;
+pub mod clock;
 mod counters;
 mod error;
+pub(crate) mod faults;
 mod handle;
 mod host;
 #[cfg(test)]
@@ -13,6 +15,7 @@ mod loader;
 pub(crate) mod meminfo;
 mod object;
 mod options;
+pub(crate) mod parallel;
 mod plan;
 mod ring;
 mod set;
@@ -25,7 +28,8 @@ pub(crate) use btf::Btf;
 pub use cancel::CancelToken;
 pub(crate) use cgroup::{unescape_mount, v2_mount};
 pub use counters::Counters;
-pub use error::{LoadError, Unavailable};
+pub(crate) use error::chain;
+pub use error::{ErrorKind, LoadError, Unavailable};
 pub use handle::{Handle, Prepared};
 pub(crate) use host::in_initial_pid_namespace;
 pub use host::{Capability, Host, running_kernel};

@@ -1,16 +1,22 @@
-//! A compiled object: into the kernel, and onto its hooks.
+//! A compiled object: into the kernel, and onto its hooks. aya-obj reads and relocates it; what is asked of the kernel is asked here, since
+//! aya's own loader reads all of the kernel's types for each object.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
-use aya::maps::MapError;
-use aya::programs::{BtfTracePoint, FExit, Iter, Program};
-use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
+use aya::maps::{Map, MapData, MapError};
+use aya_obj::btf::BtfFeatures;
+use aya_obj::generated::bpf_attach_type;
+use aya_obj::{EbpfSectionKind, Function};
 
+use super::btf::Btf;
 use super::error::{LoadError, chain};
 use super::meminfo;
+use super::parallel;
 use super::plan::{Hook, Placed, Plan};
+use super::sys::{self, ProgramToLoad, Records};
 
 /// A compiled object and what to call it in errors.
 #[derive(Clone, Copy, Debug)]
@@ -19,35 +25,106 @@ pub(crate) struct Object {
     pub(crate) data: &'static [u8],
 }
 
+/// An object's programs and maps in the kernel. Dropping it detaches and unloads everything but the maps that were taken.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    programs: Vec<Program>,
+    maps: HashMap<String, Map>,
+}
+
+/// A verified program. What it is attached with goes first.
+#[derive(Debug)]
+struct Program {
+    name: &'static str,
+    link: Option<OwnedFd>,
+    fd: OwnedFd,
+}
+
+/// Kinds of types that Linux 5.10 knows; newer ones are replaced in what the kernel is given.
+const KNOWN_TYPES: BtfFeatures = BtfFeatures::new(true, true, true, false, false, false, false, false);
+
 impl Object {
     /// Makes its maps and has the plan's programs verified; attaches nothing. What the kernel refuses and has a substitute is replaced
     /// in the plan.
-    pub(super) fn load(self, plan: &mut Plan, btf: &aya::Btf) -> Result<Ebpf, LoadError> {
-        let mut loader = EbpfLoader::new();
-        loader.btf(Some(btf)).verifier_log_level(VerifierLogLevel::DEBUG);
-        for (name, bytes, must_exist) in &plan.globals {
-            loader.override_global(name, bytes.as_slice(), *must_exist);
-        }
-        for (name, entries) in &plan.map_entries {
-            loader.map_max_entries(name, *entries);
-        }
+    pub(super) fn load(self, plan: &mut Plan, kernel: &Btf) -> Result<Loaded, LoadError> {
         self.room_for_ring(plan)?;
-        let mut ebpf = loader.load(self.data).map_err(|error| self.not_made(&error))?;
-        for (name, hook) in plan.programs.clone() {
-            let Err(error) = load(&mut ebpf, name, hook, btf) else { continue };
-            let Some((name, hook)) = plan.substitute(name) else { return Err(refused(name, hook, error.as_ref())) };
-            load(&mut ebpf, name, hook, btf).map_err(|error| refused(name, hook, error.as_ref()))?;
+        let source = self.prepare(plan, kernel)?;
+        let load = |(name, hook)| (name, hook, source.load(name, hook, kernel));
+        let mut programs = Vec::with_capacity(plan.programs.len());
+        // The verifier needs a processor's time for each, and no lock that others need.
+        for (name, hook, loaded) in parallel::each(plan.programs.clone(), load) {
+            let (name, fd) = match loaded {
+                Ok(fd) => (name, fd),
+                Err(error) => {
+                    let Some((name, hook)) = plan.substitute(name) else { return Err(refused(name, hook, &error)) };
+                    (name, source.load(name, hook, kernel).map_err(|error| refused(name, hook, &error))?)
+                }
+            };
+            programs.push(Program { name, link: None, fd });
         }
-        Ok(ebpf)
+        Ok(Loaded { programs, maps: source.maps })
     }
 
-    /// Maps are made here, and it is mostly the ring that there is no memory for.
-    fn not_made(self, error: &EbpfError) -> LoadError {
+    /// Reads and relocates it, and makes its maps.
+    fn prepare(self, plan: &Plan, kernel: &Btf) -> Result<Source, LoadError> {
+        let refused = |error: &dyn std::error::Error| LoadError::Refused {
+            what: format!("the {} object", self.name),
+            detail: chain(error),
+        };
+        let mut object = aya_obj::Object::parse(self.data).map_err(|error| refused(&error))?;
+        let globals = plan.globals.iter().map(|(name, bytes, must_exist)| (*name, (bytes.as_slice(), *must_exist)));
+        object.patch_map_data(globals.collect()).map_err(|error| refused(&error))?;
+        // The types as they are in the object, before any is replaced: relocations ask for these.
+        let relocatable = kernel.relocatable(&object).map_err(|error| refused(&error))?;
+        let types = object.fixup_and_sanitize_btf(&KNOWN_TYPES).map_err(|error| refused(&error))?;
+        let types = types.ok_or_else(|| self.broken("has no types"))?.to_bytes();
+        let btf = sys::load_btf(&types).map_err(|error| LoadError::Refused {
+            what: format!("the types of the {} object", self.name),
+            detail: error.to_string(),
+        })?;
+        object.relocate_btf(&relocatable).map_err(|error| refused(&error))?;
+        drop(relocatable);
+
+        let mut maps = Vec::new();
+        for (name, mut map) in std::mem::take(&mut object.maps) {
+            if let Some((_, entries)) = plan.map_entries.iter().find(|(sized, _)| *sized == name) {
+                map.set_max_entries(*entries);
+            }
+            let data = self.make_map(&name, &map, &btf)?;
+            maps.push((name, data, map));
+        }
+        let sections = object.functions.keys().map(|(section, _)| *section).collect();
+        let places = maps.iter().map(|(name, data, map)| (name.as_str(), data.fd().as_fd().as_raw_fd(), map));
+        object.relocate_maps(places, &sections).map_err(|error| refused(&error))?;
+        object.relocate_calls(&sections).map_err(|error| refused(&error))?;
+        let typed = |(name, data, _)| match Map::from_map_data(data) {
+            Ok(map) => Ok((name, map)),
+            Err(error) => Err(refused(&error)),
+        };
+        Ok(Source { object, btf, maps: maps.into_iter().map(typed).collect::<Result<_, _>>()? })
+    }
+
+    /// Makes a map, with the object's variables in it where it is one of those that the compiler made.
+    fn make_map(self, name: &str, map: &aya_obj::Map, btf: &OwnedFd) -> Result<MapData, LoadError> {
+        let data = MapData::create(map.clone(), name, Some(btf.as_fd())).map_err(|error| self.not_made(&error))?;
+        let refused = |error: io::Error| LoadError::Refused {
+            what: format!("map {name} of {}", self.name),
+            detail: error.to_string(),
+        };
+        if !map.data().is_empty() {
+            sys::set_only_element(data.fd().as_fd(), map.data()).map_err(refused)?;
+        }
+        if map.section_kind() == EbpfSectionKind::Rodata {
+            sys::freeze(data.fd().as_fd()).map_err(refused)?;
+        }
+        Ok(data)
+    }
+
+    /// It is mostly the ring that there is no memory for.
+    fn not_made(self, error: &MapError) -> LoadError {
         match error {
-            EbpfError::MapError(MapError::CreateError { name, io_error })
-                if io_error.raw_os_error() == Some(libc::ENOMEM) =>
-            {
-                self.no_memory(name, io_error)
+            MapError::CreateError { name, io_error } if io_error.raw_os_error() == Some(libc::ENOMEM) => {
+                self.no_memory(name, libc::ENOMEM)
             }
             _ => LoadError::Refused { what: format!("the {} object", self.name), detail: chain(error) },
         }
@@ -57,101 +134,226 @@ impl Object {
     /// they say that there is none left.
     fn room_for_ring(self, plan: &Plan) -> Result<(), LoadError> {
         let ring = plan.map_entries.iter().find(|(map, _)| *map == "events").map_or(0, |(_, bytes)| u64::from(*bytes));
+        if ring == 0 {
+            return Ok(());
+        }
         // What the kernel could hand out without ending anyone (Linux 3.14).
         match meminfo::bytes_of(&meminfo::read(), "MemAvailable") {
-            Some(available) if ring > available => {
-                Err(self.no_memory("events", &io::Error::from_raw_os_error(libc::ENOMEM)))
-            }
+            Some(available) if ring > available => Err(self.no_memory("events", libc::ENOMEM)),
             _ => Ok(()),
         }
     }
 
-    fn no_memory(self, map: &str, error: &io::Error) -> LoadError {
-        LoadError::Refused {
-            what: format!("map {map} of {}", self.name),
-            detail: format!(
-                "{error}: the machine, or the cgroup that this process is in, has no memory left for it; \
-                 smaller rings (--ring-size) and fewer signals take less"
-            ),
-        }
+    fn no_memory(self, map: &str, errno: i32) -> LoadError {
+        LoadError::Memory { what: format!("map {map} of {}", self.name), source: io::Error::from_raw_os_error(errno) }
     }
 
     pub(super) fn missing_map(self, map: &str) -> LoadError {
-        LoadError::Refused {
-            what: format!("the {} object", self.name),
-            detail: format!("has no map {map} of the kind expected; the build is broken"),
+        self.broken(&format!("has no map {map} of the kind expected"))
+    }
+
+    fn broken(self, what: &str) -> LoadError {
+        LoadError::Refused { what: format!("the {} object", self.name), detail: format!("{what}; the build is broken") }
+    }
+}
+
+/// A relocated object whose maps are made: its programs can be loaded.
+struct Source {
+    object: aya_obj::Object,
+    btf: OwnedFd,
+    maps: HashMap<String, Map>,
+}
+
+impl Source {
+    fn load(&self, name: &str, hook: Hook, kernel: &Btf) -> Result<OwnedFd, ProgramError> {
+        let key = self.object.programs.get(name).ok_or(ProgramError::NotInObject)?.function_key();
+        let function = self.object.functions.get(&key).ok_or(ProgramError::NotInObject)?;
+        let (attach_type, target) = match hook {
+            Hook::Tracepoint(name) => (bpf_attach_type::BPF_TRACE_RAW_TP, kernel.tracepoint_id(name)),
+            Hook::FunctionExit(name) => (bpf_attach_type::BPF_TRACE_FEXIT, kernel.function_id(name)),
+            Hook::Seed(name) | Hook::Iterator(name) => (bpf_attach_type::BPF_TRACE_ITER, kernel.iterator_id(name)),
+        };
+        let attach_btf_id = target.ok_or(ProgramError::NoTarget)?;
+        let load = || self.verify(name, function, attach_type, attach_btf_id);
+        let program = load()?;
+        if !matches!(hook, Hook::FunctionExit(_)) {
+            return Ok(program);
         }
+        // arm64 before Linux 6.0 verifies it and only then says that it cannot be attached. What was attached once cannot be again
+        // on older kernels (5.10 is one), so it is loaded anew.
+        sys::attach(program.as_fd()).map_err(ProgramError::Attach)?;
+        drop(program);
+        load()
     }
-}
 
-/// Attaches loaded programs in the plan's order; iterators that only seed are read once.
-pub(super) fn attach(ebpf: &mut Ebpf, programs: &[Placed]) -> Result<(), LoadError> {
-    for (name, hook) in programs {
-        attach_one(ebpf, name, *hook).map_err(|error| refused(name, *hook, error.as_ref()))?;
-    }
-    Ok(())
-}
+    fn verify(
+        &self,
+        name: &str,
+        function: &Function,
+        attach_type: bpf_attach_type,
+        attach_btf_id: u32,
+    ) -> Result<OwnedFd, ProgramError> {
+        /// A signal that comes all the same (SIGKILL, SIGSTOP) interrupts the verifier.
+        const ATTEMPTS: usize = 5;
+        /// Of the verifier's log: kernels before 6.4 keep its begin only and fail when it is longer, later ones its end.
+        const LOG_BYTES: [usize; 2] = [1 << 20, 1 << 24];
 
-/// How often the kernel skipped a program of these because it interrupted itself.
-pub(super) fn missed_runs(ebpf: &Ebpf) -> u64 {
-    ebpf.programs().filter_map(|(_, program)| program.fd().ok()).map(|fd| super::sys::missed_runs(fd.as_fd())).sum()
-}
-
-/// Runs a loaded iterator over what there is now, in the caller's network namespace, and appends what it writes.
-pub(super) fn run_iterator(ebpf: &mut Ebpf, name: &str, out: &mut Vec<u8>) -> io::Result<()> {
-    let file = open_iterator(ebpf, name).map_err(|error| io::Error::other(chain(error.as_ref())))?;
-    read_iterator(file, out)
-}
-
-/// Runs a loaded iterator until its end (with `ends`, or until its program asks for the same object again); appends at most `room`
-/// bytes and gives how many more there were.
-pub(super) fn run_iterator_into(
-    ebpf: &mut Ebpf,
-    name: &str,
-    out: &mut Vec<u8>,
-    room: usize,
-    ends: bool,
-) -> io::Result<u64> {
-    let mut file = open_iterator(ebpf, name).map_err(|error| io::Error::other(chain(error.as_ref())))?;
-    let mut chunk = vec![0; 1 << 15];
-    let (mut left, mut beyond) = (room, 0);
-    loop {
-        match file.read(&mut chunk) {
-            Ok(0) => return Ok(beyond),
-            Ok(bytes) => {
-                let kept = bytes.min(left);
-                out.extend(chunk.iter().take(kept));
-                left -= kept;
-                beyond += (bytes - kept) as u64;
+        let (functions, lines) = (function.func_info.func_info_bytes(), function.line_info.line_info_bytes());
+        let program = ProgramToLoad {
+            name,
+            license: &self.object.license,
+            instructions: &function.instructions,
+            attach_type,
+            attach_btf_id,
+            btf: self.btf.as_fd(),
+            functions: Records { bytes: &functions, record_bytes: function.func_info_rec_size },
+            lines: Records { bytes: &lines, record_bytes: function.line_info_rec_size },
+        };
+        let _blocked = sys::SignalsBlocked::new();
+        let interrupted = |error: &io::Error| error.raw_os_error() == Some(libc::EAGAIN);
+        let mut result = sys::load_program(&program, &mut []);
+        for _ in 1..ATTEMPTS {
+            if !result.as_ref().is_err_and(interrupted) {
+                break;
             }
-            Err(error) if ends && error.raw_os_error() == Some(libc::EAGAIN) => return Ok(beyond),
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) => {}
-            Err(error) => return Err(error),
+            result = sys::load_program(&program, &mut []);
         }
+        let mut refusal = match result {
+            Ok(fd) => return Ok(fd),
+            Err(error) if interrupted(&error) => return Err(ProgramError::Refused(error, String::new())),
+            Err(error) => ProgramError::Refused(error, String::new()),
+        };
+        // Again, to learn why: writing the log takes longer than all the rest.
+        for bytes in LOG_BYTES {
+            let mut log = vec![0; bytes];
+            let Err(error) = sys::load_program(&program, &mut log) else { continue };
+            let full = error.raw_os_error() == Some(libc::ENOSPC);
+            refusal = ProgramError::Refused(error, last_words(&log));
+            if !full {
+                break;
+            }
+        }
+        Err(refusal)
     }
 }
 
-/// The kernel hands out at most what fits its page-sized (or, when asked, larger) buffer a call.
-fn read_iterator(mut file: File, out: &mut Vec<u8>) -> io::Result<()> {
-    out.reserve(1 << 16);
-    loop {
-        match file.read_to_end(out) {
-            Ok(_) => return Ok(()),
-            // It stops so that a signal or another task gets its turn; the position is kept.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) => {}
-            Err(error) => return Err(error),
-        }
+/// The end of the verifier's log, which says what it did not like.
+fn last_words(log: &[u8]) -> String {
+    const BYTES: usize = 4096;
+    let log = log.split(|byte| *byte == 0).next().unwrap_or_default();
+    let text = String::from_utf8_lossy(&log[log.len().saturating_sub(BYTES)..]);
+    match text.split_once('\n') {
+        Some((_, whole_lines)) if log.len() > BYTES => whole_lines.to_owned(),
+        _ => text.into_owned(),
     }
 }
 
-fn open_iterator(ebpf: &mut Ebpf, name: &str) -> Result<File, Box<dyn std::error::Error>> {
-    let program: &mut Iter = ebpf.program_mut(name).ok_or(NO_PROGRAM)?.try_into()?;
-    let link = program.attach()?;
-    Ok(program.take_link(link)?.into_file()?)
+/// Why a program was not loaded or attached.
+#[derive(Debug, thiserror::Error)]
+enum ProgramError {
+    #[error("not in the object; the build is broken")]
+    NotInObject,
+    #[error("the kernel has no such hook")]
+    NoTarget,
+    #[error("the kernel refused it: {0}. Verifier output: {1}")]
+    Refused(io::Error, String),
+    #[error("it cannot be attached: {0}")]
+    Attach(io::Error),
+    #[error("cannot run it: {0}")]
+    Run(io::Error),
 }
 
-fn refused(name: &str, hook: Hook, error: &dyn std::error::Error) -> LoadError {
-    let detail = chain(error);
+impl Loaded {
+    /// Takes a map: it stays when the programs go.
+    pub(super) fn take_map(&mut self, name: &str) -> Option<Map> {
+        self.maps.remove(name)
+    }
+
+    /// A map that was not taken.
+    pub(super) fn map_mut(&mut self, name: &str) -> Option<&mut Map> {
+        self.maps.get_mut(name)
+    }
+
+    /// Attaches the programs in the plan's order; iterators that only seed are read once.
+    pub(super) fn attach(&mut self, programs: &[Placed]) -> Result<(), LoadError> {
+        programs
+            .iter()
+            .try_for_each(|(name, hook)| self.attach_one(name, *hook).map_err(|error| refused(name, *hook, &error)))
+    }
+
+    fn attach_one(&mut self, name: &str, hook: Hook) -> Result<(), ProgramError> {
+        match hook {
+            Hook::Tracepoint(_) | Hook::FunctionExit(_) => {
+                let program = self.programs.iter_mut().find(|program| program.name == name);
+                let program = program.ok_or(ProgramError::NotInObject)?;
+                program.link = Some(sys::attach(program.fd.as_fd()).map_err(ProgramError::Attach)?);
+            }
+            Hook::Seed(_) => {
+                let mut file = self.open_iterator(name).map_err(ProgramError::Run)?;
+                io::copy(&mut file, &mut io::sink()).map_err(ProgramError::Run)?;
+                self.programs.retain(|program| program.name != name);
+            }
+            Hook::Iterator(_) => {}
+        }
+        Ok(())
+    }
+
+    /// The kernel's ids of the programs.
+    pub(super) fn program_ids(&self) -> impl Iterator<Item = u32> {
+        self.programs.iter().filter_map(|program| sys::program_id(program.fd.as_fd()).ok())
+    }
+
+    /// How often the kernel skipped a program of these because it interrupted itself.
+    pub(super) fn missed_runs(&self) -> u64 {
+        self.programs.iter().map(|program| sys::missed_runs(program.fd.as_fd())).sum()
+    }
+
+    /// Runs a loaded iterator over what there is now, in the caller's network namespace, and appends what it writes.
+    pub(super) fn run_iterator(&self, name: &str, out: &mut Vec<u8>) -> io::Result<()> {
+        let mut file = self.open_iterator(name)?;
+        out.reserve(1 << 16);
+        // The kernel hands out at most what fits its page-sized (or, when asked, larger) buffer a call.
+        loop {
+            match file.read_to_end(out) {
+                Ok(_) => return Ok(()),
+                // It stops so that a signal or another task gets its turn; the position is kept.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Runs a loaded iterator until its end (with `ends`, or until its program asks for the same object again); appends at most `room`
+    /// bytes and gives how many more there were.
+    pub(super) fn run_iterator_into(&self, name: &str, out: &mut Vec<u8>, room: usize, ends: bool) -> io::Result<u64> {
+        let mut file = self.open_iterator(name)?;
+        let mut chunk = vec![0; 1 << 15];
+        let (mut left, mut beyond) = (room, 0);
+        loop {
+            match file.read(&mut chunk) {
+                Ok(0) => return Ok(beyond),
+                Ok(bytes) => {
+                    let kept = bytes.min(left);
+                    out.extend(chunk.iter().take(kept));
+                    left -= kept;
+                    beyond += (bytes - kept) as u64;
+                }
+                Err(error) if ends && error.raw_os_error() == Some(libc::EAGAIN) => return Ok(beyond),
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn open_iterator(&self, name: &str) -> io::Result<File> {
+        let program = self.programs.iter().find(|program| program.name == name);
+        let program = program.ok_or_else(|| io::Error::other(ProgramError::NotInObject))?;
+        Ok(File::from(sys::open_iterator(program.fd.as_fd())?))
+    }
+}
+
+fn refused(name: &str, hook: Hook, error: &ProgramError) -> LoadError {
+    let detail = error.to_string();
     // Who may load tracing programs is refused these for one reason only (bpf_tracing_func_proto, kernel/trace/bpf_trace.c). The mode
     // itself is not to be seen where no securityfs is mounted.
     let refused = ["cannot use helper bpf_probe_read", "unknown func bpf_probe_read"];
@@ -161,42 +363,16 @@ fn refused(name: &str, hook: Hook, error: &dyn std::error::Error) -> LoadError {
     LoadError::Refused { what: format!("program {name} on {}", hook.display()), detail }
 }
 
-const NO_PROGRAM: &str = "not in the object; the build is broken";
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn load(ebpf: &mut Ebpf, name: &str, hook: Hook, btf: &aya::Btf) -> Result<(), Box<dyn std::error::Error>> {
-    let program: &mut Program = ebpf.program_mut(name).ok_or(NO_PROGRAM)?;
-    let _blocked = super::sys::SignalsBlocked::new();
-    match hook {
-        Hook::Tracepoint(tracepoint) => <&mut BtfTracePoint>::try_from(program)?.load(tracepoint, btf)?,
-        Hook::FunctionExit(function) => {
-            let program = <&mut FExit>::try_from(program)?;
-            program.load(function, btf)?;
-            // arm64 before Linux 6.0 verifies it and only then says that it cannot be attached. What was attached once cannot be again
-            // on older kernels (5.10 is one), so it is loaded anew.
-            program.attach()?;
-            program.unload()?;
-            program.load(function, btf)?;
-        }
-        Hook::Seed(iterator) | Hook::Iterator(iterator) => <&mut Iter>::try_from(program)?.load(iterator, btf)?,
+    #[test]
+    fn of_a_log_the_last_whole_lines_are_kept() {
+        assert_eq!(last_words(b"0: R1=ctx()\ncannot use helper\n\0\0\0"), "0: R1=ctx()\ncannot use helper\n");
+        assert_eq!(last_words(&[0; 8]), "");
+        let long = "0123456789\n".repeat(1000) + "invalid access\n";
+        let kept = last_words(long.as_bytes());
+        assert!(kept.len() <= 4096 && kept.starts_with("0123456789\n") && kept.ends_with("invalid access\n"), "{kept}");
     }
-    Ok(())
-}
-
-fn attach_one(ebpf: &mut Ebpf, name: &str, hook: Hook) -> Result<(), Box<dyn std::error::Error>> {
-    match hook {
-        Hook::Tracepoint(_) => {
-            let program: &mut Program = ebpf.program_mut(name).ok_or(NO_PROGRAM)?;
-            <&mut BtfTracePoint>::try_from(program)?.attach()?;
-        }
-        Hook::FunctionExit(_) => {
-            let program: &mut Program = ebpf.program_mut(name).ok_or(NO_PROGRAM)?;
-            <&mut FExit>::try_from(program)?.attach()?;
-        }
-        Hook::Seed(_) => {
-            io::copy(&mut open_iterator(ebpf, name)?, &mut io::sink())?;
-            <&mut Iter>::try_from(ebpf.program_mut(name).ok_or(NO_PROGRAM)?)?.unload()?;
-        }
-        Hook::Iterator(_) => {}
-    }
-    Ok(())
 }

@@ -2,17 +2,17 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What to let through and how to carry it. Everything here is applied in the kernel, before an event is made.
+/// Which events to make, and how to hand them over. All of it is applied in the kernel, before an event is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Which events.
     pub filter: Filter,
     /// Bytes of the ring buffer: a power of two, a page at least, 1 GiB at most.
     pub ring_bytes: u32,
-    /// Leave out this process's own activity.
+    /// Omit the activity of this process itself.
     pub exclude_self: bool,
-    /// How full the ring gets before a sleeping reader is woken, in bytes; 0 wakes it for every event. `None` is a quarter of
-    /// the ring for frequent signals and 0 for rare ones. The reader also looks by itself ten times a second.
+    /// Wake a sleeping reader when this many bytes are waiting; 0 wakes it for every event. `None` is a quarter of the ring for
+    /// frequent signals and 0 for rare ones. The reader also wakes by itself ten times a second.
     pub wakeup_bytes: Option<u32>,
 }
 
@@ -27,8 +27,8 @@ impl Options {
     pub const DEFAULT_RING_BYTES: u32 = 4 << 20;
 }
 
-/// Which events to make. An empty filter lets everything through; each one that is set must be met; in a list, any of its entries
-/// will do. Which filters fit a signal is told by [`Loader::filters`](crate::Loader::filters); setting another is an error.
+/// Which events to make. An event must pass every filter that is set; of a list, one entry is enough. An empty filter passes everything.
+/// [`Loader::filters`](crate::Loader::filters) lists the filters that fit a signal; setting another is an error.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Process ids (thread group ids), 64 at most.
@@ -44,7 +44,7 @@ pub struct Filter {
     pub min_latency: Option<Duration>,
     /// Only what failed.
     pub errors_only: bool,
-    /// System calls by name. For `fd_track`, those that open or close descriptors; others match nothing there.
+    /// System calls by name. For `fd_track`, calls that open or close file descriptors; others match nothing there.
     pub syscalls: Vec<String>,
     /// TCP ports, at either end; 16 at most.
     pub ports: Vec<u16>,

@@ -3,9 +3,9 @@ use super::options::{Filter, FilterKind, Options};
 use super::{Host, cgroup};
 use crate::EventType;
 
-/// What tells one signal from another; everything else about loading is shared.
+/// What differs between signals; the rest of loading is shared.
 pub(crate) trait Signal: Send + 'static {
-    /// Its name, as its folder's.
+    /// Its name, the same as that of its folder.
     const NAME: &'static str;
     /// The type of its events.
     const TYPE: EventType;
@@ -19,7 +19,7 @@ pub(crate) trait Signal: Send + 'static {
     /// Which programs go where on this kernel.
     fn hooks(host: &Host, plan: &mut Plan) -> Result<(), LoadError>;
 
-    /// The knobs and map sizes of its own.
+    /// Sets its own knobs and map sizes.
     fn knobs(_options: &Options, _plan: &mut Plan) -> Result<(), LoadError> {
         Ok(())
     }
@@ -30,10 +30,10 @@ pub(crate) trait Signal: Send + 'static {
 pub(crate) enum Hook {
     /// A tracepoint with typed arguments (`tp_btf`, Linux 5.5).
     Tracepoint(&'static str),
-    /// The return of one of the kernel's own functions (fexit; x86 from Linux 5.5, arm64 from 6.0). Not every kernel lets programs
-    /// attach to functions, and only trying shows it, so each comes with a substitute: [`Plan::attach_or`].
+    /// The return of a function of the kernel (fexit; x86 from Linux 5.5, arm64 from 6.0). Not every kernel lets programs attach to
+    /// functions, and only trying tells, so each has a substitute: [`Plan::attach_or`].
     FunctionExit(&'static str),
-    /// An iterator that is read to its end once, in its place in the plan, to learn what is there already (Linux 5.8).
+    /// An iterator that is read once, in its place in the plan, to learn what exists already (Linux 5.8).
     Seed(&'static str),
     /// An iterator that is run whenever its reader asks (Linux 5.8).
     Iterator(&'static str),
@@ -50,15 +50,15 @@ impl Hook {
     }
 }
 
-/// What one load will do: knobs to set, maps to size, programs to load and, later, to attach in this order. The rest of the object
-/// is not loaded.
+/// What a load does: which knobs it sets, how large maps are, which programs it loads and then attaches in this order. It does not load
+/// the rest of the object.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Plan {
     /// Name, value, and whether the object must have it.
     pub(crate) globals: Vec<(&'static str, Vec<u8>, bool)>,
     pub(crate) map_entries: Vec<(&'static str, u32)>,
     pub(crate) programs: Vec<Placed>,
-    /// What takes the place of a program of `programs`, by its name, where the kernel refuses it.
+    /// Substitutes for programs of `programs`, by name, if the kernel refuses them.
     pub(crate) substitutes: Vec<(&'static str, Placed)>,
 }
 
@@ -117,13 +117,13 @@ impl Plan {
         self.programs.push((program, hook));
     }
 
-    /// Attaches a program of the object, or another one where the kernel refuses it.
+    /// Attaches a program of the object, or another one if the kernel refuses it.
     pub(crate) fn attach_or(&mut self, preferred: Placed, substitute: Placed) {
         self.programs.push(preferred);
         self.substitutes.push((preferred.0, substitute));
     }
 
-    /// Puts the substitute in a refused program's place; `None` when it has none.
+    /// Replaces a refused program with its substitute; `None` if it has none.
     pub(super) fn substitute(&mut self, refused: &str) -> Option<Placed> {
         let at = self.substitutes.iter().position(|(name, _)| *name == refused)?;
         let (_, substitute) = self.substitutes.swap_remove(at);
@@ -141,7 +141,7 @@ impl Plan {
         self.programs.iter().map(shown).collect()
     }
 
-    /// Sets a list knob and its count; longer lists than the kernel side's array are refused.
+    /// Sets a list knob and its count. Refuses lists longer than the array of the kernel side.
     pub(crate) fn set_list<T: Copy + Default + Knob, const MAX: usize>(
         &mut self,
         count: &'static str,
@@ -171,8 +171,8 @@ impl Plan {
         self.size_by_thread("starts", "cfg_start_mask");
     }
 
-    /// Gives a plain array that is direct-mapped by thread id an element for each id there can be, up to a limit, and tells the kernel
-    /// side the mask of ids.
+    /// Sizes an array that is direct-mapped by thread id: one element for each possible id, up to a limit. Sets the mask of ids for the
+    /// kernel side.
     pub(crate) fn size_by_thread(&mut self, map: &'static str, mask: &'static str) {
         let pid_max = std::fs::read_to_string("/proc/sys/kernel/pid_max")
             .ok()

@@ -2,11 +2,11 @@ use super::error::{LoadError, Unavailable};
 use super::handle::{Handle, Prepared};
 use super::loader::Loader;
 use super::stream::{Events, StreamError};
-use super::{CancelToken, Counters, Host};
+use super::{CancelToken, Counters, Host, parallel};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Window that wait to be attached. Unloaded last first.
+/// Signals that are prepared and not yet attached. Unloads the last one first.
 #[derive(Default)]
 struct Waiting(VecDeque<(&'static str, Prepared)>);
 
@@ -38,18 +38,20 @@ impl LoaderSet {
         if !self.handles.is_empty() {
             return Err(LoadError::AlreadyLoaded);
         }
-        let _parsed_once = Host::detect();
         let mut waiting = Waiting::default();
-        for loader in &mut self.loaders {
-            match loader.prepare() {
-                Ok(signal) => waiting.0.push_back((loader.name(), signal)),
+        let mut failed = None;
+        for (loader, prepared) in self.prepare() {
+            match prepared {
+                Ok(signal) => waiting.0.push_back((loader, signal)),
                 Err(source) => {
-                    let loader = loader.name();
-                    drop(waiting);
-                    self.close();
-                    return Err(LoadError::Loader { loader, source: Box::new(source) });
+                    failed.get_or_insert(LoadError::Loader { loader, source: Box::new(source) });
                 }
             }
+        }
+        if let Some(error) = failed {
+            drop(waiting);
+            self.close();
+            return Err(error);
         }
         while let Some((loader, signal)) = waiting.0.pop_front() {
             match signal.attach() {
@@ -64,16 +66,15 @@ impl LoaderSet {
         Ok(())
     }
 
-    /// Loads what can be loaded, as [`load_all`](Self::load_all), and returns the rest with the reasons. What is loaded already stays so.
+    /// Loads what can be loaded, as [`load_all`](Self::load_all) does, and returns the rest with reasons. Keeps what is loaded already.
     pub fn load_available(&mut self) -> Vec<Unavailable> {
-        let _parsed_once = Host::detect();
         let mut unavailable = Vec::new();
         let mut waiting = Waiting::default();
-        for loader in &mut self.loaders {
-            match loader.prepare() {
-                Ok(signal) => waiting.0.push_back((loader.name(), signal)),
+        for (signal, prepared) in self.prepare() {
+            match prepared {
+                Ok(programs) => waiting.0.push_back((signal, programs)),
                 Err(LoadError::AlreadyLoaded) => {}
-                Err(error) => unavailable.push(Unavailable { signal: loader.name(), reason: error.reason() }),
+                Err(error) => unavailable.push(Unavailable { signal, reason: error.reason() }),
             }
         }
         while let Some((signal, programs)) = waiting.0.pop_front() {
@@ -83,6 +84,12 @@ impl LoaderSet {
             }
         }
         unavailable
+    }
+
+    /// Prepares all at once, as many as there are processors for; in order.
+    fn prepare(&mut self) -> Vec<(&'static str, Result<Prepared, LoadError>)> {
+        let _indexed_once = Host::detect();
+        parallel::each(self.loaders.iter_mut().collect(), |loader| (loader.name(), loader.prepare()))
     }
 
     /// The loaders, loaded or not.

@@ -13,13 +13,16 @@ use super::CancelToken;
 use super::handle::Shared;
 use crate::{RawEvent, RawEventBuf};
 
-/// How long a reader sleeps at most before it looks by itself: rings below their wake-up mark wake nobody.
+/// A reader sleeps at most this long before it looks by itself: rings below their wake-up mark wake nobody.
 const TICK: Duration = Duration::from_millis(100);
+
+/// And at first: who has just begun to watch need not wait so long for what is there already.
+const FIRST_TICK: Duration = Duration::from_millis(2);
 
 /// How long, after the programs were detached, to wait for the records that are still being written.
 const SETTLE: Duration = Duration::from_millis(500);
 
-/// Why a stream cannot be had or continued.
+/// Why a stream cannot be opened or continued.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StreamError {
@@ -31,12 +34,12 @@ pub enum StreamError {
     Wait(#[source] io::Error),
 }
 
-/// What a call to [`Events::next_batch`] came to.
+/// The result of [`Events::next_batch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Batch {
     /// This many events were handed out.
     Events(usize),
-    /// None came in the time given.
+    /// No event came in time.
     Idle,
     /// The handles are closed or stopped and everything is read, or the token was cancelled: no more will come.
     Ended,
@@ -52,6 +55,8 @@ pub struct Events {
     epoll: OwnedFd,
     cancel: CancelToken,
     buffered: VecDeque<RawEventBuf>,
+    /// How long to sleep next; grows up to [`TICK`].
+    tick: Duration,
     ending_since: Option<Instant>,
 }
 
@@ -74,14 +79,21 @@ impl Events {
                 .transpose()
                 .map_err(wait)?;
         }
-        Ok(Self { sources, epoll, cancel: cancel.clone(), buffered: VecDeque::new(), ending_since: None })
+        Ok(Self {
+            sources,
+            epoll,
+            cancel: cancel.clone(),
+            buffered: VecDeque::new(),
+            tick: FIRST_TICK,
+            ending_since: None,
+        })
     }
 
     /// Hands what is there to `f`, waiting up to `timeout` for the first event. Returns after one pass over the rings, or when `f`
     /// breaks. Events emitted while nothing waits may take a tenth of a second to show (see [`Options::wakeup_bytes`](crate::Options)).
     ///
     /// # Errors
-    /// [`StreamError::Wait`] when the kernel refuses to wait, which it does only for lack of memory.
+    /// [`StreamError::Wait`] if the kernel refuses to wait, which happens only for lack of memory.
     pub fn next_batch(
         &mut self,
         timeout: Duration,
@@ -105,7 +117,8 @@ impl Events {
             if left.is_zero() {
                 return Ok(Batch::Idle);
             }
-            self.wait(if ended { Duration::from_millis(1) } else { left.min(TICK) })?;
+            self.wait(if ended { Duration::from_millis(1) } else { left.min(self.tick) })?;
+            self.tick = TICK.min(2 * self.tick);
         }
     }
 
@@ -162,7 +175,7 @@ impl Events {
     }
 }
 
-/// Copies, one by one. Ends with the stream, or after an error.
+/// Yields copies. Ends with the stream, or after an error.
 impl Iterator for Events {
     type Item = Result<RawEventBuf, StreamError>;
 

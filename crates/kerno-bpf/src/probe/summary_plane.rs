@@ -1,4 +1,4 @@
-//! Programs that keep summaries in the kernel: loading them, and reading what they keep. No ring and no event.
+//! Loads the programs that keep summaries in the kernel, and reads the summaries. No ring, no events.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -7,7 +7,6 @@ use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
-use aya::Ebpf;
 use aya::maps::{Array, Map, MapData, PerCpuArray};
 use kerno_model::SummaryLoss;
 use memmap2::{MmapOptions, MmapRaw};
@@ -15,14 +14,14 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::counters::WireCounters;
 use super::error::{LoadError, chain};
-use super::object::{self, Object};
+use super::object::{Loaded, Object};
 use super::plan::{Placed, Plan};
-use super::{Host, loader, sys};
+use super::{Host, faults, loader, sys};
 
 /// One object's programs and maps. Dropping it detaches and unloads everything.
 pub(crate) struct SummaryPrograms {
     object: Object,
-    ebpf: Ebpf,
+    loaded: Loaded,
     programs: Vec<Placed>,
     counters: Option<PerCpuArray<MapData, WireCounters>>,
 }
@@ -34,7 +33,7 @@ impl fmt::Debug for SummaryPrograms {
 }
 
 impl SummaryPrograms {
-    /// Loads; attaches nothing. Sets `cfg_self_tgid` where the object has it, so that our own activity is no news.
+    /// Loads without attaching. Sets `cfg_self_tgid` if the object has it, to exclude our own activity.
     pub(crate) fn load(object: Object, mut plan: Plan, host: &Host) -> Result<Self, LoadError> {
         loader::hooks_exist(host, &plan)?;
         if let Some(missing) = host.missing_privileges() {
@@ -43,30 +42,31 @@ impl SummaryPrograms {
         let btf = host.btf().map_err(|reason| LoadError::Kernel(reason.to_owned()))?;
         super::host::lift_memlock(host.version);
         plan.set_if_there("cfg_self_tgid", &std::process::id());
-        let mut ebpf = object.load(&mut plan, &btf.relocations)?;
-        let counters = match ebpf.take_map("counters") {
+        let mut loaded = object.load(&mut plan, btf)?;
+        let counters = match loaded.take_map("counters") {
             None => None,
             Some(map) => Some(
                 PerCpuArray::try_from(map)
                     .map_err(|error| LoadError::Refused { what: "map counters".into(), detail: chain(&error) })?,
             ),
         };
-        Ok(Self { object, ebpf, programs: plan.programs, counters })
+        Ok(Self { object, loaded, programs: plan.programs, counters })
     }
 
     /// Attaches the plan's programs in its order.
     pub(crate) fn attach(&mut self) -> Result<(), LoadError> {
-        object::attach(&mut self.ebpf, &self.programs)
+        self.loaded.attach(&self.programs)
     }
 
-    /// Runs an iterator of the plan over what there is now, in the calling thread's network namespace; `buffer` gets what it wrote.
+    /// Runs an iterator of the plan in the network namespace of the calling thread, and puts its output into `buffer`.
     pub(crate) fn iterate(&mut self, name: &str, buffer: &mut Vec<u8>) -> io::Result<()> {
         buffer.clear();
-        object::run_iterator(&mut self.ebpf, name, buffer)
+        faults::pass(name)?;
+        self.loaded.run_iterator(name, buffer)
     }
 
-    /// Like [`Self::iterate`] for records that may be very many: adds at most `room` bytes to `buffer` and gives how many bytes found no
-    /// room. With `ends` a program that asks for its object once more (returns 1) ends the walk.
+    /// As [`Self::iterate`], for output that may be very large: adds at most `room` bytes to `buffer`, and returns how many bytes did not
+    /// fit. With `ends`, a program that asks for the same object again (returns 1) ends the walk.
     pub(crate) fn iterate_into(
         &mut self,
         name: &str,
@@ -74,12 +74,13 @@ impl SummaryPrograms {
         room: usize,
         ends: bool,
     ) -> io::Result<u64> {
-        object::run_iterator_into(&mut self.ebpf, name, buffer, room, ends)
+        faults::pass(name)?;
+        self.loaded.run_iterator_into(name, buffer, room, ends)
     }
 
     /// Maps an array that may be (`BPF_F_MMAPABLE`). The `max_entries` of a `PER_CPU_BLOCK` the plan has set to [`possible_cpus`].
     pub(crate) fn mapped<T: FromBytes>(&mut self, name: &str) -> Result<MappedBlocks<T>, LoadError> {
-        let Some(Map::Array(map)) = self.ebpf.take_map(name) else {
+        let Some(Map::Array(map)) = self.loaded.take_map(name) else {
             return Err(self.object.missing_map(name));
         };
         MappedBlocks::map(map).map_err(|error| LoadError::Io("cannot map a summary", error))
@@ -87,16 +88,16 @@ impl SummaryPrograms {
 
     /// Takes a hash map (`HASH` or `LRU_HASH`) of plain keys and values.
     pub(crate) fn hash<K, V>(&mut self, name: &str) -> Result<KernelHash<K, V>, LoadError> {
-        match self.ebpf.take_map(name) {
-            Some(Map::HashMap(map) | Map::LruHashMap(map)) => KernelHash::new(map).ok_or(()),
+        match self.loaded.take_map(name) {
+            Some(Map::HashMap(map) | Map::LruHashMap(map)) => KernelHash::new(name, map).ok_or(()),
             _ => Err(()),
         }
         .map_err(|()| self.object.missing_map(name))
     }
 
-    /// Tells the kernel side that a window began (window.h): what has no difference starts anew.
+    /// Tells the kernel side that a window began (window.h): maxima and the like start again.
     pub(crate) fn begin_window(&mut self, now_ns: u64) {
-        if let Some(mut window) = self.ebpf.map_mut("window").and_then(|map| Array::<_, u64>::try_from(map).ok()) {
+        if let Some(mut window) = self.loaded.map_mut("window").and_then(|map| Array::<_, u64>::try_from(map).ok()) {
             // Without it maxima are those since the load: nothing to stop for.
             let _ = window.set(0, now_ns, 0);
         }
@@ -105,14 +106,14 @@ impl SummaryPrograms {
     /// Sets the only element of an array that the kernel side reads.
     pub(crate) fn tell(&mut self, name: &str, value: u32) -> io::Result<()> {
         let map =
-            self.ebpf.map_mut(name).ok_or_else(|| io::Error::other(format!("no map {name}; the build is broken")))?;
+            self.loaded.map_mut(name).ok_or_else(|| io::Error::other(format!("no map {name}; the build is broken")))?;
         let mut array = Array::<_, u32>::try_from(map).map_err(io::Error::other)?;
         array.set(0, value, 0).map_err(io::Error::other)
     }
 
-    /// What the kernel side counted as missing since it was loaded.
+    /// What the kernel side lost since it was loaded.
     pub(crate) fn loss(&self) -> SummaryLoss {
-        let mut loss = SummaryLoss { missed_runs: object::missed_runs(&self.ebpf), ..SummaryLoss::default() };
+        let mut loss = SummaryLoss { missed_runs: self.loaded.missed_runs(), ..SummaryLoss::default() };
         for cpu in self.counters.iter().filter_map(|map| map.get(&0, 0).ok()).flat_map(|cpus| cpus.to_vec()) {
             loss.overflow += cpu.overflow;
             loss.untracked += cpu.untracked;
@@ -128,7 +129,7 @@ pub(crate) fn possible_cpus() -> u32 {
 }
 
 /// An array of blocks, mostly one for each CPU (`PER_CPU_BLOCK`, block.h), mapped: reading it takes no system call and stops no writer.
-/// Each word is whole; two words may be of different moments.
+/// Each word is consistent; two words may be from different moments.
 pub(crate) struct MappedBlocks<T> {
     map: MmapRaw,
     /// Keeps the map in the kernel.
@@ -214,16 +215,18 @@ impl<U: FromBytes + Copy, const N: usize> VolatileBlock<'_, [U; N]> {
 /// A bounded hash map that the kernel side fills. Read in batches; an element added or removed meanwhile may be missed.
 #[derive(Debug)]
 pub(crate) struct KernelHash<K, V> {
+    name: String,
     data: MapData,
     max_entries: u32,
     types: PhantomData<fn() -> (K, V)>,
 }
 
 impl<K, V> KernelHash<K, V> {
-    fn new(data: MapData) -> Option<Self> {
+    fn new(name: &str, data: MapData) -> Option<Self> {
+        let name = name.to_owned();
         let info = data.info().ok()?;
         let fits = info.key_size() as usize == size_of::<K>() && info.value_size() as usize == size_of::<V>();
-        fits.then(|| Self { max_entries: info.max_entries(), data, types: PhantomData })
+        fits.then(|| Self { name, max_entries: info.max_entries(), data, types: PhantomData })
     }
 }
 
@@ -232,24 +235,25 @@ where
     K: FromBytes + IntoBytes + Immutable + Copy + Eq + Hash,
     V: FromBytes + IntoBytes + Immutable + Copy,
 {
-    /// All there is.
+    /// Reads all elements.
     pub(crate) fn read(&self) -> io::Result<HashMap<K, V>> {
+        faults::pass(&self.name)?;
         let room = self.max_entries as usize;
         let (mut keys, mut values) = (vec![K::new_zeroed(); room], vec![V::new_zeroed(); room]);
         let found = sys::lookup_batch(self.data.fd().as_fd(), keys.as_mut_bytes(), values.as_mut_bytes(), room)?;
         Ok(keys.into_iter().zip(values).take(found).collect())
     }
 
-    /// All there is, and takes it out: what is added up from now on begins at zero. What a program adds at the very moment may be lost.
+    /// Reads all elements and removes them: from now on sums start at zero. What a program adds at this moment may be lost.
     pub(crate) fn take(&self) -> io::Result<HashMap<K, V>> {
+        faults::pass(&self.name)?;
         let room = self.max_entries as usize;
         let (mut keys, mut values) = (vec![K::new_zeroed(); room], vec![V::new_zeroed(); room]);
         let found = sys::take_batch(self.data.fd().as_fd(), keys.as_mut_bytes(), values.as_mut_bytes(), room)?;
         Ok(keys.into_iter().zip(values).take(found).collect())
     }
 
-    /// Removes elements, so that there is room for new ones: only those that no program writes to any more (of a process that
-    /// is gone).
+    /// Removes elements to make room for new ones. Only for elements that no program writes to any more (of a process that ended).
     pub(crate) fn remove(&self, keys: impl IntoIterator<Item = K>) {
         for key in keys {
             sys::delete(self.data.fd().as_fd(), key.as_bytes());

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use kerno_bpf::engine::Observer;
 use kerno_doctor::report::Diagnosis;
+use kerno_model::Severity;
 use kerno_model::Window;
 use kerno_model::{DiskDevice, DiskSummary, IoLimit, IoLimitKind, RequestKind};
-use kerno_model::Severity;
 
 use crate::block::{Buffer, KIB, LoopDevice, MIB, file_without_room, read_at_once};
 use crate::cgroups::Cgroup;

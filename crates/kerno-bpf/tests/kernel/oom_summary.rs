@@ -41,7 +41,12 @@ fn kills_are_counted_with_victim_and_cgroup() {
     assert!(cgroup.limit_hits > 0);
     let found = findings(&signals, "oom_kill");
     let finding = found.iter().find(|finding| finding.culprit.pid == Some(child.pid)).expect("it is found");
-    assert!(finding.title.contains("used up the memory of cgroup") && finding.title.contains("(24 MiB)") && finding.title.contains(&name), "{finding:#?}");
+    assert!(
+        finding.title.contains("used up the memory of cgroup")
+            && finding.title.contains("(24 MiB)")
+            && finding.title.contains(&name),
+        "{finding:#?}"
+    );
     assert_eq!(finding.victims[0].pid, Some(child.pid));
     // And it is gone in the next window.
     let next = observer.finish().unwrap();

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::time::Duration;
 
 use aya::maps::RingBuf;
@@ -228,7 +228,9 @@ fn kills_are_told_as_in_the_log(observe: Observe) {
         })
         .collect();
     let pids: Vec<_> = doomed.iter().map(|doomed| doomed.child.pid).collect();
-    let cgroups: Vec<_> = pids.iter().map(|pid| id_of(*pid)).collect();
+    // At the root of v2 in spite of a limit of their own: that is in a v1 hierarchy, and v2 tells nothing.
+    let root = std::fs::metadata(v2_mount()).unwrap().ino();
+    let cgroups: Vec<_> = pids.iter().map(|pid| Some(id_of(*pid)).filter(|id| *id != root).unwrap_or(0)).collect();
     let before = monotonic_ns();
     let events = observe(&pids, &mut || doomed.iter_mut().for_each(Doomed::die));
     let after = monotonic_ns();

@@ -84,6 +84,10 @@ fn processed() -> BTreeMap<(String, String), u64> {
     // At the same place in the child.
     let log = vec![0u8; LOG_BYTES as usize].leak().as_ptr() as u64;
     let mut child = Child::new(|_| {
+        // With one CPU all is loaded by the thread that is traced.
+        let mut cpus = rustix::thread::CpuSet::new();
+        cpus.set(rustix::thread::sched_getcpu());
+        rustix::thread::sched_setaffinity(None, &cpus).unwrap();
         ptrace(libc::PTRACE_TRACEME, 0, std::ptr::null_mut()).unwrap();
         // SAFETY: stops this process until its tracer goes on.
         unsafe { libc::raise(libc::SIGSTOP) };

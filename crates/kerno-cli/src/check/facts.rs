@@ -23,19 +23,19 @@ pub(super) struct Facts {
     pub(super) btf_error: Option<String>,
     /// none, integrity or confidentiality; null when the kernel has no lockdown or hides it.
     pub(super) lockdown: Option<String>,
-    /// Those that tracing needs.
+    /// The capabilities that tracing needs.
     pub(super) capabilities: Vec<CapabilityFact>,
     pub(super) initial_pid_namespace: bool,
     pub(super) initial_user_namespace: bool,
     pub(super) cgroup2_mount: Option<PathBuf>,
-    /// Whether programs are compiled; null when only root may know.
+    /// Whether the kernel compiles BPF programs (JIT); null if only root may know.
     pub(super) bpf_jit: Option<bool>,
-    /// What all signals take together while they are traced.
+    /// Kernel memory of all signals together while they are traced.
     pub(super) kernel_memory_bytes: Option<u64>,
     /// Whether the machine can be watched by `kerno doctor`.
     pub(super) doctor: DoctorFact,
     pub(super) signals: Vec<SignalFact>,
-    /// What to type when capabilities are missing.
+    /// What to type if capabilities are missing.
     pub(super) remedy: Option<String>,
 }
 
@@ -52,7 +52,7 @@ pub(super) struct DoctorFact {
     pub(super) reason: Option<String>,
     /// What it cannot see here.
     pub(super) missing: Vec<Missing>,
-    /// What its maps take while it watches; null when it cannot, or the kernel does not tell.
+    /// Kernel memory of its maps while it watches; null if it cannot watch, or the kernel does not say.
     pub(super) kernel_memory_bytes: Option<u64>,
 }
 
@@ -63,15 +63,15 @@ pub(super) struct SignalFact {
     pub(super) available: bool,
     /// Why not.
     pub(super) reason: Option<String>,
-    /// Whether it was really loaded to find out.
+    /// Whether it was loaded to find out.
     pub(super) tried: bool,
     pub(super) hooks: Vec<String>,
-    /// Whether the capabilities are all it lacks.
+    /// Whether only capabilities are missing.
     #[serde(skip)]
     pub(super) unprivileged: bool,
-    /// Its flags' names.
+    /// The names of its filters.
     pub(super) filters: Vec<&'static str>,
-    /// What its maps take while it is loaded; null when it was not, or the kernel does not tell.
+    /// Kernel memory of its maps while it is loaded; null if it was not, or the kernel does not say.
     pub(super) kernel_memory_bytes: Option<u64>,
 }
 
@@ -99,7 +99,7 @@ impl Facts {
     }
 }
 
-/// Begins to watch and ends at once.
+/// Starts to watch, and stops at once.
 fn doctor() -> DoctorFact {
     let before = kernel_memory::of_own_maps();
     match Observer::start(ObserverOptions::default()) {

@@ -1,6 +1,6 @@
 use std::fs;
 
-/// Bytes of kernel memory that the maps this process has open take, by `memlock` in their fdinfo (Linux 4.10; exact from 6.4).
+/// Bytes of kernel memory of all maps that this process has open, by `memlock` in their fdinfo (Linux 4.10; exact from 6.4).
 pub(super) fn of_own_maps() -> Option<u64> {
     let descriptors = fs::read_dir("/proc/self/fdinfo").ok()?;
     let infos = descriptors.flatten().filter_map(|entry| fs::read_to_string(entry.path()).ok());

@@ -4,7 +4,7 @@ use super::facts::{Facts, SignalFact};
 use crate::error::one_line;
 use crate::output::Style;
 
-/// The facts for people: what is fine first, then the signals, then what to do.
+/// The facts for people: the machine, the signals, and what to do.
 pub(super) fn text(facts: &Facts, style: Style) -> String {
     let mut text = String::new();
     let (good, bad) = (Mark(style, true), Mark(style, false));
@@ -28,10 +28,10 @@ pub(super) fn text(facts: &Facts, style: Style) -> String {
     }
     match facts.initial_pid_namespace {
         true => row("pid namespace", Some(&good), "the host's"),
-        false => row("pid namespace", Some(&bad), "not the host's: process ids are the host's, --pid too"),
+        false => row("pid namespace", Some(&bad), "not the host's: process ids are those of the host, also for --pid"),
     }
     if !facts.initial_user_namespace {
-        row("user namespace", Some(&bad), "not the host's: capabilities do not count for bpf(2)");
+        row("user namespace", Some(&bad), "not the host's: bpf(2) ignores the capabilities held here");
     }
     match &facts.cgroup2_mount {
         Some(path) => row("cgroup v2", Some(&good), &path.display().to_string()),
@@ -47,15 +47,15 @@ pub(super) fn text(facts: &Facts, style: Style) -> String {
     }
     let doctor = &facts.doctor;
     let answer = match (&doctor.reason, doctor.kernel_memory_bytes) {
-        // Said once, at the end.
-        (Some(_), _) if facts.remedy.is_some() => "no: lacks the capabilities".to_owned(),
+        // The remedy is printed once, at the end.
+        (Some(_), _) if facts.remedy.is_some() => "no: capabilities are missing".to_owned(),
         (Some(reason), _) => format!("no: {reason}"),
         (None, Some(bytes)) => format!("yes, {} of kernel memory while it watches", mebibytes(bytes)),
         (None, None) => "yes".to_owned(),
     };
     row("doctor", mark(doctor.available), &answer);
     for missing in &doctor.missing {
-        row("", Some(&bad), &format!("not {} of {}: {}", missing.what, missing.signal, missing.reason));
+        row("", Some(&bad), &format!("not seen: {} ({}): {}", missing.what, missing.signal, missing.reason));
     }
 
     let _ = writeln!(text, "\n{}signals{}", style.bold(), style.reset());
@@ -73,8 +73,8 @@ fn signal_lines(text: &mut String, signal: &SignalFact, width: usize, style: Sty
     let (on, off) = Mark(style, signal.available).colours();
     let answer = if signal.available { "yes" } else { "no" };
     let why = match (&signal.reason, signal.kernel_memory_bytes) {
-        // Said once, at the end.
-        _ if signal.unprivileged => "lacks the capabilities; the kernel has its hooks".to_owned(),
+        // The remedy is printed once, at the end.
+        _ if signal.unprivileged => "capabilities are missing; the kernel has the hooks".to_owned(),
         (Some(reason), _) => one_line(reason),
         (None, Some(bytes)) => format!("{} of kernel memory", mebibytes(bytes)),
         (None, None) => String::new(),

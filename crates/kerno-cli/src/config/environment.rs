@@ -18,7 +18,7 @@ pub(super) fn config_file(variables: &[(OsString, OsString)]) -> Option<PathBuf>
     Some(PathBuf::from(path))
 }
 
-/// What Kubernetes gives each container of a namespace that has a service whose name starts with "kerno".
+/// Whether Kubernetes sets this variable in the containers of a namespace that has a service whose name starts with "kerno".
 fn is_service_link(name: &str) -> bool {
     !name.contains("__")
         && (name.ends_with("_SERVICE_HOST")

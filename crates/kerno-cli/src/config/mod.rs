@@ -1,4 +1,4 @@
-//! Settings: what is built in, then the file, then the environment, then flags; the later wins.
+//! Settings from defaults, the file, the environment and options; later ones override earlier ones.
 
 mod environment;
 mod file;
@@ -16,7 +16,7 @@ use kerno::signals;
 use crate::args::{ALL, SetThreshold};
 use crate::values;
 
-/// Read when it is there.
+/// Read if it exists.
 pub(crate) const DEFAULT_FILE: &str = "/etc/kerno/config.toml";
 
 /// Everything that can be set in a file or the environment.
@@ -71,10 +71,10 @@ impl Problem {
 }
 
 impl Config {
-    /// Gathers the settings of all sources.
+    /// Reads the settings from all sources.
     ///
     /// # Errors
-    /// For the first that is unknown or impossible: where it is, and what is allowed there.
+    /// For the first setting that is unknown or impossible: says where it is, and what is allowed there.
     pub(crate) fn load(file: Option<&Path>, set: &[SetThreshold]) -> anyhow::Result<Self> {
         let mut config = Self::default();
         let variables: Vec<_> = std::env::vars_os().collect();
@@ -104,7 +104,7 @@ impl Config {
         let found = doctor::rules().find(|candidate| candidate.id == rule);
         let info = found.and_then(|rule| rule.thresholds.iter().find(|info| info.name == name));
         let (Some(found), Some(info)) = (found, info) else {
-            // The library says what there is.
+            // The error of the library lists what exists.
             let error = self.thresholds.set(rule, name, 0.0).err();
             return Err(Problem::Key(error.map_or_else(String::new, |error| with_suggestion(&error))));
         };

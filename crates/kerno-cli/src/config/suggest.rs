@@ -1,8 +1,8 @@
-//! What someone may have meant.
+//! Guesses what a misspelt name means.
 
-/// The candidate that is like this word, if one is.
+/// The candidate most like this word, if one is close.
 pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    /// Words less alike than this were not meant.
+    /// Words that differ more are no suggestion.
     const ALIKE: f64 = 0.6;
     // Its cost grows with the square of the length.
     if word.len() > 100 {

@@ -13,7 +13,6 @@ use anyhow::{Context as _, bail};
 use kerno::doctor::judge;
 use kerno::engine::{Observer, ObserverOptions};
 use kerno::model::Severity;
-use kerno::model::Window;
 use kerno::{CancelToken, Host};
 
 use crate::args::{ALL, DoctorArgs};
@@ -25,10 +24,10 @@ use progress::Progress;
 use snapshot::Destination;
 use watch::{Ended, watch};
 
-/// How long it watches unless told otherwise.
+/// How long it watches by default.
 const WINDOW: Duration = Duration::from_secs(30);
 
-/// Exit status when a finding is as severe as was asked for.
+/// Exit status if a finding is at least as severe as `--fail-on`.
 const FOUND: u8 = 1;
 
 pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
@@ -55,7 +54,7 @@ fn from_snapshot(args: &DoctorArgs, config: &Config, file: &std::path::Path) -> 
     Ok(Printer::new(args.output, false).print(&signals, &findings)?.worst())
 }
 
-/// Watches this machine; the worst of what was found.
+/// Watches this machine. Returns the worst severity that was found.
 fn from_kernel(args: &DoctorArgs, config: &Config) -> anyhow::Result<Option<Severity>> {
     let destination = args.save.as_deref().map(Destination::new).transpose()?;
     let cancel = CancelToken::new().context("cannot create an eventfd")?;
@@ -64,20 +63,20 @@ fn from_kernel(args: &DoctorArgs, config: &Config) -> anyhow::Result<Option<Seve
     progress.loading();
     let mut observer = start(args, config)?;
     if cancel.is_cancelled() {
-        bail!("ended before anything was seen");
+        bail!("stopped before anything was seen");
     }
     let window = match args.continuous {
         true => args.interval.or(config.doctor.interval),
         false => args.duration.or(config.doctor.duration),
     };
     let window = window.unwrap_or(WINDOW);
-    // What is saved or decides the exit status is wanted also when nobody reads.
+    // The saved file and the exit status are wanted even if nobody reads the output.
     let must_end = args.save.is_some() || args.exit_code;
     let mut printer = Printer::new(args.output, args.continuous);
     let mut worst = None;
     loop {
         let ended = watch(&mut observer, window, &cancel, &progress, must_end)?;
-        // Of a continuous watch's last window only a part was seen; not worth a comparison.
+        // The last window of a continuous watch is incomplete: not worth a comparison.
         let partial = ended != Ended::InTime;
         if ended == Ended::Unread || (partial && printer.printed() > 0) {
             break;
@@ -98,15 +97,12 @@ fn from_kernel(args: &DoctorArgs, config: &Config) -> anyhow::Result<Option<Seve
 }
 
 fn start(args: &DoctorArgs, config: &Config) -> anyhow::Result<Observer> {
-    // The parsed BTF it holds goes before the signals load theirs.
-    {
-        let host = Host::detect();
-        if let Some(lacking) = privileges::lacking(&host, "doctor") {
-            bail!(lacking);
-        }
-        if !host.initial_pid_namespace && !args.quiet {
-            note("note: this is not the host's pid namespace: process ids are the host's");
-        }
+    let host = Host::detect();
+    if let Some(lacking) = privileges::lacking(&host, "doctor") {
+        bail!(lacking);
+    }
+    if !host.initial_pid_namespace && !args.quiet {
+        note("note: this is not the host's pid namespace: process ids are the host's");
     }
     let chosen = match (&args.signals[..], &config.doctor.signals) {
         ([], Some(configured)) => configured.clone(),
@@ -114,7 +110,10 @@ fn start(args: &DoctorArgs, config: &Config) -> anyhow::Result<Observer> {
     };
     let signals = if chosen.iter().any(|name| name == ALL) { Vec::new() } else { chosen };
     let options = ObserverOptions { signals, redact: is_redacted(args, config) };
-    Observer::start(options).context("cannot watch this machine")
+    // It finds the index of the kernel's types that this host holds.
+    let observer = Observer::start(options).context("cannot watch this machine");
+    drop(host);
+    observer
 }
 
 fn is_redacted(args: &DoctorArgs, config: &Config) -> bool {

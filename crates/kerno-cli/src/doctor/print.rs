@@ -76,7 +76,7 @@ impl Printer {
 fn text_changes(changes: Option<&[Change]>, style: &TextStyle) -> String {
     match changes {
         None => String::new(),
-        Some(changes) if changes.is_empty() => "no change\n\n".to_owned(),
+        Some([]) => "no change\n\n".to_owned(),
         Some(changes) => report::changes_text(changes, style) + "\n",
     }
 }
@@ -84,7 +84,7 @@ fn text_changes(changes: Option<&[Change]>, style: &TextStyle) -> String {
 fn markdown_changes(changes: Option<&[Change]>) -> String {
     match changes {
         None => String::new(),
-        Some(changes) if changes.is_empty() => "No change.\n\n".to_owned(),
+        Some([]) => "No change.\n\n".to_owned(),
         // Indented: shown as it is, whatever titles hold.
         Some(changes) => {
             let text = report::changes_text(changes, &TextStyle { width: *WIDTHS.end(), color: false });

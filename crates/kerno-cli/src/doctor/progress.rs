@@ -11,10 +11,10 @@ const BAR: usize = 20;
 /// Columns where the terminal does not say how many.
 const WIDTH: usize = 80;
 
-/// What the watching person sees: how far it is, and a line of what happens. Only on a terminal.
+/// Shows on a terminal how much of the window has passed, and a line with what happens now.
 ///
-/// The cursor waits at the begin of the first line, so that the `^C` which the terminal shows goes with the rest. Libraries for
-/// progress leave it at the right edge, from where `^C` begins a line that nobody takes away.
+/// The cursor waits at the start of the first line, so that the `^C` that the terminal shows is wiped with the rest. Libraries for
+/// progress leave it at the right edge, where `^C` starts a line that stays.
 pub(super) struct Progress {
     shown: Option<RefCell<Shown>>,
 }
@@ -51,7 +51,7 @@ impl Progress {
         self.update(|shown| *shown = Shown { window, painted: shown.painted, ..Shown::default() });
     }
 
-    /// How often it must be told how far it is.
+    /// How often to update it.
     pub(super) fn refresh_interval(&self) -> Duration {
         if self.is_shown() { Duration::from_millis(250) } else { Duration::MAX }
     }
@@ -60,7 +60,7 @@ impl Progress {
         self.update(|shown| shown.elapsed = elapsed);
     }
 
-    /// What each signal has to say; as much as the line holds.
+    /// Sets what each signal reports, as far as it fits on the line.
     pub(super) fn show(&self, pulse: &[(&'static str, String)]) {
         self.update(|shown| shown.words = line(pulse));
     }
@@ -110,13 +110,13 @@ impl Shown {
     }
 }
 
-/// The terminal may be gone; what is lost then is of no use.
+/// The terminal may be gone; then nobody needs this.
 fn write(text: &str) {
     let mut stderr = std::io::stderr().lock();
     let _ = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush());
 }
 
-/// As much of a line as so many columns hold.
+/// The part of a line that fits into this many columns.
 fn cut(text: &str, width: usize) -> String {
     let mut used = 0;
     let fits = |c: &char| {

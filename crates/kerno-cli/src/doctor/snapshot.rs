@@ -1,4 +1,4 @@
-//! What was observed, in a file.
+//! Saves what was observed to a file, and reads it again.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read as _, Write as _};
@@ -10,7 +10,7 @@ use kerno::model::saved::{OLDEST_VERSION, ReadError, read_window};
 use kerno::model::{SCHEMA_VERSION, Window};
 use tempfile::NamedTempFile;
 
-/// No snapshot is larger, and a device is endless.
+/// No snapshot is larger; a device never ends.
 const MAX_BYTES: u64 = 256 << 20;
 
 /// Where a snapshot goes.
@@ -25,7 +25,7 @@ pub(super) struct Destination {
 }
 
 impl Destination {
-    /// Finds out now, rather than after the watching, whether it can be written.
+    /// Finds out before watching whether it can be written.
     pub(super) fn new(path: &Path) -> anyhow::Result<Self> {
         let (file, special) = match fs::metadata(path) {
             Ok(found) if found.is_dir() => bail!("cannot save to {}: it is a directory", path.display()),
@@ -97,7 +97,7 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Window> {
     read_window(&bytes).map_err(|error| match error {
         ReadError::Malformed { line, column, what } => anyhow!("{name}:{line}:{column}: {what}; {ADVICE}"),
         ReadError::MalformedPart { part, what } => anyhow!("{name}: {part}: {what}; {ADVICE}"),
-        ReadError::Report => anyhow!("{name} is a report, not what it was made from; {ADVICE}"),
+        ReadError::Report => anyhow!("{name} is a report, not a snapshot; {ADVICE}"),
         ReadError::Version { found, saved_by } => anyhow!(
             "{name} has schema version {found}, and this kerno {} reads {OLDEST_VERSION} to {SCHEMA_VERSION}: judge it with {}, or save \
              a new one",

@@ -11,13 +11,13 @@ use crate::output;
 pub(super) enum Ended {
     /// The window is over.
     InTime,
-    /// Somebody ended it.
+    /// A signal or Ctrl-C ended it.
     Stopped,
     /// Nobody reads what would be printed.
     Unread,
 }
 
-/// Lets a window pass, sampling what only shows by looking twice. `must_end`: also when nobody reads.
+/// Lets a window pass, and samples meanwhile. With `must_end`, goes on even if nobody reads the output.
 pub(super) fn watch(
     observer: &mut Observer,
     window: Duration,
@@ -34,12 +34,12 @@ pub(super) fn watch(
         if elapsed >= window {
             return Ok(Ended::InTime);
         }
-        // The window's end is sampled by whoever ends it.
+        // `finish` takes the sample at the window's end.
         let target = if next_sample + interval / 2 < window { next_sample } else { window };
         if elapsed >= target {
             observer.sample()?;
             interval = observer.next_interval(window);
-            // One that came late is not made up for.
+            // A late sample is not made up for.
             while next_sample <= start.elapsed() {
                 next_sample += interval;
             }

@@ -2,15 +2,17 @@ use std::io::{self, Write};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use rustix::time::{ClockId, Timespec, clock_gettime};
+use kerno::probe::clock::unix_offset_ns;
 
 const NS: i128 = 1_000_000_000;
 
-/// Shows the events' `CLOCK_MONOTONIC` as the time of day here.
+/// Shows the events' times as the time of day here.
 pub(crate) struct WallClock {
     zone: TimeZone,
-    /// Real time minus monotonic time. Moves when the clock is set, and with every suspend.
+    /// Real time minus monotonic time. Changes when the clock is set and after every suspend.
     offset_ns: i128,
+    /// It is to be taken anew.
+    stale: bool,
     /// The second last shown and its text: a new one once a second, not once an event.
     second: i64,
     text: String,
@@ -18,21 +20,19 @@ pub(crate) struct WallClock {
 
 impl WallClock {
     pub(crate) fn new() -> Self {
-        let mut clock = Self { zone: TimeZone::system(), offset_ns: 0, second: i64::MIN, text: String::new() };
-        clock.refresh();
-        clock
+        Self { zone: TimeZone::system(), offset_ns: 0, stale: true, second: i64::MIN, text: String::new() }
     }
 
-    /// Takes the clocks' distance anew.
+    /// Takes the clocks' distance anew at the next event: until then the machine may sleep, or its clock be set.
     pub(crate) fn refresh(&mut self) {
-        let before = nanoseconds(clock_gettime(ClockId::Monotonic));
-        let real = nanoseconds(clock_gettime(ClockId::Realtime));
-        let after = nanoseconds(clock_gettime(ClockId::Monotonic));
-        self.offset_ns = real - i128::midpoint(before, after);
+        self.stale = true;
     }
 
     /// Writes `13:05:09.123456`.
     pub(crate) fn write(&mut self, out: &mut impl Write, monotonic_ns: u64) -> io::Result<()> {
+        if std::mem::take(&mut self.stale) {
+            self.offset_ns = unix_offset_ns();
+        }
         let real = self.offset_ns + i128::from(monotonic_ns);
         let second = i64::try_from(real.div_euclid(NS)).unwrap_or(i64::MAX);
         if second != self.second {
@@ -47,17 +47,13 @@ impl WallClock {
     }
 }
 
-fn nanoseconds(time: Timespec) -> i128 {
-    i128::from(time.tv_sec) * NS + i128::from(time.tv_nsec)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn shows_the_time_of_day_here() {
-        let mut clock = WallClock { zone: TimeZone::UTC, ..WallClock::new() };
+        let mut clock = WallClock { zone: TimeZone::UTC, stale: false, ..WallClock::new() };
         clock.offset_ns = 1_000_000_000 * NS - 500;
         let mut shown = |ns| {
             let mut out = Vec::new();
@@ -78,18 +74,19 @@ mod tests {
 
     #[test]
     fn nonsense_times_still_show() {
-        let mut clock = WallClock::new();
-        clock.offset_ns = i128::from(i64::MAX) * NS;
+        let mut clock = WallClock { offset_ns: i128::from(i64::MAX) * NS, stale: false, ..WallClock::new() };
         let mut out = Vec::new();
         clock.write(&mut out, u64::MAX).unwrap();
         assert!(out.starts_with(b"--:--:--."));
     }
 
     #[test]
-    fn the_offset_is_the_systems() {
-        let clock = WallClock::new();
-        let now = nanoseconds(clock_gettime(ClockId::Monotonic)) + clock.offset_ns;
-        let real = nanoseconds(clock_gettime(ClockId::Realtime));
-        assert!((real - now).abs() < 100_000_000);
+    fn the_distance_is_taken_anew_when_it_may_have_changed() {
+        let mut clock = WallClock { offset_ns: 7, stale: false, ..WallClock::new() };
+        clock.write(&mut Vec::new(), 0).unwrap();
+        assert_eq!(clock.offset_ns, 7);
+        clock.refresh();
+        clock.write(&mut Vec::new(), 0).unwrap();
+        assert!(clock.offset_ns > NS && !clock.stale);
     }
 }

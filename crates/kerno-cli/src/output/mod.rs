@@ -31,7 +31,7 @@ pub(crate) fn print(text: &[u8]) -> anyhow::Result<()> {
     }
 }
 
-/// Whether nobody reads standard output any more, which a pipe tells without a write.
+/// Whether nobody reads standard output any more. A pipe shows that without a write.
 pub(crate) fn is_closed() -> bool {
     let stdout = io::stdout();
     let mut poll = [PollFd::from_borrowed_fd(stdout.as_fd(), PollFlags::empty())];
@@ -59,7 +59,7 @@ enum Format {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Written {
     Yes,
-    /// Its bytes are no event: the objects and the decoders do not fit together.
+    /// Its bytes are no event: objects and decoders do not match.
     Undecodable,
 }
 
@@ -95,7 +95,7 @@ impl EventWriter {
         Ok(Written::Yes)
     }
 
-    /// Ends a batch: what is written shows.
+    /// Ends a batch: flushes what was written.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         if let Format::Text(text) = &mut self.format {
             text.clock.refresh();

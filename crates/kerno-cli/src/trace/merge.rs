@@ -1,7 +1,7 @@
 use std::ops::ControlFlow;
 
+use kerno::probe::clock::monotonic_ns;
 use kerno::{EventType, Events, RawEvent};
-use rustix::time::{ClockId, clock_gettime};
 
 /// From the time an event carries to its record being readable, generously.
 const COMMIT_NS: u64 = 1_000_000;
@@ -70,8 +70,7 @@ fn bytes_of(words: &[u64]) -> &[u8] {
 impl Merge {
     /// Starts a pass over the rings.
     pub(super) fn begin(&mut self) {
-        let now = clock_gettime(ClockId::Monotonic);
-        self.begun_ns = now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned();
+        self.begun_ns = monotonic_ns();
         self.rings = Default::default();
     }
 

@@ -19,7 +19,7 @@ use select::Selection;
 use session::{PassError, Session};
 use tally::Tally;
 
-/// How often an idle trace looks whether its reader is still there.
+/// How often an idle trace checks whether its reader is still there.
 const LOOK: Duration = Duration::from_secs(1);
 
 pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
@@ -41,13 +41,13 @@ pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn load(set: &mut LoaderSet, lenient: bool) -> anyhow::Result<()> {
-    // The parsed BTF it holds goes when everything is loaded.
+    // The index of the kernel's types that it holds goes when everything is loaded.
     let host = Host::detect();
     if let Some(lacking) = privileges::lacking(&host, "trace") {
         bail!(lacking);
     }
     if !host.initial_pid_namespace {
-        note("note: this is not the host's pid namespace: process ids are the host's, --pid too");
+        note("note: this is not the pid namespace of the host: process ids are those of the host, also for --pid");
     }
     if lenient {
         let unavailable = set.load_available();
@@ -56,7 +56,7 @@ fn load(set: &mut LoaderSet, lenient: bool) -> anyhow::Result<()> {
             bail!("no signal can be loaded here: {}", reasons.join("; "));
         }
         for signal in unavailable {
-            note(&format!("note: without {signal}"));
+            note(&format!("note: cannot trace {signal}"));
         }
         Ok(())
     } else {
@@ -64,7 +64,7 @@ fn load(set: &mut LoaderSet, lenient: bool) -> anyhow::Result<()> {
     }
 }
 
-/// Writes the events until enough is enough; what was written, and in what time it was emitted.
+/// Writes events until the trace ends. Returns what was written, and in what time it was emitted.
 fn trace(args: &TraceArgs, set: &LoaderSet, cancel: &CancelToken) -> Result<(Tally, Duration), PassError> {
     let started = Instant::now();
     let deadline = args.duration.and_then(|duration| started.checked_add(duration));

@@ -8,7 +8,7 @@ use crate::error::note;
 /// The signals that were asked for.
 pub(super) struct Selection {
     signals: Vec<&'static SignalInfo>,
-    /// Whether it is enough that some of them can be loaded.
+    /// Whether it is enough if some of them can be loaded.
     pub(super) lenient: bool,
 }
 
@@ -21,10 +21,10 @@ impl Selection {
         Self { signals, lenient: all && !args.all_or_nothing }
     }
 
-    /// A loader of each, with those of the filters that fit it.
+    /// A loader for each, with the filters that fit it.
     ///
     /// # Errors
-    /// For a filter that fits none of them, and for impossible values.
+    /// If a filter fits none of them, or has an impossible value.
     pub(super) fn loaders(&self, args: &TraceArgs) -> anyhow::Result<Vec<Box<dyn Loader>>> {
         let filter = args.filter.filter();
         for kind in filter.kinds() {

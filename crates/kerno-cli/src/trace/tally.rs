@@ -55,10 +55,12 @@ impl Tally {
             let _ = write!(line, ": {}", parts.collect::<Vec<_>>().join(", "));
         }
         if sum.lost > 0 {
-            line.push_str("; a filter or a larger --ring-size loses less");
+            line.push_str("; use a filter or a larger --ring-size to lose less");
         }
         if sum.missed_runs > 0 && kernel.preempts_programs() {
-            line.push_str("; missed: the kernel skips a program while another task has lost its CPU in the middle of it (since Linux 7.0)");
+            line.push_str(
+                "; missed: the kernel skips a program while another task is preempted inside it (since Linux 7.0)",
+            );
         }
         line
     }

@@ -9,4 +9,5 @@ mod doctor;
 mod errors;
 mod idle;
 mod terminal;
+mod time_namespace;
 mod trace;

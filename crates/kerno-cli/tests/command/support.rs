@@ -35,6 +35,14 @@ pub fn kerno(args: &[&str]) -> Command {
     command_at(built(), args)
 }
 
+/// The command in a time namespace whose clocks are so many seconds ahead of the machine's.
+pub fn kerno_ahead(seconds: u32, args: &[&str]) -> Command {
+    let seconds = seconds.to_string();
+    let mut command = command_at("unshare", &["-T", "--monotonic", &seconds, "--boottime", &seconds]);
+    command.arg(built()).args(args);
+    command
+}
+
 fn command_at(path: impl AsRef<std::ffi::OsStr>, args: &[&str]) -> Command {
     let mut command = Command::new(path);
     command.args(args).stdin(Stdio::null()).env_remove("NO_COLOR").env("TERM", "xterm-256color").env("TZ", "UTC");

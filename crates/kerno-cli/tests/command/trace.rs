@@ -72,7 +72,7 @@ fn text_has_columns_and_obeys_no_name() {
 }
 
 /// Seconds since midnight UTC.
-fn now_of_day() -> f64 {
+pub fn now_of_day() -> f64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     Duration::from_secs(now.as_secs() % 86400).as_secs_f64() + f64::from(now.subsec_nanos()) / 1e9
 }

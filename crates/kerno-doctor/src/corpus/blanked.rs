@@ -48,6 +48,9 @@ fn told(findings: &[Finding]) -> Vec<super::Outline> {
     findings.iter().map(super::Outline::of).collect()
 }
 
+/// What a finding's place is told by: rule, process, the effect that it came through, what its fixes act on.
+type Placed = (String, Option<u32>, Option<kerno_model::Effect>, Vec<kerno_model::Entity>);
+
 #[test]
 fn words_decide_nothing() {
     for (name, window) in all() {
@@ -75,13 +78,11 @@ fn windows_made_by_hand_have_links_to_lose() {
 #[test]
 fn names_of_processes_decide_no_links() {
     /// What a finding is, without whom it is about by name.
-    fn shape(finding: &Finding) -> (String, Option<u32>, Option<kerno_model::Effect>, Vec<kerno_model::Entity>) {
+    fn shape(finding: &Finding) -> Placed {
         let targets = finding.fixes.iter().map(|fix| fix.acts_on.clone()).collect();
         (format!("{} {}", finding.rule, finding.variant), finding.pid(), finding.through, targets)
     }
-    fn shapes(
-        findings: &[Finding],
-    ) -> Vec<(usize, (String, Option<u32>, Option<kerno_model::Effect>, Vec<kerno_model::Entity>))> {
+    fn shapes(findings: &[Finding]) -> Vec<(usize, Placed)> {
         findings
             .iter()
             .flat_map(|finding| {

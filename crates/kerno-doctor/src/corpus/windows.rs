@@ -106,7 +106,7 @@ fn blocked(window: &mut Window, pid: u32, place: &str) {
 
 fn busy_device(dev: &str, name: &str) -> DiskDevice {
     let reads = DiskOpStat {
-        op: "read".into(),
+        op: kerno_model::RequestKind::Read,
         count: 40_000,
         bytes: 40_000 * 16_384,
         queue_ns: histogram(30 * MS, 40_000),
@@ -166,7 +166,7 @@ fn failing_storage() -> Window {
     disk.failures.push(DiskFailure {
         timestamp_ns: 3_000_000_000,
         dev: "8:16".into(),
-        op: "read".into(),
+        op: kerno_model::RequestKind::Read,
         errno: errno::EIO,
         error: "EIO".into(),
         pid: 50,
@@ -263,7 +263,7 @@ fn memory() -> Window {
         timestamp_ns: 2_500_000_000,
         pid: 73,
         cgroup: Some("/app".into()),
-        scope: "cgroup".into(),
+        scope: kerno_model::KillScope::Cgroup,
         rss_bytes: 200 << 20,
         ..OomKill::default()
     };

@@ -1,4 +1,4 @@
-//! What is true of Linux, whatever was observed.
+//! Facts about Linux that do not depend on what was observed.
 
 pub mod normal;
 pub(crate) mod wait_channels;

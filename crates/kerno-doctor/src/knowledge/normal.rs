@@ -1,10 +1,10 @@
-//! What is normal life and no symptom: calls that wait by design, and errors that programs live with. One place, with reasons; used
-//! by the kernel side (what to keep as an offender) and by the rules.
+//! What is normal rather than a symptom, with reasons: calls that wait by design, and errors that programs expect. The kernel side
+//! uses it to choose which offenders to keep, and the rules use it to judge.
 
 use kerno_model::errno as e;
 
-/// System calls that wait by design: a long one says that nothing happened, or that much was asked for, not that something is slow.
-/// With the reason.
+/// System calls that wait by design, with the reason. A long one means that nothing happened or that much was requested, not that
+/// something is slow.
 pub const WAITING_CALLS: &[(&str, &str)] = &[
     ("epoll_wait", "waits for events"),
     ("epoll_pwait", "waits for events"),
@@ -28,16 +28,16 @@ pub const WAITING_CALLS: &[(&str, &str)] = &[
     ("semop", "waits for another process"),
     ("semtimedop", "waits for another process"),
     ("semtimedop_time64", "waits for another process"),
-    ("ipc", "the semaphores and message queues of the 32-bit table"),
+    ("ipc", "semaphores and message queues in the 32-bit table"),
     ("msgrcv", "waits for a message"),
     ("msgsnd", "waits for room in the queue"),
     ("mq_timedreceive", "waits for a message"),
     ("mq_timedreceive_time64", "waits for a message"),
     ("mq_timedsend", "waits for room in the queue"),
     ("mq_timedsend_time64", "waits for room in the queue"),
-    ("nanosleep", "asked to sleep"),
-    ("clock_nanosleep", "asked to sleep"),
-    ("clock_nanosleep_time64", "asked to sleep"),
+    ("nanosleep", "sleeps as requested"),
+    ("clock_nanosleep", "sleeps as requested"),
+    ("clock_nanosleep_time64", "sleeps as requested"),
     ("pause", "waits for a signal"),
     ("sigsuspend", "waits for a signal"),
     ("rt_sigsuspend", "waits for a signal"),
@@ -46,94 +46,94 @@ pub const WAITING_CALLS: &[(&str, &str)] = &[
     ("wait4", "waits for a child"),
     ("waitid", "waits for a child"),
     ("waitpid", "waits for a child"),
-    ("vfork", "waits until the child runs a program of its own"),
-    ("clone", "with CLONE_VFORK waits until the child runs a program of its own"),
-    ("clone3", "with CLONE_VFORK waits until the child runs a program of its own"),
-    ("restart_syscall", "goes on with a sleep or a wait that a signal cut short"),
+    ("vfork", "waits until the child calls exec or exits"),
+    ("clone", "with CLONE_VFORK, waits until the child calls exec or exits"),
+    ("clone3", "with CLONE_VFORK, waits until the child calls exec or exits"),
+    ("restart_syscall", "resumes a sleep or wait that a signal interrupted"),
     ("accept", "waits for a client"),
     ("accept4", "waits for a client"),
-    ("connect", "waits for the other end; slow networks are tcp_monitor's to tell"),
+    ("connect", "waits for the other end; tcp_monitor detects slow networks"),
     ("recvfrom", "waits for the other end"),
     ("recvmsg", "waits for the other end"),
     ("recvmmsg", "waits for the other end"),
     ("recvmmsg_time64", "waits for the other end"),
-    ("sendto", "waits until the other end has room"),
-    ("sendmsg", "waits until the other end has room"),
-    ("sendmmsg", "waits until the other end has room"),
-    ("socketcall", "the socket calls of the 32-bit table"),
-    ("shutdown", "may linger for the other end"),
-    ("close", "may linger for the other end of a socket, and gives a deleted file's blocks back"),
-    ("ioctl", "whatever the driver makes it: many wait for an event of a device or a virtual machine"),
-    ("flock", "waits for whoever holds the lock"),
-    ("fcntl", "F_SETLKW waits for whoever holds the lock"),
-    ("fcntl64", "F_SETLKW waits for whoever holds the lock"),
-    ("splice", "moves data between ends that may have none or no room"),
-    ("tee", "moves data between ends that may have none or no room"),
+    ("sendto", "waits until the other end can receive"),
+    ("sendmsg", "waits until the other end can receive"),
+    ("sendmmsg", "waits until the other end can receive"),
+    ("socketcall", "socket calls in the 32-bit table"),
+    ("shutdown", "may linger until the other end has the data"),
+    ("close", "may linger on a socket, and frees the blocks of a deleted file"),
+    ("ioctl", "depends on the driver; many wait for an event from a device or a virtual machine"),
+    ("flock", "waits for the holder of the lock"),
+    ("fcntl", "F_SETLKW waits for the holder of the lock"),
+    ("fcntl64", "F_SETLKW waits for the holder of the lock"),
+    ("splice", "waits for data at one end or for room at the other"),
+    ("tee", "waits for data at one end or for room at the other"),
     ("vmsplice", "waits for room in a pipe"),
-    ("sendfile", "waits for room in a socket, and moves as much as it was asked to"),
-    ("sendfile64", "waits for room in a socket, and moves as much as it was asked to"),
-    ("copy_file_range", "copies as much as it was asked to"),
-    ("getrandom", "early after the start waits for the random generator"),
-    ("ptrace", "waits for the task that is traced"),
-    ("userfaultfd", "serves faults as they come"),
-    ("process_mrelease", "frees as much memory as there is"),
-    ("munmap", "frees as much memory as there is"),
-    ("madvise", "frees or reads as much as it was asked to"),
-    ("process_madvise", "frees or reads as much as it was asked to"),
-    ("mlockall", "brings in as much memory as there is"),
-    ("mremap", "moves as much memory as there is"),
-    ("move_pages", "moves as much memory as it was asked to"),
-    ("migrate_pages", "moves as much memory as there is"),
-    ("exit", "does not return"),
-    ("exit_group", "does not return"),
-    ("bpf", "loading a program lasts as long as proving it safe"),
-    ("membarrier", "waits until every CPU has passed a point"),
-    ("init_module", "runs the start of a driver"),
-    ("finit_module", "runs the start of a driver"),
-    ("delete_module", "runs the end of a driver"),
-    ("reboot", "ends the machine"),
-    ("kexec_file_load", "reads and checks a kernel"),
-    ("syslog", "reading the kernel log waits for the next message"),
-    ("quotactl", "checks as much as there is"),
-    ("setns", "waits until every CPU has passed a point"),
-    ("unshare", "waits until every CPU has passed a point"),
-    ("umount2", "writes back as much as there is"),
-    ("umount", "writes back as much as there is"),
-    ("swapoff", "brings in as much memory as is swapped out"),
-    ("perf_event_open", "waits until every CPU has passed a point"),
-    ("landlock_restrict_self", "waits until all threads have it"),
+    ("sendfile", "waits for room in a socket, and moves as much as requested"),
+    ("sendfile64", "waits for room in a socket, and moves as much as requested"),
+    ("copy_file_range", "copies as much as requested"),
+    ("getrandom", "waits for the random number generator early after boot"),
+    ("ptrace", "waits for the traced task"),
+    ("userfaultfd", "waits for page faults to serve"),
+    ("process_mrelease", "frees any amount of memory"),
+    ("munmap", "frees any amount of memory"),
+    ("madvise", "frees or reads as much as requested"),
+    ("process_madvise", "frees or reads as much as requested"),
+    ("mlockall", "reads in any amount of memory"),
+    ("mremap", "moves any amount of memory"),
+    ("move_pages", "moves as much memory as requested"),
+    ("migrate_pages", "moves any amount of memory"),
+    ("exit", "never returns"),
+    ("exit_group", "never returns"),
+    ("bpf", "verifies the programs that it loads"),
+    ("membarrier", "waits for every CPU (RCU or IPI)"),
+    ("init_module", "runs the initialisation of a driver"),
+    ("finit_module", "runs the initialisation of a driver"),
+    ("delete_module", "runs the clean-up of a driver"),
+    ("reboot", "stops the machine"),
+    ("kexec_file_load", "reads and verifies a kernel image"),
+    ("syslog", "waits for the next message when it reads the kernel log"),
+    ("quotactl", "checks any number of files"),
+    ("setns", "waits for every CPU (RCU or IPI)"),
+    ("unshare", "waits for every CPU (RCU or IPI)"),
+    ("umount2", "writes back all dirty data"),
+    ("umount", "writes back all dirty data"),
+    ("swapoff", "reads in everything that is swapped out"),
+    ("perf_event_open", "waits for every CPU (RCU or IPI)"),
+    ("landlock_restrict_self", "waits until all threads are restricted"),
 ];
 
-/// System calls that wait by design on a pipe, a socket or a terminal, and do not on a file or a block device: there a long one is slow.
+/// System calls that wait by design on a pipe, a socket or a terminal, with the reason. On a file or a block device, a long one is slow.
 pub const FILE_CALLS: &[(&str, &str)] = &[
     ("read", "waits for the other end of a pipe or socket, or for a terminal"),
-    ("readv", "as read"),
-    ("pread64", "as read"),
-    ("preadv", "as read"),
-    ("preadv2", "as read"),
+    ("readv", "like read"),
+    ("pread64", "like read"),
+    ("preadv", "like read"),
+    ("preadv2", "like read"),
     ("write", "waits for room in a pipe or socket, or for a terminal"),
-    ("writev", "as write"),
-    ("pwrite64", "as write"),
-    ("pwritev", "as write"),
-    ("pwritev2", "as write"),
-    ("getdents", "reads a folder"),
-    ("getdents64", "reads a folder"),
+    ("writev", "like write"),
+    ("pwrite64", "like write"),
+    ("pwritev", "like write"),
+    ("pwritev2", "like write"),
+    ("getdents", "reads a directory"),
+    ("getdents64", "reads a directory"),
 ];
 
-/// System calls that open: of a FIFO or a terminal they wait by design, of a file not.
+/// System calls that open, with the reason for waits: by design on a FIFO or a terminal, but not on a file.
 pub const OPEN_CALLS: &[(&str, &str)] = &[
-    ("open", "waits for the other end of a FIFO, or for a modem"),
-    ("openat", "as open"),
-    ("openat2", "as open"),
-    ("creat", "as open"),
-    ("open_by_handle_at", "as open"),
+    ("open", "waits for the other end of a FIFO, or for the carrier of a terminal line"),
+    ("openat", "like open"),
+    ("openat2", "like open"),
+    ("creat", "like open"),
+    ("open_by_handle_at", "like open"),
 ];
 
-/// System calls that return when data is on storage.
+/// System calls that return once data is on storage.
 pub const SYNC_CALLS: &[&str] =
     &["fsync", "fdatasync", "sync", "syncfs", "msync", "sync_file_range", "sync_file_range2", "arm_sync_file_range"];
 
-/// System calls that look a path up.
+/// System calls that look up a path.
 #[rustfmt::skip]
 const PATH_CALLS: &[&str] = &[
     "open", "openat", "openat2", "creat", "stat", "stat64", "lstat", "lstat64", "newfstatat", "fstatat64",
@@ -146,63 +146,75 @@ const PATH_CALLS: &[&str] = &[
     "bind", "getcwd", "getdents", "getdents64",
 ];
 
-/// System calls that ask about a path without using it.
+/// System calls that only query a path.
 #[rustfmt::skip]
 const ASKING_CALLS: &[&str] = &[
     "stat", "stat64", "lstat", "lstat64", "newfstatat", "fstatat64", "statx", "access", "faccessat", "faccessat2",
     "readlink", "readlinkat", "getxattr", "lgetxattr", "listxattr", "llistxattr", "name_to_handle_at",
 ];
 
-/// System calls of extended attributes.
+/// System calls for extended attributes.
 #[rustfmt::skip]
 const XATTR_CALLS: &[&str] = &[
     "getxattr", "lgetxattr", "fgetxattr", "getxattrat", "listxattr", "llistxattr", "flistxattr", "listxattrat",
     "setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr",
 ];
 
-/// System calls that move data through a descriptor.
+/// System calls that move data through a file descriptor.
 #[rustfmt::skip]
 const TRANSFER_CALLS: &[&str] = &[
     "read", "readv", "pread64", "write", "writev", "recvfrom", "recvmsg", "recvmmsg", "recvmmsg_time64", "sendto",
     "sendmsg", "sendmmsg", "sendfile", "sendfile64", "splice", "socketcall",
 ];
 
-/// A group of errors that are normal life: system calls (`*` for all), errors, and why.
+/// A group of errors: system calls (`*` for all), error numbers, and the reason why they are normal, or not.
 pub type ErrorGroup = (&'static [&'static str], &'static [i32], &'static str);
 
-/// Errors that are normal life.
+/// Errors that are normal, with the reason.
 pub const NORMAL_ERRORS: &[ErrorGroup] = &[
-    (&["*"], &[e::EAGAIN], "nothing to read, no room, or a lock that another holds: asked again later"),
-    (&["*"], &[e::EINTR], "a signal came first"),
-    (&["*"], &[e::ENOSYS], "a program finds out what this kernel has, and does without"),
-    (PATH_CALLS, &[e::ENOENT, e::ENOTDIR], "a search: the next place is tried, or the file is made"),
-    (ASKING_CALLS, &[e::EACCES, e::EPERM, e::ELOOP, e::EROFS], "the answer to the question"),
+    (&["*"], &[e::EAGAIN], "nothing to read, no room, or a lock is held: the program tries again later"),
+    (&["*"], &[e::EINTR], "a signal arrived first"),
+    (&["*"], &[e::ENOSYS], "a program probes for a feature and works without it"),
+    (PATH_CALLS, &[e::ENOENT, e::ENOTDIR], "a search: the program tries the next place, or creates the file"),
+    (ASKING_CALLS, &[e::EACCES, e::EPERM, e::ELOOP, e::EROFS], "the answer to a query"),
     (
         &["open", "openat", "openat2"],
         &[e::EEXIST, e::EISDIR, e::ELOOP, e::ENXIO, e::EOPNOTSUPP],
-        "the answer to O_EXCL, O_NOFOLLOW, O_TMPFILE, a try for writing, or /dev/tty without a terminal",
+        "the answer to O_EXCL, O_NOFOLLOW, O_TMPFILE, an attempt to write, or /dev/tty without a terminal",
     ),
-    (&["execve", "execveat"], &[e::EACCES, e::ENOEXEC, e::ELOOP], "a search along PATH; a script without a first line"),
+    (
+        &["execve", "execveat"],
+        &[e::EACCES, e::ENOEXEC, e::ELOOP],
+        "a search along PATH; a script without an interpreter line",
+    ),
     (
         &["mkdir", "mkdirat", "link", "linkat", "symlink", "symlinkat", "mknod", "mknodat", "renameat2"],
         &[e::EEXIST],
-        "made before, perhaps by another: that is how locks and folders are made",
+        "already exists: programs create lock files and directories this way",
     ),
-    (&["mkdir", "mkdirat"], &[e::EROFS, e::EISDIR], "each folder of a path is tried from the root on"),
-    (&["rmdir", "unlink", "unlinkat"], &[e::ENOTEMPTY, e::EEXIST, e::EISDIR, e::EBUSY], "removed if nothing is in it"),
+    (&["mkdir", "mkdirat"], &[e::EROFS, e::EISDIR], "a program creates each directory of a path, from the root on"),
+    (
+        &["rmdir", "unlink", "unlinkat"],
+        &[e::ENOTEMPTY, e::EEXIST, e::EISDIR, e::EBUSY],
+        "removes a directory only if it is empty",
+    ),
     (
         &["rename", "renameat", "renameat2", "link", "linkat"],
         &[e::EXDEV, e::ENOTEMPTY, e::EINVAL],
-        "another file system: it is copied instead",
+        "on another file system: the program copies instead",
     ),
-    (&["readlink", "readlinkat"], &[e::EINVAL], "not a link: that is how real paths are found"),
-    (&["read", "readv", "pread64"], &[e::EISDIR, e::ECANCELED], "a folder is not read so; a timer's clock was set"),
-    (&["getcwd"], &[e::ERANGE], "asked again with more room"),
-    (XATTR_CALLS, &[e::ENODATA, e::EOPNOTSUPP, e::ERANGE, e::E2BIG], "no such attribute here"),
+    (&["readlink", "readlinkat"], &[e::EINVAL], "not a link: programs resolve real paths this way"),
+    (
+        &["read", "readv", "pread64"],
+        &[e::EISDIR, e::ECANCELED],
+        "a directory is not readable this way; the clock of a timer was set",
+    ),
+    (&["getcwd"], &[e::ERANGE], "the program tries again with a larger buffer"),
+    (XATTR_CALLS, &[e::ENODATA, e::EOPNOTSUPP, e::ERANGE, e::E2BIG], "no such attribute"),
     (
         &["lseek", "_llseek", "pread64", "pwrite64", "fadvise64", "fadvise64_64", "sync_file_range"],
         &[e::ESPIPE, e::ENXIO],
-        "a pipe has no position; no more data or hole behind it",
+        "a pipe has no position; no data or hole follows",
     ),
     (
         &["ioctl"],
@@ -219,36 +231,36 @@ pub const NORMAL_ERRORS: &[ErrorGroup] = &[
             e::ETIME,
             e::EIO,
         ],
-        "asks whether it is a terminal, or whether the driver can or may do it; one that was hung up; a wait with an end (graphics)",
+        "probes for a terminal or a driver feature; a terminal was hung up; a wait timed out (graphics)",
     ),
     (
         &["fcntl", "fcntl64", "close", "fstat", "fstat64", "dup", "close_range", "epoll_ctl"],
         &[e::EBADF],
-        "finds out which descriptors there are, or closes all that could be",
+        "a program probes which file descriptors are open, or closes all possible ones",
     ),
     (
         &["fcntl", "fcntl64"],
         &[e::EACCES, e::EINVAL, e::EPERM, e::EBUSY],
-        "a lock that another holds; a feature that is tried",
+        "a lock is held; a program probes for a feature",
     ),
-    (&["epoll_ctl"], &[e::EEXIST, e::ENOENT, e::EPERM], "added or removed twice; a file needs no waiting for"),
+    (&["epoll_ctl"], &[e::EEXIST, e::ENOENT, e::EPERM], "added or removed twice; a regular file cannot be polled"),
     (
         &["fallocate", "copy_file_range", "sendfile", "sendfile64", "splice"],
         &[e::EOPNOTSUPP, e::EINVAL, e::EXDEV],
-        "tried first; without it plain reads and writes do",
+        "a program tries it first, then falls back to plain reads and writes",
     ),
     (
         &["fsync", "fdatasync", "syncfs", "msync", "sync_file_range"],
         &[e::EINVAL],
         "a pipe or terminal cannot be synced",
     ),
-    (&["fchmodat2", "fchmodat", "flock"], &[e::EOPNOTSUPP], "the file system has none"),
+    (&["fchmodat2", "fchmodat", "flock"], &[e::EOPNOTSUPP], "the file system does not support it"),
     (
         &["utimensat", "chmod", "fchmod", "fchmodat", "chown", "lchown", "fchown", "fchownat"],
         &[e::EPERM],
-        "kept if allowed",
+        "a program keeps attributes where it is allowed to",
     ),
-    (&["inotify_rm_watch"], &[e::EINVAL], "went with its file"),
+    (&["inotify_rm_watch"], &[e::EINVAL], "the watch went away with its file"),
     (
         &[
             "futex",
@@ -262,9 +274,9 @@ pub const NORMAL_ERRORS: &[ErrorGroup] = &[
             "io_uring_enter",
         ],
         &[e::ETIMEDOUT, e::ETIME],
-        "waited as long as it wanted to",
+        "the timeout of the call expired",
     ),
-    (&["io_uring_enter"], &[e::EBUSY], "takes completions first"),
+    (&["io_uring_enter"], &[e::EBUSY], "completions must be reaped first"),
     (&["wait4", "waitid", "waitpid"], &[e::ECHILD], "no more children"),
     (
         &[
@@ -297,9 +309,13 @@ pub const NORMAL_ERRORS: &[ErrorGroup] = &[
             "setpgid",
         ],
         &[e::ESRCH],
-        "asks whether a process or thread is there; it ended meanwhile",
+        "probes whether a process or thread exists, or it has ended meanwhile",
     ),
-    (&["kill", "tgkill", "setsid", "setpgid"], &[e::EPERM, e::EACCES], "there, but not ours; a leader already"),
+    (
+        &["kill", "tgkill", "setsid", "setpgid"],
+        &[e::EPERM, e::EACCES],
+        "exists, but belongs to another user; already a leader",
+    ),
     (&["ptrace", "process_vm_readv"], &[e::EIO, e::EFAULT], "no memory at that address of the other process"),
     (
         &["connect"],
@@ -314,7 +330,7 @@ pub const NORMAL_ERRORS: &[ErrorGroup] = &[
             e::ENETUNREACH,
             e::EAFNOSUPPORT,
         ],
-        "does not wait; what failed connections mean is tcp_monitor's to tell",
+        "does not block; tcp_monitor judges failed connections",
     ),
     (
         TRANSFER_CALLS,
@@ -328,39 +344,35 @@ pub const NORMAL_ERRORS: &[ErrorGroup] = &[
             e::ENETUNREACH,
             e::EMSGSIZE,
         ],
-        "the other end went away, or the network: tcp_monitor's to tell",
+        "the other end or the network went away; tcp_monitor judges that",
     ),
     (
         &["accept", "accept4"],
         &[e::ECONNABORTED, e::EINVAL],
-        "the client went away; the socket was shut down to end the wait",
+        "the client went away, or the socket was shut down to end the wait",
     ),
     (
         &["shutdown", "getpeername", "getsockname", "socketcall"],
         &[e::ENOTCONN, e::ENOTSOCK, e::EINVAL],
-        "asks whether it is connected",
+        "probes whether the socket is connected",
     ),
     (
         &["setsockopt", "getsockopt", "socketcall"],
         &[e::ENOPROTOOPT, e::EOPNOTSUPP, e::ENOTSOCK, e::ENOTCONN, e::EINVAL],
-        "asks whether there is such an option",
+        "probes for a socket option",
     ),
-    (
-        &["socket", "socketcall"],
-        &[e::EAFNOSUPPORT, e::EPROTONOSUPPORT, e::ESOCKTNOSUPPORT],
-        "asks whether there is such a protocol",
-    ),
-    (&["mincore", "msync", "madvise"], &[e::ENOMEM], "asks whether memory is mapped"),
-    (&["msgrcv"], &[e::ENOMSG], "no message: asked again later"),
+    (&["socket", "socketcall"], &[e::EAFNOSUPPORT, e::EPROTONOSUPPORT, e::ESOCKTNOSUPPORT], "probes for a protocol"),
+    (&["mincore", "msync", "madvise"], &[e::ENOMEM], "probes whether memory is mapped"),
+    (&["msgrcv"], &[e::ENOMSG], "no message: the program tries again later"),
     (
         &["mmap", "mmap2"],
         &[e::EEXIST, e::ENODEV],
-        "asks whether an address is free; a file that cannot be mapped is read",
+        "probes whether an address is free; a file that cannot be mapped is read instead",
     ),
     (
         &["madvise", "process_madvise", "mbind", "set_mempolicy", "get_mempolicy", "move_pages"],
         &[e::EINVAL, e::EPERM, e::ENOENT],
-        "an advice that this kernel cannot take",
+        "advice that this kernel cannot follow",
     ),
     (
         &[
@@ -375,32 +387,32 @@ pub const NORMAL_ERRORS: &[ErrorGroup] = &[
             "io_uring_register",
         ],
         &[e::EINVAL, e::EFAULT, e::EPERM, e::EBUSY, e::EOPNOTSUPP, e::E2BIG],
-        "finds out what this kernel has",
+        "probes for a kernel feature",
     ),
     (
         &["landlock_create_ruleset", "keyctl", "add_key", "request_key"],
         &[e::EOPNOTSUPP, e::ENOKEY, e::EACCES, e::EDQUOT],
-        "finds out what this kernel has",
+        "probes for a kernel feature",
     ),
     (
         &["bpf", "perf_event_open"],
         &[e::ENOENT, e::EINVAL, e::E2BIG, e::EACCES, e::EPERM, e::EEXIST, e::ENOSPC],
-        "no such element; finds out what this kernel has; a batch or a log that needs more room is asked for again",
+        "no such element; a probe for a kernel feature; a batch or log that is tried again with a larger buffer",
     ),
     (
         &["name_to_handle_at", "open_by_handle_at"],
         &[e::EOPNOTSUPP, e::EOVERFLOW, e::ESTALE],
-        "asked again with more room; a file that is gone",
+        "tried again with a larger buffer; a file that is gone",
     ),
 ];
 
-/// Errors that the table above would let pass for every call and that are no normal life for these.
+/// Exceptions to the table above: errors that are not normal for these calls.
 pub const NEVER_NORMAL: &[ErrorGroup] = &[
-    (&["clone", "clone3", "fork", "vfork"], &[e::EAGAIN], "the limit of processes is reached"),
-    (&["mlock", "mlock2", "mlockall", "mmap", "mmap2"], &[e::EAGAIN], "the limit of locked memory is reached"),
+    (&["clone", "clone3", "fork", "vfork"], &[e::EAGAIN], "the limit on processes is reached"),
+    (&["mlock", "mlock2", "mlockall", "mmap", "mmap2"], &[e::EAGAIN], "the limit on locked memory is reached"),
 ];
 
-/// Errors that say that something of the machine ran out or broke: a handful matters.
+/// Errors that mean that a resource ran out or something broke. Even a few of them matter.
 pub const GRAVE_ERRORS: &[(i32, &str)] = &[
     (e::ENOSPC, "The file system is full, or another limit that gives this error is reached."),
     (e::EDQUOT, "The disk quota is used up."),
@@ -411,20 +423,20 @@ pub const GRAVE_ERRORS: &[(i32, &str)] = &[
     (e::ENOMEM, "No memory is left, or the process has as many mappings as it may have."),
 ];
 
-/// When a long call is a symptom.
+/// Whether a call waits by design, so that a long one is no symptom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waiting {
-    /// Always.
+    /// It never does: a long one is a symptom.
     Never,
-    /// On a file or a block device, its first argument; elsewhere it waits by design.
+    /// It does unless its first argument is a file or a block device.
     UnlessOnFile,
-    /// If it opened a file or a block device, or failed; else it waits by design.
+    /// It does unless it opened a file or a block device, or failed.
     UnlessOpensFile,
-    /// Never: it waits by design.
+    /// It always does.
     ByDesign,
 }
 
-/// When a long call of this name is a symptom.
+/// Whether the call of this name waits by design.
 pub fn waiting(call: &str) -> Waiting {
     let listed = |table: &[(&str, &str)]| table.iter().any(|(name, _)| *name == call);
     if listed(WAITING_CALLS) {
@@ -438,17 +450,17 @@ pub fn waiting(call: &str) -> Waiting {
     }
 }
 
-/// Whether a call waits by design, always or on some descriptors: what all of its durations say together is then no symptom.
+/// Whether a call waits by design, always or on some file descriptors. Its durations taken together are then no symptom.
 pub fn waits(call: &str) -> bool {
     matches!(waiting(call), Waiting::ByDesign | Waiting::UnlessOnFile)
 }
 
-/// Whether a call returns when data is on storage.
+/// Whether a call returns only once data is on storage.
 pub fn syncs(call: &str) -> bool {
     SYNC_CALLS.contains(&call)
 }
 
-/// Whether that error of that call is normal life.
+/// Whether this error is normal for this call.
 pub fn is_normal_error(call: &str, errno: i32) -> bool {
     let listed = |table: &[ErrorGroup]| {
         table
@@ -458,7 +470,7 @@ pub fn is_normal_error(call: &str, errno: i32) -> bool {
     listed(NORMAL_ERRORS) && !listed(NEVER_NORMAL)
 }
 
-/// Why an error is grave, if it is: something of the machine ran out or broke.
+/// The reason why an error is grave, if it is: a resource ran out or something broke.
 pub fn grave(errno: i32) -> Option<&'static str> {
     GRAVE_ERRORS.iter().find(|(number, _)| *number == errno).map(|(_, reason)| *reason)
 }

@@ -1,22 +1,25 @@
-//! What an uninterruptible sleep is for, from the names of the kernel's functions on its stack.
+//! What a task in uninterruptible sleep waits for, judged by the kernel functions on its stack.
 
 use kerno_model::{BlockedTask, WaitsFor};
 
-/// Sleeps that are uninterruptible by design and end when somebody else is done, which may be any time. With the reason.
+/// Functions with sleeps that are uninterruptible by design and may last any time, with the reason.
 const BY_DESIGN: &[(&str, &str)] = &[
-    ("wait_for_vfork_done", "a parent sleeps until its child of vfork() has called exec or ended"),
-    ("kernel_clone", "the same, where the compiler has put the one function into the other"),
+    ("wait_for_vfork_done", "a parent sleeps until its vfork() child has called exec or exited"),
+    ("kernel_clone", "the same, where the compiler has inlined wait_for_vfork_done"),
     ("_do_fork", "the same, before Linux 5.10"),
-    ("__refrigerator", "frozen by the freezer cgroup or for suspend, before Linux 6.1"),
-    ("coredump_task_exit", "a thread of a crashed process, until the others have stopped and the dump is written"),
+    ("__refrigerator", "frozen by the freezer cgroup or for a suspend, before Linux 6.1"),
+    (
+        "coredump_task_exit",
+        "a thread of a crashed process sleeps until the others have stopped and the core dump is written",
+    ),
     ("exit_mm", "the same, before Linux 5.16"),
-    ("wb_wait_for_completion", "sync, syncfs or umount: lasts until all that was to be written has been, however much"),
+    ("wb_wait_for_completion", "sync, syncfs or umount lasts until all dirty data is written, however much there is"),
 ];
 
-/// A device may take as long as it likes to throw away what is told, by fstrim or mkfs.
+/// Discards, by fstrim or mkfs: a device may take any time for them.
 const DISCARDS: &[&str] = &["blkdev_issue_discard", "blkdev_issue_secure_erase"];
 
-/// Beginnings of functions' names, looked for from the innermost frame outwards; the first frame with a meaning decides.
+/// Prefixes of function names. The search goes from the innermost frame outwards, and the first frame that matches decides.
 const MEANINGS: &[(&str, WaitsFor)] = &[
     ("fuse_", WaitsFor::Fuse),
     ("request_wait_answer", WaitsFor::Fuse),
@@ -70,19 +73,19 @@ const MEANINGS: &[(&str, WaitsFor)] = &[
     ("__blockdev_direct_IO", WaitsFor::Storage),
 ];
 
-/// Locks say least of what is waited for: they count only when no frame says more.
+/// Prefixes of the functions in which a task sleeps until it gets a lock.
 const LOCKS: &[&str] =
     &["mutex_", "__mutex_", "rwsem_", "down_", "__down_", "rt_mutex_", "__rt_mutex_", "percpu_rwsem_", "__percpu_"];
 
-/// A writer of a frozen file system waits at a counting lock, in one of these.
+/// Functions in which a writer waits for a frozen file system, at a per-CPU lock.
 const WRITERS: &[&str] =
     &["vfs_write", "vfs_iter_write", "mnt_want_write", "sb_start_write", "vfs_fallocate", "do_truncate"];
 
-/// Functions that take part in every sleep and say nothing.
+/// Functions that are part of every sleep and tell nothing.
 const PLUMBING: &[&str] =
     &["__schedule", "schedule", "io_schedule", "schedule_", "wait_for_completion", "__wait_for_common"];
 
-/// The frames from the wait channel on outwards; where the stack cannot be read, only that.
+/// The frames, innermost first; only the wait channel if the stack cannot be read.
 fn frames(task: &BlockedTask) -> impl Iterator<Item = &str> {
     let channel = task.wait_channel.as_deref().filter(|_| task.stack.is_empty());
     channel.into_iter().chain(task.stack.iter().map(String::as_str))
@@ -92,17 +95,17 @@ fn is_plumbing(frame: &str) -> bool {
     PLUMBING.iter().any(|name| frame.starts_with(name))
 }
 
-/// Why a sleep is no symptom, if it is none.
+/// The reason why a sleep is normal, if it is.
 pub(crate) fn by_design(task: &BlockedTask) -> Option<&'static str> {
     let innermost = frames(task).find(|frame| !is_plumbing(frame));
     let channel = task.wait_channel.as_deref();
     if frames(task).any(|frame| DISCARDS.contains(&frame)) {
-        return Some("the device discards");
+        return Some("the device discards blocks");
     }
     BY_DESIGN.iter().find(|(name, _)| channel == Some(*name) || innermost == Some(*name)).map(|(_, reason)| *reason)
 }
 
-/// What it waits for.
+/// What a task waits for.
 pub(crate) fn waits_for(task: &BlockedTask) -> WaitsFor {
     let is_lock = |frame: &str| LOCKS.iter().any(|name| frame.starts_with(name));
     let locked = frames(task).find(|frame| !is_plumbing(frame)).is_some_and(is_lock);
@@ -112,15 +115,15 @@ pub(crate) fn waits_for(task: &BlockedTask) -> WaitsFor {
         if counting && frames(task).any(|frame| WRITERS.contains(&frame) || frame.ends_with("_page_mkwrite")) {
             return WaitsFor::Thaw;
         }
-        // What it holds or does beside is not what it waits for.
+        // Frames further out show what the task does, not what it waits for.
         return WaitsFor::Lock;
     }
     let meaning = |frame: &str| MEANINGS.iter().find(|(name, _)| frame.starts_with(name)).map(|(_, meaning)| *meaning);
-    // Only the sleep's own surroundings: a read of a file is in every stack further out.
+    // Only the frames near the sleep count: most stacks have a file read further out.
     frames(task).filter(|frame| !is_plumbing(frame)).take(8).find_map(meaning).unwrap_or(WaitsFor::Unknown)
 }
 
-/// The innermost function that says something.
+/// The innermost function that tells where the task sleeps.
 pub(crate) fn place(task: &BlockedTask) -> Option<&str> {
     frames(task).find(|frame| !is_plumbing(frame)).or(task.wait_channel.as_deref())
 }

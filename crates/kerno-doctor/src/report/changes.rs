@@ -3,32 +3,32 @@ use serde::{Deserialize, Serialize};
 
 use super::Diagnosis;
 
-/// A change in the life of an incident, in words.
+/// A change of an incident, in words.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Change {
-    /// Which way it went.
+    /// The kind of change.
     pub course: Course,
     /// The incident.
     pub incident: IncidentId,
-    /// The finding as it is now; of one that is over, as it was last.
+    /// The latest finding of the incident.
     pub finding: Diagnosis,
-    /// As it was when it was last told; `None` when it is new.
+    /// Its state when it was last reported; `None` if it is new.
     pub before: Option<Before>,
 }
 
-/// How bad an incident was before.
+/// The earlier state of an incident.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Before {
-    /// How bad.
+    /// Its severity.
     pub severity: Severity,
-    /// How far past its threshold.
+    /// How far it was past its threshold, as a multiple of it.
     pub excess: f64,
 }
 
 impl Change {
-    /// What [`incidents::step`](crate::incidents::step) told of a window, in words.
+    /// Puts into words what [`incidents::step`](crate::incidents::step) reported for a window.
     pub fn of(transition: &Transition, window: &Window) -> Self {
         let mut finding = Diagnosis::of(&transition.finding, window);
         finding.severity = transition.severity;
@@ -36,7 +36,7 @@ impl Change {
         Self { course: transition.course, incident: transition.id.clone(), finding, before }
     }
 
-    /// What the finding stays the same by.
+    /// The identity of the finding.
     pub const fn fingerprint(&self) -> Fingerprint {
         self.finding.fingerprint
     }

@@ -1,4 +1,4 @@
-//! A finding in words: what [`Report`](super::Report)s hold. The only place that asks rules for words.
+//! Findings in words, as [`Report`](super::Report)s contain them. Nothing else asks the rules for words.
 
 use kerno_model::amount::number;
 use kerno_model::{Container, Fact, Finding, Fingerprint, Safety, Severity, Span, Subject, Unit, Window};
@@ -6,51 +6,51 @@ use serde::{Deserialize, Serialize};
 
 use crate::rule_by_id;
 
-/// Something that was measured.
+/// A measurement.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Evidence {
-    /// What, by the rule's name for it. Stable.
+    /// The name of the quantity within the rule. Stable.
     #[serde(default)]
     pub quantity: String,
-    /// What, in words: "write requests waited for the device (p99)".
+    /// What was measured, in words, such as "write requests waited for the device (p99)".
     pub what: String,
-    /// How much.
+    /// The value, in `unit`.
     pub value: f64,
-    /// Of what.
+    /// The unit of `value` and `threshold`.
     pub unit: Unit,
-    /// From where on it is a symptom, where there is such a line.
+    /// The threshold that `value` is compared with, if any, in `unit`.
     pub threshold: Option<f64>,
 }
 
-/// Something that happened, as an example.
+/// An example of what happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Exemplar {
-    /// When: seconds since the window began.
+    /// When it happened, in seconds since the start of the window.
     pub seconds: f64,
-    /// What, in words.
+    /// What happened, in words.
     pub what: String,
 }
 
-/// Who or what is behind it, or suffers from it: whichever of these applies.
+/// Who or what causes a problem or suffers from it. Only the fields that apply are set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Culprit {
-    /// A process's id.
+    /// The id of a process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
-    /// Its name; lossy, may hold control characters.
+    /// Its name, lossy; may contain control characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub process: Option<String>,
     /// Its command line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cmdline: Option<String>,
-    /// Whose it is.
+    /// The user that it runs as.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// A cgroup's path.
+    /// The path of a cgroup.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<String>,
     /// A container.
@@ -59,16 +59,16 @@ pub struct Culprit {
     /// A systemd unit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unit: Option<String>,
-    /// A block device's name, or `major:minor`.
+    /// The name of a block device, or its `major:minor`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
     /// A mount point.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mount: Option<String>,
-    /// The other end of connections: an address, or address and port.
+    /// The remote end of connections: an address, or an address and a port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remote: Option<String>,
-    /// Our end of connections, or where a process listens.
+    /// The local end of connections, or where a process listens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub local: Option<String>,
 }
@@ -92,97 +92,97 @@ impl From<&Subject> for Culprit {
     }
 }
 
-/// Something to type next.
+/// A command to run next.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Fix {
-    /// The command, with the real process, device or address in it.
+    /// The command, with the actual process, device or address filled in.
     pub command: String,
     /// Whether it changes anything.
     pub effect: Safety,
-    /// What it is good for.
+    /// What it is for.
     pub why: String,
 }
 
-/// When something will happen if all goes on as it does.
+/// When something will happen if the trend continues.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Eta {
-    /// In how many seconds, counted from the window's end.
+    /// Seconds from the end of the window until then.
     pub seconds: f64,
     /// What will happen then.
     pub what: String,
-    /// How well the trend fits what was seen (R squared), 0 to 1.
+    /// How well the trend fits the measurements (R squared), 0 to 1.
     pub fit: f64,
 }
 
-/// One step of how one thing led to another.
+/// A step in the chain from a cause to its consequences.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Step {
-    /// When it began: seconds since the window began; 0 when it was so from the start.
+    /// When it began, in seconds since the start of the window; 0 if it had begun before.
     pub seconds: f64,
-    /// What, in words.
+    /// What happened, in words.
     pub what: String,
 }
 
-/// Something that is wrong, with who is behind it and what to do, in words.
+/// A problem, with its culprit and what to do about it, in words.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Diagnosis {
     /// The rule that found it, such as `fd_leak`. Stable.
     pub id: String,
-    /// Which of the things that the rule tells apart; empty when it tells none apart. Stable.
+    /// Which of the cases that the rule distinguishes; empty if it distinguishes none. Stable.
     #[serde(default)]
     pub variant: String,
-    /// What it stays the same by, from window to window.
+    /// Its identity, which stays the same from window to window.
     #[serde(default)]
     pub fingerprint: Fingerprint,
-    /// How bad it is, with all that follows from it.
+    /// How bad it is, its consequences included.
     pub severity: Severity,
     /// What is wrong, in one line that names the culprit.
     pub title: String,
-    /// The signal that shows it.
+    /// The signal that it comes from.
     pub signal: String,
-    /// Why it is so.
+    /// Why it happens.
     pub cause: String,
-    /// What it does to those who suffer.
+    /// What it does to others.
     pub impact: String,
-    /// What was measured.
+    /// The measurements.
     pub evidence: Vec<Evidence>,
     /// Examples of what happened.
     pub exemplars: Vec<Exemplar>,
-    /// Who or what is behind it; empty when that cannot be told.
+    /// Who or what causes it; empty if that is not known.
     pub culprit: Culprit,
     /// Who suffers. Bounded.
     pub victims: Vec<Culprit>,
-    /// What to type next.
+    /// Commands to run next.
     pub fixes: Vec<Fix>,
-    /// When it began: seconds since the window began; `None` when it was so from the start.
+    /// When it began, in seconds since the start of the window; `None` if it had begun before.
     pub since: Option<f64>,
-    /// When it began: nanoseconds since 1970; `None` when it was so from the start.
+    /// When it began, in nanoseconds since 1970; `None` if it had begun before the window.
     #[serde(default)]
     pub since_unix_ns: Option<u64>,
     /// When it will get worse.
     pub eta: Option<Eta>,
-    /// How far past its threshold it is: 1 is just there.
+    /// How far it is past its threshold, as a multiple of it: 1 is exactly at the threshold.
     pub excess: f64,
-    /// How sure this is, 0 to 1.
+    /// How certain the finding is, 0 to 1.
     pub confidence: f64,
-    /// How it came about, where one thing led to another.
+    /// How it led to its consequences, in order of time; empty without consequences.
     pub chain: Vec<Step>,
-    /// What is known of it, as data.
+    /// What is known about it, as data.
     #[serde(default)]
     pub facts: Vec<Fact>,
-    /// What follows from it: findings that would go if this one did.
+    /// Its consequences: findings that would go away with it.
     pub consequences: Vec<Diagnosis>,
 }
 
-/// JSON has no infinity: what is not a number would be lost on the way.
+/// The bound for numbers, since JSON has no infinity.
 const VAST: f64 = 1e9;
 
 impl Diagnosis {
-    /// A finding of a window in words, with those under it.
+    /// Puts a finding of a window into words, with the findings under it.
     pub fn of(finding: &Finding, window: &Window) -> Self {
         Self::told(finding, &window.span, true)
     }
@@ -243,7 +243,7 @@ impl Diagnosis {
     }
 }
 
-/// The story of a root cause: how one thing led to another, in the order in which they began.
+/// How a root cause led to its consequences, in the order in which they began.
 fn chain(root: &Finding, title: &str, span: &Span) -> Vec<Step> {
     if root.consequences.is_empty() {
         return Vec::new();
@@ -252,14 +252,14 @@ fn chain(root: &Finding, title: &str, span: &Span) -> Vec<Step> {
     let mut steps = Vec::new();
     root.consequences.iter().for_each(|consequence| gather(consequence, &began, &mut steps));
     steps.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
-    // The cause comes first, though a sample may have shown a consequence a little earlier.
+    // The cause comes first even if sampling saw a consequence a little earlier.
     steps.insert(0, Step { seconds: began(root), what: title.to_owned() });
     let mut told = std::collections::HashSet::new();
     steps.retain(|step| told.insert(step.what.clone()));
     steps
 }
 
-/// A step for a consequence and each of those under it.
+/// Adds a step for a consequence and for each one under it.
 fn gather(finding: &Finding, began: &impl Fn(&Finding) -> f64, steps: &mut Vec<Step>) {
     let rule = rule_by_id(finding.rule.as_str());
     let how = rule.zip(finding.through).and_then(|(rule, effect)| rule.suffers.iter().find(|line| line.from == effect));
@@ -269,7 +269,7 @@ fn gather(finding: &Finding, began: &impl Fn(&Finding) -> f64, steps: &mut Vec<S
     finding.consequences.iter().for_each(|consequence| gather(consequence, began, steps));
 }
 
-/// Made by hand, for the tests of how it looks.
+/// Built by hand, for tests of the layout.
 #[cfg(test)]
 impl Diagnosis {
     pub(super) fn made(id: &str, signal: &str, severity: Severity, title: &str) -> Self {

@@ -10,8 +10,8 @@ use super::{Diagnosis, Fix, Report};
 use kerno_model::amount::{quantity, span};
 use kerno_model::{Safety, Span, Unit};
 
-/// The report as Markdown (`CommonMark`, and tables as GitHub, GitLab and Mattermost have them). What comes from the machine is
-/// escaped: it cannot link, mention, embed or format.
+/// Renders the report as Markdown (`CommonMark`, with tables as GitHub, GitLab and Mattermost support them). Text from the machine
+/// is escaped, so that it cannot link, mention, embed or format anything.
 pub fn markdown(report: &Report) -> String {
     let mut out = String::new();
     write_report(&mut out, report).map(|()| out).unwrap_or_default()
@@ -58,7 +58,7 @@ fn write_finding(out: &mut String, finding: &Diagnosis, window: &Span) -> Writte
     writeln!(out, "- **Since:** {}", since(finding.since, window))?;
     if let Some(eta) = &finding.eta {
         let fit = quantity(eta.fit, Unit::Ratio);
-        writeln!(out, "- **Soon:** {} in {} (the trend fits {fit})", plain(&eta.what), span(eta.seconds))?;
+        writeln!(out, "- **Soon:** {} in {} (trend fit {fit})", plain(&eta.what), span(eta.seconds))?;
     }
     for (label, words) in [("Why", &finding.cause), ("Impact", &finding.impact)] {
         if !words.is_empty() {
@@ -76,15 +76,15 @@ fn write_finding(out: &mut String, finding: &Diagnosis, window: &Span) -> Writte
     }
     let exemplars = finding.exemplars.iter().map(|exemplar| (exemplar.seconds, &exemplar.what));
     write_times(out, "Examples", exemplars, window)?;
-    write_times(out, "How it came about", finding.chain.iter().map(|step| (step.seconds, &step.what)), window)?;
+    write_times(out, "Timeline", finding.chain.iter().map(|step| (step.seconds, &step.what)), window)?;
     if !finding.victims.is_empty() {
-        writeln!(out, "\n**Who suffers**\n")?;
+        writeln!(out, "\n**Affected**\n")?;
         for victim in &finding.victims {
             writeln!(out, "- {}", plain(&one_line(victim)))?;
         }
     }
     if !finding.consequences.is_empty() {
-        writeln!(out, "\n**What follows from it**\n")?;
+        writeln!(out, "\n**Consequences**\n")?;
         for consequence in &finding.consequences {
             write_consequence(out, consequence, 0)?;
         }
@@ -104,7 +104,7 @@ fn write_times<'a>(
         if index == 0 {
             writeln!(out, "\n**{head}**\n")?;
         }
-        let when = if seconds > 0.0 { clock_ms(window.started_unix + seconds) } else { "from the start".to_owned() };
+        let when = if seconds > 0.0 { clock_ms(window.started_unix + seconds) } else { "before".to_owned() };
         writeln!(out, "- {when} {}", plain(what))?;
     }
     Ok(())
@@ -128,7 +128,7 @@ fn write_fixes(out: &mut String, head: &str, fixes: &[&Fix]) -> Written {
     Ok(())
 }
 
-/// Text that is nothing but text: control characters as escapes, and Markdown's own characters with a backslash.
+/// Makes plain text: escapes control characters, and Markdown characters with a backslash.
 fn plain(text: &str) -> String {
     const SPECIAL: &[char] = &['\\', '`', '*', '[', ']', '<', '>', '#', '|', '~', '&'];
     let shown = verbatim(text);
@@ -137,14 +137,14 @@ fn plain(text: &str) -> String {
     for (index, c) in shown.char_indices() {
         let rest = shown.get(index..).unwrap_or_default();
         let in_word = last.is_alphanumeric();
-        // Within a word an underscore means nothing; addresses become links by themselves.
+        // An underscore within a word has no meaning; bare addresses become links.
         let special = SPECIAL.contains(&c) || (c == '_' && !in_word);
         if special || rest.starts_with("://") || (c == '.' && out.ends_with("www")) {
             out.push('\\');
         }
         out.push(c);
         if c == '@' && !in_word {
-            // Chats call people by name whatever stands before it.
+            // Chats notify people by @name whatever precedes it.
             out.push('\u{200b}');
         }
         last = c;
@@ -152,7 +152,7 @@ fn plain(text: &str) -> String {
     out
 }
 
-/// Text as code, between more backticks than it has in a row.
+/// Formats text as code, with a fence longer than any run of backticks in it.
 fn code(text: &str) -> String {
     let text = verbatim(text);
     let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);

@@ -1,5 +1,5 @@
-//! What a person or a program gets to read: a [`Report`] as text for a terminal, as Markdown for an incident channel, as JSON (it
-//! serialises; with the feature `schema`, `json_schema` describes it), and what changed from one report to the next.
+//! Output for people and programs: a [`Report`] as text for a terminal, as Markdown for an incident channel, or as JSON (a report
+//! serialises; with the feature `schema`, `json_schema` describes the form), and what changed from one report to the next.
 
 mod changes;
 mod diagnosis;
@@ -20,17 +20,17 @@ pub use text::{TextStyle, changes_text, finding_text, text};
 
 use kerno_model::{CostOfObserving, Finding, HostFacts, Missing, SCHEMA_VERSION, Severity, Span, Window};
 
-/// What was found in a window, and what one must know to judge it.
+/// The findings of a window, with the context needed to judge them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Report {
-    /// Version of this form; grows when a field changes its meaning or goes.
+    /// Version of the serialised form. Grows when a field changes its meaning or is removed.
     pub schema_version: u32,
     /// The version of kerno that made it.
     pub kerno_version: String,
     /// The machine.
     pub host: HostFacts,
-    /// When, and for how long.
+    /// When and how long it was observed.
     pub window: Span,
     /// The signals that were observed.
     pub observed: Vec<String>,
@@ -38,14 +38,14 @@ pub struct Report {
     pub missing: Vec<Missing>,
     /// What observing cost.
     pub cost: CostOfObserving,
-    /// Nothing is wrong as far as could be seen: no finding is a warning or worse.
+    /// Whether no finding is a warning or worse.
     pub healthy: bool,
-    /// Root causes, the worst first, with what follows from each under it.
+    /// Root causes, the worst first, each with its consequences under it.
     pub findings: Vec<Diagnosis>,
 }
 
 impl Report {
-    /// A report on what was observed and judged.
+    /// Makes a report from a window and its findings.
     pub fn new(window: &Window, findings: &[Finding]) -> Self {
         Self::with(window, findings.iter().map(|finding| Diagnosis::of(finding, window)).collect())
     }
@@ -64,7 +64,7 @@ impl Report {
         }
     }
 
-    /// The worst severity of all findings; `None` when there is none.
+    /// The worst severity of all findings; `None` without findings.
     pub fn worst(&self) -> Option<Severity> {
         worst(&self.findings)
     }

@@ -1,7 +1,7 @@
 use super::*;
 use kerno_model::{Container, Course, IncidentId, Safety, SummaryLoss, Unit};
 
-/// A machine on which one process floods a disk while a database waits for it, and another leaks sockets.
+/// A machine on which one process floods a disk that a database waits for, and another process leaks sockets.
 pub(super) fn report() -> Report {
     let mut dd = Culprit {
         pid: Some(4711),
@@ -35,15 +35,14 @@ pub(super) fn report() -> Report {
         .measured("write requests waited for the device and in its queue (p99)", 380.0, Unit::Milliseconds, Some(50.0))
         .measured("share of the time that the device was busy", 0.998, Unit::Ratio, Some(0.9))
         .measured("written by dd", 1_288_490_188.8, Unit::Bytes, None)
-        .measured("of all that was written", 0.973, Unit::Ratio, None)
-        .fix(Safety::ReadOnly, "pidstat -d -p 4711 1 5", "what dd writes, second by second")
-        .fix(Safety::ReadOnly, "iostat -x nvme0n1 1 5", "how busy the device is")
-        .fix(Safety::Changing, "ionice -c 3 -p 4711", "lets dd write only when nobody else does (bfq scheduler)")
+        .measured("share of all data written", 0.973, Unit::Ratio, None)
+        .fix(Safety::ReadOnly, "pidstat -d -p 4711 1 5", "shows what dd writes, second by second")
+        .fix(Safety::ReadOnly, "iostat -x nvme0n1 1 5", "shows how busy the device is")
+        .fix(Safety::Changing, "ionice -c 3 -p 4711", "lets dd write only when nothing else does (bfq scheduler)")
         .fix(Safety::Changing, "systemctl stop nightly-backup.service", "ends the backup");
     disk.culprit = dd;
     disk.cause =
-        "dd makes pages dirty faster than the device can write them, and who asks for its own data to be on the \
-                  device has to wait behind all of them."
+        "dd makes pages dirty faster than the device can write them. A program that syncs its own data waits behind them."
             .into();
     disk.impact = "Everyone who reads from or syncs to nvme0n1 waits.".into();
     disk.since = Some(4.2);
@@ -56,10 +55,14 @@ pub(super) fn report() -> Report {
     ];
     disk.consequences = vec![slow];
 
-    let title = "api\x1b[31m-server (2202) leaks sockets: 12 a second, limit of 1,024 in 40 s";
+    let title = "api\x1b[31m-server (2202) leaks sockets: 12/s, limit of 1,024 reached in 40 s";
     let mut leak = Diagnosis::made("fd_leak", "fd_track", Severity::Warning, title)
-        .measured("descriptors more, a second", 12.0, Unit::PerSecond, Some(1.0))
-        .fix(Safety::ReadOnly, "ls -l /proc/2202/fd | awk '{print $NF}' | sort | uniq -c | sort -n", "what is open")
+        .measured("growth of open file descriptors", 12.0, Unit::PerSecond, Some(1.0))
+        .fix(
+            Safety::ReadOnly,
+            "ls -l /proc/2202/fd | awk '{print $NF}' | sort | uniq -c | sort -n",
+            "shows what is open",
+        )
         .fix(Safety::Changing, "systemctl restart 'api`server`'", "frees them, until it leaks again");
     leak.culprit = Culprit {
         pid: Some(2202),
@@ -71,7 +74,7 @@ pub(super) fn report() -> Report {
         }),
         ..Culprit::default()
     };
-    leak.eta = Some(Eta { seconds: 40.0, what: "open fails with EMFILE".into(), fit: 0.997 });
+    leak.eta = Some(Eta { seconds: 40.0, what: "any open fails with EMFILE".into(), fit: 0.997 });
     let window = Window {
         host: HostFacts {
             hostname: "db-3".into(),
@@ -135,7 +138,7 @@ fn text_tells_all_that_matters() {
         "Linux 6.18.44 x86_64",
         "8 CPUs, 31.2 GiB memory, virtual (kvm, Amazon EC2), Kubernetes node",
         "0.367 % of one CPU, 22 MiB memory",
-        "1,203 values had no room",
+        "1,203 values did not fit",
         "CONFIG_PSI",
         "2 root causes in 30 s: 1 critical, 1 warning.",
         "CRITICAL",
@@ -150,8 +153,8 @@ fn text_tells_all_that_matters() {
         "$ iostat -x nvme0n1 1 5",
         "! ionice -c 3 -p 4711",
         "CHANGES the system",
-        "in 40 s, at 15:56:04 UTC (the trend fits\n           99.7 %)",
-        "15:54:58.700  this begins",
+        "in 40 s, at 15:56:04 UTC (trend fit\n           99.7 %)",
+        "15:54:58.700  this began",
         "5f2d1a8c0b9e (containerd, pod",
     ] {
         assert!(shown.contains(needed), "{needed}\n{shown}");
@@ -238,9 +241,9 @@ fn what_changed_is_told() {
     assert!(words.contains("[was critical, 3.8x its threshold; now 7.6x]"), "{shown}");
 }
 
-/// To look at: `cargo test -p kerno --lib report::tests::look -- --ignored --nocapture`.
+/// Prints reports to look at: `cargo test -p kerno-doctor --lib report::tests::look -- --ignored --nocapture`.
 #[test]
-#[ignore = "for the eye"]
+#[ignore = "prints, checks nothing"]
 fn look() {
     for width in [60, 80, 120] {
         println!("{}\n{}\n", "=".repeat(width), text(&report(), &plain(width)));

@@ -14,16 +14,16 @@ use kerno_model::{Course, Safety, Severity, Span, Unit};
 /// How text is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TextStyle {
-    /// Columns.
+    /// Width in columns.
     pub width: usize,
-    /// With ANSI colours.
+    /// Whether to use ANSI colours.
     pub color: bool,
 }
 
-/// Between which widths text is set; what is wider is hard to read.
+/// The widths that are used; wider text is hard to read.
 const WIDTHS: std::ops::RangeInclusive<usize> = 40..=120;
 
-/// Ways of setting text off, as ANSI sequences (SGR).
+/// Styles of text, as ANSI sequences (SGR).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Paint {
     Plain,
@@ -57,7 +57,7 @@ impl Paint {
     }
 }
 
-/// The report for a terminal or a pipe. What comes from the machine is escaped.
+/// Renders the report for a terminal or a pipe. Text from the machine is escaped.
 pub fn text(report: &Report, style: &TextStyle) -> String {
     let mut page = Page::new(style);
     header(&mut page, report);
@@ -67,7 +67,7 @@ pub fn text(report: &Report, style: &TextStyle) -> String {
     if report.healthy {
         healthy(&mut page, report);
     }
-    // One is in the next line anyhow.
+    // A single one follows in the next line anyway.
     if report.findings.len() > 1 {
         for (index, finding) in report.findings.iter().enumerate() {
             page.labelled(2, &(index + 1).to_string(), 3, &safe(&finding.title), Paint::of(finding.severity));
@@ -80,14 +80,14 @@ pub fn text(report: &Report, style: &TextStyle) -> String {
     page.out
 }
 
-/// One finding of a report, as [`text`] shows it.
+/// Renders one finding of a report, as [`text`] shows it.
 pub fn finding_text(finding: &Diagnosis, report: &Report, style: &TextStyle) -> String {
     let mut page = Page::new(style);
     set_finding(&mut page, finding, &report.window);
     page.out
 }
 
-/// What changed, a line each, for a terminal or a pipe: what is new and worse first.
+/// Renders changes for a terminal or a pipe, one per line; new and worse ones first.
 pub fn changes_text(changes: &[Change], style: &TextStyle) -> String {
     let mut page = Page::new(style);
     let mut sorted: Vec<&Change> = changes.iter().collect();
@@ -145,7 +145,7 @@ fn healthy(page: &mut Page, report: &Report) {
         page.labelled(4, &safe(&signal), 17, &safe(&what), Paint::Plain);
     }
     if !report.missing.is_empty() {
-        page.set(2, 2, "What is not seen (above) may be wrong all the same.", Paint::Warning);
+        page.set(2, 2, "Problems in what was not seen (above) are possible.", Paint::Warning);
     }
 }
 
@@ -159,7 +159,7 @@ fn set_finding(page: &mut Page, finding: &Diagnosis, window: &Span) {
     if let Some(eta) = &finding.eta {
         let at = clock(window.started_unix + window.seconds + eta.seconds);
         let fit = quantity(eta.fit, Unit::Ratio);
-        let line = format!("{} in {}, at {at} UTC (the trend fits {fit})", safe(&eta.what), span(eta.seconds));
+        let line = format!("{} in {}, at {at} UTC (trend fit {fit})", safe(&eta.what), span(eta.seconds));
         page.labelled(2, "Soon", LABELS, &line, Paint::Bold);
     }
     for (label, what) in [("Why", &finding.cause), ("Impact", &finding.impact)] {
@@ -181,23 +181,23 @@ fn set_finding(page: &mut Page, finding: &Diagnosis, window: &Span) {
         }
     }
     if !finding.chain.is_empty() {
-        page.set(2, 2, "How it came about", Paint::Bold);
+        page.set(2, 2, "Timeline", Paint::Bold);
         for step in &finding.chain {
             let when = clock_ms(window.started_unix + step.seconds);
             let when = if step.seconds > 0.0 { when.as_str() } else { "before" };
-            // The title stands above already.
-            let what = if step.what == finding.title { "this begins" } else { step.what.as_str() };
+            // The title is already shown above.
+            let what = if step.what == finding.title { "this began" } else { step.what.as_str() };
             page.labelled(4, when, 14, &safe(what), Paint::Plain);
         }
     }
     if !finding.victims.is_empty() {
-        page.set(2, 2, "Who suffers", Paint::Bold);
+        page.set(2, 2, "Affected", Paint::Bold);
         for victim in &finding.victims {
             page.set(4, 6, &safe(&one_line(victim)), Paint::Plain);
         }
     }
     if !finding.consequences.is_empty() {
-        page.set(2, 2, "What follows from it", Paint::Bold);
+        page.set(2, 2, "Consequences", Paint::Bold);
         for consequence in &finding.consequences {
             follows(page, consequence, 4);
         }
@@ -211,7 +211,7 @@ fn culprit(page: &mut Page, culprit: &Culprit) {
     let particulars = particulars(culprit);
     let Some(first) = named.map(|name| safe(&name)).or_else(|| particulars.is_empty().then(|| "unknown".to_owned()))
     else {
-        // A place only: no need to say it in two lines.
+        // Only a place is known: one line is enough.
         for (index, (label, value)) in particulars.iter().enumerate() {
             page.labelled(
                 2,
@@ -229,7 +229,7 @@ fn culprit(page: &mut Page, culprit: &Culprit) {
     }
 }
 
-/// The beginning of what is too long to be read; JSON has all of it.
+/// Cuts text that is too long to read. JSON has all of it.
 fn cut(text: &str) -> String {
     const READABLE: usize = 200;
     match text.char_indices().nth(READABLE) {
@@ -238,7 +238,7 @@ fn cut(text: &str) -> String {
     }
 }
 
-/// A finding under another: what it is and how much, and those under it in turn.
+/// Shows a finding under another one: its title and first measurement, then the findings under it.
 fn follows(page: &mut Page, finding: &Diagnosis, indent: usize) {
     page.labelled(indent, finding.severity.name(), 9, &safe(&finding.title), Paint::of(finding.severity));
     if let Some(evidence) = first_evidence(finding) {
@@ -249,7 +249,7 @@ fn follows(page: &mut Page, finding: &Diagnosis, indent: usize) {
     }
 }
 
-/// What was measured, with figures one below another.
+/// Shows the measurements as a table.
 fn evidence(page: &mut Page, all: &[Evidence]) {
     if all.is_empty() {
         return;
@@ -263,7 +263,7 @@ fn evidence(page: &mut Page, all: &[Evidence]) {
     let (value_width, threshold_width) = (widest(&value, "measured"), widest(&threshold, "threshold"));
     let figures = 2 + value_width + if with_threshold { 2 + threshold_width } else { 0 };
     let what_width = page.width.saturating_sub(4 + figures).max(16);
-    // No wider than needed: the eye has to get from one end of the line to the other.
+    // No wider than needed, so that the eye can follow the line.
     let widest_what = all.iter().map(|evidence| display_width(&safe(&evidence.what))).max().unwrap_or(0);
     let what_width = what_width.min(widest_what.max(20));
     let figures = |value: &str, threshold: &str| {
@@ -276,7 +276,7 @@ fn evidence(page: &mut Page, all: &[Evidence]) {
         let words = safe(&item.what);
         let lines = wrap(&words, Options::new(what_width));
         for (index, line) in lines.iter().enumerate() {
-            // The figures stand beside the last line, where reading ends.
+            // The figures go next to the last line, where reading ends.
             if index + 1 == lines.len() {
                 let pad = " ".repeat(what_width.saturating_sub(display_width(line)));
                 page.line(4, &format!("{line}{pad}{}", figures(&value(item), &threshold(item))), Paint::Plain);
@@ -287,13 +287,13 @@ fn evidence(page: &mut Page, all: &[Evidence]) {
     }
 }
 
-/// What to type next: what only looks first.
+/// Shows the commands to run next, those that change nothing first.
 fn fixes(page: &mut Page, all: &[Fix]) {
     let of = |effect: Safety| all.iter().filter(move |fix| fix.effect == effect);
     if of(Safety::ReadOnly).next().is_some() {
         page.set(2, 2, "Look next (changes nothing)", Paint::Bold);
         for fix in of(Safety::ReadOnly) {
-            // Never broken into lines: it is to be copied.
+            // Never wrapped, so that it can be copied.
             page.line(4, &format!("$ {}", verbatim(&fix.command)), Paint::Plain);
             page.set(6, 6, &safe(&fix.why), Paint::Dim);
         }
@@ -307,11 +307,11 @@ fn fixes(page: &mut Page, all: &[Fix]) {
     }
 }
 
-/// Breaks text at spaces alone, so that paths and ids can be copied, and not between a number and its unit.
+/// Wraps text only at spaces, so that paths and ids can be copied, and never between a number and its unit.
 fn wrap(text: &str, options: Options<'_>) -> Vec<String> {
     const UNITS: &[&str] =
         &["%", "ns", "us", "ms", "s", "min", "h", "d", "B", "KiB", "MiB", "GiB", "TiB", "KiB/s", "MiB/s", "GiB/s"];
-    /// No place to break a line; a plain space again when that is done.
+    /// A space where the line must not break; becomes a plain space afterwards.
     const TIE: char = '\u{a0}';
     let mut tied = String::with_capacity(text.len());
     for (index, word) in text.split(' ').enumerate() {
@@ -326,7 +326,7 @@ fn wrap(text: &str, options: Options<'_>) -> Vec<String> {
     textwrap::wrap(&tied, options).into_iter().map(|line| line.replace(TIE, " ")).collect()
 }
 
-/// Lines of bounded width.
+/// Collects lines of bounded width.
 struct Page {
     out: String,
     width: usize,
@@ -342,14 +342,14 @@ impl Page {
         self.out.push('\n');
     }
 
-    /// One line as it is, whatever its width.
+    /// Adds a line as it is, whatever its width.
     fn line(&mut self, indent: usize, line: &str, paint: Paint) {
         self.out.extend(std::iter::repeat_n(' ', indent));
         self.paint(line, paint);
         self.out.push('\n');
     }
 
-    /// A paragraph: its first line indented so, the others so.
+    /// Adds a paragraph, with one indent for the first line and another one for the rest.
     fn set(&mut self, first: usize, others: usize, text: &str, paint: Paint) {
         if text.is_empty() {
             return;
@@ -362,7 +362,7 @@ impl Page {
         }
     }
 
-    /// A paragraph beside a label, in a column of its own. The paint is the label's when there is one that matters, else the text's.
+    /// Adds a paragraph next to a label, in a column of its own. Colours for severities apply to the label, other paints to the text.
     fn labelled(&mut self, indent: usize, label: &str, column: usize, text: &str, paint: Paint) {
         let column = column.max(display_width(label) + 1);
         let start = indent + column;

@@ -1,4 +1,4 @@
-//! Numbers, times and names as people read them; the same in every form of the report.
+//! Numbers, times and names as people read them, the same in every form of the report.
 
 use kerno_model::amount::{bytes, number, quantity, span};
 use kerno_model::text::Escaped;
@@ -7,20 +7,20 @@ use kerno_model::{Missing, Severity, Span, Unit};
 
 use super::{Culprit, Diagnosis, Report};
 
-/// The time of day in UTC: `15:54:06`. UTC, since a report is read in other places than it was made.
+/// The time of day in UTC: `15:54:06`. UTC, since a report may be read far from where it was made.
 pub(super) fn clock(unix: f64) -> String {
     let second = whole_seconds(unix).rem_euclid(86_400);
     format!("{:02}:{:02}:{:02}", second / 3_600, second / 60 % 60, second % 60)
 }
 
-/// The same with a fraction: `15:54:06.312`.
+/// The same with milliseconds: `15:54:06.312`.
 pub(super) fn clock_ms(unix: f64) -> String {
     let unix = (unix * 1e3).round() / 1e3;
     let fraction = ((unix - unix.floor()) * 1e3).round();
     format!("{}.{fraction:03}", clock(unix))
 }
 
-/// `2026-11-22` in UTC.
+/// The date in UTC: `2026-11-22`.
 pub(super) fn date(unix: f64) -> String {
     // Howard Hinnant's days-to-civil algorithm: eras of 400 years that begin on 1 March.
     let days = whole_seconds(unix).div_euclid(86_400) + 719_468;
@@ -40,7 +40,7 @@ fn whole_seconds(unix: f64) -> i64 {
     unix.floor() as i64
 }
 
-/// Since when: `15:54:06 UTC, 26 s before the end`.
+/// When something began: `15:54:06 UTC, 26 s before the end`.
 pub(super) fn since(since: Option<f64>, window: &Span) -> String {
     match since {
         Some(seconds) => {
@@ -48,22 +48,22 @@ pub(super) fn since(since: Option<f64>, window: &Span) -> String {
             let before_end = if before_end >= 10.0 { before_end.round() } else { before_end };
             format!("{} UTC, {} before the end", clock(window.started_unix + seconds), span(before_end))
         }
-        None => format!("before {} UTC: it was so when the window began", clock(window.started_unix)),
+        None => format!("before {} UTC, when the window began", clock(window.started_unix)),
     }
 }
 
-/// Text of untrusted origin: shown, and obeyed by no terminal.
+/// Escapes untrusted text, so that a terminal shows it but does not obey it.
 pub(super) fn safe(text: &str) -> String {
     Escaped(text.as_bytes()).to_string()
 }
 
-/// Text that is to be copied, such as a command or a path: as it is, unless a terminal would obey part of it.
+/// Leaves text for copying, such as a command or a path, as it is, unless a terminal would obey part of it.
 pub(super) fn verbatim(text: &str) -> String {
     let escaped = safe(text);
     if escaped.replace("\\\\", "\\") == text { text.to_owned() } else { escaped }
 }
 
-/// Whom a finding names, in a few words: `dd (4711)`, `/dev/sda`. Not escaped.
+/// The process of a culprit, in short: `dd (4711)`. Not escaped.
 pub(super) fn name(culprit: &Culprit) -> Option<String> {
     let process = culprit.process.as_deref().filter(|name| !name.is_empty());
     match (process, culprit.pid) {
@@ -74,7 +74,7 @@ pub(super) fn name(culprit: &Culprit) -> Option<String> {
     }
 }
 
-/// What else is known of it, with labels; text that is to be copied last. Not escaped.
+/// What else is known about a culprit, with labels. Not escaped.
 pub(super) fn particulars(culprit: &Culprit) -> Vec<(&'static str, String)> {
     let container = culprit.container.as_ref().map(|container| {
         let id: String =
@@ -96,16 +96,16 @@ pub(super) fn particulars(culprit: &Culprit) -> Vec<(&'static str, String)> {
     parts.into_iter().filter_map(|(label, value)| Some((label, value.filter(|value| !value.is_empty())?))).collect()
 }
 
-/// Whether the unit that is named says the same as the cgroup's path.
+/// Whether the path of the cgroup only repeats the unit.
 fn is_of_unit(path: &str, culprit: &Culprit) -> bool {
     culprit.unit.as_deref().is_some_and(|unit| path.strip_suffix(unit).is_some_and(|slice| slice.ends_with('/')))
 }
 
-/// One who suffers, in one line. Not escaped.
+/// A victim, in one line. Not escaped.
 pub(super) fn one_line(culprit: &Culprit) -> String {
     let named = name(culprit);
     let who = named.is_some();
-    // The command line and the cgroup's path are too long for a list, unless there is nothing else.
+    // The command line and the path of the cgroup are too long for a list, unless nothing else is known.
     let wanted =
         |label: &str| if who { matches!(label, "user" | "unit" | "device" | "remote") } else { label != "command" };
     let rest = particulars(culprit)
@@ -116,7 +116,7 @@ pub(super) fn one_line(culprit: &Culprit) -> String {
     parts.join(", ")
 }
 
-/// The machine, in two lines.
+/// The machine, in two lines: system and hardware.
 pub(super) fn machine(report: &Report) -> [String; 2] {
     let host = &report.host;
     let mut system = vec![format!("Linux {} {}", host.kernel, host.machine).trim_end().to_owned()];
@@ -131,14 +131,14 @@ pub(super) fn machine(report: &Report) -> [String; 2] {
         (Some(virtual_by), Some(cloud)) => format!("virtual ({virtual_by}, {cloud})"),
         (Some(virtual_by), None) => format!("virtual ({virtual_by})"),
         (None, Some(cloud)) => cloud.clone(),
-        (None, None) => "no hypervisor seen".to_owned(),
+        (None, None) => "no hypervisor found".to_owned(),
     });
-    hardware.extend(host.container.as_ref().map(|container| format!("run in a container ({container})")));
+    hardware.extend(host.container.as_ref().map(|container| format!("kerno in a container ({container})")));
     hardware.extend(host.kubernetes.then(|| "Kubernetes node".to_owned()));
     [system.join(", "), hardware.join(", ")]
 }
 
-/// What observing cost.
+/// The cost of observing.
 pub(super) fn cost(report: &Report) -> String {
     let share = report.cost.cpu_seconds / report.window.seconds.max(1e-3);
     #[allow(clippy::cast_precision_loss, reason = "three digits are shown")]
@@ -146,7 +146,7 @@ pub(super) fn cost(report: &Report) -> String {
     format!("{} of one CPU, {memory} memory", quantity(share, Unit::Ratio))
 }
 
-/// What the kernel side could not hold, a line for each signal.
+/// What the kernel programs lost, one line per signal.
 pub(super) fn losses(report: &Report) -> Vec<String> {
     let kernel = KernelVersion::parse(&report.host.kernel);
     report.cost.loss.iter().map(|(signal, loss)| format!("{signal}: {}", loss_in_words(*loss, kernel))).collect()
@@ -155,13 +155,13 @@ pub(super) fn losses(report: &Report) -> Vec<String> {
 #[allow(clippy::cast_precision_loss, reason = "three digits are shown")]
 fn loss_in_words(loss: SummaryLoss, kernel: KernelVersion) -> String {
     let skipped = if kernel.preempts_programs() {
-        "of a program skipped by the kernel, because another task had lost its CPU in the middle of it (as tasks do since Linux 7.0)"
+        "of a program skipped by the kernel, because another task had been preempted in the middle of it (possible since Linux 7.0)"
     } else {
         "of a program skipped by the kernel"
     };
     let parts = [
-        (loss.overflow, ["value", "values"], "had no room, so that who caused it is unknown"),
-        (loss.untracked, ["start", "starts"], "could not be followed"),
+        (loss.overflow, ["value", "values"], "did not fit, so the source is unknown"),
+        (loss.untracked, ["start", "starts"], "could not be tracked"),
         (loss.missed_runs, ["run", "runs"], skipped),
     ];
     let told = parts.into_iter().filter(|(count, ..)| *count > 0).map(|(count, [one, many], what)| {
@@ -180,7 +180,7 @@ pub(super) fn unseen(missing: &Missing) -> String {
     }
 }
 
-/// How many of each severity, root causes only: `2 problems: 1 critical, 1 warning`.
+/// The number of root causes of each severity: `2 root causes in 30 s: 1 critical, 1 warning.`
 pub(super) fn verdict(report: &Report) -> String {
     let count = |severity| report.findings.iter().filter(|finding| finding.severity == severity).count();
     let counts: Vec<String> = [Severity::Critical, Severity::Warning, Severity::Info]
@@ -191,13 +191,14 @@ pub(super) fn verdict(report: &Report) -> String {
     let window = span(report.window.seconds.round().max(1.0));
     match report.findings.len() {
         0 => format!("Healthy: nothing wrong found in {window}."),
-        _ if report.healthy => format!("Healthy: nothing suffers; {} worth knowing in {window}.", counts.join(", ")),
+        1 if report.healthy => format!("Healthy: no warnings in {window}, 1 finding for information."),
+        n if report.healthy => format!("Healthy: no warnings in {window}, {n} findings for information."),
         1 => format!("1 root cause in {window}: {}.", counts.join(", ")),
         n => format!("{n} root causes in {window}: {}.", counts.join(", ")),
     }
 }
 
-/// What the rules looked for, by signal: (signal, what).
+/// The signals and what the rules look for in each: (signal, what).
 pub(super) fn looked_for(report: &Report) -> Vec<(String, String)> {
     let titles = |signal: &str| {
         let rules = crate::rules().filter(|rule| rule.signal == signal);
@@ -206,7 +207,7 @@ pub(super) fn looked_for(report: &Report) -> Vec<(String, String)> {
     report.observed.iter().map(|signal| (signal.clone(), titles(signal))).collect()
 }
 
-/// For a list: `Storage holds` as `storage holds`, but `TCP` as it is.
+/// Lower-cases a title for a list: `Storage fails` becomes `storage fails`, but `TCP` stays.
 fn lower_first(title: &str) -> String {
     let mut chars = title.chars();
     match (chars.next(), chars.clone().next()) {
@@ -215,7 +216,7 @@ fn lower_first(title: &str) -> String {
     }
 }
 
-/// A measurement and its line in words: `400 ms (threshold 50 ms)`.
+/// The first measurement and its threshold, in words: `wait: 400 ms (threshold 50 ms)`.
 pub(super) fn first_evidence(finding: &Diagnosis) -> Option<String> {
     let evidence = finding.evidence.first()?;
     let threshold = evidence.threshold.map(|at| format!(" (threshold {})", quantity(at, evidence.unit)));
@@ -234,7 +235,7 @@ mod tests {
         assert_eq!(clock_ms(1.9999), "00:00:02.000");
         let window = Span { started_unix: 0.0, seconds: 30.0, ..Span::default() };
         assert_eq!(since(Some(18.0), &window), "00:00:18 UTC, 12 s before the end");
-        assert_eq!(since(None, &window), "before 00:00:00 UTC: it was so when the window began");
+        assert_eq!(since(None, &window), "before 00:00:00 UTC, when the window began");
     }
 
     #[test]
@@ -248,6 +249,17 @@ mod tests {
         assert_eq!(labels("/system.slice/a.service", Some("a.service")), ["unit"]);
         assert_eq!(labels("/system.slice/a.service/jail", Some("a.service")), ["unit", "cgroup"]);
         assert_eq!(labels("/jail", None), ["cgroup"]);
+    }
+
+    #[test]
+    fn findings_for_information_leave_the_machine_healthy() {
+        let notes = |count: usize| {
+            let findings = (0..count).map(|_| Diagnosis::made("x", "y", Severity::Info, "z")).collect();
+            verdict(&Report::with(&kerno_model::Window::default(), findings))
+        };
+        assert_eq!(notes(0), "Healthy: nothing wrong found in 1 s.");
+        assert_eq!(notes(1), "Healthy: no warnings in 1 s, 1 finding for information.");
+        assert_eq!(notes(2), "Healthy: no warnings in 1 s, 2 findings for information.");
     }
 
     #[test]
@@ -276,11 +288,11 @@ mod tests {
         let lost = SummaryLoss { overflow: 1, untracked: 2, ..SummaryLoss::default() };
         assert_eq!(
             loss_in_words(lost, KernelVersion::default()),
-            "1 value had no room, so that who caused it is unknown, 2 starts could not be followed"
+            "1 value did not fit, so the source is unknown, 2 starts could not be tracked"
         );
         let skipped = SummaryLoss { missed_runs: 1, ..SummaryLoss::default() };
         assert_eq!(loss_in_words(skipped, KernelVersion::new(6, 18)), "1 run of a program skipped by the kernel");
-        let why = "because another task had lost its CPU in the middle of it";
+        let why = "because another task had been preempted in the middle of it";
         assert!(loss_in_words(skipped, KernelVersion::new(7, 0)).contains(why));
     }
 

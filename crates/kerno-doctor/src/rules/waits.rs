@@ -35,7 +35,7 @@ rule! {
     }
 }
 
-/// How many victims are named.
+/// The most victims that a finding names.
 const MAX_VICTIMS: usize = 8;
 
 fn judge(window: &Window, rule: &BlockedTasks) -> Vec<Finding> {
@@ -50,13 +50,13 @@ fn judge(window: &Window, rule: &BlockedTasks) -> Vec<Finding> {
     kinds.into_iter().filter_map(|(kind, tasks)| finding(window, rule, kind, tasks)).collect()
 }
 
-/// Of the tasks that wait for the same kind of thing.
+/// The finding about tasks that wait for the same kind of thing.
 fn finding(window: &Window, rule: &BlockedTasks, kind: WaitsFor, mut tasks: Vec<&BlockedTask>) -> Option<Finding> {
     tasks.retain(|task| task.seconds >= rule.warning_seconds);
-    // A thread that slept so more than once is one that is stuck.
+    // A thread with several long sleeps counts once.
     tasks.sort_by(|a, b| a.tid.cmp(&b.tid).then(b.seconds.total_cmp(&a.seconds)));
     tasks.dedup_by_key(|task| task.tid);
-    // A program tells more than a thread of the kernel that waits for the same.
+    // A program comes before kernel threads that wait for the same thing, since it tells more.
     tasks.sort_by(|a, b| {
         a.kernel_thread.cmp(&b.kernel_thread).then(b.seconds.total_cmp(&a.seconds)).then(a.tid.cmp(&b.tid))
     });
@@ -97,7 +97,7 @@ fn finding(window: &Window, rule: &BlockedTasks, kind: WaitsFor, mut tasks: Vec<
     Some(with_fixes(finding, kind, worst))
 }
 
-/// The functions around a place, to tell one lock or page from another.
+/// The callers of a function, to distinguish one lock or page from another.
 fn called_by(task: &BlockedTask, place: &str) -> String {
     let outer: Vec<_> =
         task.stack.iter().skip_while(|frame| *frame != place).skip(1).take(3).map(String::as_str).collect();

@@ -88,7 +88,7 @@ impl Btf {
 
     /// What a tracepoint's argument points to: a struct's name; `None` when it is no pointer to one.
     pub(crate) fn tracepoint_argument(&self, tracepoint: &str, index: usize) -> Option<&str> {
-        let typedef = *self.typedefs.get(&format!("btf_trace_{tracepoint}"))?;
+        let typedef = self.tracepoint_id(tracepoint)?;
         let proto = self.resolve(typedef).ok()?;
         let (KIND_FUNC_PROTO, count) = self.kind(proto).ok()? else { return None };
         // The tracer's own context pointer comes first.

@@ -34,13 +34,13 @@ fn measured() -> Lengths {
 
 fn written(lengths: &Lengths) -> String {
     let mut text = String::from(
-        "# The programs' lengths\n\n\
-        Words of 8 bytes, as the kernel counts instructions, of each program with the functions it calls: in the committed object, and on\n\
-        each kernel of `crates/kerno-bpf/tests/btf` those that can run there with default settings. The kernel takes the others out when it\n\
-        loads the program, and puts a few in for each look-up in a map. Which of them an event meets is another matter:\n\
-        [what watching costs](overhead.md). The verifier's work is in [kernels.md](kernels.md).\n\n\
-        Written by `KERNO_WRITE_DOCS=1 cargo test -p kerno-bpf --lib instructions`. The same test, without that, fails where a program is not\n\
-        here, or is more than a tenth longer than here.\n\n",
+        "# Lengths of the programs\n\n\
+        The length of each program with the functions it calls, in words of 8 bytes, as the kernel counts instructions: in the committed object, and\n\
+        on each kernel of `crates/kerno-bpf/tests/btf` where it can run with default settings. The kernel removes dead code when it loads a program,\n\
+        and adds a few instructions for each look-up in a map. How many of them an event executes is another matter:\n\
+        [what watching costs](overhead.md). [kernels.md](kernels.md) has the work of the verifier.\n\n\
+        Written by `KERNO_WRITE_DOCS=1 cargo test -p kerno-bpf --lib instructions`. Without the variable the same test fails if a program is not in\n\
+        this table, or is more than a tenth longer than here.\n\n",
     );
     let lines = KERNELS.iter().map(|kernel| format!("{}.{}", kernel.line.major, kernel.line.minor));
     let head: Vec<_> = ["program".to_owned(), "object".to_owned()].into_iter().chain(lines).collect();

@@ -11,7 +11,6 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
-use aya_obj::btf::BtfKind;
 use aya_obj::generated::bpf_insn;
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 
@@ -87,6 +86,11 @@ static OBJECTS: LazyLock<Vec<Committed>> = LazyLock::new(|| {
     files("objects", ".bpf.o").into_iter().map(read).collect()
 });
 
+/// What is committed, for tests elsewhere.
+pub(super) fn committed_objects() -> impl Iterator<Item = Vec<u8>> {
+    files("objects", ".bpf.o").into_iter().map(|(_, data)| data)
+}
+
 fn plans(host: &Host) -> Vec<(Object, Plan)> {
     use crate::signals::{self, disk_io, file_audit, oom_track, sched_delay, syscall_latency, tcp_monitor};
     let mut plans = signals::hook_plans(host);
@@ -154,7 +158,7 @@ fn every_relocation_finds_what_it_is_about_or_is_known_not_to() {
         for kernel in KERNELS.iter() {
             let release = &kernel.host.release;
             let mut object = aya_obj::Object::parse(data).unwrap();
-            let btf = &kernel.host.btf().unwrap().relocations;
+            let btf = kernel.host.btf().unwrap();
             let found = match relocations::relocate(&mut object, &source.relocations, btf) {
                 Ok(found) => found,
                 Err(error) => {
@@ -233,7 +237,7 @@ fn no_relocated_type_is_defined_twice() {
     let mut checked = 0;
     let running = Host::detect();
     let hosts = KERNELS.iter().map(|kernel| &kernel.host).chain([&running]);
-    let hosts: Vec<_> = hosts.map(|host| (&host.release, host.btf().unwrap().index.definitions())).collect();
+    let hosts: Vec<_> = hosts.map(|host| (&host.release, host.btf().unwrap().definitions())).collect();
     for Committed { name, source, .. } in OBJECTS.iter() {
         let roots =
             source.relocations.iter().filter(|relocation| !relocation.is_local()).map(|relocation| relocation.root);
@@ -267,7 +271,7 @@ impl Linked {
     fn on(host: &Host, name: &str) -> Self {
         let Committed { data, source, .. } = OBJECTS.iter().find(|object| object.name == name).unwrap();
         let mut object = aya_obj::Object::parse(data).unwrap();
-        let found = relocations::relocate(&mut object, &source.relocations, &host.btf().unwrap().relocations).unwrap();
+        let found = relocations::relocate(&mut object, &source.relocations, host.btf().unwrap()).unwrap();
         let maps = object.maps.clone();
         let descriptors: BTreeMap<_, _> = maps.keys().zip(1000..).collect();
         let sections = object.functions.keys().map(|(section, _)| *section).collect();
@@ -382,7 +386,7 @@ static PLANNED: LazyLock<Vec<Planned>> = LazyLock::new(|| {
 
 /// Number and name of each value of an enum in any of the kernels.
 fn all_values(name: &str) -> BTreeMap<u32, &'static str> {
-    let values = KERNELS.iter().flat_map(|kernel| kernel.host.btf().unwrap().index.values(name));
+    let values = KERNELS.iter().flat_map(|kernel| kernel.host.btf().unwrap().values(name));
     values.map(|(name, number)| (number, name)).collect()
 }
 
@@ -396,7 +400,7 @@ fn no_program_can_reach_what_its_kernel_lacks() {
             let Relocation { access, line, .. } = &planned.linked.source.relocations[*poison];
             failures.insert(format!("{} can reach {access}, which is not there: {line}", planned.place()));
         }
-        let mut has = kernel.host.btf().unwrap().index.values("bpf_func_id");
+        let mut has = kernel.host.btf().unwrap().values("bpf_func_id");
         assert!(has.remove("__BPF_FUNC_MAX_ID").is_some_and(|helpers| helpers > 100));
         let has = has.into_values().collect();
         for helper in reached.helpers.difference(&has) {
@@ -424,19 +428,19 @@ fn every_planned_hook_is_there_with_the_arguments_that_are_read() {
     }
     for planned in PLANNED.iter() {
         let btf = planned.kernel.host.btf().unwrap();
-        // What aya looks the hook up by.
-        let (name, kind) = match planned.hook {
-            Hook::Tracepoint(name) => (format!("btf_trace_{name}"), BtfKind::Typedef),
-            Hook::FunctionExit(name) => (name.to_owned(), BtfKind::Func),
-            Hook::Iterator(name) | Hook::Seed(name) => (format!("bpf_iter_{name}"), BtfKind::Func),
+        // What the program is loaded for.
+        let target = match planned.hook {
+            Hook::Tracepoint(name) => btf.tracepoint_id(name),
+            Hook::FunctionExit(name) => btf.function_id(name),
+            Hook::Iterator(name) | Hook::Seed(name) => btf.iterator_id(name),
         };
-        if btf.relocations.id_by_type_name_kind(&name, kind).is_err() {
-            failures.insert(format!("{}: no {name}", planned.place()));
+        if target.is_none() {
+            failures.insert(format!("{}: no {}", planned.place(), planned.hook.display()));
         }
         let (name, arity) = match planned.hook {
-            Hook::Tracepoint(name) => (name, btf.index.tracepoint_arity(name).unwrap_or(0)),
+            Hook::Tracepoint(name) => (name, btf.tracepoint_arity(name).unwrap_or(0)),
             // What the function returned follows its arguments.
-            Hook::FunctionExit(name) => (name, btf.index.function_arity(name).map_or(0, |arity| arity + 1)),
+            Hook::FunctionExit(name) => (name, btf.function_arity(name).map_or(0, |arity| arity + 1)),
             Hook::Iterator(_) | Hook::Seed(_) => continue,
         };
         if let Some(argument) = planned.reached.arguments.last().filter(|argument| **argument >= arity) {
@@ -444,7 +448,7 @@ fn every_planned_hook_is_there_with_the_arguments_that_are_read() {
         }
         for (instruction, argument) in &planned.reached.looks_into {
             let taken_for = planned.linked.looked_into(planned.program, *instruction);
-            let is = btf.index.tracepoint_argument(name, *argument);
+            let is = btf.tracepoint_argument(name, *argument);
             let (Some(taken_for), Some(is)) = (taken_for, is) else { continue };
             typed += 1;
             if is != taken_for {
@@ -464,7 +468,7 @@ fn every_kernel_has_the_kinds_of_maps() {
     let mut failures = BTreeSet::new();
     let names = all_values("bpf_map_type");
     for kernel in KERNELS.iter() {
-        let kinds: BTreeSet<_> = kernel.host.btf().unwrap().index.values("bpf_map_type").into_values().collect();
+        let kinds: BTreeSet<_> = kernel.host.btf().unwrap().values("bpf_map_type").into_values().collect();
         assert!(kinds.len() > 20);
         for Committed { name, data, .. } in OBJECTS.iter() {
             for (map, definition) in &aya_obj::Object::parse(data).unwrap().maps {

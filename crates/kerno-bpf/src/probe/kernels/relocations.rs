@@ -111,9 +111,10 @@ fn records<const N: usize>(extension: &[u8], header_at: usize, mut each: impl Fn
 pub(super) fn relocate(
     object: &mut aya_obj::Object,
     relocations: &[Relocation],
-    kernel: &aya::Btf,
+    kernel: &Btf,
 ) -> Result<Vec<bool>, String> {
-    object.relocate_btf(kernel).map_err(|error| chain(&error))?;
+    let kernel = kernel.relocatable(object).map_err(|error| chain(&error))?;
+    object.relocate_btf(&kernel).map_err(|error| chain(&error))?;
     let outcome = |(number, relocation): (usize, &Relocation)| {
         let instruction = instruction_of(object, relocation);
         if instruction.code == POISON_CODE && instruction.imm == POISON {

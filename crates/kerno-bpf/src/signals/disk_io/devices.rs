@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::engine::ProcFile;
+use crate::engine::{Gaps, ProcFile};
 use kerno_model::DiskDevice;
 use kerno_model::Series;
 
@@ -81,19 +81,22 @@ pub(super) struct Devices {
     /// Partitions and the like: their requests are their disk's.
     passed_over: HashMap<Dev, String>,
     last_seconds: f64,
+    /// They have been read before: one that is new has come since.
+    listed: bool,
     file: ProcFile,
 }
 
 impl Default for Devices {
     fn default() -> Self {
         let (followed, passed_over) = (HashMap::new(), HashMap::new());
-        Self { followed, passed_over, last_seconds: 0.0, file: ProcFile::new("/proc/diskstats") }
+        let file = ProcFile::new("/proc/diskstats");
+        Self { followed, passed_over, last_seconds: 0.0, listed: false, file }
     }
 }
 
 impl Devices {
     /// Begins a window where the last one ended.
-    pub(super) fn begin(&mut self) {
+    pub(super) fn begin(&mut self, gaps: &mut Gaps) {
         for device in self.followed.values_mut() {
             device.at_start = device.latest;
             device.in_flight = Series::default();
@@ -101,11 +104,11 @@ impl Devices {
         }
         self.passed_over.clear();
         self.last_seconds = 0.0;
-        self.sample(0.0);
+        self.sample(0.0, gaps);
     }
 
-    pub(super) fn sample(&mut self, seconds: f64) {
-        let Some(text) = self.file.text() else { return };
+    pub(super) fn sample(&mut self, seconds: f64, gaps: &mut Gaps) {
+        let Some(text) = gaps.note("what disks did (/proc/diskstats)", self.file.text()) else { return };
         let elapsed_ms = (seconds - self.last_seconds).max(1e-3) * 1e3;
         for (dev, name, counters) in text.lines().filter_map(parse_line) {
             if self.passed_over.get(&dev).is_some_and(|known| known == name) {
@@ -117,7 +120,7 @@ impl Devices {
                     continue;
                 }
                 // One that appears in the middle of a window began at 0.
-                let at_start = if seconds > 0.0 { DiskCounters::default() } else { counters };
+                let at_start = if self.listed && seconds > 0.0 { DiskCounters::default() } else { counters };
                 self.followed.insert(dev, Followed::new(name, at_start));
             }
             if let Some(device) = self.followed.get_mut(&dev) {
@@ -125,6 +128,7 @@ impl Devices {
             }
         }
         self.last_seconds = seconds;
+        self.listed = true;
     }
 
     /// Those that were used, without what the kernel side adds up.
@@ -251,8 +255,9 @@ mod tests {
     #[test]
     fn this_machines_devices_are_found() {
         let mut devices = Devices::default();
-        devices.begin();
-        devices.sample(0.5);
+        let mut gaps = Gaps::new("disk_io");
+        devices.begin(&mut gaps);
+        devices.sample(0.5, &mut gaps);
         for (dev, device) in &devices.followed {
             assert!(sysfs(*dev).exists() && !device.name.is_empty());
             assert_eq!(whole_disk(*dev), *dev, "{}", device.name);

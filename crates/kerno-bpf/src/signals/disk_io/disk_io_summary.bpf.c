@@ -10,6 +10,7 @@
 #include "kernel.h"
 #include "event.h"
 #include "histogram.h"
+#define ONLY_PROCESSES
 #include "requests.h"
 
 /* One MiB: a machine with more than 25 disks that are all read, written, flushed and trimmed loses the rest, and says so. */
@@ -111,21 +112,19 @@ static __always_inline struct device_op *device_op_of(const struct pending *pend
 {
 	__u64 number = (__u64)pending->dev << 8 | op;
 	__u32 first = number * IN_FLIGHT_MIX >> (64 - DEVICE_OPS_BITS);
-	struct device_op *sum;
+	struct device_op *sum = NULL, *there;
 
 #pragma clang loop unroll(disable)
 	for (__u32 i = 0; i < DEVICE_OP_PROBES; i++) {
 		__u32 at = (first + i) % MAX_DEVICE_OPS;
 
-		sum = bpf_map_lookup_elem(&device_ops, &at);
-		if (!sum)
-			return NULL;
-		if (sum->number == number)
-			return sum;
-		if (in_flight_take(&sum->claims, &sum->number, number))
-			return sum;
+		there = bpf_map_lookup_elem(&device_ops, &at);
+		if (there && (there->number == number || in_flight_take(&there->claims, &there->number, number))) {
+			sum = there;
+			break;
+		}
 	}
-	return NULL;
+	return sum;
 }
 
 static __always_inline void add_to_submitter(const struct pending *pending, __u32 op, __u64 total_ns)

@@ -1,9 +1,10 @@
 //! Cgroups with an I/O limit of their own, and how much of it they use. What they wait there is before any request.
 
 use std::collections::HashMap;
+use std::io;
 use std::time::Instant;
 
-use crate::engine::{CgroupDir, Hierarchy, PressureMeter, Tasks, WalkAge};
+use crate::engine::{CgroupDir, Gaps, Hierarchy, PressureMeter, Tasks, WalkAge, is_gone};
 use kerno_model::{CgroupIo, IoLimit, IoLimitKind};
 
 /// The most pairs of a cgroup and a device that are followed.
@@ -54,18 +55,16 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    pub(super) fn begin(&mut self) {
+    pub(super) fn begin(&mut self, gaps: &mut Gaps) {
         if self.age.is_none_or(WalkAge::is_over) {
-            self.find();
+            self.find(gaps);
         }
         self.limited.iter_mut().for_each(|limited| limited.readings.clear());
-        for meter in self.pressure.values_mut() {
-            let _ = meter.take(1.0);
-        }
-        self.sample(0.0);
+        self.pressure.values_mut().for_each(PressureMeter::begin);
+        self.sample(0.0, gaps);
     }
 
-    fn find(&mut self) {
+    fn find(&mut self, gaps: &mut Gaps) {
         let begun = Instant::now();
         *self = Self::default();
         let Some(hierarchy) = Hierarchy::of_controller("io") else { return };
@@ -73,8 +72,11 @@ impl Limits {
         let mut cgroups = hierarchy.walk().cgroups;
         // v1 has limits at the root, too.
         cgroups.push(CgroupDir { path: "/".into(), dir: hierarchy.mount, id: 0 });
+        let mut all_read = true;
         for cgroup in cgroups {
-            for (dev, limits) in read_limits(&cgroup, self.v2) {
+            let limits = read_limits(&cgroup, self.v2);
+            all_read &= limits.as_ref().err().is_none_or(is_gone);
+            for (dev, limits) in known(LIMITS, limits, gaps).unwrap_or_default() {
                 if self.limited.len() < MAX_LIMITED {
                     self.limited.push(Limited { cgroup: cgroup.clone(), dev, limits, readings: Vec::new() });
                 }
@@ -82,16 +84,21 @@ impl Limits {
         }
         if self.v2 {
             let meter = |limited: &Limited| {
-                (limited.cgroup.path.clone(), PressureMeter::new(limited.cgroup.dir.join("io.pressure")))
+                (
+                    limited.cgroup.path.clone(),
+                    PressureMeter::new("pressure on I/O of cgroups", limited.cgroup.dir.join("io.pressure")),
+                )
             };
             self.pressure = self.limited.iter().map(meter).collect();
         }
-        self.age = Some(WalkAge::since(begun));
+        self.age = all_read.then(|| WalkAge::since(begun));
     }
 
-    pub(super) fn sample(&mut self, seconds: f64) {
+    pub(super) fn sample(&mut self, seconds: f64, gaps: &mut Gaps) {
         for limited in &mut self.limited {
+            // One that cannot be read now is left out: the rate is taken over a longer time.
             let totals = read_totals(&limited.cgroup, &limited.dev, self.v2);
+            let Some(totals) = known(TOTALS, totals, gaps) else { continue };
             if limited.readings.len() >= MAX_READINGS {
                 let mut keep = false;
                 limited.readings.retain(|_| {
@@ -104,7 +111,7 @@ impl Limits {
     }
 
     /// Those that used at least half of a limit.
-    pub(super) fn finish(&mut self, seconds: f64, tasks: &Tasks) -> Vec<CgroupIo> {
+    pub(super) fn finish(&mut self, seconds: f64, tasks: &Tasks, gaps: &mut Gaps) -> Vec<CgroupIo> {
         let mut found = Vec::new();
         for limited in &self.limited {
             let Some((limit_used, kind)) = most_used(limited) else { continue };
@@ -112,7 +119,8 @@ impl Limits {
                 continue;
             }
             let gained = gained(limited.readings.first(), limited.readings.last());
-            let stalled = self.pressure.get_mut(&limited.cgroup.path).and_then(|meter| meter.take(seconds));
+            let stalled = self.pressure.get_mut(&limited.cgroup.path).map(|meter| meter.take(seconds));
+            let stalled = stalled.and_then(|shares| shares.map_err(|gap| gaps.add(gap)).ok());
             found.push(CgroupIo {
                 path: limited.cgroup.path.clone(),
                 v2: self.v2,
@@ -176,18 +184,33 @@ fn busiest_processes(cgroup: &CgroupDir, tasks: &Tasks) -> Vec<u32> {
     pids
 }
 
+const LIMITS: &str = "limits of cgroups on I/O";
+const TOTALS: &str = "how much of their limits cgroups use on disks";
+
+/// What was read, if it was; it is no news that the cgroup has gone.
+fn known<T>(what: &str, reading: io::Result<T>, gaps: &mut Gaps) -> Option<T> {
+    match reading {
+        Err(error) if is_gone(&error) => None,
+        reading => gaps.note(what, reading),
+    }
+}
+
 /// Device and limits.
-fn read_limits(cgroup: &CgroupDir, v2: bool) -> HashMap<String, PerKind> {
+fn read_limits(cgroup: &CgroupDir, v2: bool) -> io::Result<HashMap<String, PerKind>> {
     let mut all: HashMap<String, PerKind> = HashMap::new();
     if v2 {
-        for line in cgroup.text("io.max").unwrap_or_default().lines() {
+        for line in cgroup.text("io.max")?.lines() {
             if let Some((dev, limits)) = parse_pairs(line, KINDS.map(IoLimitKind::key)) {
                 all.insert(dev, limits);
             }
         }
     } else {
         for (i, file) in V1_FILES.iter().enumerate() {
-            for line in cgroup.text(file).unwrap_or_default().lines() {
+            let text = match cgroup.text(file) {
+                Err(error) if is_gone(&error) => continue,
+                text => text?,
+            };
+            for line in text.lines() {
                 if let Some((dev, limit)) = line.split_once(' ')
                     && let Some(slot) = all.entry(dev.to_owned()).or_default().get_mut(i)
                 {
@@ -197,7 +220,7 @@ fn read_limits(cgroup: &CgroupDir, v2: bool) -> HashMap<String, PerKind> {
         }
     }
     all.retain(|_, limits| limits.iter().any(|limit| *limit > 0));
-    all
+    Ok(all)
 }
 
 /// A line `8:0 a=1 b=max`; what is not a number is 0.
@@ -213,27 +236,29 @@ fn parse_pairs(line: &str, names: [&str; 4]) -> Option<(String, PerKind)> {
 }
 
 /// Bytes read, bytes written, reads, writes so far.
-fn read_totals(cgroup: &CgroupDir, dev: &str, v2: bool) -> PerKind {
+fn read_totals(cgroup: &CgroupDir, dev: &str, v2: bool) -> io::Result<PerKind> {
     if v2 {
-        let text = cgroup.text("io.stat").unwrap_or_default();
+        let text = cgroup.text("io.stat")?;
         let line = text.lines().find(|line| line.split(' ').next() == Some(dev));
-        return line
-            .and_then(|line| parse_pairs(line, ["rbytes", "wbytes", "rios", "wios"]))
-            .map_or([0; 4], |pair| pair.1);
+        let pairs = line.and_then(|line| parse_pairs(line, ["rbytes", "wbytes", "rios", "wios"]));
+        return Ok(pairs.map_or([0; 4], |pair| pair.1));
     }
-    let [read_bytes, write_bytes] = v1_totals(cgroup, "blkio.throttle.io_service_bytes", dev);
-    let [reads, writes] = v1_totals(cgroup, "blkio.throttle.io_serviced", dev);
-    [read_bytes, write_bytes, reads, writes]
+    let [read_bytes, write_bytes] = v1_totals(cgroup, "blkio.throttle.io_service_bytes", dev)?;
+    let [reads, writes] = v1_totals(cgroup, "blkio.throttle.io_serviced", dev)?;
+    Ok([read_bytes, write_bytes, reads, writes])
 }
 
 /// With the cgroups below, where the kernel has that: a limit is for all of them together.
-fn v1_totals(cgroup: &CgroupDir, file: &str, dev: &str) -> [u64; 2] {
-    let text = cgroup.text(&format!("{file}_recursive")).or_else(|| cgroup.text(file)).unwrap_or_default();
+fn v1_totals(cgroup: &CgroupDir, file: &str, dev: &str) -> io::Result<[u64; 2]> {
+    let text = match cgroup.text(&format!("{file}_recursive")) {
+        Err(error) if is_gone(&error) => cgroup.text(file)?,
+        text => text?,
+    };
     let total = |kind: &str| {
         let mut lines = text.lines().filter_map(|line| line.strip_prefix(dev)?.strip_prefix(' ')?.strip_prefix(kind));
         lines.next().and_then(|value| value.trim().parse().ok()).unwrap_or(0)
     };
-    [total("Read "), total("Write ")]
+    Ok([total("Read "), total("Write ")])
 }
 
 #[cfg(test)]
@@ -255,17 +280,17 @@ mod tests {
             ("io.max", "8:16 rbps=1048576 wbps=max riops=max wiops=120\n8:32 rbps=max wbps=max riops=max wiops=max\n"),
             ("io.stat", "8:16 rbytes=10 wbytes=20 rios=1 wios=2 dbytes=0 dios=0\n"),
         ]);
-        assert_eq!(read_limits(&v2, true), [("8:16".to_owned(), [1_048_576, 0, 0, 120])].into());
-        assert_eq!(read_totals(&v2, "8:16", true), [10, 20, 1, 2]);
-        assert_eq!(read_totals(&v2, "8:1", true), [0; 4]);
+        assert_eq!(read_limits(&v2, true).unwrap(), [("8:16".to_owned(), [1_048_576, 0, 0, 120])].into());
+        assert_eq!(read_totals(&v2, "8:16", true).unwrap(), [10, 20, 1, 2]);
+        assert_eq!(read_totals(&v2, "8:1", true).unwrap(), [0; 4]);
         let (_dir, v1) = cgroup(&[
             ("blkio.throttle.read_bps_device", "8:16 1048576\n"),
             ("blkio.throttle.write_iops_device", "8:16 120\n"),
             ("blkio.throttle.io_service_bytes", "8:16 Read 10\n8:16 Write 20\n8:16 Total 30\nTotal 30\n"),
             ("blkio.throttle.io_serviced_recursive", "8:1 Read 9\n8:16 Read 1\n8:16 Write 2\n"),
         ]);
-        assert_eq!(read_limits(&v1, false), [("8:16".to_owned(), [1_048_576, 0, 0, 120])].into());
-        assert_eq!(read_totals(&v1, "8:16", false), [10, 20, 1, 2]);
+        assert_eq!(read_limits(&v1, false).unwrap(), [("8:16".to_owned(), [1_048_576, 0, 0, 120])].into());
+        assert_eq!(read_totals(&v1, "8:16", false).unwrap(), [10, 20, 1, 2]);
     }
 
     #[test]

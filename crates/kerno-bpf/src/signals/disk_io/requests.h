@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Each request from its start to its last completion, by its address: the hooks themselves, for both planes. Who includes this
- * says in request_done() what becomes of a request that is done.
+ * says in request_done() what becomes of a request that is done, and by ONLY_PROCESSES that it asks for neither threads nor cgroups.
  */
 #ifndef KERNO_REQUESTS_H
 #define KERNO_REQUESTS_H
@@ -48,11 +48,14 @@ const volatile __u32 cfg_flush_seq_bit = 4; /* of RQF_FLUSH_SEQ: a macro until 6
 const volatile __u32 cfg_device_count = 0;
 const volatile __u32 cfg_devices[MAX_FILTER_DEVICES] = {};
 
+/* Summaries tell of processes; the way to the cgroup's number is four loads that nothing has brought into the cache. */
 struct submitter {
+#ifndef ONLY_PROCESSES
 	__u64 cgroup_id;
-	__u32 pid;
 	__u32 tid;
-	char comm[TASK_COMM_LEN];
+#endif
+	__u32 pid;
+	char comm[TASK_COMM_LEN] __attribute__((aligned(8)));
 };
 
 struct pending {
@@ -89,12 +92,12 @@ struct {
 static __noinline void forget_stale(const struct request *rq)
 {
 	count_untracked();
-	requests_end(rq);
+	requests_leave(requests_place(rq));
 }
 
-static __always_inline struct pending *pending_of(const struct request *rq)
+static __always_inline struct pending *pending_in(struct requests_place place, const struct request *rq)
 {
-	struct pending *pending = requests_find(rq);
+	struct pending *pending = requests_at(place);
 
 	/*
 	 * An earlier request's, whose completion was never seen, nor the start of this one: the kernel can skip both (docs/decisions/
@@ -110,6 +113,11 @@ static __always_inline struct pending *pending_of(const struct request *rq)
 		return NULL;
 	}
 	return pending;
+}
+
+static __always_inline struct pending *pending_of(const struct request *rq)
+{
+	return pending_in(requests_place(rq), rq);
 }
 
 /* NULL for the requests of a queue that belongs to no disk (controllers' own commands, tapes). */
@@ -155,38 +163,36 @@ static __always_inline bool in_flush_sequence(const struct request *rq)
 	return rq->rq_flags >> (cfg_flush_seq_bit & 31) & 1;
 }
 
+/* The kernel's own numbers of the first four, and one more. */
+_Static_assert(OP_READ == REQ_OP_READ + 1 && OP_WRITE == REQ_OP_WRITE + 1 && OP_FLUSH == REQ_OP_FLUSH + 1 &&
+		       OP_DISCARD == REQ_OP_DISCARD + 1,
+	       "record_op() adds one");
+
 static __always_inline __u8 record_op(__u8 op_code)
 {
-	switch (op_code) {
-	case REQ_OP_READ:
-		return OP_READ;
-	case REQ_OP_WRITE:
-		return OP_WRITE;
-	case REQ_OP_FLUSH:
-		return OP_FLUSH;
-	case REQ_OP_DISCARD:
-		return OP_DISCARD;
-	default:
-		return OP_OTHER;
-	}
+	return op_code <= REQ_OP_DISCARD ? op_code + 1 : OP_OTHER;
 }
 
 static __always_inline void current_submitter(struct submitter *submitter)
 {
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
 
+#ifndef ONLY_PROCESSES
 	submitter->cgroup_id = bpf_get_current_cgroup_id();
-	submitter->pid = pid_tgid >> 32;
 	submitter->tid = pid_tgid;
+#endif
+	submitter->pid = pid_tgid >> 32;
 	bpf_get_current_comm(submitter->comm, sizeof(submitter->comm));
 }
 
 /* The same from the task itself, without a call. */
 static __always_inline void submitting_task(struct submitter *submitter, const struct task_struct *task)
 {
+#ifndef ONLY_PROCESSES
 	submitter->cgroup_id = task->cgroups->dfl_cgrp->kn->id;
-	submitter->pid = task->tgid;
 	submitter->tid = task->pid;
+#endif
+	submitter->pid = task->tgid;
 	comm_of(submitter->comm, task);
 }
 
@@ -356,13 +362,39 @@ static __always_inline __u32 flush_list_offset(void)
 }
 
 /*
+ * Where a request is, as the number of its set and place, and -1 for one that is not known. Not inlined and not static: the verifier looks at it
+ * once, and not in each turn of a loop.
+ */
+__noinline int request_at(__u64 address)
+{
+	__u64 number = in_flight_number_at(address);
+	__u32 index = requests_index(number);
+	struct requests_set *set = bpf_map_lookup_elem(&requests, &index);
+	__u32 way = set ? in_flight_find(&set->ways, number) : IN_FLIGHT_WAYS;
+
+	return way < IN_FLIGHT_WAYS ? (int)(index * IN_FLIGHT_WAYS + way) : -1;
+}
+
+static __always_inline struct pending *pending_at(__u64 address)
+{
+	int at = request_at(address);
+	__u32 index = (__u32)at / IN_FLIGHT_WAYS;
+	struct requests_set *set;
+
+	if (at < 0)
+		return NULL;
+	set = bpf_map_lookup_elem(&requests, &index);
+	return set ? &set->values[at % IN_FLIGHT_WAYS] : NULL;
+}
+
+/*
  * The kernel's own flush request: it serves whoever called fsync or wrote with FUA, and runs in a worker. It belongs to
  * the first of those that passed the filters, so that each flush is one event.
  */
 static __always_inline struct pending *remember_flush(const struct request *rq)
 {
 	struct list_head *head = flush_askers(rq), *node = head;
-	const struct submitter *by_bio;
+	const struct submitter *submitter = NULL;
 	struct pending *asker;
 	struct request *other;
 
@@ -373,17 +405,20 @@ static __always_inline struct pending *remember_flush(const struct request *rq)
 		if (!node || node == head)
 			break;
 		other = (void *)node - flush_list_offset();
-		asker = requests_find_by(in_flight_number_at((__u64)other));
+		asker = pending_at((__u64)other);
 		if (asker && !asker->refused &&
-		    (!asker->made_ns || BPF_CORE_READ(other, start_time_ns) <= asker->made_ns))
-			return remember_for(rq, &asker->submitter);
+		    (!asker->made_ns || BPF_CORE_READ(other, start_time_ns) <= asker->made_ns)) {
+			submitter = &asker->submitter;
+			break;
+		}
 		if (cfg_has_io_start)
 			continue;
-		by_bio = asked_by(BPF_CORE_READ(other, biotail));
-		if (by_bio)
-			return remember_for(rq, by_bio);
+		submitter = asked_by(BPF_CORE_READ(other, biotail));
+		if (submitter)
+			break;
 	}
-	return NULL;
+	/* Once, and not within the loop: the verifier would follow it for each turn. */
+	return submitter ? remember_for(rq, submitter) : NULL;
 }
 
 /* Flushes and commands that are passed through have none: -1 in the request. */
@@ -458,14 +493,14 @@ int BPF_PROG(on_block_rq_requeue_q, struct request_queue *q, struct request *rq)
 SEC("tp_btf/block_rq_merge")
 int BPF_PROG(on_block_rq_merge, struct request *rq)
 {
-	requests_end(rq);
+	requests_leave(requests_place(rq));
 	return 0;
 }
 
 SEC("tp_btf/block_rq_merge")
 int BPF_PROG(on_block_rq_merge_q, struct request_queue *q, struct request *rq)
 {
-	requests_end(rq);
+	requests_leave(requests_place(rq));
 	return 0;
 }
 
@@ -486,14 +521,15 @@ static __always_inline void done(const struct pending *pending, __u64 now)
 SEC("tp_btf/block_rq_complete")
 int BPF_PROG(on_block_rq_complete, struct request *rq, int error, unsigned int nr_bytes)
 {
-	struct pending *pending = pending_of(rq);
+	struct requests_place place = requests_place(rq);
+	struct pending *pending = pending_in(place, rq);
 	__u64 now;
 
 	if (!pending)
 		return 0;
 	if (pending->refused) {
 		if (nr_bytes >= rq->__data_len)
-			requests_end(rq);
+			requests_leave(place);
 		return 0;
 	}
 	now = bpf_ktime_get_ns();
@@ -505,13 +541,13 @@ int BPF_PROG(on_block_rq_complete, struct request *rq, int error, unsigned int n
 	}
 	/* The second completion of a write that a flush had to follow, and the only one of an empty flush: no I/O of theirs. */
 	if (pending->reported || (!nr_bytes && pending->flags & FLAG_PREFLUSH && pending->op_code != REQ_OP_FLUSH)) {
-		requests_end(rq);
+		requests_leave(place);
 		return 0;
 	}
 	if (!pending->issued_ns) {
 		/* Ended before it got to the device: with an error that is news, without one there was nothing to do. */
 		if (!pending->error) {
-			requests_end(rq);
+			requests_leave(place);
 			return 0;
 		}
 		if (!pending->part_done) {
@@ -524,7 +560,7 @@ int BPF_PROG(on_block_rq_complete, struct request *rq, int error, unsigned int n
 	if (pending->op_code != REQ_OP_FLUSH && in_flush_sequence(rq))
 		pending->reported = 1;
 	else
-		requests_end(rq);
+		requests_leave(place);
 	return 0;
 }
 

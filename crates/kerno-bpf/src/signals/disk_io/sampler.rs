@@ -9,7 +9,7 @@ use super::filesystems::{Filesystems, unread};
 use super::limits::Limits;
 use super::loader;
 use super::writers::Writers;
-use crate::engine::{PressureMeter, ProcFile, Sampler, Tick};
+use crate::engine::{Cumulative, Delta, Gaps, PressureMeter, ProcFile, Sampler, Tick};
 use crate::event::Comm;
 use crate::probe::{Host, KernelHash, LoadError, MappedBlocks, Object, Plan, SummaryPrograms, meminfo};
 use kerno_model::SummaryLoss;
@@ -136,24 +136,40 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
         errors: programs.hash("errors")?,
         failures: programs.hash("failures")?,
         programs,
-        before: None,
+        kept: Kept::default(),
+        begun: false,
         devices: Devices::default(),
         filesystems: Filesystems::default(),
         limits: Limits::default(),
         writers: Writers::default(),
-        pressure: PressureMeter::new("/proc/pressure/io"),
+        pressure: PressureMeter::new("pressure on I/O", "/proc/pressure/io"),
         meminfo: ProcFile::new("/proc/meminfo"),
         dirty: Series::default(),
         writeback: Series::default(),
+        gaps: Gaps::new("disk_io"),
     }))
 }
 
-/// What the kernel side has added up, all of it cumulative.
-#[derive(Debug, Default)]
-struct Totals {
-    ops: HashMap<OpKey, WireOp>,
-    submitters: HashMap<SubmitterKey, WireSubmitted>,
-    errors: HashMap<ErrorKey, u64>,
+type Ops = HashMap<OpKey, WireOp>;
+type Submitters = HashMap<SubmitterKey, WireSubmitted>;
+type Errors = HashMap<ErrorKey, u64>;
+
+/// What the kernel side has added up.
+#[derive(Debug)]
+struct Kept {
+    ops: Cumulative<Ops>,
+    submitters: Cumulative<Submitters>,
+    errors: Cumulative<Errors>,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self {
+            ops: Cumulative::new("requests to disks"),
+            submitters: Cumulative::new("who submitted requests to disks"),
+            errors: Cumulative::new("which errors requests to disks gave"),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -163,7 +179,8 @@ struct Sampled {
     submitters: KernelHash<SubmitterKey, WireSubmitted>,
     errors: KernelHash<ErrorKey, u64>,
     failures: KernelHash<FailureKey, WireFailure>,
-    before: Option<Totals>,
+    kept: Kept,
+    begun: bool,
     devices: Devices,
     filesystems: Filesystems,
     limits: Limits,
@@ -172,6 +189,8 @@ struct Sampled {
     meminfo: ProcFile,
     dirty: Series,
     writeback: Series,
+    /// What could not be read in this window.
+    gaps: Gaps,
 }
 
 impl Sampler for Sampled {
@@ -181,12 +200,15 @@ impl Sampler for Sampled {
 
     fn begin(&mut self, _tick: &Tick<'_>) {
         // Later windows begin where the one before ended.
-        if self.before.is_none() {
-            self.before = Some(self.totals());
+        if !std::mem::replace(&mut self.begun, true) {
+            self.kept.ops.begin(Ok(ops(&self.ops)));
+            self.kept.submitters.begin(self.submitters.read());
+            self.kept.errors.begin(self.errors.read());
+            self.pressure.begin();
         }
-        self.devices.begin();
+        self.devices.begin(&mut self.gaps);
         self.filesystems.begin();
-        self.limits.begin();
+        self.limits.begin(&mut self.gaps);
         self.writers.begin();
         self.dirty = Series::default();
         self.writeback = Series::default();
@@ -194,42 +216,41 @@ impl Sampler for Sampled {
     }
 
     fn sample(&mut self, tick: &Tick<'_>) {
-        self.devices.sample(tick.seconds);
+        self.devices.sample(tick.seconds, &mut self.gaps);
         self.filesystems.sample(tick.seconds);
-        self.limits.sample(tick.seconds);
+        self.limits.sample(tick.seconds, &mut self.gaps);
         self.writers.sample(self.filesystems.list(), tick.tasks);
         self.sample_dirty(tick.seconds);
     }
 
     fn finish(&mut self, tick: &Tick<'_>, signals: &mut Window) {
-        let now = self.totals();
-        let before = self.before.take().unwrap_or_default();
-        let failures = self.failures.read().unwrap_or_default();
+        let ops = self.gaps.delta(self.kept.ops.advance(Ok(ops(&self.ops))));
+        let submitters = self.gaps.delta(self.kept.submitters.advance(self.submitters.read()));
+        let errors = self.gaps.delta(self.kept.errors.advance(self.errors.read()));
+        let failures = self.gaps.note("requests to disks that failed", self.failures.read()).unwrap_or_default();
         let mut filesystems = self.filesystems.list().to_vec();
         self.writers.finish(&mut filesystems, tick.tasks);
-        let pressure = self.pressure.take(tick.seconds);
+        let pressure = self.pressure.take(tick.seconds).map_err(|gap| self.gaps.add(gap)).ok();
         signals.missing.extend(unread(&filesystems));
+        let mounts = self.filesystems.mounts();
         signals.disk_io = Some(DiskSummary {
-            devices: self.describe_devices(tick.seconds, &now, &before),
-            submitters: describe_submitters(&now, &before),
+            devices: describe_devices(self.devices.used(tick.seconds, mounts), ops.as_ref(), errors.as_ref(), mounts),
+            submitters: submitters.as_ref().map(describe_submitters).unwrap_or_default(),
             failures: describe_failures(&failures),
             filesystems,
-            throttled: self.limits.finish(tick.seconds, tick.tasks),
+            throttled: self.limits.finish(tick.seconds, tick.tasks, &mut self.gaps),
             some_stalled: pressure.map(|pressure| pressure.0),
             all_stalled: pressure.map(|pressure| pressure.1),
             dirty_bytes: self.dirty.clone(),
             writeback_bytes: self.writeback.clone(),
         });
+        self.gaps.tell(signals);
         self.failures.remove(failures.into_keys());
         let gone =
             |pid: u32| !tick.tasks.process(pid).is_some_and(|process| process.alive) && pid != std::process::id();
-        let mut now = now;
-        let ended: Vec<_> = now.submitters.keys().filter(|key| gone(key.pid)).copied().collect();
-        for key in &ended {
-            now.submitters.remove(key);
+        if let Some(delta) = submitters {
+            self.submitters.remove(delta.now.extract_if(|key, _| gone(key.pid)).map(|(key, _)| key));
         }
-        self.submitters.remove(ended);
-        self.before = Some(now);
     }
 
     fn pulse(&mut self, _now_ns: u64) -> Option<String> {
@@ -248,72 +269,69 @@ impl Sampler for Sampled {
 }
 
 impl Sampled {
-    fn totals(&self) -> Totals {
-        Totals {
-            ops: self.ops(),
-            submitters: self.submitters.read().unwrap_or_default(),
-            errors: self.errors.read().unwrap_or_default(),
-        }
-    }
-
-    fn ops(&self) -> HashMap<OpKey, WireOp> {
-        let mut ops: HashMap<OpKey, WireOp> = HashMap::new();
-        for block in self.ops.iter() {
-            let number = block.project::<u64>(offset_of!(WireOp, number)).read();
-            if number == 0 {
-                continue;
-            }
-            let [dev, op] = [number >> 8, number & 0xff].map(|part| u32::try_from(part).unwrap_or(0));
-            let sum = block.read();
-            ops.entry(OpKey { dev, op }).and_modify(|known| known.add(&sum)).or_insert(sum);
-        }
-        ops
-    }
-
     #[allow(clippy::cast_precision_loss, reason = "bytes")]
     fn sample_dirty(&mut self, seconds: f64) {
-        let Some(text) = self.meminfo.text() else { return };
+        let Some(text) = self.gaps.note("dirty memory", self.meminfo.text()) else { return };
         for (name, series) in [("Dirty", &mut self.dirty), ("Writeback", &mut self.writeback)] {
             if let Some(bytes) = meminfo::bytes_of(text, name) {
                 series.push(seconds, bytes as f64);
             }
         }
     }
-
-    fn describe_devices(&self, seconds: f64, now: &Totals, before: &Totals) -> Vec<DiskDevice> {
-        let mounts = self.filesystems.mounts();
-        let mut devices: BTreeMap<Dev, DiskDevice> = self.devices.used(seconds, mounts).into_iter().collect();
-        for (key, sum) in &now.ops {
-            let earlier = before.ops.get(key);
-            let mut stat = DiskOpStat {
-                op: request_kind(key.op),
-                count: 0,
-                bytes: sum.bytes.saturating_sub(earlier.map_or(0, |earlier| earlier.bytes)),
-                errors: describe_errors(*key, now, before),
-                queue_ns: Histogram::new(),
-                device_ns: Histogram::new(),
-            };
-            let none = [0; BUCKETS];
-            stat.queue_ns.add_kernel_delta(&sum.queue_ns, earlier.map_or(&none, |earlier| &earlier.queue_ns));
-            stat.device_ns.add_kernel_delta(&sum.device_ns, earlier.map_or(&none, |earlier| &earlier.device_ns));
-            stat.count = stat.device_ns.count();
-            if stat.count == 0 {
-                continue;
-            }
-            let dev = decode_dev(key.dev);
-            devices.entry(dev).or_insert_with(|| Devices::unlisted(dev, mounts)).ops.push(stat);
-        }
-        for device in devices.values_mut() {
-            device.ops.sort_by_key(|stat| stat.op);
-        }
-        devices.into_values().collect()
-    }
 }
 
-fn describe_errors(key: OpKey, now: &Totals, before: &Totals) -> Vec<ErrnoCount> {
-    let of_this = now.errors.iter().filter(|(error, _)| (error.dev, error.op) == (key.dev, key.op));
+fn ops(mapped: &MappedBlocks<WireOp>) -> Ops {
+    let mut ops = Ops::new();
+    for block in mapped.iter() {
+        let number = block.project::<u64>(offset_of!(WireOp, number)).read();
+        if number == 0 {
+            continue;
+        }
+        let [dev, op] = [number >> 8, number & 0xff].map(|part| u32::try_from(part).unwrap_or(0));
+        let sum = block.read();
+        ops.entry(OpKey { dev, op }).and_modify(|known| known.add(&sum)).or_insert(sum);
+    }
+    ops
+}
+
+/// Those that `/proc/diskstats` tells of, with what the kernel side has added up.
+fn describe_devices(
+    used: HashMap<Dev, DiskDevice>,
+    ops: Option<&Delta<'_, Ops>>,
+    errors: Option<&Delta<'_, Errors>>,
+    mounts: &HashMap<Dev, Vec<String>>,
+) -> Vec<DiskDevice> {
+    let mut devices: BTreeMap<Dev, DiskDevice> = used.into_iter().collect();
+    for (key, sum) in ops.into_iter().flat_map(|delta| delta.now.iter()) {
+        let earlier = ops.and_then(|delta| delta.before.get(key));
+        let mut stat = DiskOpStat {
+            op: request_kind(key.op),
+            count: 0,
+            bytes: sum.bytes.saturating_sub(earlier.map_or(0, |earlier| earlier.bytes)),
+            errors: errors.map(|delta| describe_errors(*key, delta)).unwrap_or_default(),
+            queue_ns: Histogram::new(),
+            device_ns: Histogram::new(),
+        };
+        let none = [0; BUCKETS];
+        stat.queue_ns.add_kernel_delta(&sum.queue_ns, earlier.map_or(&none, |earlier| &earlier.queue_ns));
+        stat.device_ns.add_kernel_delta(&sum.device_ns, earlier.map_or(&none, |earlier| &earlier.device_ns));
+        stat.count = stat.device_ns.count();
+        if stat.count == 0 {
+            continue;
+        }
+        let dev = decode_dev(key.dev);
+        devices.entry(dev).or_insert_with(|| Devices::unlisted(dev, mounts)).ops.push(stat);
+    }
+    for device in devices.values_mut() {
+        device.ops.sort_by_key(|stat| stat.op);
+    }
+    devices.into_values().collect()
+}
+
+fn describe_errors(key: OpKey, Delta { before, now, .. }: &Delta<'_, Errors>) -> Vec<ErrnoCount> {
+    let of_this = now.iter().filter(|(error, _)| (error.dev, error.op) == (key.dev, key.op));
     let mut errors: Vec<_> = of_this
-        .map(|(error, count)| (error.error, count.saturating_sub(before.errors.get(error).copied().unwrap_or(0))))
+        .map(|(error, count)| (error.error, count.saturating_sub(before.get(error).copied().unwrap_or(0))))
         .filter(|(_, count)| *count > 0)
         .map(|(errno, count)| ErrnoCount::new(errno.cast_signed(), count))
         .collect();
@@ -321,9 +339,9 @@ fn describe_errors(key: OpKey, now: &Totals, before: &Totals) -> Vec<ErrnoCount>
     errors
 }
 
-fn describe_submitters(now: &Totals, before: &Totals) -> Vec<DiskSubmitter> {
+fn describe_submitters(Delta { before, now, .. }: &Delta<'_, Submitters>) -> Vec<DiskSubmitter> {
     let describe = |(key, sum): (&SubmitterKey, &WireSubmitted)| {
-        let earlier = before.submitters.get(key);
+        let earlier = before.get(key);
         let since = |pick: fn(&WireSubmitted) -> u64| pick(sum).saturating_sub(earlier.map_or(0, pick));
         DiskSubmitter {
             pid: key.pid,
@@ -336,7 +354,7 @@ fn describe_submitters(now: &Totals, before: &Totals) -> Vec<DiskSubmitter> {
             total_ns: since(|sum| sum.total_ns),
         }
     };
-    let all: Vec<_> = now.submitters.iter().map(describe).filter(|submitter| submitter.requests > 0).collect();
+    let all: Vec<_> = now.iter().map(describe).filter(|submitter| submitter.requests > 0).collect();
     let uses: [fn(&DiskSubmitter) -> u64; 4] =
         [|s| s.read_bytes + s.write_bytes, |s| s.requests, |s| s.flushes, |s| s.total_ns];
     let mut chosen = HashSet::new();

@@ -52,7 +52,29 @@ struct {
 	__type(value, __u8);
 } dead_tables SEC(".maps");
 
-/* Notes what an exec of the current task would close now. */
+/* A part of the next. */
+__noinline int exec_snapshot_part(__u64 open, __u64 close_on_exec, __u32 from, __u32 words)
+{
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	struct exec_fds *exec = bpf_map_lookup_elem(&execs, &tgid);
+
+	if (!exec)
+		return 0;
+	for (__u32 i = 0; i < PART_WORDS; i++) {
+		__u32 at = from + i;
+
+		if (at >= words || at >= EXEC_WORDS)
+			break;
+		OPAQUE(at);
+		at &= EXEC_WORDS - 1;
+		/* A stale close-on-exec bit may outlive its descriptor. */
+		exec->closing[at] = table_word((const unsigned long *)open, at) &
+				    table_word((const unsigned long *)close_on_exec, at);
+	}
+	return 0;
+}
+
+/* Notes what an exec of the current task, whose entry this is, would close now. */
 static __always_inline void exec_snapshot(const struct task_struct *task, struct exec_fds *exec)
 {
 	struct table table;
@@ -63,11 +85,10 @@ static __always_inline void exec_snapshot(const struct task_struct *task, struct
 	exec->words = table.words < EXEC_WORDS ? table.words : EXEC_WORDS;
 	if (table.words > EXEC_WORDS)
 		count_untracked();
-	for (__u32 i = 0; i < EXEC_WORDS; i++) {
-		if (i >= table.words)
+	for (__u32 from = 0; from < EXEC_WORDS; from += PART_WORDS) {
+		if (from >= table.words)
 			break;
-		/* A stale close-on-exec bit may outlive its descriptor. */
-		exec->closing[i] = table_word(table.open, i) & table_word(table.close_on_exec, i);
+		exec_snapshot_part((__u64)table.open, (__u64)table.close_on_exec, from, table.words);
 	}
 }
 
@@ -162,6 +183,27 @@ int BPF_PROG(on_sched_prepare_exec, struct task_struct *task)
 	return 0;
 }
 
+/* Tells what the current task's exec closes, in a part of the words that were noted. */
+__noinline int emit_exec_part(__u32 from)
+{
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	struct exec_fds *exec = bpf_map_lookup_elem(&execs, &tgid);
+
+	if (!exec)
+		return 0;
+	for (__u32 i = 0; i < PART_WORDS; i++) {
+		__u32 at = from + i;
+
+		if (at >= exec->words || at >= EXEC_WORDS)
+			break;
+		OPAQUE(at);
+		at &= EXEC_WORDS - 1;
+		if (exec->closing[at])
+			emit_bits(exec->closing[at], at * 64, HOW(OP_CLOSE, SOURCE_EXEC, 0), -1);
+	}
+	return 0;
+}
+
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(on_sched_process_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
 {
@@ -170,11 +212,10 @@ int BPF_PROG(on_sched_process_exec, struct task_struct *task, int old_pid, struc
 
 	if (!exec)
 		return 0;
-	for (__u32 i = 0; i < EXEC_WORDS; i++) {
-		if (i >= exec->words)
+	for (__u32 from = 0; from < EXEC_WORDS; from += PART_WORDS) {
+		if (from >= exec->words)
 			break;
-		if (exec->closing[i])
-			emit_bits(exec->closing[i], i * 64, HOW(OP_CLOSE, SOURCE_EXEC, 0), -1);
+		emit_exec_part(from);
 	}
 	exec_forget();
 	/* binfmt_misc with flag O hands the interpreter its file open. */

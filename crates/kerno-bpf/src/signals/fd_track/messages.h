@@ -75,16 +75,30 @@ __noinline int emit_message(__u64 user, __u32 how, int nr, __u64 other)
 
 /* UIO_MAXIOV: recvmmsg takes no more. */
 #define MAX_MESSAGES 1024
+#define PART_MESSAGES 32
+
+/* A header is followed by the message's length; the whole is aligned as its widest member. */
+static __always_inline __u32 message_stride(__u32 how)
+{
+	return HOW_COMPAT(how) ? sizeof(struct compat_msghdr) + 4 : sizeof(struct native_msghdr) + 8;
+}
+
+__noinline int emit_messages_part(__u64 user, __u32 count, __u32 how, int nr)
+{
+	for (__u32 i = 0; i < PART_MESSAGES; i++) {
+		if (i >= count)
+			break;
+		emit_message(user + i * message_stride(how), how, nr, 0);
+	}
+	return 0;
+}
 
 static __always_inline void emit_messages(__u64 user, __u32 count, __u32 how, int nr)
 {
-	/* A header is followed by the message's length; the whole is aligned as its widest member. */
-	const __u32 stride = HOW_COMPAT(how) ? sizeof(struct compat_msghdr) + 4 : sizeof(struct native_msghdr) + 8;
-
-	for (__u32 i = 0; i < MAX_MESSAGES; i++) {
-		if (i >= count)
+	for (__u32 from = 0; from < MAX_MESSAGES; from += PART_MESSAGES) {
+		if (from >= count)
 			break;
-		emit_message(user + i * stride, how, nr, 0);
+		emit_messages_part(user + from * message_stride(how), count - from, how, nr);
 	}
 }
 

@@ -108,46 +108,86 @@ __noinline int emit_bits(__u64 word, __u32 base, __u32 how, int nr)
 	return 0;
 }
 
-/* Descriptors that the kernel stored in user memory as ints; SCM_RIGHTS carries at most 253 (SCM_MAX_FD). */
-#define MAX_STORED 253
+/*
+ * What follows walks long lists in parts, each in a loop and a function of its own: the verifier follows a loop turn by turn, and a function
+ * that is not static once, so that two short loops, one within the other, are sooner done than a long one.
+ */
 
-__noinline int emit_stored(__u64 user, __u32 count, __u32 how, int nr, __u64 other)
+/* Descriptors that the kernel stored in user memory as ints; SCM_RIGHTS carries at most 253 (SCM_MAX_FD). */
+#define MAX_STORED 256
+#define PART_STORED 16
+
+/* How many of them could be read. */
+__noinline int emit_stored_part(__u64 user, __u32 count, __u32 how, int nr, __u64 other)
 {
+	__u32 i;
 	int fd;
 
-	for (__u32 i = 0; i < MAX_STORED; i++) {
-		if (i >= count)
+	for (i = 0; i < PART_STORED; i++) {
+		if (i >= count || bpf_probe_read_user(&fd, sizeof(fd), (const void *)(user + i * sizeof(fd))))
 			break;
-		if (bpf_probe_read_user(&fd, sizeof(fd), (const void *)(user + i * sizeof(fd)))) {
-			count_untracked();
-			break;
-		}
 		if (fd >= 0)
 			emit_fd(fd, how, nr, other);
 	}
+	return i;
+}
+
+__noinline int emit_stored(__u64 user, __u32 count, __u32 how, int nr, __u64 other)
+{
+	__u32 from, wanted;
+
+	for (from = 0; from < MAX_STORED && from < count; from += PART_STORED) {
+		wanted = count - from < PART_STORED ? count - from : PART_STORED;
+		if ((__u32)emit_stored_part(user + from * sizeof(int), wanted, how, nr, other) != wanted)
+			break;
+	}
+	if (from < count)
+		count_untracked();
 	return 0;
 }
 
-/* One event for each open descriptor from first to last. */
-__noinline int emit_open(__u32 first, __u32 last, __u32 how, int nr)
+/* One event for each open descriptor from first to last, in up to so many words of the bitmap of open ones. */
+#define PART_WORDS 32
+
+__noinline int emit_open_part(__u64 open, __u32 first, __u32 last, __u32 how, int nr)
 {
-	struct table table;
 	__u32 index;
 	__u64 word;
 
-	if (!table_of(&table, current_task()))
-		return 0;
-	for (__u32 i = 0; i < MAX_WALK_WORDS; i++) {
+	for (__u32 i = 0; i < PART_WORDS; i++) {
 		index = first / 64 + i;
-		if (index >= table.words || index > last / 64)
-			return 0;
-		word = table_word(table.open, index);
+		if (index > last / 64)
+			break;
+		word = table_word((const unsigned long *)open, index);
 		if (index == first / 64)
 			word &= ~0ull << (first % 64);
 		if (index == last / 64)
 			word &= ~0ull >> (63 - last % 64);
 		if (word)
 			emit_bits(word, index * 64, how, nr);
+	}
+	return 0;
+}
+
+/* The same in the whole table. */
+__noinline int emit_open(__u32 first, __u32 last, __u32 how, int nr)
+{
+	struct table table;
+	__u32 from, to;
+
+	if (!table_of(&table, current_task()) || first / 64 >= table.words)
+		return 0;
+	if (last / 64 >= table.words)
+		last = table.words * 64 - 1;
+	from = first;
+	for (__u32 i = 0; i < MAX_WALK_WORDS / PART_WORDS; i++) {
+		to = (from / 64 + PART_WORDS) * 64 - 1;
+		if (to >= last) {
+			emit_open_part((__u64)table.open, from, last, how, nr);
+			return 0;
+		}
+		emit_open_part((__u64)table.open, from, to, how, nr);
+		from = to + 1;
 	}
 	count_untracked();
 	return 0;

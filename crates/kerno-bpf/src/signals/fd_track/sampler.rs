@@ -1,8 +1,9 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 
 use super::kinds::Inventory;
-use crate::engine::{ProcFile, ProcessAccount, Sampler, Tick};
+use crate::engine::{Gaps, ProcFile, ProcessAccount, Sampler, Tick};
 use crate::probe::{Host, LoadError};
 use kerno_model::SummaryLoss;
 use kerno_model::amount::number;
@@ -30,13 +31,15 @@ struct Sampled {
     /// What they had open when they became suspects.
     suspects: BTreeMap<u32, Inventory>,
     file_nr: ProcFile,
+    /// What could not be read in this window.
+    gaps: Gaps,
 }
 
 impl Default for Sampled {
     fn default() -> Self {
         let (open, files) = (Series::default(), Series::default());
         let file_nr = ProcFile::new("/proc/sys/fs/file-nr");
-        Self { open, files, files_max: 0, suspects: BTreeMap::new(), file_nr }
+        Self { open, files, files_max: 0, suspects: BTreeMap::new(), file_nr, gaps: Gaps::new("fd_track") }
     }
 }
 
@@ -44,7 +47,7 @@ impl Sampled {
     fn look(&mut self, tick: &Tick<'_>) {
         let alive = tick.tasks.processes().filter(|process| process.alive);
         self.open.push(tick.seconds, alive.map(|process| f64::from(process.row.fds)).sum());
-        if let Some((files, max)) = file_nr(&mut self.file_nr) {
+        if let Some((files, max)) = self.gaps.note("files open in the machine", file_nr(&mut self.file_nr)) {
             #[allow(clippy::cast_precision_loss, reason = "a number of files")]
             self.files.push(tick.seconds, files as f64);
             self.files_max = max;
@@ -121,6 +124,7 @@ impl Sampler for Sampled {
             files: std::mem::take(&mut self.files),
             files_max: self.files_max,
         });
+        self.gaps.tell(signals);
     }
 
     fn pulse(&mut self, _now_ns: u64) -> Option<String> {
@@ -142,9 +146,10 @@ fn share(process: &ProcessAccount) -> f64 {
 }
 
 /// Files open in the machine, and the most that may be.
-fn file_nr(file: &mut ProcFile) -> Option<(u64, u64)> {
+fn file_nr(file: &mut ProcFile) -> io::Result<(u64, u64)> {
     let mut fields = file.text()?.split_whitespace();
-    Some((fields.next()?.parse().ok()?, fields.nth(1)?.parse().ok()?))
+    let mut number = |skip| fields.nth(skip).and_then(|word| word.parse().ok()).ok_or(io::ErrorKind::InvalidData);
+    Ok((number(0)?, number(1)?))
 }
 
 #[cfg(test)]

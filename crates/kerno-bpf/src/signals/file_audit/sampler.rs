@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::loader;
-use crate::engine::{Pace, Sampler, Tick};
+use crate::engine::{Cumulative, Delta, Gaps, Pace, Sampler, Tick};
 use crate::event::{Comm, MAX_FILENAME_LEN};
 use crate::probe::{Hook, Host, KernelHash, LoadError, MappedBlocks, Object, Plan, SummaryPrograms};
 use kerno_model::SummaryLoss;
@@ -72,19 +72,12 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
         opens: programs.mapped("opens")?,
         openers: programs.hash("openers")?,
         programs,
-        before: Kept::default(),
+        totals: Cumulative::new("opens"),
+        kept: Cumulative::new("who opened files"),
         begun: false,
         window_ns: 0,
         pace: Pace::default(),
     }))
-}
-
-/// What the kernel side had at the window's begin.
-#[derive(Debug, Default)]
-struct Kept {
-    opens: u64,
-    errors: Vec<u64>,
-    openers: HashMap<u32, Opener>,
 }
 
 #[derive(Debug)]
@@ -92,7 +85,9 @@ struct Sampled {
     programs: SummaryPrograms,
     opens: MappedBlocks<Opens>,
     openers: KernelHash<u32, Opener>,
-    before: Kept,
+    /// Opens, and how many ended with each error.
+    totals: Cumulative<(u64, Vec<u64>)>,
+    kept: Cumulative<HashMap<u32, Opener>>,
     begun: bool,
     /// What the kernel side has been told as the window's begin.
     window_ns: u64,
@@ -108,7 +103,8 @@ impl Sampler for Sampled {
         // Later windows begin where the one before ended, so that no open falls between them.
         if !self.begun {
             self.begun = true;
-            self.before = self.read();
+            self.totals.begin(Ok(totals(&self.opens)));
+            self.kept.begin(self.openers.read());
             self.begin_window(tick.now_ns);
         }
     }
@@ -116,29 +112,31 @@ impl Sampler for Sampled {
     fn sample(&mut self, _tick: &Tick<'_>) {}
 
     fn finish(&mut self, tick: &Tick<'_>, signals: &mut Window) {
-        let mut now = self.read();
-        let mut errors = Vec::new();
-        for (errno, count) in now.errors.iter().enumerate() {
-            let count = count.wrapping_sub(self.before.errors.get(errno).copied().unwrap_or(0));
-            if let (Ok(errno), 1..) = (i32::try_from(errno), count) {
-                errors.push(ErrnoCount::new(errno, count));
+        let mut gaps = Gaps::new("file_audit");
+        let (mut opens, mut errors) = (0, Vec::new());
+        if let Some(delta) = gaps.delta(self.totals.advance(Ok(totals(&self.opens)))) {
+            opens = delta.now.0.wrapping_sub(delta.before.0);
+            for (errno, (now, before)) in delta.now.1.iter().zip(&delta.before.1).enumerate() {
+                if let (Ok(errno), count @ 1..) = (i32::try_from(errno), now.wrapping_sub(*before)) {
+                    errors.push(ErrnoCount::new(errno, count));
+                }
             }
         }
         errors.sort_by_key(|error| (Reverse(error.count), error.errno));
-        signals.file_audit = Some(FileSummary {
-            opens: now.opens.wrapping_sub(self.before.opens),
-            errors,
-            processes: self.processes(&now),
-        });
+        let openers = gaps.delta(self.kept.advance(self.openers.read()));
+        let processes = openers.as_ref().map(|delta| processes(delta, self.window_ns)).unwrap_or_default();
+        signals.file_audit = Some(FileSummary { opens, errors, processes });
+        gaps.tell(signals);
         // Nobody writes to the elements of a process that is gone.
         let gone = |pid: u32| tick.tasks.process(pid).is_none_or(|process| !process.alive);
-        self.openers.remove(now.openers.extract_if(|pid, _| gone(*pid)).map(|(pid, _)| pid));
-        self.before = now;
+        if let Some(delta) = openers {
+            self.openers.remove(delta.now.extract_if(|pid, _| gone(*pid)).map(|(pid, _)| pid));
+        }
         self.begin_window(tick.now_ns);
     }
 
     fn pulse(&mut self, now_ns: u64) -> Option<String> {
-        let opens = self.totals().0;
+        let opens = totals(&self.opens).0;
         self.pace.per_second(opens, now_ns).map(|rate| format!("{rate:.0} opens/s"))
     }
 
@@ -152,40 +150,34 @@ impl Sampled {
         self.window_ns = now_ns;
         self.programs.begin_window(now_ns);
     }
+}
 
-    /// Opens and errors of all CPUs since the load.
-    fn totals(&self) -> (u64, Vec<u64>) {
-        let (mut opens, mut errors) = (0u64, vec![0u64; 135]);
-        for block in self.opens.iter().map(|block| block.read()) {
-            opens = opens.wrapping_add(block.opens);
-            errors.iter_mut().zip(block.errors).for_each(|(sum, count)| *sum = sum.wrapping_add(count));
-        }
-        (opens, errors)
+/// Opens and errors of all CPUs since the load.
+fn totals(mapped: &MappedBlocks<Opens>) -> (u64, Vec<u64>) {
+    let (mut opens, mut errors) = (0u64, vec![0u64; 135]);
+    for block in mapped.iter().map(|block| block.read()) {
+        opens = opens.wrapping_add(block.opens);
+        errors.iter_mut().zip(block.errors).for_each(|(sum, count)| *sum = sum.wrapping_add(count));
     }
+    (opens, errors)
+}
 
-    /// All that is kept now. A map that cannot be read counts as empty.
-    fn read(&self) -> Kept {
-        let (opens, errors) = self.totals();
-        Kept { opens, errors, openers: self.openers.read().unwrap_or_default() }
-    }
-
-    fn processes(&self, now: &Kept) -> Vec<FileProcess> {
-        let mut processes: Vec<_> = now
-            .openers
-            .iter()
-            .map(|(pid, opener)| {
-                let before = self.before.openers.get(pid).filter(|before| before.born_ns == opener.born_ns);
-                process(*pid, opener, before, self.window_ns)
-            })
-            .filter(|process| process.opens > 0)
-            .collect();
-        processes.sort_by_key(|process| (Reverse(process.failed), Reverse(process.opens), process.pid));
-        let mut others = processes.split_off(processes.len().min(MAX_PROCESSES / 2));
-        others.sort_by_key(|process| (Reverse(process.opens), process.pid));
-        others.truncate(MAX_PROCESSES / 2);
-        processes.append(&mut others);
-        processes
-    }
+fn processes(delta: &Delta<'_, HashMap<u32, Opener>>, window_ns: u64) -> Vec<FileProcess> {
+    let mut processes: Vec<_> = delta
+        .now
+        .iter()
+        .map(|(pid, opener)| {
+            let before = delta.before.get(pid).filter(|before| before.born_ns == opener.born_ns);
+            process(*pid, opener, before, window_ns)
+        })
+        .filter(|process| process.opens > 0)
+        .collect();
+    processes.sort_by_key(|process| (Reverse(process.failed), Reverse(process.opens), process.pid));
+    let mut others = processes.split_off(processes.len().min(MAX_PROCESSES / 2));
+    others.sort_by_key(|process| (Reverse(process.opens), process.pid));
+    others.truncate(MAX_PROCESSES / 2);
+    processes.append(&mut others);
+    processes
 }
 
 fn process(pid: u32, now: &Opener, before: Option<&Opener>, window_ns: u64) -> FileProcess {

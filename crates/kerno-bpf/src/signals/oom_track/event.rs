@@ -26,7 +26,8 @@ wire_enum! {
 pub struct OomEvent {
     /// When it was chosen: `CLOCK_MONOTONIC`, in nanoseconds.
     pub timestamp_ns: u64,
-    /// The victim's cgroup in the v2 hierarchy.
+    /// The victim's cgroup in the v2 hierarchy. 0 when unknown: where memory is limited in a v1 hierarchy and the victim is at the root of
+    /// the v2 one, which then says nothing.
     pub cgroup_id: u64,
     /// Size of the victim's address space (`total-vm` in the log), in pages.
     pub total_pages: u64,

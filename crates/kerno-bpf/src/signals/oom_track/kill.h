@@ -13,6 +13,7 @@
 #include "kernel.h"
 #include "event.h"
 #include "filter.h"
+#include "memory_cgroup.h"
 
 #define SCOPE_UNKNOWN 1
 #define SCOPE_GLOBAL 2
@@ -30,7 +31,7 @@
 
 struct oom_event {
 	__u64 timestamp_ns; /* CLOCK_MONOTONIC */
-	__u64 cgroup_id; /* the victim's */
+	__u64 cgroup_id; /* the victim's in the v2 hierarchy; 0: unknown */
 	__u64 total_pages;
 	__u64 rss_pages;
 	__u64 anon_pages;
@@ -263,12 +264,26 @@ static __always_inline __s32 oom_score(const struct oom_event *event)
 	return part < -1000 ? 0 : (__u64)(1000 + part) * 2 / 3;
 }
 
+/*
+ * The victim's cgroup in the v2 hierarchy. Where v1 hierarchies have the controllers, most hosts leave everybody at the root of v2, or do
+ * not even mount it: that tells nothing of whoever ran out of memory.
+ */
+static __always_inline __u64 victim_cgroup_id(const struct task_struct *victim)
+{
+	const struct cgroup *cgroup = BPF_CORE_READ(victim, cgroups, dfl_cgrp);
+	const struct cgroup_subsys_state *memory = memory_css(victim);
+
+	if (memory && BPF_CORE_READ(memory, cgroup) != cgroup && !BPF_CORE_READ(cgroup, self.parent))
+		return 0;
+	return BPF_CORE_READ(cgroup, kn, id);
+}
+
 static __always_inline void read_victim(struct oom_event *event, const struct task_struct *victim)
 {
 	const struct mm_struct *mm = BPF_CORE_READ(victim, mm);
 
 	event->known = 1;
-	event->cgroup_id = task_cgroup_id(victim);
+	event->cgroup_id = victim_cgroup_id(victim);
 	event->uid = BPF_CORE_READ(victim, cred, uid.val);
 	event->oom_score_adj = BPF_CORE_READ(victim, signal, oom_score_adj);
 	task_comm(event->comm, victim);

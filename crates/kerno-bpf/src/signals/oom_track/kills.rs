@@ -3,6 +3,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, TryFromBytes as _};
 
 use super::{OomEvent, OomScope};
+use crate::engine::{Cumulative, Gaps};
 use crate::probe::{KernelHash, LoadError, MappedBlocks, SummaryPrograms};
 use kerno_model::{KillScope, MemoryHolder, OomKill};
 
@@ -50,24 +51,29 @@ pub(super) struct Kill {
 #[derive(Debug)]
 pub(super) struct Kills {
     map: KernelHash<KillKey, WireKill>,
-    totals: MappedBlocks<KillTotals>,
-    seen: u64,
+    mapped: MappedBlocks<KillTotals>,
+    totals: Cumulative<u64>,
+    /// Some are still in the kernel's map, which could not be read.
+    behind: bool,
 }
 
 impl Kills {
     pub(super) fn of(programs: &mut SummaryPrograms) -> Result<Self, LoadError> {
-        Ok(Self { map: programs.hash("kills")?, totals: programs.mapped("totals")?, seen: 0 })
+        let totals = Cumulative::since_zero("kills", 0);
+        Ok(Self { map: programs.hash("kills")?, mapped: programs.mapped("totals")?, totals, behind: false })
     }
 
     /// How many kills there were since the last call, and those that there was room for, oldest first.
-    pub(super) fn take(&mut self) -> (u64, Vec<Kill>) {
-        let total = self.totals.iter().map(|cpu| cpu.read().kills).sum::<u64>();
-        let count = total.saturating_sub(self.seen);
-        self.seen = total;
-        if count == 0 {
+    pub(super) fn take(&mut self, gaps: &mut Gaps) -> (u64, Vec<Kill>) {
+        let total = self.mapped.iter().map(|cpu| cpu.read().kills).sum::<u64>();
+        let count =
+            gaps.delta(self.totals.advance(Ok(total))).map_or(0, |delta| delta.now.saturating_sub(delta.before));
+        if count == 0 && !self.behind {
             return (0, Vec::new());
         }
-        let found = self.map.read().unwrap_or_default();
+        let found = gaps.note("whom the kernel killed", self.map.read());
+        self.behind = found.is_none();
+        let found = found.unwrap_or_default();
         self.map.remove(found.keys().copied());
         let mut kills: Vec<_> = found.values().filter_map(Kill::of).collect();
         kills.sort_by_key(|kill| (kill.event.timestamp_ns, kill.event.pid));

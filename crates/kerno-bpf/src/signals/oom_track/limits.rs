@@ -1,8 +1,9 @@
 //! Cgroups that have a limit of memory: which there are, what they use, and how that goes on.
 
 use std::collections::HashMap;
+use std::io;
 
-use crate::engine::{CgroupDir, Hierarchy, PressureMeter};
+use crate::engine::{CgroupDir, Gaps, Hierarchy, PressureMeter, is_gone};
 use kerno_model::CgroupMemory;
 use kerno_model::Series;
 
@@ -20,7 +21,7 @@ const STAT_SHARE: u64 = 200;
 pub(super) struct Limits {
     hierarchy: Hierarchy,
     /// What is no limit: the machine's memory.
-    total_bytes: u64,
+    pub(super) total_bytes: u64,
     watched: Vec<Watched>,
     paths: HashMap<u64, String>,
     walk_again_ns: u64,
@@ -54,28 +55,28 @@ impl Limits {
     }
 
     /// Begins a window.
-    pub(super) fn begin(&mut self, now_ns: u64) {
-        self.refresh(now_ns);
+    pub(super) fn begin(&mut self, now_ns: u64, gaps: &mut Gaps) {
+        self.refresh(now_ns, gaps);
         let v2 = self.hierarchy.v2;
         self.watched.retain(|watched| watched.cgroup.dir.exists());
         for watched in &mut self.watched {
             watched.used = Series::default();
-            watched.before = Events::read(&watched.cgroup, v2, watched.high_only());
-            watched.now = watched.before;
-            watched.pressure = pressure(&watched.cgroup, v2);
+            watched.look(v2, gaps);
+            watched.before = watched.now;
+            watched.pressure.iter_mut().for_each(PressureMeter::begin);
         }
-        self.sample(0.0);
+        self.sample(0.0, gaps);
     }
 
     /// Looks for cgroups that are new, unless that was done a moment ago.
-    pub(super) fn refresh(&mut self, now_ns: u64) {
+    pub(super) fn refresh(&mut self, now_ns: u64, gaps: &mut Gaps) {
         if now_ns >= self.walk_again_ns {
-            self.walk(now_ns);
+            self.walk(now_ns, gaps);
         }
     }
 
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds")]
-    fn walk(&mut self, now_ns: u64) {
+    fn walk(&mut self, now_ns: u64, gaps: &mut Gaps) {
         let start = std::time::Instant::now();
         let found = self.hierarchy.walk().cgroups;
         let mut known: HashMap<u64, Watched> = self.watched.drain(..).map(|w| (w.cgroup.id, w)).collect();
@@ -84,28 +85,42 @@ impl Limits {
         self.paths.clear();
         for cgroup in found {
             self.paths.insert(cgroup.id, cgroup.path.clone());
-            let (max, high) = limits(&cgroup, v2);
+            let (max, high) = match limits(&cgroup, v2) {
+                Err(error) if is_gone(&error) => continue,
+                limits => match gaps.note(WHAT, limits) {
+                    Some(limits) => limits,
+                    // As far as is known the limit is what it was.
+                    None => {
+                        limited.extend(known.remove(&cgroup.id).map(|watched| (watched.limit_bytes, watched)));
+                        continue;
+                    }
+                },
+            };
             let real = |limit: Option<u64>| limit.filter(|limit| *limit < self.total_bytes && *limit > 0);
             let (max, high) = (real(max), real(high));
             let Some(limit_bytes) = max.or(high) else { continue };
-            let usage = cgroup.number(usage_file(v2)).unwrap_or(0);
+            let usage = cgroup.number(usage_file(v2)).ok().flatten().unwrap_or(0);
             let watched = match known.remove(&cgroup.id) {
                 Some(watched) => Watched { limit_bytes, high_bytes: high, ..watched },
-                None => {
-                    let before = Events::read(&cgroup, v2, max.is_none());
-                    let pressure = pressure(&cgroup, v2);
-                    let used = Series::default();
-                    Watched {
-                        cgroup,
-                        limit_bytes,
-                        high_bytes: high,
-                        used,
-                        droppable: None,
-                        before,
-                        now: before,
-                        pressure,
+                None => match Events::read(&cgroup, v2, max.is_none()) {
+                    Err(error) if is_gone(&error) => continue,
+                    events => {
+                        // Without its zero it is followed from the next walk on.
+                        let Some(before) = gaps.note(WHAT, events) else { continue };
+                        let pressure = pressure(&cgroup, v2);
+                        let used = Series::default();
+                        Watched {
+                            cgroup,
+                            limit_bytes,
+                            high_bytes: high,
+                            used,
+                            droppable: None,
+                            before,
+                            now: before,
+                            pressure,
+                        }
                     }
-                }
+                },
             };
             limited.push((usage, watched));
         }
@@ -120,17 +135,18 @@ impl Limits {
 
     /// Reads what each uses.
     #[allow(clippy::cast_precision_loss, reason = "bytes")]
-    pub(super) fn sample(&mut self, seconds: f64) {
+    pub(super) fn sample(&mut self, seconds: f64, gaps: &mut Gaps) {
         let v2 = self.hierarchy.v2;
         for watched in &mut self.watched {
-            let Some(usage) = watched.cgroup.number(usage_file(v2)) else { continue };
+            let Some(usage) = read(WHAT, watched.cgroup.number(usage_file(v2)), gaps).flatten() else { continue };
             let step = watched.limit_bytes / STAT_SHARE;
             let droppable = match watched.droppable {
                 Some((droppable, at)) if usage.abs_diff(at) < step => droppable,
                 _ => {
-                    let droppable = droppable(&watched.cgroup.text("memory.stat").unwrap_or_default(), v2);
+                    let Some(stat) = read(WHAT, watched.cgroup.text("memory.stat"), gaps) else { continue };
+                    let droppable = droppable(&stat, v2);
                     watched.droppable = Some((droppable, usage));
-                    watched.now = Events::read(&watched.cgroup, v2, watched.high_only());
+                    watched.look(v2, gaps);
                     droppable
                 }
             };
@@ -151,15 +167,13 @@ impl Limits {
 
     /// Ends the window: the cgroups nearest to their limit, those that grew most, and those that someone was killed in.
     #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bytes")]
-    pub(super) fn finish(&mut self, seconds: f64, killed_in: &[String]) -> Vec<CgroupMemory> {
+    pub(super) fn finish(&mut self, seconds: f64, killed_in: &[String], gaps: &mut Gaps) -> Vec<CgroupMemory> {
         let v2 = self.hierarchy.v2;
         let mut told: Vec<_> = self
             .watched
             .iter_mut()
             .map(|watched| {
-                if watched.cgroup.dir.exists() {
-                    watched.now = Events::read(&watched.cgroup, v2, watched.high_only());
-                }
+                watched.look(v2, gaps);
                 let path = watched.cgroup.path.clone();
                 // Where the cgroup is gone the kernel does not tell any more.
                 let killed = killed_in.iter().filter(|killed| is_in(killed, &path)).count() as u64;
@@ -172,7 +186,11 @@ impl Limits {
                     high_bytes: watched.high_bytes,
                     limit_hits: watched.now.limit_hits.saturating_sub(watched.before.limit_hits),
                     oom_kills: kills.max(if watched.cgroup.dir.exists() { 0 } else { killed }),
-                    some_stalled: watched.pressure.as_mut().and_then(|meter| meter.take(seconds)).map(|share| share.0),
+                    some_stalled: watched
+                        .pressure
+                        .as_mut()
+                        .and_then(|meter| meter.take(seconds).ok())
+                        .map(|share| share.0),
                     largest: Vec::new(),
                     path,
                 }
@@ -193,23 +211,44 @@ impl Limits {
     }
 }
 
+/// What may be missing.
+const WHAT: &str = "memory that cgroups with a limit use";
+
+/// What was read, if it was; it is no news that the cgroup has gone.
+fn read<T>(what: &str, reading: io::Result<T>, gaps: &mut Gaps) -> Option<T> {
+    match reading {
+        Err(error) if is_gone(&error) => None,
+        reading => gaps.note(what, reading),
+    }
+}
+
 impl Watched {
+    /// Reads the events; those of one that has gone, or cannot be read, stay as they were.
+    fn look(&mut self, v2: bool, gaps: &mut Gaps) {
+        if let Some(now) = read(WHAT, Events::read(&self.cgroup, v2, self.high_only()), gaps) {
+            self.now = now;
+        }
+    }
+
     const fn high_only(&self) -> bool {
         matches!(self.high_bytes, Some(high) if high == self.limit_bytes)
     }
 }
 
 impl Events {
-    fn read(cgroup: &CgroupDir, v2: bool, high_only: bool) -> Self {
+    fn read(cgroup: &CgroupDir, v2: bool, high_only: bool) -> io::Result<Self> {
         if v2 {
-            let events = cgroup.numbers("memory.events");
+            let events = cgroup.numbers("memory.events")?;
             let count = |name: &str| events.get(name).copied().unwrap_or(0);
-            return Self { limit_hits: count(if high_only { "high" } else { "max" }), oom_kills: count("oom_kill") };
+            return Ok(Self {
+                limit_hits: count(if high_only { "high" } else { "max" }),
+                oom_kills: count("oom_kill"),
+            });
         }
-        Self {
-            limit_hits: cgroup.number("memory.failcnt").unwrap_or(0),
-            oom_kills: cgroup.numbers("memory.oom_control").get("oom_kill").copied().unwrap_or(0),
-        }
+        Ok(Self {
+            limit_hits: cgroup.number("memory.failcnt")?.unwrap_or(0),
+            oom_kills: cgroup.numbers("memory.oom_control")?.get("oom_kill").copied().unwrap_or(0),
+        })
     }
 }
 
@@ -218,11 +257,11 @@ pub(super) fn is_in(path: &str, outer: &str) -> bool {
     outer == "/" || path.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-fn limits(cgroup: &CgroupDir, v2: bool) -> (Option<u64>, Option<u64>) {
+fn limits(cgroup: &CgroupDir, v2: bool) -> io::Result<(Option<u64>, Option<u64>)> {
     if v2 {
-        (cgroup.number("memory.max"), cgroup.number("memory.high"))
+        Ok((cgroup.number("memory.max")?, cgroup.number("memory.high")?))
     } else {
-        (cgroup.number("memory.limit_in_bytes"), None)
+        Ok((cgroup.number("memory.limit_in_bytes")?, None))
     }
 }
 
@@ -231,7 +270,7 @@ const fn usage_file(v2: bool) -> &'static str {
 }
 
 fn pressure(cgroup: &CgroupDir, v2: bool) -> Option<PressureMeter> {
-    v2.then(|| PressureMeter::new(cgroup.dir.join("memory.pressure")))
+    v2.then(|| PressureMeter::new("pressure on memory of cgroups", cgroup.dir.join("memory.pressure")))
 }
 
 /// Page cache (shared memory is none: it is among the anonymous pages here) and, where it shows, the kernel's own caches.

@@ -1,11 +1,12 @@
 use std::collections::{BTreeSet, HashMap};
+use std::io;
 use std::path::Path;
 
 use super::OomScope;
 use super::kills::{Kill, Kills};
 use super::limits::{Limits, is_in};
 use super::loader::OomTrack;
-use crate::engine::{PressureMeter, ProcFile, ProcessAccount, Sampler, Tasks, Tick, read_numbers};
+use crate::engine::{Cumulative, Gaps, PressureMeter, ProcFile, ProcessAccount, Sampler, Tasks, Tick, read_numbers};
 use crate::probe::{Host, LoadError, Object, Options, Plan, Signal as _, SummaryPrograms, meminfo};
 use kerno_model::SummaryLoss;
 use kerno_model::Window;
@@ -38,15 +39,17 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
     let mut programs = SummaryPrograms::load(object, plan, host)?;
     let kills = Kills::of(&mut programs)?;
     let mut meminfo = ProcFile::new("/proc/meminfo");
-    let memory = Memory::now(&mut meminfo);
+    let total_bytes = Memory::now(&mut meminfo).map_or(0, |memory| memory.total);
     Ok(Box::new(Sampled {
         programs,
         kills,
-        limits: Limits::new(memory.total),
+        limits: Limits::new(total_bytes),
         meminfo,
         summary: OomSummary::default(),
-        faults: Faults::now(),
-        pressure: PressureMeter::new("/proc/pressure/memory"),
+        faults: Cumulative::new("memory that was reclaimed, swapped and faulted in"),
+        pressure: PressureMeter::new("pressure on memory", "/proc/pressure/memory"),
+        begun: false,
+        gaps: Gaps::new("oom_track"),
     }))
 }
 
@@ -59,14 +62,20 @@ struct Sampled {
     meminfo: ProcFile,
     /// Of the window so far.
     summary: OomSummary,
-    faults: Faults,
+    faults: Cumulative<Faults>,
     pressure: PressureMeter,
+    begun: bool,
+    /// What could not be read in this window.
+    gaps: Gaps,
 }
 
 impl Sampled {
     #[allow(clippy::cast_precision_loss, reason = "bytes")]
     fn look(&mut self, tick: &Tick<'_>) {
-        let memory = Memory::now(&mut self.meminfo);
+        let Some(memory) = self.gaps.note("memory available", Memory::now(&mut self.meminfo)) else { return };
+        if let Some(limits) = &mut self.limits {
+            limits.total_bytes = memory.total;
+        }
         self.summary.total_bytes = memory.total;
         self.summary.swap_total_bytes = memory.swap_total;
         self.summary.available_bytes.push(tick.seconds, memory.available as f64);
@@ -74,7 +83,7 @@ impl Sampled {
     }
 
     fn take_kills(&mut self, tick: &Tick<'_>) {
-        let (count, kills) = self.kills.take();
+        let (count, kills) = self.kills.take(&mut self.gaps);
         self.summary.kills_total += count;
         for kill in kills {
             if self.summary.kills.len() < MAX_KILLS {
@@ -160,14 +169,15 @@ impl Sampler for Sampled {
 
     fn begin(&mut self, tick: &Tick<'_>) {
         // What was before is not the first window's. Later the end of one is the begin of the next.
-        if self.summary.available_bytes.points().is_empty() {
-            self.kills.take();
-            self.faults = Faults::now();
-            self.pressure.take(1.0);
+        if !std::mem::replace(&mut self.begun, true) {
+            self.kills.take(&mut self.gaps);
+            self.faults.begin(Faults::now());
+            self.pressure.begin();
         }
-        self.summary = OomSummary::default();
+        let (total_bytes, swap_total_bytes) = (self.summary.total_bytes, self.summary.swap_total_bytes);
+        self.summary = OomSummary { total_bytes, swap_total_bytes, ..OomSummary::default() };
         if let Some(limits) = &mut self.limits {
-            limits.begin(tick.now_ns);
+            limits.begin(tick.now_ns, &mut self.gaps);
         }
         self.look(tick);
     }
@@ -176,8 +186,8 @@ impl Sampler for Sampled {
         self.look(tick);
         self.take_kills(tick);
         if let Some(limits) = &mut self.limits {
-            limits.refresh(tick.now_ns);
-            limits.sample(tick.seconds);
+            limits.refresh(tick.now_ns, &mut self.gaps);
+            limits.sample(tick.seconds, &mut self.gaps);
         }
     }
 
@@ -185,7 +195,7 @@ impl Sampler for Sampled {
         self.take_kills(tick);
         let killed_in: Vec<_> = self.summary.kills.iter().filter_map(|kill| kill.cgroup.clone()).collect();
         if let Some(limits) = &mut self.limits {
-            self.summary.cgroups = limits.finish(tick.seconds, &killed_in);
+            self.summary.cgroups = limits.finish(tick.seconds, &killed_in, &mut self.gaps);
         }
         for cgroup in &mut self.summary.cgroups {
             let mut processes = largest(tick.tasks, self.limits.as_ref(), &cgroup.path);
@@ -193,17 +203,18 @@ impl Sampler for Sampled {
             cgroup.largest = processes;
         }
         self.summary.processes = self.processes(tick.tasks);
-        let faults = Faults::now();
-        let since = |pick: fn(&Faults) -> u64| pick(&faults).saturating_sub(pick(&self.faults));
-        self.summary.direct_reclaims = since(|faults| faults.direct_reclaims);
-        self.summary.direct_scanned_pages = since(|faults| faults.direct_scanned);
-        self.summary.major_faults = since(|faults| faults.major);
-        self.summary.refaulted_pages = since(|faults| faults.refaulted);
-        self.summary.swapped_out_pages = since(|faults| faults.swapped_out);
-        self.faults = faults;
-        let stalled = self.pressure.take(tick.seconds);
+        if let Some(delta) = self.gaps.delta(self.faults.advance(Faults::now())) {
+            let since = |pick: fn(&Faults) -> u64| pick(delta.now).saturating_sub(pick(&delta.before));
+            self.summary.direct_reclaims = since(|faults| faults.direct_reclaims);
+            self.summary.direct_scanned_pages = since(|faults| faults.direct_scanned);
+            self.summary.major_faults = since(|faults| faults.major);
+            self.summary.refaulted_pages = since(|faults| faults.refaulted);
+            self.summary.swapped_out_pages = since(|faults| faults.swapped_out);
+        }
+        let stalled = self.pressure.take(tick.seconds).map_err(|gap| self.gaps.add(gap)).ok();
         self.summary.some_stalled = stalled.map(|stalled| stalled.0);
         self.summary.all_stalled = stalled.map(|stalled| stalled.1);
+        self.gaps.tell(signals);
         signals.oom_track = Some(self.summary.clone());
     }
 
@@ -226,15 +237,18 @@ struct Memory {
 }
 
 impl Memory {
-    fn now(file: &mut ProcFile) -> Self {
-        let text = file.text().unwrap_or_default();
-        let bytes = |name| meminfo::bytes_of(text, name).unwrap_or(0);
-        Self {
-            total: bytes("MemTotal"),
-            available: bytes("MemAvailable"),
-            swap_total: bytes("SwapTotal"),
-            swap_free: bytes("SwapFree"),
-        }
+    fn now(file: &mut ProcFile) -> io::Result<Self> {
+        let text = file.text()?;
+        let bytes = |name| {
+            let missing = || io::Error::new(io::ErrorKind::InvalidData, format!("no {name} in /proc/meminfo"));
+            meminfo::bytes_of(text, name).ok_or_else(missing)
+        };
+        Ok(Self {
+            total: bytes("MemTotal")?,
+            available: bytes("MemAvailable")?,
+            swap_total: bytes("SwapTotal")?,
+            swap_free: bytes("SwapFree")?,
+        })
     }
 }
 
@@ -249,18 +263,18 @@ struct Faults {
 }
 
 impl Faults {
-    fn now() -> Self {
-        let counts: HashMap<String, u64> = read_numbers(Path::new("/proc/vmstat")).unwrap_or_default();
+    fn now() -> io::Result<Self> {
+        let counts: HashMap<String, u64> = read_numbers(Path::new("/proc/vmstat"))?;
         let count = |name: &str| counts.get(name).copied().unwrap_or(0);
         // One for each zone; one for all kinds of pages before Linux 5.9.
         let sum =
             |prefix: &str| counts.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, count)| count).sum();
-        Self {
+        Ok(Self {
             direct_reclaims: sum("allocstall"),
             direct_scanned: count("pgscan_direct"),
             major: count("pgmajfault"),
             refaulted: sum("workingset_refault"),
             swapped_out: count("pswpout"),
-        }
+        })
     }
 }

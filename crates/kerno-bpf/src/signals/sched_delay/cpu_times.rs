@@ -2,8 +2,11 @@
 //! another.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
 
 use crate::engine::ProcFile;
+use crate::probe::faults::read_text;
 
 /// Ticks of one CPU since the machine started, as `/proc/stat` has them (proc_stat(5)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,8 +33,8 @@ pub(super) struct CpuShares {
 
 impl CpuTimes {
     /// Of every CPU online.
-    pub(super) fn read() -> BTreeMap<u32, Self> {
-        parse(&std::fs::read_to_string("/proc/stat").unwrap_or_default())
+    pub(super) fn read() -> io::Result<BTreeMap<u32, Self>> {
+        Ok(parse(&read_text(Path::new("/proc/stat"))?))
     }
 
     /// What the time between two readings was used for. The kernel's idle and I/O wait may go back a little: that counts as none.
@@ -76,9 +79,10 @@ fn parse(text: &str) -> BTreeMap<u32, CpuTimes> {
 
 /// Tasks that run or could run now, without the caller's thread. The fourth word of `/proc/loadavg`; `/proc/stat` has it too, at many
 /// times the price.
-pub(super) fn runnable(loadavg: &mut ProcFile) -> Option<f64> {
-    let running: u32 = loadavg.text()?.split(' ').nth(3)?.split_once('/')?.0.parse().ok()?;
-    Some(f64::from(running.saturating_sub(1)))
+pub(super) fn runnable(loadavg: &mut ProcFile) -> io::Result<f64> {
+    let words = loadavg.text()?.split(' ').nth(3).and_then(|word| word.split_once('/'));
+    let running: u32 = words.and_then(|(running, _)| running.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(f64::from(running.saturating_sub(1)))
 }
 
 #[cfg(test)]
@@ -101,7 +105,7 @@ mod tests {
 
     #[test]
     fn this_machine_tells() {
-        assert!(CpuTimes::read().values().all(|times| times.idle + times.user + times.system > 0));
-        assert!(runnable(&mut ProcFile::new("/proc/loadavg")).is_some());
+        assert!(CpuTimes::read().unwrap().values().all(|times| times.idle + times.user + times.system > 0));
+        assert!(runnable(&mut ProcFile::new("/proc/loadavg")).is_ok());
     }
 }

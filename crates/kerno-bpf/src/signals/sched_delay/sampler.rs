@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -6,7 +6,7 @@ use super::blocked::BlockedTasks;
 use super::cpu_times::{CpuTimes, runnable};
 use super::groups::groups;
 use super::throttle::ThrottleMeter;
-use crate::engine::{PressureMeter, ProcFile, Sampler, Tasks, Tick};
+use crate::engine::{Cumulative, Gaps, PressureMeter, ProcFile, Sampler, Tasks, Tick};
 use crate::event::Comm;
 use crate::probe::{Hook, Host, KernelHash, LoadError, MappedBlocks, Object, Plan, SummaryPrograms, VolatileBlock};
 use kerno_model::SummaryLoss;
@@ -89,14 +89,15 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
         holders: programs.hash("slow_holders")?,
         programs,
         before: Vec::new(),
-        times: std::collections::BTreeMap::new(),
-        pressure: PressureMeter::new("/proc/pressure/cpu"),
+        times: Cumulative::new("what each CPU was busy with"),
+        pressure: PressureMeter::new("pressure on CPUs", "/proc/pressure/cpu"),
         begun: false,
         throttle: ThrottleMeter::new(),
         blocked: BlockedTasks::default(),
         loadavg: ProcFile::new("/proc/loadavg"),
         runnable: Series::default(),
         uninterruptible: Series::default(),
+        gaps: Gaps::new("sched_delay"),
     }))
 }
 
@@ -116,7 +117,7 @@ struct Sampled {
     holders: KernelHash<HolderKey, Holder>,
     /// By CPU.
     before: Vec<Reading>,
-    times: std::collections::BTreeMap<u32, CpuTimes>,
+    times: Cumulative<BTreeMap<u32, CpuTimes>>,
     pressure: PressureMeter,
     begun: bool,
     throttle: ThrottleMeter,
@@ -124,6 +125,8 @@ struct Sampled {
     loadavg: ProcFile,
     runnable: Series,
     uninterruptible: Series,
+    /// What could not be read in this window.
+    gaps: Gaps,
 }
 
 impl Reading {
@@ -138,7 +141,7 @@ impl Reading {
 
 impl Sampled {
     fn look(&mut self, tick: &Tick<'_>) {
-        if let Some(tasks) = runnable(&mut self.loadavg) {
+        if let Some(tasks) = self.gaps.note("tasks that could run", runnable(&mut self.loadavg)) {
             self.runnable.push(tick.seconds, tasks);
         }
         let blocked = u32::try_from(tick.tasks.blocked().count()).unwrap_or(u32::MAX);
@@ -148,9 +151,10 @@ impl Sampled {
 
     /// Long waits since the last call, the worst first. They are taken out of the kernel's maps, which so have room for those of
     /// the next window; one that ends between reading and removing is only in the totals.
-    fn take_waiters(&self, tasks: &Tasks) -> Vec<SchedWaiter> {
-        let waiters = self.waiters.read().unwrap_or_default();
-        let holders = self.holders.read().unwrap_or_default();
+    fn take_waiters(&mut self, tasks: &Tasks) -> Vec<SchedWaiter> {
+        // Both or none: what cannot be read now is still there the next time.
+        let read = self.waiters.read().and_then(|waiters| Ok((waiters, self.holders.read()?)));
+        let Some((waiters, holders)) = self.gaps.note("who waited long for a CPU", read) else { return Vec::new() };
         self.waiters.remove(waiters.keys().copied());
         self.holders.remove(holders.keys().copied());
         let mut held_by: HashMap<u32, Vec<CpuHolder>> = HashMap::new();
@@ -181,7 +185,7 @@ impl Sampled {
 
     /// Since the last call.
     fn cpus(&mut self, wakeup_ns: &mut Histogram, preempted_ns: &mut Histogram) -> Vec<CpuStat> {
-        let now = CpuTimes::read();
+        let times = self.gaps.delta(self.times.advance(CpuTimes::read()));
         let readings: Vec<_> = self.blocks.iter().map(Reading::of).collect();
         let mut cpus = Vec::new();
         for (cpu, reading) in (0u32..).zip(&readings) {
@@ -193,13 +197,13 @@ impl Sampled {
             wakeup_ns.merge(&woken);
             preempted_ns.merge(&preempted);
             let switches = reading.switches.saturating_sub(before.switches);
-            let times = now.get(&cpu).copied();
+            let now = times.as_ref().and_then(|times| times.now.get(&cpu));
             // A CPU that could be there and is not.
-            if times.is_none() && switches == 0 {
+            if now.is_none() && switches == 0 {
                 continue;
             }
-            let earlier = self.times.get(&cpu).copied();
-            let shares = times.zip(earlier).map(|(now, earlier)| now.shares_since(earlier)).unwrap_or_default();
+            let earlier = times.as_ref().and_then(|times| times.before.get(&cpu));
+            let shares = now.zip(earlier).map(|(now, earlier)| now.shares_since(*earlier)).unwrap_or_default();
             let mut delay_ns = woken;
             delay_ns.merge(&preempted);
             cpus.push(CpuStat {
@@ -213,7 +217,7 @@ impl Sampled {
                 steal: shares.steal,
             });
         }
-        (self.times, self.before) = (now, readings);
+        self.before = readings;
         cpus
     }
 }
@@ -237,12 +241,12 @@ impl Sampler for Sampled {
         self.runnable = Series::default();
         self.uninterruptible = Series::default();
         self.blocked.begin();
-        self.throttle.begin();
+        self.throttle.begin(&mut self.gaps);
         // Later what the end of a window found is the begin of the next: nothing falls between.
         if !std::mem::replace(&mut self.begun, true) {
-            let _ = self.pressure.take(1.0);
+            self.pressure.begin();
             let _ = self.take_waiters(tick.tasks);
-            self.times = CpuTimes::read();
+            self.times.begin(CpuTimes::read());
             self.before = self.blocks.iter().map(Reading::of).collect();
         }
         self.look(tick);
@@ -256,14 +260,20 @@ impl Sampler for Sampled {
         let mut missing = |what: &str, reason: &str| {
             signals.missing.push(Missing { signal: "sched_delay".into(), what: what.into(), reason: reason.into() });
         };
-        let some_stalled = self.pressure.take(tick.seconds).map(|(some, _)| some);
-        if some_stalled.is_none() {
-            missing("pressure on CPUs", "the kernel does not tell (/proc/pressure/cpu; CONFIG_PSI, psi=1)");
-        }
+        let some_stalled = match self.pressure.take(tick.seconds) {
+            Ok((some, _)) => Some(some),
+            Err(gap) => {
+                missing(
+                    "pressure on CPUs",
+                    &format!("/proc/pressure/cpu: {}; it takes CONFIG_PSI and psi=1", gap.reason),
+                );
+                None
+            }
+        };
         if !self.throttle.is_possible() {
             missing("CPU quotas of cgroups", "no cgroup hierarchy with the cpu controller is mounted");
         }
-        let (throttled, cut) = self.throttle.take(tick.tasks);
+        let (throttled, cut) = self.throttle.take(tick.tasks, &mut self.gaps);
         if cut {
             missing("CPU quotas of some cgroups", "there are more cgroups than are looked at");
         }
@@ -281,6 +291,7 @@ impl Sampler for Sampled {
             blocked: self.blocked.take(),
             uninterruptible: std::mem::take(&mut self.uninterruptible),
         });
+        self.gaps.tell(signals);
     }
 
     fn pulse(&mut self, _now_ns: u64) -> Option<String> {

@@ -1,9 +1,10 @@
 //! Cgroups with a quota of CPU time, and how often they were held back by it, on v1 and v2.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::io;
 use std::time::Instant;
 
-use crate::engine::{CgroupDir, Hierarchy, Tasks, WalkAge};
+use crate::engine::{CgroupDir, Cumulative, Delta, Gaps, Hierarchy, Tasks, WalkAge, is_gone};
 use kerno_model::CgroupThrottle;
 
 /// The most cgroups that a summary names, and the most processes of each.
@@ -25,7 +26,7 @@ struct Totals {
 pub(super) struct ThrottleMeter {
     hierarchy: Option<Hierarchy>,
     /// By the cgroup's id.
-    before: HashMap<u64, Totals>,
+    totals: HashMap<u64, Cumulative<Totals>>,
     limited: Limited,
     age: Option<WalkAge>,
 }
@@ -42,7 +43,7 @@ impl ThrottleMeter {
     pub(super) fn new() -> Self {
         Self {
             hierarchy: Hierarchy::of_controller("cpu"),
-            before: HashMap::new(),
+            totals: HashMap::new(),
             limited: Limited::default(),
             age: None,
         }
@@ -54,47 +55,60 @@ impl ThrottleMeter {
     }
 
     /// Takes the totals as they are as the window's zero.
-    pub(super) fn begin(&mut self) {
+    pub(super) fn begin(&mut self, gaps: &mut Gaps) {
         // Later windows begin where the one before ended.
         if self.age.is_none() {
-            self.look();
+            self.look(gaps);
             let Some(hierarchy) = &self.hierarchy else { return };
-            let limited = self.limited.cgroups.iter();
-            self.before = limited.map(|cgroup| (cgroup.id, totals(cgroup, hierarchy.v2))).collect();
+            for cgroup in &self.limited.cgroups {
+                self.totals.entry(cgroup.id).or_insert(Cumulative::new(WHAT)).begin(totals(cgroup, hierarchy.v2));
+            }
         }
     }
 
     /// Finds those with a quota, unless that was done a moment ago.
-    fn look(&mut self) {
+    fn look(&mut self, gaps: &mut Gaps) {
         let Some(hierarchy) = &self.hierarchy else { return };
         if self.age.is_some_and(|age| !age.is_over()) {
             return;
         }
         let begun = Instant::now();
         let walk = hierarchy.walk();
-        let cgroups = walk.cgroups.iter().filter(|cgroup| quota(cgroup, hierarchy.v2).is_some()).cloned().collect();
+        let has_quota = |cgroup: &&CgroupDir| match quota(cgroup, hierarchy.v2) {
+            Err(error) if is_gone(&error) => false,
+            // One that had a quota has it still, as far as is known.
+            quota => gaps.note(WHAT, quota).map_or(self.totals.contains_key(&cgroup.id), |quota| quota.is_some()),
+        };
+        let cgroups: Vec<_> = walk.cgroups.iter().filter(has_quota).cloned().collect();
+        let known: HashSet<u64> = walk.cgroups.iter().map(|cgroup| cgroup.id).collect();
+        self.totals.retain(|id, _| known.contains(id));
         self.limited = Limited { cgroups, all: walk.cgroups, cut: walk.cut };
         self.age = Some(WalkAge::since(begun));
     }
 
     /// Those that were held back in the window, the longest first, and whether there were more cgroups than could be looked at. The next
     /// window begins.
-    pub(super) fn take(&mut self, tasks: &Tasks) -> (Vec<CgroupThrottle>, bool) {
-        self.look();
+    pub(super) fn take(&mut self, tasks: &Tasks, gaps: &mut Gaps) -> (Vec<CgroupThrottle>, bool) {
+        self.look(gaps);
         let Some(hierarchy) = &self.hierarchy else { return (Vec::new(), false) };
         let mut throttled = Vec::new();
-        let mut latest = HashMap::new();
         for cgroup in &self.limited.cgroups {
-            let Some((quota_us, period_us)) = quota(cgroup, hierarchy.v2) else { continue };
-            let now = totals(cgroup, hierarchy.v2);
-            latest.insert(cgroup.id, now);
+            let (quota, now) = (quota(cgroup, hierarchy.v2), totals(cgroup, hierarchy.v2));
+            if now.as_ref().err().is_some_and(is_gone) {
+                continue;
+            }
             // One that has come since begins at zero; one that got its quota since had none to be held back by.
-            let before = self.before.get(&cgroup.id).copied().unwrap_or_default();
+            let zero = || Cumulative::since_zero(WHAT, Totals { used_ns: Some(0), ..Totals::default() });
+            let delta = gaps.delta(self.totals.entry(cgroup.id).or_insert_with(zero).advance(now));
+            let Some((Some((quota_us, period_us)), Delta { before, now, .. })) = gaps.note(WHAT, quota).zip(delta)
+            else {
+                continue;
+            };
             let throttled_periods = now.throttled_periods.saturating_sub(before.throttled_periods);
             if throttled_periods == 0 {
                 continue;
             }
-            let used_ns = now.used_ns.map(|used| used.saturating_sub(before.used_ns.unwrap_or(0)));
+            let used_ns = now.used_ns.zip(before.used_ns).map(|(now, before)| now.saturating_sub(before));
             throttled.push((
                 cgroup,
                 CgroupThrottle {
@@ -126,10 +140,12 @@ impl ThrottleMeter {
             found
         };
         let throttled = throttled.into_iter().map(name_pids).collect();
-        self.before = latest;
         (throttled, self.limited.cut)
     }
 }
+
+/// What may be missing.
+const WHAT: &str = "how CPU quotas held cgroups back";
 
 const fn quota_file(v2: bool) -> &'static str {
     if v2 { "cpu.max" } else { "cpu.cfs_quota_us" }
@@ -143,12 +159,12 @@ fn pids_below(cgroup: &CgroupDir, all: &[CgroupDir]) -> Vec<u32> {
 }
 
 /// Quota and period in microseconds; `None` without a quota.
-fn quota(cgroup: &CgroupDir, v2: bool) -> Option<(u64, u64)> {
+fn quota(cgroup: &CgroupDir, v2: bool) -> io::Result<Option<(u64, u64)>> {
     if v2 {
-        return parse_cpu_max(&cgroup.text("cpu.max")?);
+        return Ok(parse_cpu_max(&cgroup.text("cpu.max")?));
     }
     // -1 is none.
-    Some((cgroup.number("cpu.cfs_quota_us")?, cgroup.number("cpu.cfs_period_us")?))
+    Ok(cgroup.number("cpu.cfs_quota_us")?.zip(cgroup.number("cpu.cfs_period_us")?))
 }
 
 /// `max 100000` or `50000 100000`.
@@ -157,11 +173,16 @@ fn parse_cpu_max(text: &str) -> Option<(u64, u64)> {
     Some((quota.parse().ok()?, period.parse().ok()?))
 }
 
-fn totals(cgroup: &CgroupDir, v2: bool) -> Totals {
-    totals_of(&cgroup.numbers("cpu.stat"), v2, || cgroup.number("cpuacct.usage"))
+fn totals(cgroup: &CgroupDir, v2: bool) -> io::Result<Totals> {
+    let v1_usage = match (!v2).then(|| cgroup.number("cpuacct.usage")) {
+        // Not there where the controllers are mounted apart.
+        Some(Err(error)) if is_gone(&error) => None,
+        usage => usage.transpose()?.flatten(),
+    };
+    Ok(totals_of(&cgroup.numbers("cpu.stat")?, v2, v1_usage))
 }
 
-fn totals_of(stat: &HashMap<String, u64>, v2: bool, v1_usage: impl FnOnce() -> Option<u64>) -> Totals {
+fn totals_of(stat: &HashMap<String, u64>, v2: bool, v1_usage: Option<u64>) -> Totals {
     let get = |name: &str| stat.get(name).copied();
     let us = |name: &str| get(name).map(|us| us.saturating_mul(1000));
     Totals {
@@ -169,7 +190,7 @@ fn totals_of(stat: &HashMap<String, u64>, v2: bool, v1_usage: impl FnOnce() -> O
         throttled_periods: get("nr_throttled").unwrap_or(0),
         // v1 in nanoseconds, v2 in microseconds.
         throttled_ns: if v2 { us("throttled_usec") } else { get("throttled_time") }.unwrap_or(0),
-        used_ns: if v2 { us("usage_usec") } else { v1_usage() },
+        used_ns: if v2 { us("usage_usec") } else { v1_usage },
     }
 }
 
@@ -184,9 +205,9 @@ mod tests {
         let numbers = |pairs: &[(&str, u64)]| pairs.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
         let v2 = numbers(&[("usage_usec", 7), ("nr_periods", 5), ("nr_throttled", 4), ("throttled_usec", 3)]);
         let totals = Totals { periods: 5, throttled_periods: 4, throttled_ns: 3000, used_ns: Some(7000) };
-        assert_eq!(totals_of(&v2, true, || None), totals);
+        assert_eq!(totals_of(&v2, true, None), totals);
         let v1 = numbers(&[("nr_periods", 5), ("nr_throttled", 4), ("throttled_time", 3000)]);
-        assert_eq!(totals_of(&v1, false, || Some(7000)), totals);
+        assert_eq!(totals_of(&v1, false, Some(7000)), totals);
     }
 
     #[test]
@@ -194,12 +215,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let cgroup = CgroupDir { path: "/a".into(), dir: dir.path().into(), id: 1 };
         let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
-        assert_eq!((quota(&cgroup, true), quota(&cgroup, false)), (None, None));
+        let both = || (quota(&cgroup, true).ok().flatten(), quota(&cgroup, false).ok().flatten());
+        assert_eq!(both(), (None, None));
         write("cpu.max", "20000 100000\n");
         write("cpu.cfs_quota_us", "-1\n");
         write("cpu.cfs_period_us", "50000\n");
-        assert_eq!((quota(&cgroup, true), quota(&cgroup, false)), (Some((20_000, 100_000)), None));
+        assert_eq!(both(), (Some((20_000, 100_000)), None));
         write("cpu.cfs_quota_us", "10000\n");
-        assert_eq!(quota(&cgroup, false), Some((10_000, 50_000)));
+        assert_eq!(both().1, Some((10_000, 50_000)));
     }
 }

@@ -6,7 +6,7 @@ use super::kept::{
     MAX_KEYS, Offender, OffenderKey, SyncCalls,
 };
 use super::loader;
-use crate::engine::{Pace, Sampler, Tick};
+use crate::engine::{Cumulative, Delta, Gaps, Pace, Sampler, Tick};
 use crate::event::syscall_names::{self, MAX_SYSCALLS};
 use crate::probe::{Host, KernelHash, LoadError, MappedBlocks, Object, Plan, SummaryPrograms, possible_cpus};
 use kerno_doctor::knowledge::normal::{self, Waiting};
@@ -61,7 +61,7 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
         syncs: programs.hash("syncs")?,
         programs,
         slots: slots(possible_cpus() as usize) as usize,
-        before: Kept::default(),
+        kept: Kept::default(),
         begun: false,
         window_ns: 0,
         pace: Pace::default(),
@@ -127,15 +127,32 @@ impl NormalErrors {
 }
 
 /// What the kernel side had at the window's begin.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Kept {
+    tables: Cumulative<Tables>,
+    errors: Cumulative<HashMap<ErrorKey, u64>>,
+    offenders: Cumulative<HashMap<OffenderKey, Offender>>,
+    syncs: Cumulative<HashMap<u32, SyncCalls>>,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self {
+            tables: Cumulative::new("system calls"),
+            errors: Cumulative::new("which errors system calls gave"),
+            offenders: Cumulative::new("whose system calls were slow or failed"),
+            syncs: Cumulative::new("who synced files"),
+        }
+    }
+}
+
+/// What is mapped.
+#[derive(Debug, Default)]
+struct Tables {
     /// By CPU, then by key.
     calls: Vec<Vec<u64>>,
     /// By CPU and slot.
     histograms: HashMap<usize, Vec<u32>>,
-    errors: HashMap<ErrorKey, u64>,
-    offenders: HashMap<OffenderKey, Offender>,
-    syncs: HashMap<u32, SyncCalls>,
 }
 
 #[derive(Debug)]
@@ -147,7 +164,7 @@ struct Sampled {
     offenders: KernelHash<OffenderKey, Offender>,
     syncs: KernelHash<u32, SyncCalls>,
     slots: usize,
-    before: Kept,
+    kept: Kept,
     begun: bool,
     /// What the kernel side has been told as the window's begin.
     window_ns: u64,
@@ -163,7 +180,10 @@ impl Sampler for Sampled {
         // Later windows begin where the one before ended, so that no call falls between them.
         if !self.begun {
             self.begun = true;
-            self.before = self.read();
+            self.kept.tables.begin(Ok(self.tables()));
+            self.kept.errors.begin(self.errors.read());
+            self.kept.offenders.begin(self.offenders.read());
+            self.kept.syncs.begin(self.syncs.read());
             self.begin_window(tick.now_ns);
         }
     }
@@ -171,19 +191,29 @@ impl Sampler for Sampled {
     fn sample(&mut self, _tick: &Tick<'_>) {}
 
     fn finish(&mut self, tick: &Tick<'_>, signals: &mut Window) {
-        let mut now = self.read();
-        let syscalls = self.syscalls(&now);
+        let mut gaps = Gaps::new("syscall_latency");
+        let tables = self.tables();
+        let tables = gaps.delta(self.kept.tables.advance(Ok(tables)));
+        let errors = gaps.delta(self.kept.errors.advance(self.errors.read()));
+        let syscalls = tables.map(|tables| syscalls(&self.calls, self.slots, &tables, errors.as_ref()));
+        let offenders = gaps.delta(self.kept.offenders.advance(self.offenders.read()));
+        let syncs = gaps.delta(self.kept.syncs.advance(self.syncs.read()));
+        let syscalls = syscalls.unwrap_or_default();
         signals.syscall_latency = Some(SyscallSummary {
             calls: syscalls.iter().map(|stat| stat.calls).sum(),
             syscalls,
-            offenders: self.offenders(&now),
-            syncs: self.syncs(&now),
+            offenders: offenders.as_ref().map(|delta| offenders_of(delta, self.window_ns)).unwrap_or_default(),
+            syncs: syncs.as_ref().map(|delta| syncs_of(delta, self.window_ns)).unwrap_or_default(),
         });
+        gaps.tell(signals);
         // Nobody writes to the elements of a process that is gone.
         let gone = |pid: u32| tick.tasks.process(pid).is_none_or(|process| !process.alive);
-        self.offenders.remove(now.offenders.extract_if(|key, _| gone(key.pid)).map(|(key, _)| key));
-        self.syncs.remove(now.syncs.extract_if(|pid, _| gone(*pid)).map(|(pid, _)| pid));
-        self.before = now;
+        if let Some(delta) = offenders {
+            self.offenders.remove(delta.now.extract_if(|key, _| gone(key.pid)).map(|(key, _)| key));
+        }
+        if let Some(delta) = syncs {
+            self.syncs.remove(delta.now.extract_if(|pid, _| gone(*pid)).map(|(pid, _)| pid));
+        }
         self.begin_window(tick.now_ns);
     }
 
@@ -218,129 +248,129 @@ impl Sampled {
         self.programs.begin_window(now_ns);
     }
 
-    /// All that is kept now. A map that cannot be read counts as empty.
-    fn read(&self) -> Kept {
-        let mut kept = Kept {
-            errors: self.errors.read().unwrap_or_default(),
-            offenders: self.offenders.read().unwrap_or_default(),
-            syncs: self.syncs.read().unwrap_or_default(),
-            ..Kept::default()
-        };
+    /// All that is mapped, now.
+    fn tables(&self) -> Tables {
+        let mut tables = Tables::default();
         let mut taken = Vec::new();
         for block in self.calls.iter() {
             let mut calls = Vec::new();
             block.project::<[u64; MAX_KEYS]>(std::mem::offset_of!(Calls, calls)).copy_to(&mut calls);
-            kept.calls.push(calls);
+            tables.calls.push(calls);
             taken.push(block.project::<u32>(std::mem::offset_of!(Calls, slots_taken)).read() as usize);
         }
         for (index, block) in self.histograms.iter().enumerate() {
             if taken.get(index / self.slots).is_some_and(|taken| index % self.slots < *taken) {
                 let mut counts = Vec::new();
                 block.copy_to(&mut counts);
-                kept.histograms.insert(index, counts);
+                tables.histograms.insert(index, counts);
             }
         }
-        kept
+        tables
     }
+}
 
-    fn syscalls(&self, now: &Kept) -> Vec<SyscallStat> {
-        let mut stats: BTreeMap<usize, SyscallStat> = BTreeMap::new();
-        let mut slot_of = Vec::new();
-        for (cpu, (block, calls)) in self.calls.iter().zip(&now.calls).enumerate() {
-            block.project::<[u8; MAX_KEYS]>(std::mem::offset_of!(Calls, slot_of)).copy_to(&mut slot_of);
-            let before = self.before.calls.get(cpu);
-            for (key, (calls, slot)) in calls.iter().zip(&slot_of).enumerate() {
-                let made = calls.wrapping_sub(before.and_then(|calls| calls.get(key)).copied().unwrap_or(0));
-                if made == 0 {
-                    continue;
-                }
-                let stat = stats.entry(key).or_insert_with(|| stat(key));
-                stat.calls += made;
-                // The last slot is everybody's who came too late: its durations are not this call's.
-                let slot = usize::from(*slot);
-                let index = cpu * self.slots + slot.wrapping_sub(1);
-                if let Some(counts) = now.histograms.get(&index).filter(|_| (1..self.slots).contains(&slot)) {
-                    let before = self.before.histograms.get(&index).map_or(&[][..], Vec::as_slice);
-                    stat.latency.add_kernel_delta(counts, before);
-                }
-            }
-        }
-        for (key, count) in &now.errors {
-            let count = count.saturating_sub(self.before.errors.get(key).copied().unwrap_or(0));
-            let at = key.nr as usize + if key.compat == 0 { 0 } else { MAX_SYSCALLS };
-            if let (Some(stat), 1..) = (stats.get_mut(&at), count) {
-                stat.errors.push(ErrnoCount::new(i32::from(key.error), count));
-            }
-        }
-        let mut stats: Vec<_> = stats.into_values().collect();
-        stats.iter_mut().for_each(|stat| most_first(&mut stat.errors));
-        stats.sort_by_key(|stat| Reverse(stat.calls));
-        stats
-    }
-
-    fn offenders(&self, now: &Kept) -> Vec<SyscallOffender> {
-        let mut offenders: Vec<_> = now
-            .offenders
-            .iter()
-            .map(|(key, offender)| self.offender(*key, offender, self.before.offenders.get(key)))
-            .filter(|offender| offender.slow > 0 || !offender.errors.is_empty())
-            .collect();
-        offenders.sort_by_key(|offender| (Reverse(weight(offender)), offender.pid, offender.nr));
-        offenders.truncate(MAX_OFFENDERS);
-        offenders
-    }
-
-    fn offender(&self, key: OffenderKey, now: &Offender, before: Option<&Offender>) -> SyscallOffender {
-        let (nr, compat) = (u32::from(key.nr), key.compat != 0);
-        let mut errors = Vec::new();
-        for (i, error) in now.errors.iter().enumerate() {
-            let before = before.map_or(0, |before| before.errors.get(i).map_or(0, |error| error.count));
-            if let (Ok(errno @ 1..), count @ 1..) = (i32::try_from(error.error), error.count.saturating_sub(before)) {
-                errors.push(ErrnoCount::new(errno, count));
-            }
-        }
-        most_first(&mut errors);
-        let current = now.window_ns == self.window_ns;
-        let kept = usize::try_from(if current { now.next_exemplar } else { 0 }).unwrap_or(usize::MAX);
-        let mut exemplars: Vec<_> = now.exemplars.iter().take(kept).map(exemplar).collect();
-        exemplars.sort_by_key(|exemplar| exemplar.timestamp_ns);
-        SyscallOffender {
-            pid: key.pid,
-            comm: now.comm.to_str_lossy().into_owned(),
-            name: name(nr, compat),
-            nr,
-            compat,
-            slow: now.slow.saturating_sub(before.map_or(0, |before| before.slow)),
-            slow_ns: SLOW_NS,
-            slow_total_ns: now.slow_total_ns.saturating_sub(before.map_or(0, |before| before.slow_total_ns)),
-            max_ns: if current { now.max_ns } else { 0 },
-            first_ns: if current { now.first_ns } else { 0 },
-            errors,
-            exemplars,
-        }
-    }
-
-    fn syncs(&self, now: &Kept) -> Vec<SyncStat> {
-        let mut syncs = Vec::new();
-        for (pid, sync) in &now.syncs {
-            let before = self.before.syncs.get(pid);
-            let calls = sync.calls.saturating_sub(before.map_or(0, |before| before.calls));
-            if calls == 0 || sync.window_ns != self.window_ns {
+fn syscalls(
+    mapped: &MappedBlocks<Calls>,
+    slots: usize,
+    Delta { before, now, .. }: &Delta<'_, Tables>,
+    errors: Option<&Delta<'_, HashMap<ErrorKey, u64>>>,
+) -> Vec<SyscallStat> {
+    let mut stats: BTreeMap<usize, SyscallStat> = BTreeMap::new();
+    let mut slot_of = Vec::new();
+    for (cpu, (block, calls)) in mapped.iter().zip(&now.calls).enumerate() {
+        block.project::<[u8; MAX_KEYS]>(std::mem::offset_of!(Calls, slot_of)).copy_to(&mut slot_of);
+        let earlier = before.calls.get(cpu);
+        for (key, (calls, slot)) in calls.iter().zip(&slot_of).enumerate() {
+            let made = calls.wrapping_sub(earlier.and_then(|calls| calls.get(key)).copied().unwrap_or(0));
+            if made == 0 {
                 continue;
             }
-            syncs.push(SyncStat {
-                pid: *pid,
-                comm: sync.comm.to_str_lossy().into_owned(),
-                calls,
-                total_ns: sync.total_ns.saturating_sub(before.map_or(0, |before| before.total_ns)),
-                max_ns: sync.max_ns,
-                first_ns: sync.first_ns,
-            });
+            let stat = stats.entry(key).or_insert_with(|| stat(key));
+            stat.calls += made;
+            // The last slot is everybody's who came too late: its durations are not this call's.
+            let slot = usize::from(*slot);
+            let index = cpu * slots + slot.wrapping_sub(1);
+            if let Some(counts) = now.histograms.get(&index).filter(|_| (1..slots).contains(&slot)) {
+                let earlier = before.histograms.get(&index).map_or(&[][..], Vec::as_slice);
+                stat.latency.add_kernel_delta(counts, earlier);
+            }
         }
-        syncs.sort_by_key(|sync| (Reverse(sync.total_ns), sync.pid));
-        syncs.truncate(MAX_SYNCS);
-        syncs
     }
+    for (key, count) in errors.into_iter().flat_map(|delta| delta.now.iter()) {
+        let earlier = errors.and_then(|delta| delta.before.get(key)).copied().unwrap_or(0);
+        let at = key.nr as usize + if key.compat == 0 { 0 } else { MAX_SYSCALLS };
+        if let (Some(stat), count @ 1..) = (stats.get_mut(&at), count.saturating_sub(earlier)) {
+            stat.errors.push(ErrnoCount::new(i32::from(key.error), count));
+        }
+    }
+    let mut stats: Vec<_> = stats.into_values().collect();
+    stats.iter_mut().for_each(|stat| most_first(&mut stat.errors));
+    stats.sort_by_key(|stat| Reverse(stat.calls));
+    stats
+}
+
+fn offenders_of(delta: &Delta<'_, HashMap<OffenderKey, Offender>>, window_ns: u64) -> Vec<SyscallOffender> {
+    let mut offenders: Vec<_> = delta
+        .now
+        .iter()
+        .map(|(key, now)| offender(*key, now, delta.before.get(key), window_ns))
+        .filter(|offender| offender.slow > 0 || !offender.errors.is_empty())
+        .collect();
+    offenders.sort_by_key(|offender| (Reverse(weight(offender)), offender.pid, offender.nr));
+    offenders.truncate(MAX_OFFENDERS);
+    offenders
+}
+
+fn offender(key: OffenderKey, now: &Offender, before: Option<&Offender>, window_ns: u64) -> SyscallOffender {
+    let (nr, compat) = (u32::from(key.nr), key.compat != 0);
+    let mut errors = Vec::new();
+    for (i, error) in now.errors.iter().enumerate() {
+        let before = before.map_or(0, |before| before.errors.get(i).map_or(0, |error| error.count));
+        if let (Ok(errno @ 1..), count @ 1..) = (i32::try_from(error.error), error.count.saturating_sub(before)) {
+            errors.push(ErrnoCount::new(errno, count));
+        }
+    }
+    most_first(&mut errors);
+    let current = now.window_ns == window_ns;
+    let kept = usize::try_from(if current { now.next_exemplar } else { 0 }).unwrap_or(usize::MAX);
+    let mut exemplars: Vec<_> = now.exemplars.iter().take(kept).map(exemplar).collect();
+    exemplars.sort_by_key(|exemplar| exemplar.timestamp_ns);
+    SyscallOffender {
+        pid: key.pid,
+        comm: now.comm.to_str_lossy().into_owned(),
+        name: name(nr, compat),
+        nr,
+        compat,
+        slow: now.slow.saturating_sub(before.map_or(0, |before| before.slow)),
+        slow_ns: SLOW_NS,
+        slow_total_ns: now.slow_total_ns.saturating_sub(before.map_or(0, |before| before.slow_total_ns)),
+        max_ns: if current { now.max_ns } else { 0 },
+        first_ns: if current { now.first_ns } else { 0 },
+        errors,
+        exemplars,
+    }
+}
+
+fn syncs_of(delta: &Delta<'_, HashMap<u32, SyncCalls>>, window_ns: u64) -> Vec<SyncStat> {
+    let mut syncs = Vec::new();
+    for (pid, sync) in delta.now.iter() {
+        let before = delta.before.get(pid);
+        let calls = sync.calls.saturating_sub(before.map_or(0, |before| before.calls));
+        if calls == 0 || sync.window_ns != window_ns {
+            continue;
+        }
+        syncs.push(SyncStat {
+            pid: *pid,
+            comm: sync.comm.to_str_lossy().into_owned(),
+            calls,
+            total_ns: sync.total_ns.saturating_sub(before.map_or(0, |before| before.total_ns)),
+            max_ns: sync.max_ns,
+            first_ns: sync.first_ns,
+        });
+    }
+    syncs.sort_by_key(|sync| (Reverse(sync.total_ns), sync.pid));
+    syncs.truncate(MAX_SYNCS);
+    syncs
 }
 
 fn name(nr: u32, compat: bool) -> String {

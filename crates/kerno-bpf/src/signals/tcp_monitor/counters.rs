@@ -1,6 +1,7 @@
 //! The counters that each network namespace keeps by itself.
 
 use std::collections::HashMap;
+use std::io;
 
 use super::walk::Namespace;
 use kerno_model::TcpNamespace;
@@ -17,9 +18,8 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    pub(super) fn read(namespace: Namespace) -> Option<Self> {
-        let (snmp, netstat) = (namespace.read("snmp").ok()?, namespace.read("netstat").ok()?);
-        Some(Self::parse(&snmp, &netstat))
+    pub(super) fn read(namespace: Namespace) -> io::Result<Self> {
+        Ok(Self::parse(&namespace.read("snmp")?, &namespace.read("netstat")?))
     }
 
     fn parse(snmp: &str, netstat: &str) -> Self {

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::mem::offset_of;
 use std::time::{Duration, Instant};
 
@@ -7,11 +7,10 @@ use super::gather::{Readings, gather};
 use super::sockets::Sockets;
 use super::walk::{self, Namespace, Which};
 use super::wire::{Block, Counts, FailureKey, FailureValue, LISTEN, PeerKey, PeerValue, Row};
-use crate::engine::{FastMap, Sampler, Tick};
+use crate::engine::{Cumulative, FastMap, Gap, Gaps, Sampler, Tick, is_gone};
 use crate::probe::{Hook, Host, KernelHash, LoadError, MappedBlocks, Object, Plan, SummaryPrograms};
 use kerno_model::SummaryLoss;
-use kerno_model::TcpSummary;
-use kerno_model::{Missing, Window};
+use kerno_model::{TcpSummary, Window};
 
 /// Accept queues are looked at this often at most.
 const QUEUE_INTERVAL_NS: u64 = 1_000_000_000;
@@ -21,6 +20,12 @@ const QUEUE_PATIENCE: Duration = Duration::from_millis(5);
 /// Looking for owners means a walk over all descriptors. Where no socket is new it is left out, but for every so many windows: a process may
 /// hand its sockets to another and live on.
 const KEEP_OWNERS: u32 = 8;
+
+/// Namespaces whose counters are remembered, so that one without processes for a while does not count from zero again.
+const MAX_KNOWN: usize = 1024;
+
+/// What may be missing.
+const COUNTERS: &str = "counters of network namespaces";
 
 /// What is loaded on this kernel, and onto which hooks.
 pub(crate) fn summary_plan(host: &Host) -> Result<(Object, Plan), LoadError> {
@@ -54,6 +59,8 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
         failures: programs.hash("failures")?,
         programs,
         before: Reading::default(),
+        counters: HashMap::new(),
+        gaps: Gaps::new("tcp_monitor"),
         begun: false,
         queues: FastMap::default(),
         queued_ns: 0,
@@ -70,6 +77,10 @@ struct Sampled {
     programs: SummaryPrograms,
     /// As it was when the window began.
     before: Reading,
+    /// Of each network namespace, by its inode number.
+    counters: HashMap<u32, Cumulative<Counters>>,
+    /// What could not be looked at in this window.
+    gaps: Gaps,
     begun: bool,
     /// Each listening socket at the latest sample, with its longest accept queue in the window.
     queues: FastMap<u64, Row>,
@@ -92,12 +103,11 @@ struct Totals {
 struct Reading {
     totals: Totals,
     sockets: Sockets,
-    counters: HashMap<u32, Counters>,
+    /// Namespaces whose sockets could not be looked at: these are as they were before.
+    unread: Vec<u32>,
     namespaces: Vec<Namespace>,
     /// There were more namespaces.
     cut: bool,
-    /// What could not be looked at: what, why.
-    missing: Vec<(String, String)>,
 }
 
 impl Sampled {
@@ -123,33 +133,33 @@ impl Sampled {
     fn read(&mut self, tick: &Tick<'_>) -> Reading {
         let (namespaces, beyond) = walk::namespaces(tick.tasks);
         let totals = self.totals();
-        let counters = namespaces.iter().filter_map(|n| Some((n.inode, Counters::read(*n)?))).collect();
-        let found = walk::sockets(&mut self.programs, Which::All, &namespaces);
-        let mut missing = Vec::new();
+        let mut found = walk::sockets(&mut self.programs, Which::All, &namespaces);
+        let mut missing = |what: String, reason: String| self.gaps.add(Gap { what, reason });
         if beyond > 0 {
-            missing.push((format!("{beyond} network namespaces"), "there are too many to look into each".to_owned()));
+            missing(format!("{beyond} network namespaces"), "there are too many to look into each".to_owned());
         }
-        if found.unread > 0 {
-            let many = if found.unread == 1 { "" } else { "s" };
-            let what = format!("the sockets of {} network namespace{many}", found.unread);
-            missing.push((what, found.why.unwrap_or_default()));
+        if !found.unread.is_empty() {
+            let many = if found.unread.len() == 1 { "" } else { "s" };
+            let what = format!("the sockets of {} network namespace{many}", found.unread.len());
+            missing(what, found.why.unwrap_or_default());
         }
         if found.beyond > 0 {
-            missing.push((format!("{} sockets", found.beyond), "there are too many to look at each".to_owned()));
+            missing(format!("{} sockets", found.beyond), "there are too many to look at each".to_owned());
         }
+        // As they were: what they have sent until then is not to be taken for new when they can be looked at again.
+        let unread: HashSet<u32> = found.unread.iter().copied().collect();
+        found.rows.extend(self.before.sockets.rows().filter(|row| unread.contains(&row.netns)));
         let is_there = |pid| tick.tasks.process(pid).is_some_and(|process| process.alive);
         self.kept_owners = (self.kept_owners + 1) % KEEP_OWNERS;
         let sockets = if self.kept_owners > 0 && self.before.sockets.still_owned(&found.rows, is_there) {
             Sockets::new(found.rows, |row| self.before.sockets.find(row.sock).map_or(0, |(_, pid)| pid))
         } else {
             self.kept_owners = 0;
-            let owners = walk::owners(&mut self.programs).unwrap_or_else(|error| {
-                missing.push(("owners of connections".to_owned(), error.to_string()));
-                FastMap::default()
-            });
+            let owners = walk::owners(&mut self.programs);
+            let owners = self.gaps.note("owners of connections", owners).unwrap_or_default();
             Sockets::new(found.rows, |row| owners.get(&row.sock).map_or(0, |owner| owner.pid))
         };
-        Reading { totals, sockets, counters, namespaces, cut: beyond > 0, missing }
+        Reading { totals, sockets, unread: found.unread, namespaces, cut: beyond > 0 }
     }
 
     fn look_at_queues(&mut self, tick: &Tick<'_>) {
@@ -186,6 +196,10 @@ impl Sampler for Sampled {
         if !std::mem::replace(&mut self.begun, true) {
             let _ = (self.peers.take(), self.failures.take());
             self.before = self.read(tick);
+            for namespace in &self.before.namespaces {
+                let counters = self.counters.entry(namespace.inode).or_insert(Cumulative::new(COUNTERS));
+                counters.begin(Counters::read(*namespace));
+            }
         }
         self.queues.clear();
         self.queued_ns = tick.now_ns;
@@ -198,14 +212,13 @@ impl Sampler for Sampled {
 
     fn finish(&mut self, tick: &Tick<'_>, signals: &mut Window) {
         let mut summary = TcpSummary::default();
-        let mut missing = Vec::new();
         // What the kernel side took note of before the sockets: one that ends between the two is in neither, rather than in both.
-        let taken = self.peers.take().and_then(|peers| Ok((peers, self.failures.take()?)));
-        let (peers, failures) = taken.unwrap_or_else(|error| {
-            missing.push(("who failed and who retransmitted".to_owned(), error.to_string()));
-            Default::default()
-        });
+        let peers = self.gaps.note("who retransmitted", self.peers.take());
+        let failures = self.gaps.note("who failed to connect", self.failures.take()).unwrap_or_default();
         let now = self.read(tick);
+        let mut peers = peers.unwrap_or_default();
+        // What ended there had sent some of that before the window, which cannot be told now.
+        peers.retain(|key, _| !now.unread.contains(&key.netns));
         let Counts { opened, accepted, closed, reset } = now.totals.counts.since(self.before.totals.counts);
         (summary.opened, summary.accepted, summary.closed, summary.reset) = (opened, accepted, closed, reset);
         summary.rtt_us.add_kernel_delta(&now.totals.rtt_us, &self.before.totals.rtt_us);
@@ -218,19 +231,26 @@ impl Sampler for Sampled {
         gather(readings, name, &mut summary);
         let initial = walk::initial_inode(tick.tasks);
         for namespace in &now.namespaces {
-            let Some(counters) = now.counters.get(&namespace.inode) else { continue };
-            let earlier = match self.before.counters.get(&namespace.inode) {
-                Some(earlier) => *earlier,
-                // It may be as old as any.
-                None if self.before.cut => continue,
-                // It came in this window and counts from zero.
-                None => Counters::default(),
+            let counters = match Counters::read(*namespace) {
+                // The process by which it was looked into has ended.
+                Err(error) if is_gone(&error) => continue,
+                counters => counters,
             };
-            summary.namespaces.push(counters.since(earlier, *namespace, initial));
+            // One that has come in this window counts from zero; unless there were more, of which it may be one.
+            let first = if self.before.cut {
+                Cumulative::new(COUNTERS)
+            } else {
+                Cumulative::since_zero(COUNTERS, Counters::default())
+            };
+            let delta = self.counters.entry(namespace.inode).or_insert(first).advance(counters);
+            if let Some(delta) = self.gaps.delta(delta) {
+                summary.namespaces.push(delta.now.since(delta.before, *namespace, initial));
+            }
         }
-        for (what, reason) in missing.into_iter().chain(now.missing.iter().cloned()) {
-            signals.missing.push(Missing { signal: "tcp_monitor".into(), what, reason });
+        if self.counters.len() > MAX_KNOWN {
+            self.counters.retain(|inode, _| now.namespaces.iter().any(|namespace| namespace.inode == *inode));
         }
+        self.gaps.tell(signals);
         self.before = now;
         signals.tcp_monitor = Some(summary);
     }
@@ -238,11 +258,10 @@ impl Sampler for Sampled {
     #[allow(clippy::cast_precision_loss, reason = "a share")]
     fn pulse(&mut self, _now_ns: u64) -> Option<String> {
         let connections = self.connections();
-        let own = self
-            .before
-            .namespaces
-            .first()
-            .and_then(|own| Some(Counters::read(*own)?.since(*self.before.counters.get(&own.inode)?, *own, 0)));
+        let own = self.before.namespaces.first().and_then(|own| {
+            let earlier = self.counters.get(&own.inode)?.latest()?;
+            Some(Counters::read(*own).ok()?.since(*earlier, *own, 0))
+        });
         Some(match own {
             Some(own) if own.sent_segments > 0 && own.retransmitted_segments > 0 => {
                 let share = 100.0 * own.retransmitted_segments as f64 / own.sent_segments as f64;

@@ -230,19 +230,27 @@ static __always_inline void count_failure(const struct tcp_sock *tcp, const stru
 static __always_inline void begin_connect(const struct sock *sk)
 {
 	struct connecting *who = connects_begin(sk);
+	const struct task_struct *task;
 
 	if (!who) {
 		count_untracked();
 		return;
 	}
 	who->start_ns = bpf_ktime_get_ns();
-	who->pid = bpf_get_current_pid_tgid() >> 32;
-	bpf_get_current_comm(who->comm, sizeof(who->comm));
+	if (LOOKS_INTO_TASK) {
+		task = bpf_get_current_task_btf();
+		who->pid = task->tgid;
+		comm_of(who->comm, task);
+	} else {
+		who->pid = bpf_get_current_pid_tgid() >> 32;
+		bpf_get_current_comm(who->comm, sizeof(who->comm));
+	}
 }
 
 static __always_inline void end_connect(const struct sock *sk, const struct tcp_sock *tcp, int state)
 {
-	const struct connecting *who = connects_find(sk);
+	struct connects_place place = connects_place(sk);
+	const struct connecting *who = connects_at(place);
 	struct peer_value *peer;
 	int error = sk->sk_err;
 
@@ -260,7 +268,7 @@ static __always_inline void end_connect(const struct sock *sk, const struct tcp_
 	} else if (error) {
 		count_failure(tcp, who, error);
 	}
-	connects_end(sk);
+	connects_leave(place);
 }
 
 /* The socket's lock is held. */

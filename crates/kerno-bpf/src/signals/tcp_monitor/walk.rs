@@ -4,14 +4,16 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::linux::fs::MetadataExt as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use zerocopy::FromBytes as _;
 
 use super::wire::{OwnerRow, Row};
-use crate::engine::{FastMap, Tasks};
+use crate::engine::{FastMap, Tasks, is_gone};
 use crate::probe::SummaryPrograms;
+use crate::probe::faults::{self, read_text};
 
 /// The most sockets that are kept of one look at all namespaces: 6 MB.
 const MAX_ROWS: usize = 65_536;
@@ -33,17 +35,21 @@ impl Namespace {
     /// A file of its `/proc/net`.
     pub(super) fn read(self, file: &str) -> io::Result<String> {
         let of = if self.pid == 0 { "thread-self".to_owned() } else { self.pid.to_string() };
-        std::fs::read_to_string(format!("/proc/{of}/net/{file}"))
+        read_text(Path::new(&format!("/proc/{of}/net/{file}")))
     }
 
     /// Whether it has TCP sockets at all, which most small ones have not.
-    fn has_sockets(self) -> bool {
-        let in_use = |file: &str, name: &str| {
-            let text = self.read(file).unwrap_or_default();
+    fn has_sockets(self) -> io::Result<bool> {
+        let in_use = |file: &str, name: &str| -> io::Result<bool> {
+            // Not there without IPv6, or when its process has gone.
+            let text = match self.read(file) {
+                Err(error) if is_gone(&error) => String::new(),
+                text => text?,
+            };
             let mut words = text.lines().find(|line| line.starts_with(name)).unwrap_or_default().split_whitespace();
-            words.nth(2).and_then(|count| count.parse::<u64>().ok()).unwrap_or(0) > 0
+            Ok(words.nth(2).and_then(|count| count.parse::<u64>().ok()).unwrap_or(0) > 0)
         };
-        in_use("sockstat", "TCP:") || in_use("sockstat6", "TCP6:")
+        Ok(in_use("sockstat", "TCP:")? || in_use("sockstat6", "TCP6:")?)
     }
 }
 
@@ -84,8 +90,8 @@ pub(super) struct Sockets {
     pub(super) rows: Vec<Row>,
     /// Sockets that found no room.
     pub(super) beyond: u64,
-    /// Namespaces that could not be looked into, and why (the first).
-    pub(super) unread: usize,
+    /// Namespaces that could not be looked into, by their inode number, and why (the first).
+    pub(super) unread: Vec<u32>,
     pub(super) why: Option<String>,
 }
 
@@ -96,9 +102,6 @@ pub(super) fn sockets(programs: &mut SummaryPrograms, which: Which, namespaces: 
         let mut buffer = Vec::new();
         let begun = Instant::now();
         for namespace in namespaces {
-            if !namespace.has_sockets() {
-                continue;
-            }
             let result = if begun.elapsed() > PATIENCE {
                 Err(io::Error::other("it takes too long"))
             } else {
@@ -107,7 +110,7 @@ pub(super) fn sockets(programs: &mut SummaryPrograms, which: Which, namespaces: 
             match result {
                 Ok(beyond) => found.beyond += beyond / size_of::<Row>() as u64,
                 Err(error) => {
-                    found.unread += 1;
+                    found.unread.push(namespace.inode);
                     let needs = if error.kind() == io::ErrorKind::PermissionDenied { ": it takes root" } else { "" };
                     found.why.get_or_insert_with(|| format!("{error}{needs}"));
                 }
@@ -118,11 +121,12 @@ pub(super) fn sockets(programs: &mut SummaryPrograms, which: Which, namespaces: 
         found
     };
     let result = std::thread::scope(|scope| {
+        faults::pass("sockets")?;
         let thread = std::thread::Builder::new().name("kerno sockets".into()).spawn_scoped(scope, walk)?;
         thread.join().map_err(|_| io::Error::other("its thread failed"))
     });
     result.unwrap_or_else(|error: io::Error| Sockets {
-        unread: namespaces.len(),
+        unread: namespaces.iter().map(|namespace| namespace.inode).collect(),
         why: Some(error.to_string()),
         ..Sockets::default()
     })
@@ -134,6 +138,9 @@ fn walk_one(
     namespace: Namespace,
     buffer: &mut Vec<u8>,
 ) -> io::Result<u64> {
+    if !namespace.has_sockets()? {
+        return Ok(0);
+    }
     if namespace.pid != 0 {
         let file = match File::open(format!("/proc/{}/ns/net", namespace.pid)) {
             // The process has gone since the tasks were read; most likely the namespace too.

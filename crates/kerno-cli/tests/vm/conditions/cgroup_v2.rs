@@ -66,7 +66,7 @@ fn held_back_is_attributed() {
     let signals = observer.finish().unwrap();
     let process = &signals.processes[&child.pid];
     assert!(process.cgroup.as_ref().is_some_and(|path| path.ends_with(name_of(&group))), "{process:?}");
-    let findings = kerno::doctor::judge(&signals, &kerno::doctor::Thresholds::default());
+    let findings = crate::support::diagnose(&signals);
     let named = findings.iter().any(|finding| finding.title.contains(name_of(&group)));
     let titles: Vec<_> = findings.iter().map(|finding| &finding.title).collect();
     assert!(named, "no {} in {titles:#?}", name_of(&group));

@@ -15,16 +15,15 @@ use std::fs::File;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::time::{Duration, Instant};
 
-use kerno::doctor::{Thresholds, judge};
-use kerno::model::Finding;
 use kerno::model::Window;
+use kerno::report::Diagnosis;
 use kerno::{DiskIoLoader, Filter};
 
 use crate::block::Buffer;
 use crate::support::{Child, Run, monotonic_ns, options};
 
-fn findings(signals: &Window) -> Vec<Finding> {
-    judge(signals, &Thresholds::default())
+fn findings(signals: &Window) -> Vec<Diagnosis> {
+    crate::support::diagnose(signals)
 }
 
 /// A disk for direct I/O: each read is one request.

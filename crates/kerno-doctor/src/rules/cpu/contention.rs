@@ -7,13 +7,13 @@ use kerno_model::{
     Window,
 };
 
-use super::{cpus, representative, seconds};
+use super::{cpus, seconds};
 use crate::causes::Tie;
 use crate::title::title;
 use crate::{Words, rule, suffers};
 
 rule! {
-    /// Somebody needs a CPU and waits for it.
+    /// Tasks need a CPU and wait for it.
     SchedulerContention = "scheduler_contention", "sched_delay", "tasks wait for a CPU",
         "Busy CPUs are no fault: batch work is meant to use all of them and to share them. Looks for two things. First, overload: far \
          more tasks can run than there are CPUs, so that each gets a small part of one. This must hold for the whole window rather than \
@@ -36,8 +36,8 @@ rule! {
         crowd_wait: 4.0 Milliseconds, 0.1 ..= 1000.0, "for overload, waits at least this long must make up half of all waiting";
         victim_share: 0.2 Ratio, 0.01 ..= 1.0, "share of the window in long waits after wake-ups that makes a process a victim";
         victim_wait: 8.0 Milliseconds, 5.0 ..= 10000.0, "mean length of the long waits of a victim";
-        critical_share: 0.5 Ratio, 0.01 ..= 1.0, "share of the window that a victim waits that is critical";
-        critical_wait: 500.0 Milliseconds, 5.0 ..= 100000.0, "longest wait of a victim that is critical";
+        critical_share: 0.5 Ratio, 0.01 ..= 1.0, "critical if a victim waits at least this share of the window";
+        critical_wait: 500.0 Milliseconds, 5.0 ..= 100000.0, "critical if a victim waits at least this long at once";
     }
     evidence: {
         runnable: "runnable tasks per CPU";
@@ -51,24 +51,24 @@ rule! {
     }
 }
 
-/// More tasks can run than the CPUs can serve.
+/// The variant with more runnable tasks than the CPUs can serve.
 const OVERLOAD: &str = "overload";
-/// Somebody is kept off the CPU by somebody else.
+/// The variant in which a process keeps others off the CPU.
 const STARVATION: &str = "starvation";
 
-/// How many victims are named.
+/// The most victims that a finding names.
 const MAX_VICTIMS: usize = 8;
 
-/// How much of all waiting must be in long waits.
+/// The share of all waiting that must be in long waits.
 const LONG_WAITS_SHARE: f64 = 0.5;
 
-/// A real-time group that takes this share of a CPU keeps others off it.
+/// A real-time group that uses this share of a CPU keeps others off it.
 const REALTIME_SHARE: f64 = 0.5;
 
-/// A cgroup whose tasks a quota stopped for less time than this share of the window, all CPUs together, is not held back by it.
+/// Below this share of the window, summed over CPUs, a quota does not matter to its cgroup.
 const HELD_BACK_SHARE: f64 = 0.02;
 
-/// A group that asks for this share of all CPU time asked for is behind it alone.
+/// A group with this share of the total demand for CPU time causes the overload alone.
 const MAIN_SHARE: f64 = 0.4;
 
 fn judge(window: &Window, rule: &SchedulerContention) -> Vec<Finding> {
@@ -86,7 +86,7 @@ fn judge(window: &Window, rule: &SchedulerContention) -> Vec<Finding> {
     if !oversubscribed && victims.is_empty() {
         return Vec::new();
     }
-    // Those that waited for the culprit come first; where there are none, all that waited.
+    // Those that waited for the culprit come first.
     let behind = |victim: &SchedWaiter| -> u64 {
         let held = victim.held_by.iter().filter(|held| held.pid != 0 && belongs(culprit, held.pid, &held.comm));
         held.map(|held| held.waits).sum()
@@ -95,12 +95,12 @@ fn judge(window: &Window, rule: &SchedulerContention) -> Vec<Finding> {
     vec![finding(window, rule, sched, &crowd, oversubscribed, culprit, &victims)]
 }
 
-/// How many tasks there are for the CPUs.
+/// The number of tasks that compete for the CPUs.
 struct Crowd {
     cpus: f64,
-    /// Tasks that could run, in the mean.
+    /// The mean number of runnable tasks.
     mean: f64,
-    /// For each CPU, in four of five samples at least.
+    /// The number of runnable tasks per CPU that at least four of five samples reach.
     lasting: f64,
 }
 
@@ -115,7 +115,7 @@ impl Crowd {
     }
 }
 
-/// Share of all waiting that was done in waits of this length and more.
+/// The share of all waiting that was spent in waits at least this long.
 #[allow(clippy::cast_precision_loss, reason = "times of a window")]
 fn long_waits(sched: &SchedSummary, at_least_ms: f64) -> f64 {
     let (mut long, mut all) = (0.0, 0.0);
@@ -129,7 +129,7 @@ fn long_waits(sched: &SchedSummary, at_least_ms: f64) -> f64 {
     if all > 0.0 { long / all } else { 0.0 }
 }
 
-/// Somebody who sleeps and wakes and, having woken, waits long and waits more than it runs.
+/// Whether a process that sleeps and wakes up then waits long, and waits more than it runs.
 #[allow(clippy::cast_precision_loss, reason = "times and counts of a window")]
 fn is_victim(window: &Window, rule: &SchedulerContention, waiter: &SchedWaiter) -> bool {
     let Some(sched) = &window.sched_delay else { return false };
@@ -142,7 +142,7 @@ fn is_victim(window: &Window, rule: &SchedulerContention, waiter: &SchedWaiter) 
         return false;
     }
     let known = window.process(waiter.pid);
-    // Threads of the kernel wait behind programs on every busy machine, and nobody waits for most of them.
+    // Kernel threads wait behind programs on every busy machine, and few tasks wait for them.
     if known.is_some_and(|process| process.kernel_thread) {
         return false;
     }
@@ -151,13 +151,13 @@ fn is_victim(window: &Window, rule: &SchedulerContention, waiter: &SchedWaiter) 
     share(window, waiter) >= rule.victim_share && mean_ms >= rule.victim_wait && waits_most
 }
 
-/// Share of the window that a process spent in long waits; of several threads together, so it may be above 1.
+/// The share of the window that a process spent in long waits. Adds up its threads, so it may exceed 1.
 fn share(window: &Window, waiter: &SchedWaiter) -> f64 {
     seconds(waiter.slow_total_ns) / window.seconds()
 }
 
-/// Its waits are those of a quota: of its cgroup or one above, whose list of processes has the busiest only. One that was held back
-/// for a moment is not meant.
+/// Whether a process waited because of a quota, of its own cgroup or of a parent (which lists only its busiest processes), and not only
+/// for a moment.
 fn is_held_back(window: &Window, sched: &SchedSummary, pid: u32) -> bool {
     let own = window.process(pid).and_then(|process| process.cgroup.as_deref());
     sched.throttled.iter().any(|cgroup| {
@@ -170,12 +170,12 @@ fn belongs(group: &CpuGroup, pid: u32, comm: &str) -> bool {
     group.pids.contains(&pid) || group.comm == comm
 }
 
-/// What a group asks for: the time that its tasks ran or would have.
+/// The CPU time that a group wants: the time that its tasks ran or waited to run.
 const fn demand(group: &CpuGroup) -> u64 {
     group.run_ns.saturating_add(group.wait_ns)
 }
 
-/// Who is behind it.
+/// The group that causes the waits.
 fn culprit<'a>(
     window: &Window,
     sched: &'a SchedSummary,
@@ -185,17 +185,17 @@ fn culprit<'a>(
     let length = window.seconds();
     let is_throttled = |group: &CpuGroup| group.pids.first().is_some_and(|pid| is_held_back(window, sched, *pid));
     let running = || sched.groups.iter().filter(|group| !is_throttled(group));
-    // Ordinary tasks get what a real-time one leaves, however many they are.
+    // Ordinary tasks only get what real-time ones leave, however many they are.
     let realtime = running().filter(|group| group.realtime && seconds(group.run_ns) >= length * REALTIME_SHARE);
     if let Some(group) = realtime.max_by_key(|group| group.run_ns) {
         return Some(group);
     }
     if oversubscribed {
-        // Who asks for much and gets nothing is starved by others.
+        // A group that wants much and gets nothing is a victim.
         let all: u64 = running().map(|group| group.run_ns).sum();
         return running().filter(|group| group.run_ns >= all / 20).max_by_key(|group| demand(group));
     }
-    // Whoever is there when a wait ends may have come a moment before: who was there often and used the CPU long is behind it.
+    // A task that runs when a wait ends may have started a moment before, so CPU time counts as well as how often it was there.
     let held = |group: &CpuGroup| -> u64 {
         let holders = victims
             .iter()
@@ -205,6 +205,15 @@ fn culprit<'a>(
     };
     let scored = running().map(|group| (u128::from(held(group)) * u128::from(group.run_ns), group));
     scored.filter(|(score, _)| *score > 0).max_by_key(|(score, _)| *score).map(|(_, group)| group)
+}
+
+/// The process that represents several, of which the busiest comes first: the oldest of those that used at least half as much CPU time as
+/// the busiest. The busiest one changes from window to window, and the identity of the finding must not.
+fn representative(window: &Window, pids: &[u32]) -> Option<u32> {
+    let used = |pid: &u32| window.process(*pid).map_or(0, |process| process.used.run_ns);
+    let started = |pid: &u32| window.process(*pid).map_or(u64::MAX, |process| process.started_ns);
+    let most = pids.first().map(used)?;
+    pids.iter().copied().filter(|pid| used(pid) >= most / 2).min_by_key(|pid| (started(pid), *pid))
 }
 
 #[allow(clippy::cast_precision_loss, reason = "times and counts of a window")]
@@ -223,9 +232,9 @@ fn finding(
     let longest_ms = victims.iter().map(|victim| seconds(victim.max_ns) * 1e3).fold(0.0, f64::max);
     let critical = worst_share >= rule.critical_share || longest_ms >= rule.critical_wait;
     let severity = if critical { Severity::Critical } else { Severity::Warning };
-    // Behind a real-time task ordinary ones starve, however many of them there are.
+    // Ordinary tasks starve behind a real-time one, however many of them there are.
     let overload = oversubscribed && (!culprit.realtime || victims.is_empty());
-    // Whether it is in real time is known of the first.
+    // The group is real-time if its first process is.
     let first = if culprit.realtime { culprit.pids.first().copied() } else { representative(window, &culprit.pids) };
     let mut finding = SchedulerContention::finding(severity)
         .variant(if overload { OVERLOAD } else { STARVATION })
@@ -267,7 +276,7 @@ fn finding(
     }
     let named = victims.iter().take(MAX_VICTIMS);
     finding.victims = named.map(|victim| Subject::process(window, victim.pid, &victim.comm)).collect();
-    // Victims of what follows from this are added to these later, so the words need their own.
+    // Victims of consequences are added later, so the words need their own copy.
     if let Some(worst) = finding.victims.first().and_then(|victim| victim.process.clone()) {
         finding = finding.detail("victim", worst);
     }
@@ -279,7 +288,7 @@ fn finding(
     with_fixes(finding, culprit, first)
 }
 
-/// When it began, in seconds since the window did, where it was not so from the start.
+/// When it began, in seconds since the start of the window; `None` if it had begun before.
 fn since(
     window: &Window,
     rule: &SchedulerContention,

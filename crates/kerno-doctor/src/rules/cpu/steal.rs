@@ -5,7 +5,7 @@ use crate::title::title;
 use crate::{Words, rule};
 
 rule! {
-    /// The hypervisor runs others on our CPUs.
+    /// The hypervisor runs other virtual machines on the real CPUs.
     CpuSteal = "cpu_steal", "sched_delay", "the hypervisor takes CPU time",
         "Steal is time in which a virtual CPU had something to run while the hypervisor ran something else on the real CPU. Nothing \
          inside the virtual machine can change that, and it adds to every other latency. Judges the mean of all CPUs.",

@@ -2,13 +2,13 @@ use kerno_model::amount::{millis, share as percent};
 use kerno_model::paths::is_within;
 use kerno_model::{CgroupThrottle, Entity, Fact, Finding, Limit, Safety, Scope, Severity, Subject, Unit, Window};
 
-use super::{cpus, representative, seconds};
+use super::{cpus, seconds};
 use crate::shell::word;
 use crate::title::title;
 use crate::{Words, rule};
 
 rule! {
-    /// A cgroup wants more CPU time than its quota.
+    /// A cgroup wants more CPU time than its quota allows.
     CpuThrottling = "cpu_throttling", "sched_delay", "a cgroup is throttled by its CPU quota",
         "The kernel counts, for each cgroup with a quota, the periods in which it ran and the periods in which it used up its quota \
          and was stopped until the next one. A stop can last most of a period (usually 100 ms) even while CPUs are idle, and shows up \
@@ -32,7 +32,7 @@ rule! {
     }
 }
 
-/// More findings than this would bury the rest.
+/// The most findings; more would bury the rest.
 const MAX_FINDINGS: usize = 5;
 
 fn judge(window: &Window, rule: &CpuThrottling) -> Vec<Finding> {
@@ -41,10 +41,10 @@ fn judge(window: &Window, rule: &CpuThrottling) -> Vec<Finding> {
     for cgroup in &sched.throttled {
         #[allow(clippy::cast_precision_loss, reason = "periods of a window")]
         let (periods, length) = (cgroup.periods as f64, cgroup.period_us as f64 / 1e6);
-        // More than fit in are not of this window: the cgroup was not looked at when it began.
+        // More periods than fit into the window mean that the counters were not read when it started.
         let in_window = periods * length <= window.seconds() * 1.5 + 2.0 * length;
         let held_back = periods >= rule.min_periods && in_window && share(cgroup) >= rule.warning_share;
-        // A pod and its only container have the same quota and are held back as one.
+        // A pod and its only container have the same quota and are throttled together.
         let same = |other: &&CgroupThrottle| {
             (is_within(&cgroup.path, &other.path) || is_within(&other.path, &cgroup.path))
                 && cgroup.pids.first() == other.pids.first()
@@ -65,7 +65,7 @@ fn share(cgroup: &CgroupThrottle) -> f64 {
 fn finding(window: &Window, rule: &CpuThrottling, cgroup: &CgroupThrottle, share: f64) -> Finding {
     let severity = if share >= rule.critical_share { Severity::Critical } else { Severity::Warning };
     let period_us = cgroup.period_us.max(1) as f64;
-    let top = representative(window, &cgroup.pids);
+    let top = cgroup.pids.first().copied();
     let mut subject = top.map_or_else(Subject::default, |pid| Subject::process(window, pid, ""));
     subject.cgroup = Some(cgroup.path.clone());
     let mut finding = CpuThrottling::finding(severity)
@@ -79,7 +79,7 @@ fn finding(window: &Window, rule: &CpuThrottling, cgroup: &CgroupThrottle, share
         .measured("throttled_seconds", seconds(cgroup.throttled_ns), Unit::Seconds, None)
         .measured("limit", cgroup.quota_us as f64 / period_us, Unit::Count, None)
         .measured("used", seconds(cgroup.used_ns) / window.seconds(), Unit::Count, None);
-    let others = cgroup.pids.iter().filter(|pid| Some(**pid) != top);
+    let others = cgroup.pids.iter().skip(1);
     let running = others.filter(|pid| window.process(**pid).is_some_and(|process| process.used.run_ns > 0));
     finding.victims = running.map(|pid| Subject::process(window, *pid, "")).collect();
     finding.excess = share / rule.warning_share;

@@ -1,5 +1,8 @@
 //! Memory that runs out or is short.
 
+// The example of CONTRIBUTING.md.
+#[cfg(test)]
+mod example;
 pub(super) mod imminent;
 pub(super) mod kill;
 pub(super) mod pressure;

@@ -11,7 +11,7 @@ fn waits(count: u32, ns: u64) -> Histogram {
     waits
 }
 
-/// Five seconds on two CPUs, with this many tasks that can run.
+/// A window of five seconds on two CPUs, with this many runnable tasks.
 fn machine(runnable: f64, stalled: f64) -> Window {
     let mut window = Window::default();
     window.span.seconds = 5.0;
@@ -29,7 +29,7 @@ fn sched(window: &mut Window) -> &mut SchedSummary {
     window.sched_delay.as_mut().unwrap()
 }
 
-/// Processes of one name with ids from `pid` on, which ran and waited this long together.
+/// Adds processes with one name and ids from `pid` on, which together ran and waited this long.
 fn group(window: &mut Window, comm: &str, pid: u32, processes: u32, run_ms: u64, wait_ms: u64) {
     let pids: Vec<_> = (pid..pid + processes).collect();
     for pid in &pids {
@@ -47,7 +47,7 @@ fn group(window: &mut Window, comm: &str, pid: u32, processes: u32, run_ms: u64,
     sched(window).groups.push(group);
 }
 
-/// A process that waited so often and so long, behind another.
+/// Adds a process that waited this often and this long for another one.
 fn waiter(window: &mut Window, (pid, comm): (u32, &str), slow: u64, total_ms: u64, behind: (u32, &str)) {
     let waiter = SchedWaiter {
         pid,
@@ -62,7 +62,7 @@ fn waiter(window: &mut Window, (pid, comm): (u32, &str), slow: u64, total_ms: u6
     sched(window).waiters.push(waiter);
 }
 
-/// A cgroup that its quota held back for much of the time.
+/// A cgroup that was throttled for much of the time.
 fn capped() -> CgroupThrottle {
     CgroupThrottle { path: "/pods/a".into(), throttled_ns: 2_000 * MS, ..CgroupThrottle::default() }
 }
@@ -90,12 +90,12 @@ fn full_cpus_are_no_contention() {
     let mut batch = machine(2.0, 0.05);
     group(&mut batch, "gzip", 100, 2, 9_900, 60);
     assert!(found(&batch).is_empty());
-    // A build with as many jobs as CPUs, beside another program; and some waits after wake-ups.
+    // A build with as many jobs as CPUs next to another program, with some waits after wake-ups.
     let mut build = machine(4.4, 0.89);
     group(&mut build, "rustc", 100, 27, 7_400, 7_800);
     waiter(&mut build, (110, "rustc"), 15, 105, (111, "rustc"));
     assert!(found(&build).is_empty());
-    // A burst that is over soon.
+    // A short burst.
     let mut burst = machine(2.0, 0.6);
     sched(&mut burst).runnable = (0..25).map(|i| (f64::from(i) * 0.2, if i < 15 { 20.0 } else { 2.0 })).collect();
     group(&mut burst, "make", 100, 20, 6_000, 50_000);
@@ -106,7 +106,7 @@ fn full_cpus_are_no_contention() {
     sched(&mut server).preempted_ns = waits(400, 5 * MS);
     sched(&mut server).wakeup_ns = waits(100_000, MS / 2);
     assert!(found(&server).is_empty());
-    // Many can run at every sample, and hardly anybody waits.
+    // Many tasks are runnable at every sample, but hardly any waits.
     let mut samples = machine(8.0, 0.3);
     group(&mut samples, "worker", 100, 8, 5_000, 3_000);
     assert!(found(&samples).is_empty());
@@ -205,7 +205,7 @@ fn words_are_made_of_the_finding_alone() {
     waiter(&mut starved, (200, "web"), 50, 3_500, (100, "spinner"));
     let finding = &found(&starved)[0];
     words_hold(finding);
-    // Whoever else suffers from what follows is no victim of its own.
+    // A victim of a consequence is not one of its own.
     let mut joined = finding.clone();
     joined.victims.insert(0, Subject::process(&starved, 300, "other"));
     assert_eq!(words(&joined), words(finding));
@@ -223,4 +223,18 @@ fn a_crowd_and_a_starved_process_are_told_apart() {
     assert_eq!(variant(&window), "starvation", "in a crowd too");
     sched(&mut window).runnable = [(0.0, 3.0)].into_iter().collect();
     assert_eq!(variant(&window), "starvation");
+}
+
+#[test]
+fn the_oldest_of_the_busiest_stands_for_all() {
+    let mut window = Window::default();
+    for (pid, run_ns, started_ns) in [(10, 100, 1_000), (11, 950, 2_000), (12, 1_000, 3_000), (13, 1_000, 2_000)] {
+        let used = TaskUse { run_ns, ..TaskUse::default() };
+        window.processes.insert(pid, Process { pid, started_ns, used, ..Process::default() });
+    }
+    assert_eq!(representative(&window, &[12, 13, 11, 10]), Some(11));
+    assert_eq!(representative(&window, &[13, 11, 12, 10]), Some(11), "whichever is the busiest");
+    assert_eq!(representative(&window, &[12, 10]), Some(12), "the other one is idle");
+    assert_eq!(representative(&window, &[7]), Some(7), "nothing is known of it");
+    assert_eq!(representative(&window, &[]), None);
 }
