@@ -1,6 +1,5 @@
 //! The summary of opens against counts of a workload's own.
 
-use kerno_doctor::report::Diagnosis;
 use kerno_model::FileProcess;
 use kerno_model::{ErrnoCount, Window};
 
