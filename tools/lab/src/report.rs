@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 // The library's own types, and the only place that names where they live.
-pub(super) use kerno::model::Severity;
 pub(super) use kerno::report::{Culprit, Diagnosis, Report};
 use serde::Deserialize as _;
 

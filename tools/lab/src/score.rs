@@ -194,9 +194,10 @@ pub(super) fn total(scores: &[Score]) -> Total {
 #[cfg(test)]
 mod tests {
     use super::super::case::{Expected as Wanted, Mark, Staged};
-    use super::super::report::{Culprit, Severity};
+    use super::super::report::Culprit;
     use super::super::scene::Families;
     use super::*;
+    use kerno::model::Severity;
 
     fn found(id: &'static str, severity: Severity, culprit: Culprit) -> Diagnosis {
         let found = kerno::model::Finding::new(kerno::model::RuleId::new(id), severity);
