@@ -26,7 +26,7 @@ pub const FOLDER: &str = "tests/corpus";
 pub const INDEX: &str = "INDEX";
 
 /// The most that a recorded window takes, in bytes.
-pub const MAX_BYTES: usize = 32 << 10;
+pub const MAX_BYTES: usize = 96 << 10;
 
 /// The name of the machine of all recorded windows.
 pub const HOSTNAME: &str = "lab";
