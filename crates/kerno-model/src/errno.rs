@@ -172,7 +172,9 @@ pub fn number(name: &str) -> Option<i32> {
 }
 
 /// How often an error occurred.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct ErrnoCount {
     /// The number, positive.
     pub errno: i32,

@@ -4,7 +4,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Address, Device, Entity, Fact, Limit, NamedProcess, Operation, ProcessId, Scope, Subject, Value, WaitsFor,
+    Address, Device, Entity, Fact, Limit, NamedProcess, ProcessId, RequestKind, Scope, Subject, Value, WaitsFor,
 };
 
 /// How bad it is.
@@ -398,7 +398,7 @@ impl Finding {
     }
 
     /// The operation that it is about, if it is known.
-    pub fn operation(&self) -> Option<Operation> {
+    pub fn operation(&self) -> Option<RequestKind> {
         self.facts.iter().find_map(|fact| if let Fact::Operation(operation) = fact { Some(*operation) } else { None })
     }
 

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 /// The machine.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct HostFacts {
     /// `uname -n`
     pub hostname: String,
@@ -35,6 +36,7 @@ pub struct HostFacts {
 
 /// The first two or three numbers of a kernel release.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct KernelVersion {
     /// 6 in 6.18.44
     pub major: u32,

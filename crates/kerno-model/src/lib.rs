@@ -14,14 +14,16 @@ mod incident;
 mod loss;
 pub mod paths;
 mod process;
+pub mod saved;
 mod series;
 mod signals;
 pub mod text;
+mod vocabulary;
 mod window;
 
 pub use entity::{Address, Device, Entity, NamedProcess, ProcessId, Subject};
 pub use errno::ErrnoCount;
-pub use fact::{Fact, Limit, Operation, Scope, Value, WaitsFor};
+pub use fact::{Fact, Limit, Scope, Value, WaitsFor};
 pub use finding::{Effect, Eta, Evidence, Exemplar, Finding, Fingerprint, Fix, Moment, RuleId, Safety, Severity, Unit};
 pub use histogram::{BUCKETS, Histogram, Percentiles};
 pub use host::{HostFacts, KernelVersion};
@@ -30,10 +32,10 @@ pub use loss::SummaryLoss;
 pub use process::{Container, Process, TaskUse};
 pub use series::{Series, Trend};
 pub use signals::{
-    BlockedTask, CgroupIo, CgroupMemory, CgroupThrottle, CpuGroup, CpuStat, DiskDevice, DiskFailure, DiskOpStat,
-    DiskSubmitter, DiskSummary, FdKind, FdProcess, FdSummary, FileProcess, FileSummary, Filesystem, FilesystemWriter,
-    OomKill, OomSummary, ProcessMemory, SchedSummary, SchedWaiter, SyncStat, SyscallExemplar, SyscallOffender,
-    SyscallStat, SyscallSummary, TcpFailure, TcpFailureReason, TcpListener, TcpNamespace, TcpPeer, TcpProcess,
-    TcpSummary,
+    BlockedTask, CgroupIo, CgroupMemory, CgroupThrottle, ConnectionOwner, CpuGroup, CpuHolder, CpuStat, DescriptorKind,
+    DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter, DiskSummary, FdKind, FdProcess, FdSummary, FileProcess,
+    FileSummary, Filesystem, FilesystemWriter, IoLimit, IoLimitKind, KillScope, MemoryHolder, OomKill, OomSummary,
+    ProcessMemory, RequestKind, SchedSummary, SchedWaiter, SyncStat, SyscallExemplar, SyscallOffender, SyscallStat,
+    SyscallSummary, TcpFailure, TcpFailureReason, TcpListener, TcpNamespace, TcpPeer, TcpProcess, TcpSummary,
 };
 pub use window::{CostOfObserving, Missing, SCHEMA_VERSION, Span, Window};

@@ -3,6 +3,7 @@ use serde::{Deserialize, Serialize};
 /// What a summary lost, counted in the kernel since the programs were loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct SummaryLoss {
     /// Values that did not fit in a bounded map. Their source is not known, but totals include them.
     pub overflow: u64,

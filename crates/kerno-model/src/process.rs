@@ -2,6 +2,8 @@ use serde::{Deserialize, Serialize};
 
 /// A process and what it used during the window.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct Process {
     /// Its id.
     pub pid: u32,
@@ -37,8 +39,9 @@ pub struct Process {
 }
 
 /// A container, as the path of the cgroup names it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct Container {
     /// Its runtime: docker, containerd, cri-o, podman, lxc, ...
     pub runtime: String,
@@ -51,6 +54,8 @@ pub struct Container {
 /// What all threads of a process together used and waited for during the window. CPU time and bytes are complete. The other numbers lack
 /// threads that began and ended between two samples, and what a thread did between its last sample and its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct TaskUse {
     /// Time on CPUs.
     pub run_ns: u64,

@@ -6,6 +6,7 @@ const MAX_POINTS: usize = 128;
 /// A quantity sampled over the window, as pairs of seconds since the start of the window and the value. Bounded: in long windows, points
 /// are dropped.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Series {
     points: Vec<(f64, f64)>,
@@ -13,6 +14,7 @@ pub struct Series {
 
 /// A straight line through a [`Series`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Trend {
     /// Change per second.
     pub per_second: f64,

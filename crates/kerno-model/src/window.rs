@@ -7,16 +7,21 @@ use crate::{
     SyscallSummary, TcpSummary,
 };
 
-/// Version of the serialised form of [`Window`] and of reports; grows when a field changes its meaning or goes.
-pub const SCHEMA_VERSION: u32 = 1;
+/// Version of the serialised form of [`Window`] and of reports. Grows when a field changes its meaning or form, or is removed. See
+/// [`saved`](crate::saved).
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// Everything that was observed in one window. Rules judge nothing else, and this is what is saved. Counts are those of the window.
 ///
 /// A part is `None` if its signal was not requested or could not run; [`missing`](Self::missing) then tells why.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct Window {
     /// [`SCHEMA_VERSION`]
     pub schema_version: u32,
+    /// The version of kerno that observed it; empty if it is not known.
+    pub kerno_version: String,
     /// The machine.
     pub host: HostFacts,
     /// When and how long it was observed.
@@ -93,6 +98,7 @@ impl Window {
 /// When a window began and how long it was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct Span {
     /// Its start, in seconds since 1970.
     pub started_unix: f64,
@@ -130,8 +136,9 @@ impl Span {
 }
 
 /// Something that could not be observed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct Missing {
     /// The signal, or "all" if it concerns every one.
     pub signal: String,
@@ -144,6 +151,7 @@ pub struct Missing {
 /// What observing cost the machine.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct CostOfObserving {
     /// CPU time of this process, in seconds.
     pub cpu_seconds: f64,

@@ -221,7 +221,7 @@ mod tests {
     use super::super::report::{Culprit, Severity};
     use super::*;
 
-    fn found(id: &str, severity: Severity, culprit: Culprit) -> Diagnosis {
+    fn found(id: &'static str, severity: Severity, culprit: Culprit) -> Diagnosis {
         let found = kerno::model::Finding::new(kerno::model::RuleId::new(id), severity);
         let mut finding = Diagnosis::of(&found, &kerno::model::Window::default());
         finding.culprit = culprit;

@@ -297,6 +297,7 @@ impl Observer {
         let seconds = seconds_between(self.started_ns, now_ns);
         let mut signals = Window {
             schema_version: SCHEMA_VERSION,
+            kerno_version: env!("CARGO_PKG_VERSION").to_owned(),
             host: self.host.clone(),
             span: Span { started_unix: self.started_unix, started_ns: self.started_ns, seconds, samples: self.samples },
             missing: self.missing.clone(),

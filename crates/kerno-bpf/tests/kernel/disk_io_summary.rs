@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kerno_bpf::engine::Observer;
-use kerno_doctor::Thresholds;
+use kerno_doctor::report::Diagnosis;
 use kerno_model::Window;
-use kerno_model::{DiskDevice, DiskSummary};
-use kerno_model::{Finding, Severity};
+use kerno_model::{DiskDevice, DiskSummary, IoLimit, IoLimitKind, RequestKind};
+use kerno_model::Severity;
 
 use crate::block::{Buffer, KIB, LoopDevice, MIB, file_without_room, read_at_once};
 use crate::cgroups::Cgroup;
@@ -36,13 +36,13 @@ fn of_device<'a>(signals: &'a Window, device: &LoopDevice) -> &'a DiskDevice {
 
 /// Count, bytes and the counts of both histograms.
 fn op(device: &DiskDevice, name: &str) -> (u64, u64) {
-    let Some(stat) = device.op(name) else { return (0, 0) };
+    let Some(stat) = device.op(RequestKind::from_name(name)) else { return (0, 0) };
     assert_eq!((stat.queue_ns.count(), stat.device_ns.count()), (stat.count, stat.count), "{name}");
     (stat.count, stat.bytes)
 }
 
-fn findings(signals: &Window, rule: &str) -> Vec<Finding> {
-    let mut all = kerno_doctor::judge(signals, &Thresholds::default());
+fn findings(signals: &Window, rule: &str) -> Vec<Diagnosis> {
+    let mut all = crate::support::diagnose(signals);
     let below: Vec<_> = all.iter_mut().flat_map(|finding| std::mem::take(&mut finding.consequences)).collect();
     all.extend(below);
     all.retain(|finding| finding.id == rule);
@@ -132,7 +132,7 @@ fn failures_are_counted_and_judged() {
         assert!(failed > 0);
         let found = of_device(&signals, &device);
         assert_eq!(op(found, "write").0, WRITES);
-        let errors = &found.op("write").unwrap().errors;
+        let errors = &found.op(RequestKind::Write).unwrap().errors;
         assert_eq!(errors.len(), 1);
         assert_eq!((errors[0].errno, errors[0].count), (errno, failed));
         assert_eq!(errors[0].name, if errno == libc::ENOSPC { "ENOSPC" } else { "EIO" });
@@ -140,7 +140,7 @@ fn failures_are_counted_and_judged() {
         assert_eq!(failures.len(), 1, "{failures:?}");
         let failure = failures[0];
         assert_eq!((failure.pid, failure.count, failure.errno), (child.pid, failed, errno));
-        assert_eq!((failure.op.as_str(), failure.bytes as usize), ("write", 64 * KIB));
+        assert_eq!((failure.op, failure.bytes as usize), (RequestKind::Write, 64 * KIB));
         let window_end = signals.span.started_ns + 600_000_000_000;
         assert!((signals.span.started_ns..window_end).contains(&failure.timestamp_ns));
         let judged = findings(&signals, "disk_errors");
@@ -250,8 +250,8 @@ fn a_cgroup_at_its_own_limit_is_told_from_a_slow_device() {
     let name = group.path.file_name().unwrap().to_str().unwrap();
     let throttled = &summary(&signals).throttled;
     let found = throttled.iter().find(|cgroup| cgroup.path.ends_with(name)).expect("the cgroup is told of");
-    assert_eq!((found.dev.clone(), found.tightest.as_str()), (number(device.dev()), "rbps"));
-    assert_eq!(found.limits, [format!("rbps={MIB}")]);
+    assert_eq!((found.dev.clone(), found.tightest), (number(device.dev()), IoLimitKind::ReadBytes));
+    assert_eq!(found.limits, [IoLimit { kind: IoLimitKind::ReadBytes, per_second: MIB as u64 }]);
     assert_eq!(found.pids, [child.pid]);
     assert!(
         found.limit_used > 0.8 && found.limit_used < if slowness() == 1 { 1.6 } else { 2.5 },
@@ -260,11 +260,11 @@ fn a_cgroup_at_its_own_limit_is_told_from_a_slow_device() {
     );
     assert!(found.read_bytes > 0 && found.write_bytes == 0);
     // A read every 62 ms, and the device takes hardly any of that: most are much shorter.
-    let read = of_device(&signals, &device).op("read").unwrap();
+    let read = of_device(&signals, &device).op(RequestKind::Read).unwrap();
     assert!(read.device_ns.quantile(0.5).unwrap() < 30_000_000, "{:?}", read.device_ns);
     let judged = findings(&signals, "disk_io_bottleneck");
     if found.limit_used >= 0.9 {
-        let of_group = |f: &&Finding| f.culprit.cgroup.as_ref().is_some_and(|cgroup| cgroup.ends_with(name));
+        let of_group = |f: &&Diagnosis| f.culprit.cgroup.as_ref().is_some_and(|cgroup| cgroup.ends_with(name));
         let finding = judged.iter().find(of_group).expect("a finding");
         assert_eq!(finding.culprit.pid, Some(child.pid));
     }
@@ -293,7 +293,7 @@ fn times_are_the_kernels_own() {
             assert_eq!(child.heard(), 1);
             let kernels_ms = device.read_ms() - before_ms;
             let signals = observer.finish().unwrap();
-            let reads = of_device(&signals, &device).op("read").unwrap();
+            let reads = of_device(&signals, &device).op(RequestKind::Read).unwrap();
             assert_eq!(
                 (reads.count, reads.queue_ns.count(), reads.device_ns.count()),
                 (READS as u64, READS as u64, READS as u64)

@@ -5,9 +5,8 @@ use std::os::fd::{FromRawFd as _, IntoRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use kerno_bpf::engine::Observer;
-use kerno_doctor::Thresholds;
+use kerno_doctor::report::Diagnosis;
 use kerno_model::FdProcess;
-use kerno_model::Finding;
 use kerno_model::Window;
 
 use crate::support::{Child, Link, compare, observer};
@@ -21,8 +20,8 @@ pub fn watch(observer: &mut Observer, window: Duration) {
     }
 }
 
-pub fn findings(signals: &Window, id: &str) -> Vec<Finding> {
-    let mut all = kerno_doctor::judge(signals, &Thresholds::default());
+pub fn findings(signals: &Window, id: &str) -> Vec<Diagnosis> {
+    let mut all = crate::support::diagnose(signals);
     let below: Vec<_> = all.iter().flat_map(|finding| finding.consequences.clone()).collect();
     all.extend(below);
     all.retain(|finding| finding.id == id);
@@ -250,7 +249,7 @@ fn a_process_near_its_own_limit_is_found() {
     let open = truth(child.pid);
     let found = findings(&signals, "fd_exhaustion");
     let finding = found.iter().find(|finding| finding.culprit.pid == Some(child.pid)).expect("it is found");
-    assert!(finding.title.contains(&format!("{open} of 200 descriptors open")), "{}", finding.title);
+    assert!(finding.title.contains(&format!("{open} of 200 open")), "{}", finding.title);
     let command = format!("prlimit --pid {} --nofile=1024:1024", child.pid);
     assert!(finding.fixes.iter().any(|fix| fix.command == command), "{:?}", finding.fixes);
     child.go();

@@ -1,6 +1,6 @@
 //! The summary of opens against counts of a workload's own.
 
-use kerno_doctor::Thresholds;
+use kerno_doctor::report::Diagnosis;
 use kerno_model::FileProcess;
 use kerno_model::{ErrnoCount, Window};
 
@@ -80,7 +80,7 @@ fn a_storm_on_few_paths_is_found_and_a_search_is_not() {
         }
     };
     let found = |signals: &Window, pid: u32| {
-        let findings = kerno_doctor::judge(signals, &Thresholds::default());
+        let findings = crate::support::diagnose(signals);
         findings.into_iter().find(|finding| finding.id == "file_open_storm" && finding.culprit.pid == Some(pid))
     };
     let (pid, signals) = observe(storm(3));
@@ -88,7 +88,7 @@ fn a_storm_on_few_paths_is_found_and_a_search_is_not() {
     assert!(finding.title.contains("/no/such/folder/") && finding.title.contains("ENOENT"), "{}", finding.title);
     let (pid, signals) = observe(storm(500));
     assert_eq!(process(&signals, pid).repeated, 0);
-    let told = found(&signals, pid).filter(|finding| finding.severity > kerno_doctor::Severity::Info);
+    let told = found(&signals, pid).filter(|finding| finding.severity > kerno_model::Severity::Info);
     assert!(told.is_none(), "{told:?}");
 }
 

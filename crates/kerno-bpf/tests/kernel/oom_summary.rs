@@ -7,6 +7,7 @@ use crate::cgroups::Cgroup;
 use crate::fd_summary::{findings, watch};
 use crate::oom_track::{run_out, use_memory};
 use crate::support::{Child, observer, set_comm};
+use kerno_model::KillScope;
 
 const MIB: usize = 1 << 20;
 
@@ -31,16 +32,16 @@ fn kills_are_counted_with_victim_and_cgroup() {
     let part = signals.oom_track.as_ref().unwrap();
     let kills: Vec<_> = part.kills.iter().filter(|kill| kill.pid == child.pid).collect();
     let [kill] = kills[..] else { panic!("{} kills", kills.len()) };
-    assert_eq!((&*kill.comm, &*kill.scope), ("kerno-doomed", "cgroup"));
+    assert_eq!((&*kill.comm, kill.scope), ("kerno-doomed", KillScope::Cgroup));
     assert!(kill.cgroup.as_ref().unwrap().ends_with(&name), "{kill:?}");
-    assert!(kill.rss_bytes > 16 << 20 && kill.largest[0].0 == child.pid, "{kill:?}");
+    assert!(kill.rss_bytes > 16 << 20 && kill.largest[0].pid == child.pid, "{kill:?}");
     assert!(part.kills_total >= 1);
     let cgroup = part.cgroups.iter().find(|cgroup| cgroup.path.ends_with(&name)).expect("the cgroup is told of");
     assert_eq!((cgroup.limit_bytes, cgroup.oom_kills), (24 << 20, 1));
     assert!(cgroup.limit_hits > 0);
     let found = findings(&signals, "oom_kill");
     let finding = found.iter().find(|finding| finding.culprit.pid == Some(child.pid)).expect("it is found");
-    assert!(finding.title.contains("used up the 24.0 MiB of cgroup") && finding.title.contains(&name), "{finding:#?}");
+    assert!(finding.title.contains("used up the memory of cgroup") && finding.title.contains("(24 MiB)") && finding.title.contains(&name), "{finding:#?}");
     assert_eq!(finding.victims[0].pid, Some(child.pid));
     // And it is gone in the next window.
     let next = observer.finish().unwrap();
@@ -89,7 +90,7 @@ fn the_user_of_the_memory_is_told_from_the_victim() {
     assert!(libc::WIFSIGNALED(small.wait()));
     let signals = observer.finish().unwrap();
     let found = findings(&signals, "oom_kill");
-    let of_group = |finding: &&kerno_model::Finding| finding.title.contains(&name_of(&group));
+    let of_group = |finding: &&kerno_doctor::report::Diagnosis| finding.title.contains(&name_of(&group));
     let finding = found.iter().find(of_group).expect("it is found");
     assert_eq!(finding.culprit.pid, Some(large.pid), "{}", finding.title);
     assert_eq!(finding.victims[0].pid, Some(small.pid));
@@ -137,7 +138,7 @@ fn growth_towards_a_cgroups_limit_is_found_and_page_cache_is_not() {
     let eta = finding.eta.as_ref().unwrap();
     let left = 600.0 - cgroup.unwrap().used_bytes.last().unwrap() / MIB as f64;
     assert!(eta.seconds >= left / 45.0 && eta.fit >= 0.9, "{eta:?}, {left} MiB left");
-    assert!(cgroup.unwrap().largest[0].0 == leak.pid);
+    assert!(cgroup.unwrap().largest[0].pid == leak.pid);
     let (finding, cgroup) = of(&caching);
     assert!(finding.is_none(), "{finding:#?} {cgroup:#?}");
     let usage = |file: &str| std::fs::read_to_string(caching.path.join(file)).ok()?.trim().parse::<f64>().ok();

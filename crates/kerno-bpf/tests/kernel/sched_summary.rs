@@ -5,8 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use kerno_bpf::engine::Observer;
-use kerno_doctor::Thresholds;
-use kerno_model::Finding;
+use kerno_doctor::report::Diagnosis;
 use kerno_model::Window;
 
 use crate::block::{LoopDevice, MIB};
@@ -27,13 +26,13 @@ fn watch(observer: &mut Observer, window: Duration) {
     }
 }
 
-fn judge(signals: &Window) -> Vec<Finding> {
-    kerno_doctor::judge(signals, &Thresholds::default())
+fn judge(signals: &Window) -> Vec<Diagnosis> {
+    crate::support::diagnose(signals)
 }
 
 /// Findings of a rule about a process of ours.
-fn about<'a>(findings: &'a [Finding], rule: &str, pids: &[u32]) -> Vec<&'a Finding> {
-    let ours = |finding: &&Finding| finding.id == rule && finding.culprit.pid.is_some_and(|pid| pids.contains(&pid));
+fn about<'a>(findings: &'a [Diagnosis], rule: &str, pids: &[u32]) -> Vec<&'a Diagnosis> {
+    let ours = |finding: &&Diagnosis| finding.id == rule && finding.culprit.pid.is_some_and(|pid| pids.contains(&pid));
     findings.iter().filter(ours).collect()
 }
 
@@ -195,8 +194,8 @@ fn a_process_that_waits_long_is_named_with_who_held_the_cpu() {
     assert!(waiter.slow >= 5 && waiter.max_ns >= 10_000_000 && waiter.slow_ns == 5_000_000, "{waiter:?}");
     assert!(waiter.slow_total_ns >= waiter.max_ns && waiter.slow_total_ns >= waiter.slow * waiter.slow_ns);
     assert!(waiter.first_ns > before);
-    let held = waiter.held_by.iter().find(|(pid, _, _)| *pid == hog.pid).expect("its holder is named");
-    assert!(held.1 == "kerno-holder" && held.2 >= 5 && held.2 <= waiter.slow, "{waiter:?}");
+    let held = waiter.held_by.iter().find(|held| held.pid == hog.pid).expect("its holder is named");
+    assert!(held.comm == "kerno-holder" && held.waits >= 5 && held.waits <= waiter.slow, "{waiter:?}");
     assert!(sched.wakeup_ns.count_above(4_000_000) >= waiter.slow);
     assert!(signals.process(hog.pid).is_some() && signals.process(victim.pid).is_some());
 }

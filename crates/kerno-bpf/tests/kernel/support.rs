@@ -415,3 +415,9 @@ fn children_are_born_while_another_thread_panics() {
         born.unwrap();
     });
 }
+
+/// What is wrong in a window, in words.
+#[allow(dead_code, reason = "not every user of this file judges")]
+pub(crate) fn diagnose(window: &kerno_model::Window) -> Vec<kerno_doctor::report::Diagnosis> {
+    kerno_doctor::report::Report::new(window, &kerno_doctor::judge(window, &kerno_doctor::Thresholds::default())).findings
+}

@@ -5,10 +5,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use kerno_bpf::engine::Observer;
-use kerno_doctor::Thresholds;
-use kerno_model::Finding;
+use kerno_doctor::report::Diagnosis;
 use kerno_model::Window;
-use kerno_model::{TcpFailureReason, TcpNamespace, TcpSummary};
+use kerno_model::{ConnectionOwner, TcpFailureReason, TcpNamespace, TcpSummary};
 
 use crate::support::{self, Child, Link, compare, set_comm, unless_init_ran};
 use crate::tcp_monitor::net::{
@@ -37,7 +36,7 @@ impl Seen {
     }
 
     /// What a rule finds when there is nothing else on this machine.
-    fn findings(&self, rule: &str) -> Vec<Finding> {
+    fn findings(&self, rule: &str) -> Vec<Diagnosis> {
         let mut signals = self.signals.clone();
         let tcp = signals.tcp_monitor.as_mut().unwrap();
         let inode = self.inode;
@@ -45,7 +44,7 @@ impl Seen {
         tcp.failures.retain(|failure| failure.net_namespace == inode);
         tcp.listeners.retain(|listener| listener.net_namespace == inode);
         tcp.namespaces.retain(|namespace| namespace.inode == inode);
-        kerno_doctor::judge(&signals, &Thresholds::default()).into_iter().filter(|finding| finding.id == rule).collect()
+        crate::support::diagnose(&signals).into_iter().filter(|finding| finding.id == rule).collect()
     }
 }
 
@@ -110,7 +109,10 @@ fn count_connections() {
     assert!(ours.outgoing && !theirs.outgoing);
     for peer in [ours, theirs] {
         assert_eq!((peer.port, peer.connections, peer.remote.to_string().as_str()), (5000, 43, "127.0.0.1"));
-        assert_eq!((peer.retransmitted_segments, &peer.owners[..]), (0, &[(child.pid, 43)][..]));
+        assert_eq!(
+            (peer.retransmitted_segments, &peer.owners[..]),
+            (0, &[ConnectionOwner { pid: child.pid, connections: 43 }][..])
+        );
     }
     // One segment of data each, of the clients.
     assert_eq!((ours.sent_segments, theirs.sent_segments), (43, 0));
@@ -181,7 +183,7 @@ fn follow_connections_from_before() {
     assert!(pulse[0].0 == "tcp" && pulse[0].1.contains(" conns"), "{pulse:?}");
     let first = ours(&observer.finish().unwrap());
     assert_eq!((first.connections, first.sent_segments, first.port), (3, 60, 5005));
-    assert_eq!(first.owners, [(child.pid, 3)]);
+    assert_eq!(first.owners, [ConnectionOwner { pid: child.pid, connections: 3 }]);
     let (srtt, lowest) = (first.srtt_us.unwrap(), first.min_rtt_us.unwrap());
     assert!(lowest <= rtt && srtt >= lowest, "{srtt} {lowest}, TCP_INFO {rtt}");
     child.go();

@@ -6,7 +6,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
-use kerno::model::{SCHEMA_VERSION, Span, Window};
+use kerno::model::saved::{OLDEST_VERSION, ReadError, read_window};
+use kerno::model::{SCHEMA_VERSION, Window};
 use tempfile::NamedTempFile;
 
 /// No snapshot is larger, and a device is endless.
@@ -77,13 +78,6 @@ fn write(file: impl io::Write, signals: &Window) -> io::Result<()> {
     out.flush()
 }
 
-#[derive(serde::Deserialize)]
-struct Head {
-    schema_version: Option<u64>,
-    /// Only a report has them.
-    findings: Option<serde::de::IgnoredAny>,
-}
-
 /// What [`Destination::write`] wrote.
 ///
 /// # Errors
@@ -97,40 +91,22 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Window> {
     if bytes.len() as u64 > MAX_BYTES {
         bail!("{name} is larger than any snapshot");
     }
-    let broken = |error: serde_json::Error| {
-        // The position is said once, with the file.
-        let (line, column) = (error.line(), error.column());
-        let what = error.to_string();
-        let what = what.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&what).to_owned();
-        anyhow!("{name}:{line}:{column}: {what}; {ADVICE}")
-    };
     if bytes.is_empty() {
         bail!("{name} is empty; {ADVICE}");
     }
-    let head: Head = serde_json::from_slice(&bytes).map_err(broken)?;
-    match head.schema_version {
-        _ if head.findings.is_some() => bail!("{name} is a report, not what it was made from; {ADVICE}"),
-        None => bail!("{name} has no schema_version; {ADVICE}"),
-        Some(version) if version != u64::from(SCHEMA_VERSION) => bail!(
-            "{name} has schema version {version}, and this kerno {} reads {SCHEMA_VERSION}: judge it with the kerno that saved it, \
-             or save a new one",
-            env!("CARGO_PKG_VERSION")
+    read_window(&bytes).map_err(|error| match error {
+        ReadError::Malformed { line, column, what } => anyhow!("{name}:{line}:{column}: {what}; {ADVICE}"),
+        ReadError::MalformedPart { part, what } => anyhow!("{name}: {part}: {what}; {ADVICE}"),
+        ReadError::Report => anyhow!("{name} is a report, not what it was made from; {ADVICE}"),
+        ReadError::Version { found, saved_by } => anyhow!(
+            "{name} has schema version {found}, and this kerno {} reads {OLDEST_VERSION} to {SCHEMA_VERSION}: judge it with {}, or save \
+             a new one",
+            env!("CARGO_PKG_VERSION"),
+            saved_by.map_or_else(|| "the kerno that saved it".into(), |version| format!("kerno {version}, which saved it"))
         ),
-        Some(_) => {
-            let signals: Window = serde_json::from_slice(&bytes).map_err(broken)?;
-            if !is_possible(&signals.span) {
-                bail!("{name} has an impossible window; {ADVICE}");
-            }
-            Ok(signals)
-        }
-    }
-}
-
-/// Whether it can have been: rates are counts over its length.
-fn is_possible(window: &Span) -> bool {
-    const YEAR_10000: f64 = 253_402_300_800.0;
-    const CENTURY: f64 = 3_155_760_000.0;
-    (0.0..YEAR_10000).contains(&window.started_unix) && (0.0..CENTURY).contains(&window.seconds)
+        ReadError::ImpossibleSpan => anyhow!("{name} has an impossible window; {ADVICE}"),
+        lacking => anyhow!("{name} has {lacking}; {ADVICE}"),
+    })
 }
 
 const ADVICE: &str = "--from takes a file that `kerno doctor --save FILE` wrote";
@@ -150,14 +126,6 @@ mod tests {
         Destination::new(&path).unwrap().write(&signals).unwrap();
         assert_eq!(read(&path).unwrap(), signals);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left behind");
-    }
-
-    #[test]
-    fn what_cannot_have_been_is_refused() {
-        for (started_unix, seconds) in [(-1.0, 1.0), (1e300, 1.0), (0.0, -1.0), (0.0, 1e300)] {
-            assert!(!is_possible(&Span { started_unix, seconds, ..Span::default() }), "{started_unix} {seconds}");
-        }
-        assert!(is_possible(&Span::default()));
     }
 
     #[test]
@@ -200,14 +168,20 @@ mod tests {
         let cases: &[(&[u8], &str)] = &[
             (b"", "is empty; --from takes"),
             (b"{", ":1:1: EOF while parsing an object; --from takes"),
-            (b"{\"schema_version\": 1,\n \"host\": 3}", ":2:"),
+            (b"{\"schema_version\": 2, \"span\": {},\n \"host\": 3}", ":2:"),
             (b"not json", ":1:"),
             (b"[]", ":1:"),
             (b"{}", "no schema_version"),
             (b"{\"schema_version\": \"1\"}", ":1:"),
             (b"{\"schema_version\": 999}", "schema version 999, and this kerno"),
+            (
+                b"{\"schema_version\": 3, \"kerno_version\": \"7.1\"}",
+                "reads 1 to 2: judge it with kerno 7.1, which saved it",
+            ),
+            (b"{\"schema_version\": 1, \"window\": {}, \"host\": 3}", "file: host: invalid type"),
+            (b"{\"schema_version\": 2, \"span\": {\"seconds\": -1}}", "an impossible window"),
             (b"{\"schema_version\": 0}", "schema version 0"),
-            (b"{\"schema_version\": 1}", "missing field"),
+            (b"{\"schema_version\": 2}", "has no span"),
             (b"{\"schema_version\": 1, \"findings\": []}", "is a report"),
             (b"\xff\xfe", ":1:"),
             (b"\x1f\x8b\x08", ":1:"),

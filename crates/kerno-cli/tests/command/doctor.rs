@@ -132,7 +132,7 @@ fn what_is_no_snapshot_is_refused() {
     let path = file.to_str().unwrap();
     for (content, why) in [
         ("", "is empty"),
-        ("{\n  \"schema_version\": 1,\n  \"host\": 7}", "file:3:"),
+        ("{\n  \"schema_version\": 2, \"span\": {},\n  \"host\": 7}", "file:3:"),
         ("{\"schema_version\": 77}", "schema version 77"),
         ("\u{1b}[31m", "file:1:1"),
     ] {

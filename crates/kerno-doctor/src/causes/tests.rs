@@ -3,8 +3,8 @@ use crate::{rank, report};
 use kerno_model::errno;
 use kerno_model::{
     Address, BlockedTask, CgroupThrottle, DiskDevice, DiskOpStat, DiskSubmitter, DiskSummary, ErrnoCount, Fact,
-    FdSummary, Filesystem, Limit, NamedProcess, OomSummary, Process, RuleId, SchedSummary, Scope, Severity, Span,
-    SyscallOffender, SyscallSummary, WaitsFor,
+    FdSummary, Filesystem, Limit, NamedProcess, OomSummary, Process, RequestKind, RuleId, SchedSummary, Scope,
+    Severity, Span, SyscallOffender, SyscallSummary, WaitsFor,
 };
 
 fn finding(id: &'static str, subject: Subject) -> Finding {
@@ -218,7 +218,7 @@ fn memory_is_not_to_blame_for_ordinary_reads(disk: &Finding, pressure: &Finding)
     let mut busy = machine(vec![]);
     busy.oom_track.as_mut().unwrap().available_bytes = [(0.0, 1e8)].into_iter().collect();
     busy.oom_track.as_mut().unwrap().refaulted_pages = 10_000;
-    let reads = DiskOpStat { op: "read".into(), bytes: 10 << 30, ..DiskOpStat::default() };
+    let reads = DiskOpStat { op: RequestKind::Read, bytes: 10 << 30, ..DiskOpStat::default() };
     busy.disk_io.as_mut().unwrap().devices[0].ops.push(reads);
     independent(&busy, pressure, disk);
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use kerno_model::errno;
 use kerno_model::paths::is_below;
-use kerno_model::{Address, DiskDevice, Fact, Finding, Limit, Operation, Scope, Subject, WaitsFor, Window};
+use kerno_model::{Address, DiskDevice, Fact, Finding, Limit, RequestKind, Scope, Subject, WaitsFor, Window};
 
 use super::storage::{REMOTE_SLEEPS, STORAGE_CALLS, STORAGE_SLEEPS};
 
@@ -172,7 +172,7 @@ impl<'a> Ties<'a> {
 
     /// Reads that only fetch again what had been dropped for want of memory, or swapping.
     pub(crate) fn thrashing(&self, _: &Finding, consequence: &Finding) -> Option<Tie> {
-        let is_write = matches!(consequence.operation(), Some(Operation::Write | Operation::Flush));
+        let is_write = matches!(consequence.operation(), Some(RequestKind::Write | RequestKind::Flush));
         let swaps = self.window.oom_track.as_ref().is_some_and(|memory| memory.swapped_out_pages > 0);
         (self.is_thrashing() && Self::limited_cgroup(consequence).is_none() && (!is_write || swaps))
             .then_some(Tie::Mechanism)
@@ -217,7 +217,8 @@ impl<'a> Ties<'a> {
         const PAGES_PER_SECOND: f64 = 100.0;
         let Some(memory) = &self.window.oom_track else { return false };
         let pages = (memory.refaulted_pages + memory.swapped_out_pages) as f64;
-        let reads = self.window.disk_io.iter().flat_map(|disk| &disk.devices).filter_map(|device| device.op("read"));
+        let reads =
+            self.window.disk_io.iter().flat_map(|disk| &disk.devices).filter_map(|device| device.op(RequestKind::Read));
         let read_bytes: u64 = reads.map(|op| op.bytes).sum();
         pages > PAGES_PER_SECOND * self.window.seconds() && pages * PAGE >= SHARE * read_bytes as f64
     }
@@ -341,8 +342,9 @@ impl<'a> Ties<'a> {
         let tcp = self.window.tcp_monitor.as_ref()?;
         let mut peers = tcp.peers.iter().filter(|peer| peer.outgoing && Some(peer.port) == port);
         let mut failures = tcp.failures.iter().filter(|failure| Some(failure.port) == port);
-        (peers.any(|peer| peer.owners.iter().any(|owner| owner.0 == pid)) || failures.any(|failure| failure.pid == pid))
-            .then_some(Tie::Place)
+        (peers.any(|peer| peer.owners.iter().any(|owner| owner.pid == pid))
+            || failures.any(|failure| failure.pid == pid))
+        .then_some(Tie::Place)
     }
 
     /// Errors that connect gives, of the process whose connects fail.

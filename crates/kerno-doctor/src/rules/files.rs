@@ -4,6 +4,7 @@ use kerno_model::amount::quantity;
 use kerno_model::{Effect, ErrnoCount, Fact, FileProcess, Finding, Severity, Subject, Unit, Window, errno};
 
 use crate::shell::word;
+use crate::title::title;
 use crate::{Words, rule, suffers};
 
 rule! {
@@ -132,10 +133,7 @@ fn words(finding: &Finding) -> Words {
     let rate = |name| finding.number(name).map(|rate| quantity(rate, Unit::PerSecond));
     if finding.variant == "many" {
         return Words {
-            title: format!(
-                "{who} opens many files{}",
-                rate("opens_per_second").map_or_else(String::new, |r| format!(": {r}"))
-            ),
+            title: title(&format!("{who} opens many files"), [rate("opens_per_second")]),
             cause: "It opens files for each piece of work, or walks a large tree.".into(),
             impact: "The opens take a good part of a CPU.".into(),
             ..Words::default()
@@ -143,11 +141,9 @@ fn words(finding: &Finding) -> Words {
     }
     let path = finding.text("path").unwrap_or("files");
     let error = finding.errnos().next().map(|error| ErrnoCount::new(error, 0).name);
-    let numbers: Vec<_> = error.iter().cloned().chain(rate("failed_per_second")).collect();
-    let numbers = if numbers.is_empty() { String::new() } else { format!(": {}", numbers.join(", ")) };
-    let with = error.map_or_else(String::new, |error| format!(" with {error}"));
+    let with = error.as_ref().map_or_else(String::new, |error| format!(" with {error}"));
     Words {
-        title: format!("{who} fails to open {path}{numbers}"),
+        title: title(&format!("{who} fails to open {path}"), [error, rate("failed_per_second")]),
         cause: format!("It retries at once when the open fails{with}, without waiting or giving up."),
         impact: "It wastes CPU time and contends for the locks of the directory. What it needs the file for does not happen."
             .into(),
@@ -176,6 +172,7 @@ mod tests {
             failed,
             errors: vec![ErrnoCount::new(errno::ENOENT, failed)],
             last_failed_path: "/etc/agent's.conf".into(),
+            last_errno: errno::ENOENT,
             last_error: "ENOENT".into(),
             same_path: repeated,
             repeated,

@@ -1,9 +1,74 @@
 use serde::{Deserialize, Serialize};
 
+use crate::vocabulary::vocabulary;
 use crate::{ErrnoCount, Histogram, Series};
+
+vocabulary! {
+    /// What a request to a block device does.
+    RequestKind {
+        /// Reads.
+        Read = "read",
+        /// Writes.
+        Write = "write",
+        /// Has the device put on its medium what it has in its cache.
+        Flush = "flush",
+        /// Tells the device that sectors are no longer needed.
+        Discard = "discard",
+        ..
+        /// Anything else, such as a command that is passed through.
+        Other = "other"
+    }
+}
+
+vocabulary! {
+    /// What an I/O limit of a cgroup limits.
+    IoLimitKind {
+        /// Bytes read a second.
+        ReadBytes = "read_bytes",
+        /// Bytes written a second.
+        WriteBytes = "write_bytes",
+        /// Read requests a second.
+        ReadRequests = "read_requests",
+        /// Write requests a second.
+        WriteRequests = "write_requests",
+        ..
+        /// Anything else.
+        Other = "other"
+    }
+}
+
+impl IoLimitKind {
+    /// Its name in the kernel's `io.max`, such as `rbps`.
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::ReadBytes => "rbps",
+            Self::WriteBytes => "wbps",
+            Self::ReadRequests => "riops",
+            Self::WriteRequests => "wiops",
+            Self::Other => "other",
+        }
+    }
+
+    /// The one of that name in `io.max`.
+    pub fn from_key(key: &str) -> Self {
+        Self::ALL.iter().copied().find(|kind| kind.key() == key).unwrap_or_default()
+    }
+
+    /// It limits bytes, not requests.
+    pub const fn is_bytes(self) -> bool {
+        matches!(self, Self::ReadBytes | Self::WriteBytes)
+    }
+
+    /// It limits reads, not writes.
+    pub const fn is_read(self) -> bool {
+        matches!(self, Self::ReadBytes | Self::ReadRequests)
+    }
+}
 
 /// Storage in a window.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct DiskSummary {
     /// Each block device that was used.
     pub devices: Vec<DiskDevice>,
@@ -28,6 +93,8 @@ pub struct DiskSummary {
 
 /// A block device.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct DiskDevice {
     /// `major:minor`
     pub dev: String,
@@ -51,9 +118,11 @@ pub struct DiskDevice {
 
 /// One kind of request on one device.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct DiskOpStat {
-    /// read, write, flush, discard, other
-    pub op: String,
+    /// What the requests do.
+    pub op: RequestKind,
     /// Requests that completed.
     pub count: u64,
     /// Bytes in them.
@@ -70,6 +139,8 @@ pub struct DiskOpStat {
 
 /// What one process submitted to one device.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct DiskSubmitter {
     /// The process.
     pub pid: u32,
@@ -91,13 +162,15 @@ pub struct DiskSubmitter {
 
 /// A request that failed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct DiskFailure {
     /// When: `CLOCK_MONOTONIC`, in nanoseconds.
     pub timestamp_ns: u64,
     /// `major:minor`
     pub dev: String,
-    /// read, write, flush, discard, other
-    pub op: String,
+    /// What it was to do.
+    pub op: RequestKind,
     /// First sector, of 512 bytes.
     pub sector: u64,
     /// Its length.
@@ -116,6 +189,8 @@ pub struct DiskFailure {
 
 /// A mounted file system.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct Filesystem {
     /// Where.
     pub mount: String,
@@ -142,6 +217,8 @@ pub struct Filesystem {
 
 /// A process that has files open for writing on a file system.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct FilesystemWriter {
     /// The process.
     pub pid: u32,
@@ -157,6 +234,8 @@ pub struct FilesystemWriter {
 
 /// A cgroup's own I/O limit.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct CgroupIo {
     /// Its path in the hierarchy that limits I/O.
     pub path: String,
@@ -164,20 +243,38 @@ pub struct CgroupIo {
     pub v2: bool,
     /// `major:minor`
     pub dev: String,
-    /// Its limits, as the kernel words them: `rbps=1048576`, ...
-    pub limits: Vec<String>,
+    /// Its limits.
+    pub limits: Vec<IoLimit>,
     /// Bytes it read in the window.
     pub read_bytes: u64,
     /// Bytes it wrote in the window.
     pub write_bytes: u64,
     /// How much of its tightest limit it used, 0 to 1 and a little over.
     pub limit_used: f64,
-    /// Which limit that is, such as `wbps`.
-    pub tightest: String,
+    /// Which limit that is.
+    pub tightest: IoLimitKind,
     /// Share of the window in which some of its tasks waited for I/O, where the kernel tells.
     pub some_stalled: Option<f64>,
     /// Its processes: those with most I/O. Bounded.
     pub pids: Vec<u32>,
+}
+
+/// One of a cgroup's I/O limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
+pub struct IoLimit {
+    /// What is limited.
+    pub kind: IoLimitKind,
+    /// The most of it a second: bytes or requests.
+    pub per_second: u64,
+}
+
+impl std::fmt::Display for IoLimit {
+    /// As in the kernel's `io.max`: `rbps=1048576`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}={}", self.kind.key(), self.per_second)
+    }
 }
 
 impl DiskSummary {
@@ -206,7 +303,7 @@ impl DiskDevice {
     }
 
     /// One kind of its requests.
-    pub fn op(&self, op: &str) -> Option<&DiskOpStat> {
+    pub fn op(&self, op: RequestKind) -> Option<&DiskOpStat> {
         self.ops.iter().find(|stat| stat.op == op)
     }
 }

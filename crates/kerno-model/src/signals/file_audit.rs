@@ -4,6 +4,8 @@ use crate::ErrnoCount;
 
 /// File opens in a window.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct FileSummary {
     /// Opens, failed ones too.
     pub opens: u64,
@@ -15,6 +17,8 @@ pub struct FileSummary {
 
 /// A process's opens.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct FileProcess {
     /// The process.
     pub pid: u32,
@@ -28,7 +32,9 @@ pub struct FileProcess {
     pub errors: Vec<ErrnoCount>,
     /// The path of its last failed open as the process gave it, lossy and possibly cut; empty when there is none.
     pub last_failed_path: String,
-    /// The error of that.
+    /// The error of that; 0 when there is none.
+    pub last_errno: i32,
+    /// The error's name.
     pub last_error: String,
     /// How many failed in a row on that same path, as far as counted: a retry storm has many.
     pub same_path: u64,

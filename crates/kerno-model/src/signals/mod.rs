@@ -9,11 +9,14 @@ mod syscall_latency;
 mod tcp_monitor;
 
 pub use disk_io::{
-    CgroupIo, DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter, DiskSummary, Filesystem, FilesystemWriter,
+    CgroupIo, DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter, DiskSummary, Filesystem, FilesystemWriter, IoLimit,
+    IoLimitKind, RequestKind,
 };
-pub use fd_track::{FdKind, FdProcess, FdSummary};
+pub use fd_track::{DescriptorKind, FdKind, FdProcess, FdSummary};
 pub use file_audit::{FileProcess, FileSummary};
-pub use oom_track::{CgroupMemory, OomKill, OomSummary, ProcessMemory};
-pub use sched_delay::{BlockedTask, CgroupThrottle, CpuGroup, CpuStat, SchedSummary, SchedWaiter};
+pub use oom_track::{CgroupMemory, KillScope, MemoryHolder, OomKill, OomSummary, ProcessMemory};
+pub use sched_delay::{BlockedTask, CgroupThrottle, CpuGroup, CpuHolder, CpuStat, SchedSummary, SchedWaiter};
 pub use syscall_latency::{SyncStat, SyscallExemplar, SyscallOffender, SyscallStat, SyscallSummary};
-pub use tcp_monitor::{TcpFailure, TcpFailureReason, TcpListener, TcpNamespace, TcpPeer, TcpProcess, TcpSummary};
+pub use tcp_monitor::{
+    ConnectionOwner, TcpFailure, TcpFailureReason, TcpListener, TcpNamespace, TcpPeer, TcpProcess, TcpSummary,
+};

@@ -1,9 +1,25 @@
 use serde::{Deserialize, Serialize};
 
 use crate::Series;
+use crate::vocabulary::vocabulary;
+
+vocabulary! {
+    /// Where memory ran out.
+    KillScope {
+        /// In the whole machine.
+        Global = "global",
+        /// In a cgroup with a limit.
+        Cgroup = "cgroup",
+        ..
+        /// That is not known.
+        Unknown = "unknown"
+    }
+}
 
 /// Memory in a window.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct OomSummary {
     /// Processes that the kernel killed for want of memory, oldest first. Bounded: `kills_total` has all.
     pub kills: Vec<OomKill>,
@@ -34,12 +50,13 @@ pub struct OomSummary {
     /// Cgroups with a limit, those nearest to it first. Bounded.
     pub cgroups: Vec<CgroupMemory>,
     /// Processes whose anonymous memory grew most, and those with most of it. Bounded.
-    #[serde(default)]
     pub processes: Vec<ProcessMemory>,
 }
 
 /// A process's memory.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct ProcessMemory {
     /// The process.
     pub pid: u32,
@@ -55,6 +72,8 @@ pub struct ProcessMemory {
 
 /// A process that was killed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct OomKill {
     /// When: `CLOCK_MONOTONIC`, in nanoseconds.
     pub timestamp_ns: u64,
@@ -66,8 +85,8 @@ pub struct OomKill {
     pub uid: u32,
     /// Path of its cgroup in the hierarchy that limits memory, as far as known.
     pub cgroup: Option<String>,
-    /// "global", "cgroup" or "unknown".
-    pub scope: String,
+    /// Where memory ran out.
+    pub scope: KillScope,
     /// The process that needed memory and got none.
     pub triggered_pid: u32,
     /// Its name.
@@ -82,20 +101,20 @@ pub struct OomKill {
     pub oom_score: i32,
     /// Its adjustment, -1000 to 1000.
     pub oom_score_adj: i16,
-    /// Who had most memory where it ran out, the victim too: (process, name, bytes). Bounded.
-    #[serde(default)]
-    pub largest: Vec<(u32, String, u64)>,
+    /// Who had most memory where it ran out, the victim too. Bounded.
+    pub largest: Vec<MemoryHolder>,
 }
 
 /// A cgroup's memory.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct CgroupMemory {
     /// Its path in the hierarchy that limits memory.
     pub path: String,
     /// v1 or v2.
     pub v2: bool,
     /// Its directory, for commands.
-    #[serde(default)]
     pub directory: String,
     /// What it uses, in bytes, without the page cache and the kernel's own caches that could be dropped.
     pub used_bytes: Series,
@@ -109,8 +128,21 @@ pub struct CgroupMemory {
     pub oom_kills: u64,
     /// Share of the window in which some of its tasks waited for memory.
     pub some_stalled: Option<f64>,
-    /// Its processes with most memory: (process, bytes). Bounded.
-    pub largest: Vec<(u32, u64)>,
+    /// Its processes with most memory. Bounded.
+    pub largest: Vec<MemoryHolder>,
+}
+
+/// A process and the memory that it has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
+pub struct MemoryHolder {
+    /// The process.
+    pub pid: u32,
+    /// Its name.
+    pub comm: String,
+    /// Its memory, in bytes.
+    pub bytes: u64,
 }
 
 impl OomSummary {
@@ -118,8 +150,8 @@ impl OomSummary {
     pub fn pids(&self) -> Vec<u32> {
         let kills = self.kills.iter().flat_map(|kill| [kill.pid, kill.triggered_pid]);
         let processes = self.processes.iter().map(|process| process.pid);
-        let largest = self.kills.iter().flat_map(|kill| kill.largest.iter().map(|process| process.0));
+        let largest = self.kills.iter().flat_map(|kill| kill.largest.iter().map(|process| process.pid));
         let kills = kills.chain(processes).chain(largest);
-        kills.chain(self.cgroups.iter().flat_map(|cgroup| cgroup.largest.iter().map(|process| process.0))).collect()
+        kills.chain(self.cgroups.iter().flat_map(|cgroup| cgroup.largest.iter().map(|process| process.pid))).collect()
     }
 }

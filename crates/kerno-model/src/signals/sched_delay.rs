@@ -4,6 +4,8 @@ use crate::{Histogram, Series};
 
 /// CPUs in a window, and those that waited for them. What each process ran and waited in all is in its `used`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct SchedSummary {
     /// Each CPU.
     pub cpus: Vec<CpuStat>,
@@ -30,6 +32,8 @@ pub struct SchedSummary {
 
 /// A CPU.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct CpuStat {
     /// Its number.
     pub cpu: u32,
@@ -51,6 +55,8 @@ pub struct CpuStat {
 
 /// A process that waited long for a CPU after wake-ups.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct SchedWaiter {
     /// The process.
     pub pid: u32,
@@ -66,13 +72,28 @@ pub struct SchedWaiter {
     pub max_ns: u64,
     /// When the first of the window ended: `CLOCK_MONOTONIC`, in nanoseconds.
     pub first_ns: u64,
-    /// Who held the CPU meanwhile: (process, name, times); process 0 is the idle task. Of each wait the latest that ran there for a
-    /// millisecond or more, or else whoever left the CPU when it ended. Bounded.
-    pub held_by: Vec<(u32, String, u64)>,
+    /// Who held the CPU meanwhile. Of each wait the latest that ran there for a millisecond or more, or else whoever left the CPU when
+    /// it ended. Bounded.
+    pub held_by: Vec<CpuHolder>,
+}
+
+/// A process that others waited for to leave the CPU.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
+pub struct CpuHolder {
+    /// The process; 0 is the idle task.
+    pub pid: u32,
+    /// Its name.
+    pub comm: String,
+    /// How many waits it held up.
+    pub waits: u64,
 }
 
 /// Processes of one name in one cgroup: the workers of a program, the compilers of a build.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct CpuGroup {
     /// Their name.
     pub comm: String,
@@ -94,6 +115,8 @@ pub struct CpuGroup {
 
 /// A cgroup with a quota of CPU time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct CgroupThrottle {
     /// Its path in the hierarchy that limits CPU time.
     pub path: String,
@@ -119,6 +142,8 @@ pub struct CgroupThrottle {
 
 /// A thread asleep uninterruptibly.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct BlockedTask {
     /// The process.
     pub pid: u32,
@@ -141,7 +166,7 @@ pub struct BlockedTask {
 impl SchedSummary {
     /// The processes that it names; some more than once.
     pub fn pids(&self) -> Vec<u32> {
-        let waiters = self.waiters.iter().flat_map(|w| w.held_by.iter().map(|held| held.0).chain([w.pid]));
+        let waiters = self.waiters.iter().flat_map(|w| w.held_by.iter().map(|held| held.pid).chain([w.pid]));
         let throttled = self.throttled.iter().flat_map(|cgroup| cgroup.pids.iter().copied());
         let groups = self.groups.iter().flat_map(|group| group.pids.iter().copied());
         waiters.chain(throttled).chain(groups).chain(self.blocked.iter().map(|task| task.pid)).collect()

@@ -4,6 +4,8 @@ use crate::{ErrnoCount, Histogram};
 
 /// System calls in a window.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct SyscallSummary {
     /// Calls that returned, all together.
     pub calls: u64,
@@ -17,6 +19,8 @@ pub struct SyscallSummary {
 
 /// One system call.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct SyscallStat {
     /// Its name, or `syscall_N`.
     pub name: String,
@@ -36,6 +40,8 @@ pub struct SyscallStat {
 
 /// What one process had of one system call that was slow, or failed abnormally.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct SyscallOffender {
     /// The process.
     pub pid: u32,
@@ -65,6 +71,8 @@ pub struct SyscallOffender {
 
 /// A system call kept as evidence.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct SyscallExemplar {
     /// When it returned: `CLOCK_MONOTONIC`, in nanoseconds.
     pub timestamp_ns: u64,
@@ -78,6 +86,8 @@ pub struct SyscallExemplar {
 
 /// A process's calls to put data on storage.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct SyncStat {
     /// The process.
     pub pid: u32,

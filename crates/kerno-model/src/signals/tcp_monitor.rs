@@ -1,11 +1,14 @@
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::vocabulary::vocabulary;
 use crate::{ErrnoCount, Histogram};
 
 /// TCP in a window, in all network namespaces in use.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct TcpSummary {
     /// Connections that we opened and that were established.
     pub opened: u64,
@@ -29,25 +32,27 @@ pub struct TcpSummary {
     pub rtt_us: Histogram,
 }
 
-/// Why a connection could not be opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TcpFailureReason {
-    /// Nobody listens there (ECONNREFUSED).
-    Refused,
-    /// No answer (ETIMEDOUT).
-    TimedOut,
-    /// The other end broke it off (ECONNRESET).
-    Reset,
-    /// No way there (EHOSTUNREACH, ENETUNREACH).
-    Unreachable,
-    /// Anything else; see the error.
-    #[default]
-    Other,
+vocabulary! {
+    /// Why a connection could not be opened.
+    TcpFailureReason {
+        /// Nobody listens there (ECONNREFUSED).
+        Refused = "refused",
+        /// No answer (ETIMEDOUT).
+        TimedOut = "timed_out",
+        /// The other end broke it off (ECONNRESET).
+        Reset = "reset",
+        /// No way there (EHOSTUNREACH, ENETUNREACH).
+        Unreachable = "unreachable",
+        ..
+        /// Anything else; see the error.
+        Other = "other"
+    }
 }
 
 /// Attempts that failed alike.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct TcpFailure {
     /// Why.
     pub reason: TcpFailureReason,
@@ -73,6 +78,8 @@ pub struct TcpFailure {
 
 /// A network namespace's own counters (`/proc/net/snmp`, `/proc/net/netstat`), over the window.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct TcpNamespace {
     /// Inode number.
     pub inode: u32,
@@ -96,6 +103,8 @@ pub struct TcpNamespace {
 
 /// Traffic with one other end.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct TcpPeer {
     /// The other end.
     pub remote: IpAddr,
@@ -119,14 +128,27 @@ pub struct TcpPeer {
     pub srtt_us: Option<u32>,
     /// The lowest round-trip time that any of its connections has seen.
     pub min_rtt_us: Option<u32>,
-    /// Our processes that own the connections: who opened them, has them open, or listens there. Bounded; (process, connections).
-    pub owners: Vec<(u32, u64)>,
+    /// Our processes that own the connections: who opened them, has them open, or listens there. Bounded.
+    pub owners: Vec<ConnectionOwner>,
     /// When the first retransmission of the window was: `CLOCK_MONOTONIC`, in nanoseconds; 0 when there was none.
     pub first_retransmit_ns: u64,
 }
 
+/// A process that owns connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
+pub struct ConnectionOwner {
+    /// The process.
+    pub pid: u32,
+    /// How many connections.
+    pub connections: u64,
+}
+
 /// Traffic of one of our processes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct TcpProcess {
     /// The process; 0 for what could not be told.
     pub pid: u32,
@@ -142,6 +164,8 @@ pub struct TcpProcess {
 
 /// A listening socket.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
 pub struct TcpListener {
     /// Its address.
     pub local: IpAddr,
@@ -166,8 +190,54 @@ impl TcpSummary {
     /// The processes that it names; some more than once.
     pub fn pids(&self) -> Vec<u32> {
         let failures = self.failures.iter().map(|failure| failure.pid);
-        let owners = self.peers.iter().flat_map(|peer| peer.owners.iter().map(|owner| owner.0));
+        let owners = self.peers.iter().flat_map(|peer| peer.owners.iter().map(|owner| owner.pid));
         let processes = self.processes.iter().map(|process| process.pid);
         failures.chain(owners).chain(processes).chain(self.listeners.iter().map(|listener| listener.pid)).collect()
+    }
+}
+
+/// No address.
+const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
+impl Default for TcpFailure {
+    fn default() -> Self {
+        Self {
+            reason: TcpFailureReason::default(),
+            error: ErrnoCount::default(),
+            remote: NOWHERE,
+            port: 0,
+            pid: 0,
+            comm: String::new(),
+            net_namespace: 0,
+            count: 0,
+            waiting: 0,
+            first_ns: 0,
+        }
+    }
+}
+
+impl Default for TcpPeer {
+    fn default() -> Self {
+        Self {
+            remote: NOWHERE,
+            port: 0,
+            outgoing: false,
+            net_namespace: 0,
+            connections: 0,
+            sent_segments: 0,
+            retransmitted_segments: 0,
+            syn_retransmits: 0,
+            spurious_retransmits: 0,
+            srtt_us: None,
+            min_rtt_us: None,
+            owners: Vec::new(),
+            first_retransmit_ns: 0,
+        }
+    }
+}
+
+impl Default for TcpListener {
+    fn default() -> Self {
+        Self { local: NOWHERE, port: 0, net_namespace: 0, pid: 0, comm: String::new(), drops: 0, queued: 0, backlog: 0 }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use crate::engine::{CgroupDir, Hierarchy, PressureMeter, Tasks, WalkAge};
-use kerno_model::CgroupIo;
+use kerno_model::{CgroupIo, IoLimit, IoLimitKind};
 
 /// The most pairs of a cgroup and a device that are followed.
 const MAX_LIMITED: usize = 256;
@@ -20,13 +20,13 @@ const TOLD_FROM: f64 = 0.5;
 
 const MAX_PIDS: usize = 16;
 
-/// Of one cgroup on one device: rbps, wbps, riops, wiops.
+/// Of one cgroup on one device, in the order of [`KINDS`].
 type PerKind = [u64; 4];
 
-/// As v2's `io.max` calls them.
-const KINDS: [&str; 4] = ["rbps", "wbps", "riops", "wiops"];
+const KINDS: [IoLimitKind; 4] =
+    [IoLimitKind::ReadBytes, IoLimitKind::WriteBytes, IoLimitKind::ReadRequests, IoLimitKind::WriteRequests];
 
-/// v1 has a file for each.
+/// v1 has a file for each of [`KINDS`].
 const V1_FILES: [&str; 4] = [
     "blkio.throttle.read_bps_device",
     "blkio.throttle.write_bps_device",
@@ -119,12 +119,12 @@ impl Limits {
                 dev: limited.dev.clone(),
                 limits: (KINDS.iter().zip(limited.limits))
                     .filter(|(_, limit)| *limit > 0)
-                    .map(|(kind, limit)| format!("{kind}={limit}"))
+                    .map(|(kind, per_second)| IoLimit { kind: *kind, per_second })
                     .collect(),
                 read_bytes: gained[0],
                 write_bytes: gained[1],
                 limit_used,
-                tightest: kind.to_owned(),
+                tightest: kind,
                 some_stalled: stalled.map(|stalled| stalled.0),
                 pids: busiest_processes(&limited.cgroup, tasks),
             });
@@ -146,11 +146,11 @@ fn gained(first: Option<&(f64, PerKind)>, last: Option<&(f64, PerKind)>) -> PerK
 
 /// The limit it used most of, over the best stretch of at least a third of the window: load may begin in the middle of it.
 #[allow(clippy::cast_precision_loss, reason = "rates")]
-fn most_used(limited: &Limited) -> Option<(f64, &'static str)> {
+fn most_used(limited: &Limited) -> Option<(f64, IoLimitKind)> {
     let readings = &limited.readings;
     let window = readings.last()?.0;
     let stretch = (window / 3.0).max(MIN_STRETCH).min(window);
-    let mut most: Option<(f64, &'static str)> = None;
+    let mut most: Option<(f64, IoLimitKind)> = None;
     for (i, first) in readings.iter().enumerate() {
         let Some(last) = readings.iter().skip(i + 1).find(|last| last.0 - first.0 >= stretch) else { break };
         let gained = gained(Some(first), Some(last));
@@ -158,7 +158,7 @@ fn most_used(limited: &Limited) -> Option<(f64, &'static str)> {
         {
             let used = gained as f64 / (last.0 - first.0).max(1e-3) / limit as f64;
             if most.is_none_or(|most| used > most.0) {
-                most = Some((used, kind));
+                most = Some((used, *kind));
             }
         }
     }
@@ -181,7 +181,7 @@ fn read_limits(cgroup: &CgroupDir, v2: bool) -> HashMap<String, PerKind> {
     let mut all: HashMap<String, PerKind> = HashMap::new();
     if v2 {
         for line in cgroup.text("io.max").unwrap_or_default().lines() {
-            if let Some((dev, limits)) = parse_pairs(line, KINDS) {
+            if let Some((dev, limits)) = parse_pairs(line, KINDS.map(IoLimitKind::key)) {
                 all.insert(dev, limits);
             }
         }
@@ -279,7 +279,7 @@ mod tests {
         let limited =
             Limited { cgroup, dev: "8:16".into(), limits: [100, 0, 10, 0], readings: (0..=10).map(reading).collect() };
         let (used, kind) = most_used(&limited).unwrap();
-        assert_eq!(kind, "rbps");
+        assert_eq!(kind, IoLimitKind::ReadBytes);
         assert!((used - 0.98).abs() < 1e-9);
     }
 }

@@ -14,7 +14,7 @@ use crate::event::Comm;
 use crate::probe::{Host, KernelHash, LoadError, MappedBlocks, Object, Plan, SummaryPrograms, meminfo};
 use kerno_model::SummaryLoss;
 use kerno_model::{DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter, DiskSummary};
-use kerno_model::{ErrnoCount, Histogram, Series, Window};
+use kerno_model::{ErrnoCount, Histogram, RequestKind, Series, Window};
 
 /// `HISTOGRAM_BUCKETS`
 const BUCKETS: usize = 976;
@@ -106,9 +106,15 @@ const fn decode_dev(dev: u32) -> Dev {
     (dev >> MINOR_BITS, dev & ((1 << MINOR_BITS) - 1))
 }
 
-fn op_name(op: u32) -> String {
-    let known = [DiskOp::Read, DiskOp::Write, DiskOp::Flush, DiskOp::Discard];
-    known.into_iter().find(|known| *known as u32 == op).map_or("other", DiskOp::name).to_owned()
+/// What the kernel side's number means.
+fn request_kind(op: u32) -> RequestKind {
+    const PAIRS: [(DiskOp, RequestKind); 4] = [
+        (DiskOp::Read, RequestKind::Read),
+        (DiskOp::Write, RequestKind::Write),
+        (DiskOp::Flush, RequestKind::Flush),
+        (DiskOp::Discard, RequestKind::Discard),
+    ];
+    PAIRS.into_iter().find(|(known, _)| *known as u32 == op).map_or(RequestKind::Other, |(_, kind)| kind)
 }
 
 /// What is loaded on this kernel, and onto which hooks.
@@ -280,7 +286,7 @@ impl Sampled {
         for (key, sum) in &now.ops {
             let earlier = before.ops.get(key);
             let mut stat = DiskOpStat {
-                op: op_name(key.op),
+                op: request_kind(key.op),
                 count: 0,
                 bytes: sum.bytes.saturating_sub(earlier.map_or(0, |earlier| earlier.bytes)),
                 errors: describe_errors(*key, now, before),
@@ -297,9 +303,8 @@ impl Sampled {
             let dev = decode_dev(key.dev);
             devices.entry(dev).or_insert_with(|| Devices::unlisted(dev, mounts)).ops.push(stat);
         }
-        let order = ["read", "write", "flush", "discard", "other"];
         for device in devices.values_mut() {
-            device.ops.sort_by_key(|stat| order.iter().position(|op| *op == stat.op));
+            device.ops.sort_by_key(|stat| stat.op);
         }
         devices.into_values().collect()
     }
@@ -357,7 +362,7 @@ fn describe_failures(failures: &HashMap<FailureKey, WireFailure>) -> Vec<DiskFai
             DiskFailure {
                 timestamp_ns: failure.timestamp_ns,
                 dev: number(decode_dev(key.dev)),
-                op: op_name(key.op),
+                op: request_kind(key.op),
                 sector: failure.sector,
                 bytes: failure.nr_bytes.into(),
                 errno: error.errno,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use kerno_model::FdKind;
+use kerno_model::{DescriptorKind, FdKind};
 
 /// The most links that are read of one process: a link costs some microseconds.
 const MAX_LINKS: usize = 4096;
@@ -18,7 +18,7 @@ const MAX_EXAMPLES: usize = 3;
 pub(super) struct Inventory {
     /// The lowest descriptor that was looked at: all below were there before.
     from: u32,
-    kinds: HashMap<String, Vec<Open>>,
+    kinds: HashMap<DescriptorKind, Vec<Open>>,
 }
 
 #[derive(Debug)]
@@ -56,7 +56,7 @@ impl Inventory {
         kinds
     }
 
-    fn describe(&self, pid: u32, kind: String, open: &[Open]) -> FdKind {
+    fn describe(&self, pid: u32, kind: DescriptorKind, open: &[Open]) -> FdKind {
         let before = self.kinds.get(&kind).map_or(&[][..], Vec::as_slice);
         let mut more = HashMap::<&str, i64>::new();
         open.iter().for_each(|open| *more.entry(&open.target).or_default() += 1);
@@ -88,27 +88,27 @@ fn list(pid: u32) -> Option<Vec<u32>> {
     Some(fds)
 }
 
-/// In a word what a link of `/proc/PID/fd` leads to (proc(5)).
-fn kind_of(target: &Path) -> String {
+/// What a link of `/proc/PID/fd` leads to (proc(5)).
+fn kind_of(target: &Path) -> DescriptorKind {
     let text = target.to_string_lossy();
     if text.starts_with("/memfd:") {
-        return "memfd".into();
+        return DescriptorKind::Memfd;
     }
     if text.starts_with("/dev/") && !text.starts_with("/dev/shm/") {
-        return "device".into();
+        return DescriptorKind::Device;
     }
     if text.starts_with('/') {
-        return "file".into();
+        return DescriptorKind::File;
     }
     let (kind, rest) = text.split_once(':').unwrap_or((&text, ""));
     match kind {
         "socket" | "pipe" | "pidfd" => kind.into(),
         "anon_inode" => match rest.trim_matches(['[', ']']) {
-            "eventpoll" => "epoll".into(),
+            "eventpoll" => DescriptorKind::Epoll,
             // Names with an object's own number or command in them.
             name => name.split([':', ' ']).next().unwrap_or(name).into(),
         },
-        _ => "namespace".into(),
+        _ => DescriptorKind::Namespace,
     }
 }
 
@@ -174,7 +174,7 @@ mod tests {
             ("/var/log/syslog", "file"),
             ("net:[4026531840]", "namespace"),
         ] {
-            assert_eq!(kind_of(Path::new(target)), kind, "{target}");
+            assert_eq!(kind_of(Path::new(target)).name(), kind, "{target}");
         }
     }
 

@@ -200,6 +200,10 @@ fn process(pid: u32, now: &Opener, before: Option<&Opener>, window_ns: u64) -> F
     errors.sort_by_key(|error| (Reverse(error.count), error.errno));
     let failed = since(|opener| opener.failed);
     let current = failed > 0 && now.window_ns == window_ns;
+    let last = match i32::try_from(now.last_error) {
+        Ok(errno @ 1..) if failed > 0 => ErrnoCount::new(errno, 0),
+        _ => ErrnoCount::default(),
+    };
     let path = now.path.split(|byte| *byte == 0).next().unwrap_or(&[]);
     FileProcess {
         pid,
@@ -208,10 +212,8 @@ fn process(pid: u32, now: &Opener, before: Option<&Opener>, window_ns: u64) -> F
         failed,
         errors,
         last_failed_path: if failed > 0 { String::from_utf8_lossy(path).into_owned() } else { String::new() },
-        last_error: match i32::try_from(now.last_error) {
-            Ok(errno @ 1..) if failed > 0 => ErrnoCount::new(errno, 0).name,
-            _ => String::new(),
-        },
+        last_errno: last.errno,
+        last_error: last.name,
         same_path: if current { now.same_path } else { 0 },
         repeated: since(|opener| opener.repeated),
         first_failed_ns: if current { now.first_failed_ns } else { 0 },

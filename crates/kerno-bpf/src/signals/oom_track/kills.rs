@@ -2,9 +2,9 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, TryFromBytes as _};
 
-use super::OomEvent;
+use super::{OomEvent, OomScope};
 use crate::probe::{KernelHash, LoadError, MappedBlocks, SummaryPrograms};
-use kerno_model::OomKill;
+use kerno_model::{KillScope, MemoryHolder, OomKill};
 
 /// `MAX_LEVELS`, `MAX_NAME` in oom_track_summary.bpf.c
 const LEVELS: usize = 6;
@@ -90,7 +90,7 @@ impl Kill {
         Some(Self { event, cgroup_id: wire.memory_cgroup_id, path })
     }
 
-    pub(super) fn describe(&self, cgroup: Option<String>, largest: Vec<(u32, String, u64)>) -> OomKill {
+    pub(super) fn describe(&self, cgroup: Option<String>, largest: Vec<MemoryHolder>) -> OomKill {
         let event = &self.event;
         let bytes = |pages: u64| pages.saturating_mul(rustix::param::page_size() as u64);
         OomKill {
@@ -99,7 +99,11 @@ impl Kill {
             comm: event.comm().into_owned(),
             uid: event.uid,
             cgroup,
-            scope: event.scope.name().to_owned(),
+            scope: match event.scope {
+                OomScope::Unknown => KillScope::Unknown,
+                OomScope::Global => KillScope::Global,
+                OomScope::Cgroup => KillScope::Cgroup,
+            },
             triggered_pid: event.triggered_pid,
             triggered_comm: event.triggered_comm().into_owned(),
             rss_bytes: event.rss_bytes(),

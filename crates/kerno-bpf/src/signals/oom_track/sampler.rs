@@ -10,7 +10,7 @@ use crate::probe::{Host, LoadError, Object, Options, Plan, Signal as _, SummaryP
 use kerno_model::SummaryLoss;
 use kerno_model::Window;
 use kerno_model::amount::bytes;
-use kerno_model::{OomKill, OomSummary, ProcessMemory};
+use kerno_model::{MemoryHolder, OomKill, OomSummary, ProcessMemory};
 
 /// The most kills of a window that are told of one by one.
 const MAX_KILLS: usize = 64;
@@ -92,10 +92,11 @@ impl Sampled {
             _ => "/".to_owned(),
         };
         let mut largest = largest(tasks, self.limits.as_ref(), &inside);
-        let victim = (kill.event.pid, kill.event.comm().into_owned(), kill.event.rss_bytes());
-        largest.retain(|process| process.0 != victim.0);
+        let victim =
+            MemoryHolder { pid: kill.event.pid, comm: kill.event.comm().into_owned(), bytes: kill.event.rss_bytes() };
+        largest.retain(|process| process.pid != victim.pid);
         largest.push(victim);
-        largest.sort_by_key(|process| std::cmp::Reverse(process.2));
+        largest.sort_by_key(|process| std::cmp::Reverse(process.bytes));
         largest.truncate(LARGEST);
         kill.describe(path, largest)
     }
@@ -132,9 +133,9 @@ impl Sampled {
     }
 }
 
-/// The processes with most memory in a cgroup: (process, name, bytes).
+/// The processes with most memory in a cgroup.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bytes")]
-fn largest(tasks: &Tasks, limits: Option<&Limits>, inside: &str) -> Vec<(u32, String, u64)> {
+fn largest(tasks: &Tasks, limits: Option<&Limits>, inside: &str) -> Vec<MemoryHolder> {
     let within = |process: &&ProcessAccount| {
         let path = limits.and_then(|limits| limits.known_path(process.row.memory_cgroup_id)).unwrap_or("/");
         is_in(path, inside)
@@ -143,7 +144,9 @@ fn largest(tasks: &Tasks, limits: Option<&Limits>, inside: &str) -> Vec<(u32, St
     let mut found: Vec<_> = tasks.processes().filter(within).filter(|process| size(process) > 0).collect();
     found.sort_by_key(|process| std::cmp::Reverse(size(process)));
     let name = |process: &ProcessAccount| process.row.comm.to_str_lossy().into_owned();
-    found.into_iter().take(LARGEST).map(|process| (process.row.pid, name(process), size(process))).collect()
+    let holder =
+        |process: &ProcessAccount| MemoryHolder { pid: process.row.pid, comm: name(process), bytes: size(process) };
+    found.into_iter().take(LARGEST).map(holder).collect()
 }
 
 fn growth(process: &ProcessAccount) -> f64 {
@@ -186,8 +189,8 @@ impl Sampler for Sampled {
         }
         for cgroup in &mut self.summary.cgroups {
             let mut processes = largest(tick.tasks, self.limits.as_ref(), &cgroup.path);
-            processes.retain(|process| tick.tasks.process(process.0).is_some_and(|account| account.alive));
-            cgroup.largest = processes.into_iter().map(|(pid, _, bytes)| (pid, bytes)).collect();
+            processes.retain(|process| tick.tasks.process(process.pid).is_some_and(|account| account.alive));
+            cgroup.largest = processes;
         }
         self.summary.processes = self.processes(tick.tasks);
         let faults = Faults::now();

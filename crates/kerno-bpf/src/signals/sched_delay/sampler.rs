@@ -10,7 +10,7 @@ use crate::engine::{PressureMeter, ProcFile, Sampler, Tasks, Tick};
 use crate::event::Comm;
 use crate::probe::{Hook, Host, KernelHash, LoadError, MappedBlocks, Object, Plan, SummaryPrograms, VolatileBlock};
 use kerno_model::SummaryLoss;
-use kerno_model::{CpuStat, SchedSummary, SchedWaiter};
+use kerno_model::{CpuHolder, CpuStat, SchedSummary, SchedWaiter};
 use kerno_model::{Histogram, Missing, Series, Window};
 
 /// A wait after a wake-up of this length is a long one: a machine that is merely busy has few.
@@ -153,17 +153,17 @@ impl Sampled {
         let holders = self.holders.read().unwrap_or_default();
         self.waiters.remove(waiters.keys().copied());
         self.holders.remove(holders.keys().copied());
-        let mut held_by: HashMap<u32, Vec<(u32, String, u64)>> = HashMap::new();
+        let mut held_by: HashMap<u32, Vec<CpuHolder>> = HashMap::new();
         for (key, holder) in holders {
-            let name = if key.holder == 0 { "idle".to_owned() } else { name(tasks, key.holder, holder.comm) };
-            held_by.entry(key.waiter).or_default().push((key.holder, name, holder.count));
+            let comm = if key.holder == 0 { "idle".to_owned() } else { name(tasks, key.holder, holder.comm) };
+            held_by.entry(key.waiter).or_default().push(CpuHolder { pid: key.holder, comm, waits: holder.count });
         }
         let mut waiters: Vec<_> = waiters.into_iter().collect();
         waiters.sort_unstable_by_key(|(pid, waiter)| (std::cmp::Reverse(waiter.total_ns), *pid));
         waiters.truncate(MAX_WAITERS);
         let named = waiters.into_iter().map(|(pid, waiter)| {
             let mut held_by = held_by.remove(&pid).unwrap_or_default();
-            held_by.sort_unstable_by_key(|(holder, _, count)| (std::cmp::Reverse(*count), *holder));
+            held_by.sort_unstable_by_key(|holder| (std::cmp::Reverse(holder.waits), holder.pid));
             held_by.truncate(MAX_HOLDERS);
             SchedWaiter {
                 pid,

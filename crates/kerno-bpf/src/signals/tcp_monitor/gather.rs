@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::sockets::Sockets;
 use super::wire::{FailureKey, FailureValue, INCOMING, LISTEN, OUTGOING, PeerKey, PeerValue, Row, SYN_SENT};
 use crate::engine::FastMap;
-use kerno_model::{ErrnoCount, Histogram};
+use kerno_model::{ConnectionOwner, ErrnoCount, Histogram};
 use kerno_model::{TcpFailure, TcpFailureReason, TcpListener, TcpPeer, TcpProcess, TcpSummary};
 
 /// How many of each list are kept.
@@ -292,7 +292,7 @@ impl Peer {
             spurious_retransmits: self.spurious,
             srtt_us,
             min_rtt_us: self.min_rtt_us,
-            owners,
+            owners: (owners.into_iter()).map(|(pid, connections)| ConnectionOwner { pid, connections }).collect(),
             first_retransmit_ns: kernel.first_retransmit_ns,
         }
     }
@@ -401,6 +401,10 @@ mod tests {
         Services { listening: FastMap::default() }.key(&row(0, remote, 0, |_| {}))
     }
 
+    fn owners(peer: &TcpPeer) -> Vec<(u32, u64)> {
+        peer.owners.iter().map(|owner| (owner.pid, owner.connections)).collect()
+    }
+
     fn gathered(before: Sockets, now: Sockets, peers: HashMap<PeerKey, PeerValue>) -> TcpSummary {
         let queue = row(9, 0, 0, |r| (r.state, r.queued) = (LISTEN, 4));
         let (failures, queues) = (HashMap::new(), FastMap::from_iter([(9, queue)]));
@@ -419,7 +423,7 @@ mod tests {
         let summary = gathered(before, now, HashMap::from([(key(1), ended)]));
         let [peer] = &summary.peers[..] else { panic!("{summary:?}") };
         assert_eq!((peer.connections, peer.sent_segments), (6, 100 + 9 + 30 + 27));
-        assert_eq!(peer.owners, [(300, 2), (100, 1), (200, 1)]);
+        assert_eq!(owners(peer), [(300, 2), (100, 1), (200, 1)]);
         assert!(peer.outgoing && peer.port == 80 && peer.remote.to_string() == "10.0.0.1");
         let of = |pid| summary.processes.iter().find(|process| process.pid == pid).unwrap().sent_segments;
         assert_eq!((of(100), of(300), of(0)), (100, 27, 39));
@@ -435,7 +439,7 @@ mod tests {
         let unclear = row(6, 1, 8, |r| (r.direction, r.local_port, r.remote_port) = (0, 443, 80));
         let summary = gathered(table([earlier]), table([listener, theirs, unclear]), HashMap::new());
         let [peer] = &summary.peers[..] else { panic!("{summary:?}") };
-        assert_eq!((peer.outgoing, peer.port, &peer.owners[..]), (false, 443, &[(900, 2)][..]));
+        assert_eq!((peer.outgoing, peer.port, owners(peer)), (false, 443, vec![(900, 2)]));
         let [listener] = &summary.listeners[..] else { panic!("{summary:?}") };
         assert_eq!((listener.drops, listener.queued, listener.backlog, listener.pid), (10, 4, 128, 900));
     }

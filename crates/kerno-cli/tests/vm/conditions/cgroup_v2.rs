@@ -96,7 +96,7 @@ fn killed_is_attributed() {
     let signals = observer.finish().unwrap();
     let summary = signals.oom_track.as_ref().unwrap();
     let kill = summary.kills.iter().find(|kill| kill.pid == child.pid).expect("the kill is told of");
-    assert_eq!(kill.scope, "cgroup");
+    assert_eq!(kill.scope, kerno::model::KillScope::Cgroup);
     assert!(kill.cgroup.as_ref().is_some_and(|path| path.ends_with(name_of(&group))), "{kill:?}");
     let cgroup = summary.cgroups.iter().find(|cgroup| cgroup.path.ends_with(name_of(&group)));
     assert_eq!(cgroup.map(|cgroup| cgroup.limit_bytes), Some(LIMIT), "{:?}", summary.cgroups);

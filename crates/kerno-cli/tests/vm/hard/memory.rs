@@ -2,6 +2,7 @@
 
 use std::os::unix::process::CommandExt as _;
 
+use kerno::model::KillScope;
 use kerno::{OomScope, OomTrackLoader, Options};
 
 use super::findings;
@@ -35,7 +36,10 @@ fn a_kill_for_the_whole_machine_is_told_as_one() {
         assert!(event.rss_bytes() > total_bytes / 3 && event.rss_bytes() < total_bytes, "{event}");
         let signals = observer.finish().unwrap();
         let kills = &signals.oom_track.as_ref().unwrap().kills;
-        assert_eq!(kills.iter().map(|kill| (kill.pid, &*kill.scope)).collect::<Vec<_>>(), [(child.pid, "global")]);
+        assert_eq!(
+            kills.iter().map(|kill| (kill.pid, kill.scope)).collect::<Vec<_>>(),
+            [(child.pid, KillScope::Global)]
+        );
         let findings = findings(&signals);
         let finding = findings.iter().find(|finding| finding.id == "oom_kill").expect("it is found");
         assert!(finding.title.contains("kerno-glutton"), "{}", finding.title);

@@ -7,6 +7,7 @@ use kerno_model::{
 
 use super::{MAX_FINDINGS, by_process, exemplars, float, since, who};
 use crate::knowledge::normal;
+use crate::title::title;
 use crate::{Words, rule, suffers};
 
 rule! {
@@ -221,8 +222,7 @@ fn fixes(finding: Finding, pid: u32, name: &str, errno: i32) -> Finding {
 fn words(finding: &Finding) -> Words {
     let (call, error) = (finding.calls().next(), finding.errnos().next());
     let name = error.map_or_else(String::new, |error| format!(" with {}", ErrnoCount::new(error, 0).name));
-    let rate = finding.number("failed_per_second");
-    let rate = rate.map_or_else(String::new, |rate| format!(": {}", quantity(rate, Unit::PerSecond)));
+    let rate = finding.number("failed_per_second").map(|rate| quantity(rate, Unit::PerSecond));
     let impact = match error {
         Some(errno::ENOSPC | errno::EDQUOT | errno::EIO | errno::EROFS) => {
             "Data that it wants to store is lost, or its work stops."
@@ -231,7 +231,7 @@ fn words(finding: &Finding) -> Words {
         _ => "What it attempts does not happen, and the attempts cost CPU time.",
     };
     Words {
-        title: format!("{} fails in {}{name}{rate}", who(finding), call.unwrap_or("system calls")),
+        title: title(&format!("{} fails in {}{name}", who(finding), call.unwrap_or("system calls")), [rate]),
         cause: cause(call, error).into(),
         impact: impact.into(),
         ..Words::default()

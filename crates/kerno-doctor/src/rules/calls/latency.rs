@@ -5,6 +5,7 @@ use kerno_model::{Effect, Fact, Finding, Severity, Subject, SyscallOffender, Sys
 
 use super::{MAX_FINDINGS, by_process, exemplars, float, millis, since, who};
 use crate::knowledge::normal;
+use crate::title::title;
 use crate::{Words, rule, suffers};
 
 rule! {
@@ -141,10 +142,8 @@ fn moves_much(window: &Window, pid: u32) -> bool {
 
 fn words(finding: &Finding) -> Words {
     let call = finding.calls().next();
-    let rate =
-        finding.number("slow_per_second").map_or_else(String::new, |rate| format!(": {} slow calls/s", number(rate)));
-    let mean = finding.number("mean").filter(|_| !rate.is_empty());
-    let mean = mean.map_or_else(String::new, |ms| format!(", {} on average", in_words(ms)));
+    let rate = finding.number("slow_per_second").map(|rate| format!("{} slow calls/s", number(rate)));
+    let mean = finding.number("mean").map(|ms| format!("{} on average", in_words(ms)));
     let cause = match call {
         None => "Its calls wait for a device, a file system or a lock in the kernel.".to_owned(),
         Some(call) if normal::syncs(call) => format!(
@@ -158,7 +157,7 @@ fn words(finding: &Finding) -> Words {
         }
     };
     Words {
-        title: format!("{} stalls in {}{rate}{mean}", who(finding), call.unwrap_or("system calls")),
+        title: title(&format!("{} stalls in {}", who(finding), call.unwrap_or("system calls")), [rate, mean]),
         cause,
         impact: "The threads that make these calls do nothing else meanwhile.".into(),
         ..Words::default()

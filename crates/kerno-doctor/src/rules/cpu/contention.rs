@@ -88,8 +88,8 @@ fn judge(window: &Window, rule: &SchedulerContention) -> Vec<Finding> {
     }
     // Those that waited for the culprit come first.
     let behind = |victim: &SchedWaiter| -> u64 {
-        let held = victim.held_by.iter().filter(|(pid, comm, _)| *pid != 0 && belongs(culprit, *pid, comm));
-        held.map(|(_, _, count)| count).sum()
+        let held = victim.held_by.iter().filter(|held| held.pid != 0 && belongs(culprit, held.pid, &held.comm));
+        held.map(|held| held.waits).sum()
     };
     victims.sort_by_key(|victim| (behind(victim) == 0, Reverse(victim.slow_total_ns)));
     vec![finding(window, rule, sched, &crowd, oversubscribed, culprit, &victims)]
@@ -137,7 +137,7 @@ fn is_victim(window: &Window, rule: &SchedulerContention, waiter: &SchedWaiter) 
         return false;
     }
     // The CPU was idle: the machine was slow to wake up.
-    let idle: u64 = waiter.held_by.iter().filter(|(pid, _, _)| *pid == 0).map(|(_, _, count)| count).sum();
+    let idle: u64 = waiter.held_by.iter().filter(|held| held.pid == 0).map(|held| held.waits).sum();
     if idle * 2 > waiter.slow {
         return false;
     }
@@ -201,7 +201,7 @@ fn culprit<'a>(
             .iter()
             .filter(|victim| !belongs(group, victim.pid, &victim.comm))
             .flat_map(|victim| &victim.held_by);
-        holders.filter(|(pid, comm, _)| *pid != 0 && belongs(group, *pid, comm)).map(|(_, _, count)| count).sum()
+        holders.filter(|held| held.pid != 0 && belongs(group, held.pid, &held.comm)).map(|held| held.waits).sum()
     };
     let scored = running().map(|group| (u128::from(held(group)) * u128::from(group.run_ns), group));
     scored.filter(|(score, _)| *score > 0).max_by_key(|(score, _)| *score).map(|(_, group)| group)

@@ -90,11 +90,11 @@ fn leak(window: &Window, rule: &FdLeak, process: &FdProcess, growth: &Growth) ->
         finding = finding.fact(Fact::AtLimit(Limit::Descriptors));
     }
     for kind in process.kinds.iter().filter(|kind| kind.growth > 0).take(MAX_KINDS) {
-        finding = finding.measured_of("new_of_kind", plural(&kind.kind), kind.growth as f64, Unit::Count, None);
+        finding = finding.measured_of("new_of_kind", plural(kind.kind.name()), kind.growth as f64, Unit::Count, None);
     }
     let leaked = process.kinds.first().filter(|kind| kind.growth > 0);
     if let Some(kind) = leaked {
-        finding = finding.detail("kind", kind.kind.as_str()).detail("duplicated", kind.duplicated >= MOSTLY);
+        finding = finding.detail("kind", kind.kind.name()).detail("duplicated", kind.duplicated >= MOSTLY);
         if let Some(example) = kind.examples.first() {
             finding = finding.detail("example", example.as_str());
         }
@@ -105,7 +105,7 @@ fn leak(window: &Window, rule: &FdLeak, process: &FdProcess, growth: &Growth) ->
     // A longer look and a straighter line say more.
     let all_of_one_kind = leaked.is_some_and(|kind| kind.growth as f64 >= 0.3 * growth.net);
     finding.confidence = (0.6 + 0.25 * growth.fit + if all_of_one_kind { 0.1 } else { 0.0 }).min(0.95);
-    advise(finding, process, leaked.map(|kind| kind.kind.as_str()))
+    advise(finding, process, leaked.map(|kind| kind.kind.name()))
 }
 
 fn advise(finding: Finding, process: &FdProcess, kind: Option<&str>) -> Finding {

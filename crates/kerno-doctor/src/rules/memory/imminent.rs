@@ -100,8 +100,8 @@ fn of_cgroup(window: &Window, rule: &OomImminent, cgroup: &CgroupMemory) -> Opti
     if let Some(stalled) = cgroup.some_stalled {
         finding = finding.measured("stalled", stalled, Unit::Ratio, Some(rule.stalled));
     }
-    let others = cgroup.largest.iter().filter(|(pid, _)| Some(*pid) != finding.pid());
-    finding.victims = others.map(|(pid, _)| Subject::process(window, *pid, "")).collect();
+    let others = cgroup.largest.iter().filter(|holder| Some(holder.pid) != finding.pid());
+    finding.victims = others.map(|holder| Subject::process(window, holder.pid, "")).collect();
     finding.excess = used / (rule.full * limit);
     finding.confidence = 0.85;
     if let Some(growth) = growth {

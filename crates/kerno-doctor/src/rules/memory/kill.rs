@@ -1,7 +1,7 @@
 use kerno_model::amount::{bytes, number};
 use kerno_model::{
-    CgroupMemory, Entity, Exemplar, Fact, Finding, Limit, OomKill, OomSummary, Safety, Scope, Severity, Subject, Unit,
-    Window,
+    CgroupMemory, Entity, Exemplar, Fact, Finding, KillScope, Limit, MemoryHolder, OomKill, OomSummary, Safety, Scope,
+    Severity, Subject, Unit, Window,
 };
 
 use super::{CGROUP, MACHINE, advise_cgroup, advise_machine, is_in, place, user};
@@ -37,7 +37,7 @@ fn judge(window: &Window, rule: &OomKilled) -> Vec<Finding> {
     let Some(part) = &window.oom_track else { return Vec::new() };
     let mut groups: Vec<(Option<String>, Vec<&OomKill>)> = Vec::new();
     for kill in &part.kills {
-        let place = (kill.scope == "cgroup").then(|| {
+        let place = (kill.scope == KillScope::Cgroup).then(|| {
             let path = kill.cgroup.as_deref().unwrap_or("/");
             limited_by(part, path).map_or_else(|| path.to_owned(), |cgroup| cgroup.path.clone())
         });
@@ -76,10 +76,10 @@ fn describe(
     let first = kills.first()?;
     let limited = place.and_then(|path| part.cgroups.iter().find(|cgroup| cgroup.path == path));
     // The victim alone is named where nothing is known of the others.
-    let alone = (first.pid, first.comm.clone(), first.rss_bytes);
+    let alone = MemoryHolder { pid: first.pid, comm: first.comm.clone(), bytes: first.rss_bytes };
     let largest =
-        kills.iter().filter_map(|kill| kill.largest.first()).max_by_key(|process| process.2).unwrap_or(&alone);
-    let (pid, comm, size) = largest;
+        kills.iter().filter_map(|kill| kill.largest.first()).max_by_key(|process| process.bytes).unwrap_or(&alone);
+    let MemoryHolder { pid, comm, bytes: size } = largest;
     let itself = kills.iter().any(|kill| kill.pid == *pid);
     let name = |pid: u32, comm: &str| Subject::process(window, pid, comm).label().unwrap_or_default();
 
@@ -98,7 +98,9 @@ fn describe(
         Some(path) => {
             finding.fact(Fact::Scope(Scope::Cgroup(path.to_owned()))).fact(Fact::AtLimit(Limit::CgroupMemory))
         }
-        None if first.scope == "global" => finding.fact(Fact::Scope(Scope::Machine)).fact(Fact::AtLimit(Limit::Memory)),
+        None if first.scope == KillScope::Global => {
+            finding.fact(Fact::Scope(Scope::Machine)).fact(Fact::AtLimit(Limit::Memory))
+        }
         None => finding,
     };
     if let Some(available) = part.available_bytes.last() {
@@ -219,9 +221,12 @@ mod tests {
             pid,
             comm: "victim".into(),
             cgroup: path.map(str::to_owned),
-            scope: if path.is_some() { "cgroup" } else { "global" }.into(),
+            scope: if path.is_some() { KillScope::Cgroup } else { KillScope::Global },
             rss_bytes: 20 << 20,
-            largest: largest.iter().map(|(pid, comm, bytes)| (*pid, (*comm).to_owned(), *bytes)).collect(),
+            largest: largest
+                .iter()
+                .map(|(pid, comm, bytes)| MemoryHolder { pid: *pid, comm: (*comm).to_owned(), bytes: *bytes })
+                .collect(),
             ..OomKill::default()
         }
     }
@@ -269,7 +274,7 @@ mod tests {
 
     #[test]
     fn the_machine_and_cgroups_are_told_apart() {
-        let unknown = OomKill { scope: "unknown".into(), ..kill(12, None, &[]) };
+        let unknown = OomKill { scope: KillScope::Unknown, ..kill(12, None, &[]) };
         let findings = found(vec![
             kill(7, Some("/app"), &[(7, "victim", 1)]),
             kill(8, None, &[(9, "hog", 2)]),
@@ -319,7 +324,7 @@ mod tests {
 
     #[test]
     fn words_are_of_the_finding_alone() {
-        let unknown = OomKill { scope: "unknown".into(), ..kill(12, None, &[]) };
+        let unknown = OomKill { scope: KillScope::Unknown, ..kill(12, None, &[]) };
         let kills = vec![
             kill(7, Some("/app"), &[(8, "hog", 200 << 20)]),
             kill(8, None, &[(9, "hog", 2)]),

@@ -9,6 +9,7 @@ use kerno_model::{
 };
 
 use super::{Namespace, process, since, ss_address, who, worst};
+use crate::title::title;
 use crate::{Words, rule, suffers};
 
 rule! {
@@ -168,16 +169,6 @@ fn tried_both(tcp: &TcpSummary, group: &Group<'_>) -> bool {
     address.is_loopback() && 2 * connections(tcp, group.net_namespace, other) >= group.count
 }
 
-const fn variant(reason: TcpFailureReason) -> &'static str {
-    match reason {
-        TcpFailureReason::Refused => "refused",
-        TcpFailureReason::TimedOut => "timed_out",
-        TcpFailureReason::Reset => "reset",
-        TcpFailureReason::Unreachable => "unreachable",
-        TcpFailureReason::Other => "other",
-    }
-}
-
 /// The errors that the attempts ended with, or will end with: the most frequent first.
 fn errnos(reason: TcpFailureReason, groups: &[&Group<'_>]) -> Vec<i32> {
     match reason {
@@ -185,7 +176,7 @@ fn errnos(reason: TcpFailureReason, groups: &[&Group<'_>]) -> Vec<i32> {
         // One that was given up, or still waits, has no error.
         TcpFailureReason::TimedOut => vec![errno::ETIMEDOUT],
         TcpFailureReason::Reset => vec![errno::ECONNRESET],
-        TcpFailureReason::Unreachable | TcpFailureReason::Other => {
+        _ => {
             let mut counts: BTreeMap<i32, u64> = BTreeMap::new();
             for failure in groups.iter().flat_map(|group| &group.failures) {
                 *counts.entry(failure.error.errno).or_default() += failure.count;
@@ -215,7 +206,7 @@ fn found(window: &Window, rule: &ConnectFailures, severity: Severity, groups: &[
     let minimum = if timed_out { rule.min_timeouts } else { rule.min_refused };
     let per_second = count as f64 / window.seconds();
     let mut finding = ConnectFailures::finding(severity)
-        .variant(variant(reason))
+        .variant(reason.name())
         .fact(Fact::Call("connect".into()))
         .detail("succeeded", (succeeded as f64, Unit::Count))
         .measured("attempts", count as f64, Unit::Count, Some(minimum))
@@ -291,7 +282,7 @@ fn several(window: &Window, tcp: &TcpSummary, rule: &ConnectFailures, pid: u32, 
     let reason = groups.first().map_or(TcpFailureReason::Other, |group| group.reason);
     let succeeded = groups.iter().map(|group| group.succeeded).sum();
     // Connections of its own to others: it reaches as many as it does not.
-    let own = |peer: &&TcpPeer| peer.outgoing && peer.owners.iter().any(|owner| owner.0 == pid);
+    let own = |peer: &&TcpPeer| peer.outgoing && peer.owners.iter().any(|owner| owner.pid == pid);
     let others = tcp.peers.iter().filter(own).count();
     let severity =
         if others >= groups.len() { Severity::Info } else { severity(count, succeeded, window.seconds(), reason) };
@@ -317,7 +308,7 @@ fn words(finding: &Finding) -> Words {
         (None, None) => "a service".to_owned(),
     };
     let counted = |n: f64, what: &str| format!("{} {what}{}", number(n), if n > 1.0 { "s" } else { "" });
-    let attempts = finding.number("attempts").map_or_else(String::new, |n| format!(", {}", counted(n, "attempt")));
+    let attempts = finding.number("attempts").map(|n| counted(n, "attempt"));
     let many =
         "With so many services at once, the fault is likely near this machine's network. Or the process scans ports.";
     let cause = cause(finding);
@@ -328,7 +319,7 @@ fn words(finding: &Finding) -> Words {
         (Some(_), None) => "It gets no connection to any of them.".to_owned(),
     };
     Words {
-        title: format!("{} cannot connect to {to}: {}{attempts}", who(finding), error(finding)),
+        title: title(&format!("{} cannot connect to {to}", who(finding)), [Some(error(finding)), attempts]),
         cause: if services.is_some() { format!("{cause} {many}") } else { cause },
         impact,
         ..Words::default()
@@ -386,7 +377,7 @@ fn cause(finding: &Finding) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{began, judge, peer, title};
+    use super::super::testing::{began, judge, peer, title_of};
     use super::*;
     use kerno_model::ErrnoCount;
 
@@ -396,7 +387,7 @@ mod tests {
             TcpFailureReason::TimedOut => errno::ETIMEDOUT,
             TcpFailureReason::Reset => errno::ECONNRESET,
             TcpFailureReason::Unreachable => errno::EHOSTUNREACH,
-            TcpFailureReason::Other => errno::EADDRNOTAVAIL,
+            _ => errno::EADDRNOTAVAIL,
         };
         TcpFailure {
             reason,
@@ -421,7 +412,7 @@ mod tests {
         use TcpFailureReason::Refused;
         let findings = found(vec![failure(Refused, "127.0.0.1", 60)], vec![]);
         assert_eq!(
-            title(&findings[0]),
+            title_of(&findings[0]),
             "client (815) cannot connect to 127.0.0.1:5432: connection refused, 60 attempts"
         );
         assert_eq!((findings[0].severity, began(&findings[0])), (Severity::Critical, Some(3.0)));
@@ -456,7 +447,7 @@ mod tests {
         };
         assert!(waiting(1, 9_500_000_000).is_empty(), "one SYN may get lost");
         let findings = waiting(1, 6_000_000_000);
-        assert_eq!(title(&findings[0]), "client (815) cannot connect to 10.0.0.9:5432: no answer, 1 attempt");
+        assert_eq!(title_of(&findings[0]), "client (815) cannot connect to 10.0.0.9:5432: no answer, 1 attempt");
         assert!(findings[0].fixes.iter().any(|fix| fix.command == "ss -tnp state syn-sent dst 10.0.0.9"));
         assert_eq!(waiting(3, 9_500_000_000)[0].severity, Severity::Critical);
     }
@@ -466,7 +457,7 @@ mod tests {
         let failures = (1..=6).map(|i| failure(TcpFailureReason::Unreachable, &format!("10.0.0.{i}"), 10)).collect();
         let findings = found(failures, vec![]);
         let [finding] = &findings[..] else { panic!("{findings:#?}") };
-        assert_eq!(title(finding), "client (815) cannot connect to 6 services: no route to host, 60 attempts");
+        assert_eq!(title_of(finding), "client (815) cannot connect to 6 services: no route to host, 60 attempts");
         assert_eq!((finding.victims.len(), finding.severity), (6, Severity::Critical));
         assert!(crate::words(finding).cause.ends_with("Or the process scans ports."));
     }
@@ -498,7 +489,7 @@ mod tests {
         let findings = found(vec![mixed(errno::EHOSTUNREACH, 20), mixed(errno::ENETUNREACH, 50)], vec![]);
         assert_eq!(findings[0].errnos().collect::<Vec<_>>(), [errno::ENETUNREACH, errno::EHOSTUNREACH]);
         assert_eq!(
-            title(&findings[0]),
+            title_of(&findings[0]),
             "client (816) cannot connect to 10.0.0.9:5432: network is unreachable, 70 attempts"
         );
     }

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use kerno_model::amount::{number, share};
-use kerno_model::{Address, Effect, Fact, Finding, Scope, Severity, Subject, TcpPeer, TcpSummary, Unit, Window};
+use kerno_model::{
+    Address, ConnectionOwner, Effect, Fact, Finding, Scope, Severity, Subject, TcpPeer, TcpSummary, Unit, Window,
+};
 
 use super::{Namespace, is_client_from_afar, process, since, ss_address, who, worst};
+use crate::title::title;
 use crate::{Words, rule, suffers};
 
 rule! {
@@ -89,7 +92,7 @@ fn paths(tcp: &TcpSummary) -> BTreeMap<(u32, IpAddr), Path<'_>> {
         if again > 0 && (path.first_ns == 0 || peer.first_retransmit_ns < path.first_ns) {
             path.first_ns = peer.first_retransmit_ns;
         }
-        for (pid, connections) in &peer.owners {
+        for ConnectionOwner { pid, connections } in &peer.owners {
             // Whose segments are lost weighs more than who has most connections.
             *path.owners.entry(*pid).or_default() += connections + again;
         }
@@ -244,9 +247,7 @@ fn words(finding: &Finding) -> Words {
         (None, None) if own_side => "many hosts".to_owned(),
         (None, None) => "a host".to_owned(),
     };
-    let lost = finding
-        .number("retransmitted_share")
-        .map_or_else(String::new, |lost| format!(": {} retransmitted", share(lost)));
+    let lost = finding.number("retransmitted_share").map(|lost| format!("{} retransmitted", share(lost)));
     let cause = match (&*finding.variant, finding.subject.remote) {
         ("most_hosts", _) => {
             "Most remote hosts are affected, so packets are lost near this machine: on its link, at its switch, or \
@@ -258,7 +259,7 @@ fn words(finding: &Finding) -> Words {
         (_, None) => "Packets, or their acknowledgements, are dropped on the way.".to_owned(),
     };
     Words {
-        title: format!("{who} loses segments to {to}{lost}"),
+        title: title(&format!("{who} loses segments to {to}"), [lost]),
         cause,
         impact: "Each loss delays its connection by a round trip or more, and makes it send more slowly.".into(),
         ..Words::default()
@@ -267,7 +268,7 @@ fn words(finding: &Finding) -> Words {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{began, judge, peer, title};
+    use super::super::testing::{began, judge, peer, title_of};
     use super::*;
     use kerno_model::TcpNamespace;
 
@@ -277,7 +278,7 @@ mod tests {
             tcp.peers = vec![peer("10.0.0.1", 10_000, 4), peer("10.0.0.2", 10_000, 1000)];
         });
         let [finding] = &findings[..] else { panic!("{findings:#?}") };
-        assert_eq!(title(finding), "client (815) loses segments to 10.0.0.2:5432: 10 % retransmitted");
+        assert_eq!(title_of(finding), "client (815) loses segments to 10.0.0.2:5432: 10 % retransmitted");
         assert_eq!((finding.severity, began(finding)), (Severity::Critical, Some(2.0)));
         assert_eq!(finding.subject.remote.unwrap().to_string(), "10.0.0.2:5432");
         assert_eq!(finding.subject.pid(), Some(815));
@@ -320,14 +321,14 @@ mod tests {
             tcp.peers = (1..=6).map(|i| peer(&format!("10.0.0.{i}"), 1000, 20)).collect();
         });
         let [finding] = &findings[..] else { panic!("{findings:#?}") };
-        assert_eq!(title(finding), "this machine loses segments to 6 hosts: 2 % retransmitted");
+        assert_eq!(title_of(finding), "this machine loses segments to 6 hosts: 2 % retransmitted");
         assert_eq!(finding.victims.len(), 6);
         let findings = judge(&RetransmitStorm::RULE, |tcp| {
             tcp.namespaces[0] =
                 TcpNamespace { sent_segments: 5000, retransmitted_segments: 150, ..tcp.namespaces[0].clone() };
         });
         let [finding] = &findings[..] else { panic!("{findings:#?}") };
-        assert_eq!(title(finding), "this machine loses segments to many hosts: 3 % retransmitted");
+        assert_eq!(title_of(finding), "this machine loses segments to many hosts: 3 % retransmitted");
         assert!(finding.has(&Fact::Scope(Scope::Machine)));
     }
 

@@ -9,6 +9,7 @@ use kerno_model::{
 
 use super::{Namespace, process, who, worst};
 use crate::shell::{is_service, word};
+use crate::title::title;
 use crate::{Words, rule, suffers};
 
 rule! {
@@ -173,8 +174,7 @@ fn words(finding: &Finding) -> Words {
     let place = finding.subject.local.map_or_else(String::new, |local| format!(" on {local}"));
     let rate = finding.number("dropped_per_second").filter(|_| !unknown);
     let rate = rate.map_or_else(String::new, |rate| format!(" ({})", quantity(rate, Unit::PerSecond)));
-    let dropped =
-        finding.number("dropped").map_or_else(String::new, |count| format!(": {} dropped{rate}", number(count)));
+    let dropped = finding.number("dropped").map(|count| format!("{} dropped{rate}", number(count)));
     let cause = match finding.get("full") {
         _ if unknown => "Which socket it is cannot be told: it was closed, or could not be looked at.",
         Some(_) if finding.flag("full") => {
@@ -184,7 +184,7 @@ fn words(finding: &Finding) -> Words {
         None => "The process accepts more slowly than clients connect, or its backlog is too short for bursts.",
     };
     Words {
-        title: format!("{who} accepts connections{place} too slowly{dropped}"),
+        title: title(&format!("{who} accepts connections{place} too slowly"), [dropped]),
         cause: cause.into(),
         impact: "Clients wait a second or more before they retry, or give up.".into(),
         ..Words::default()
@@ -193,7 +193,7 @@ fn words(finding: &Finding) -> Words {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{judge, title};
+    use super::super::testing::{judge, title_of};
     use super::*;
 
     fn found(drops: u64, queued: u32, overflows: u64) -> Vec<Finding> {
@@ -217,7 +217,7 @@ mod tests {
         let findings = found(400, 129, 400);
         let [finding] = &findings[..] else { panic!("{findings:#?}") };
         assert_eq!(
-            title(finding),
+            title_of(finding),
             "postgres (4711) accepts connections on 0.0.0.0:5432 too slowly: 400 dropped (40/s)"
         );
         assert_eq!((finding.severity, finding.subject.pid()), (Severity::Critical, Some(4711)));
@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn an_overflow_of_a_socket_that_is_gone_is_told_as_well() {
         let findings = judge(&AcceptQueueOverflow::RULE, |tcp| tcp.namespaces[0].listen_overflows = 50);
-        assert_eq!(title(&findings[0]), "a server accepts connections too slowly: 50 dropped");
+        assert_eq!(title_of(&findings[0]), "a server accepts connections too slowly: 50 dropped");
         assert_eq!(findings[0].fixes[0].command, "ss -ltnp");
     }
 }

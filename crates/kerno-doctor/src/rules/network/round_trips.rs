@@ -7,6 +7,7 @@ use kerno_model::amount::millis;
 use kerno_model::{Effect, Finding, Severity, Subject, Unit, Window};
 
 use super::{Namespace, is_client_from_afar, process, ss_address, who, worst};
+use crate::title::title;
 use crate::{Words, rule, suffers};
 
 rule! {
@@ -48,7 +49,7 @@ fn inflation(window: &Window, rule: &RttInflation) -> Vec<Finding> {
         if factor < rule.factor || above_ms < rule.above_ms || (peer.sent_segments as f64) < rule.min_segments {
             continue;
         }
-        let (remote, pid) = (peer.remote, peer.owners.first().map_or(0, |owner| owner.0));
+        let (remote, pid) = (peer.remote, peer.owners.first().map_or(0, |owner| owner.pid));
         let severity = if is_client_from_afar(peer) { Severity::Info } else { Severity::Warning };
         let mut finding = RttInflation::finding(severity)
             .about(Subject { remote: Some(remote.into()), ..process(window, pid, "") })
@@ -56,8 +57,8 @@ fn inflation(window: &Window, rule: &RttInflation) -> Vec<Finding> {
             .measured("lowest_round_trip", f64::from(lowest) / 1000.0, Unit::Milliseconds, None)
             .measured("multiple_of_lowest", factor, Unit::Times, Some(rule.factor))
             .measured("above_lowest", above_ms, Unit::Milliseconds, Some(rule.above_ms));
-        let owners = peer.owners.iter().filter(|owner| owner.0 != 0);
-        finding.victims = owners.map(|owner| process(window, owner.0, "")).collect();
+        let owners = peer.owners.iter().filter(|owner| owner.pid != 0);
+        finding.victims = owners.map(|owner| process(window, owner.pid, "")).collect();
         finding.excess = (factor / rule.factor).min(above_ms / rule.above_ms);
         finding.confidence = 0.75;
         let finding = Namespace::new(window, tcp, peer.net_namespace).look(
@@ -82,11 +83,10 @@ fn inflation(window: &Window, rule: &RttInflation) -> Vec<Finding> {
 
 fn words(finding: &Finding) -> Words {
     let remote = finding.subject.remote.map_or_else(|| "a host".to_owned(), |remote| remote.to_string());
-    let now = finding.number("round_trip").map_or_else(String::new, |ms| format!(": {}", millis(ms)));
-    let lowest = finding.number("lowest_round_trip").filter(|_| !now.is_empty());
-    let lowest = lowest.map_or_else(String::new, |ms| format!(", lowest {}", millis(ms)));
+    let now = finding.number("round_trip").map(millis);
+    let lowest = finding.number("lowest_round_trip").map(|ms| format!("lowest {}", millis(ms)));
     Words {
-        title: format!("{} has slow round trips to {remote}{now}{lowest}", who(finding)),
+        title: title(&format!("{} has slow round trips to {remote}", who(finding)), [now, lowest]),
         cause: "Packets or acknowledgements wait in a queue on the way, or the other end is slow to receive.".into(),
         impact: "Each request takes that much longer.".into(),
         ..Words::default()
@@ -96,7 +96,7 @@ fn words(finding: &Finding) -> Words {
 #[cfg(test)]
 mod tests {
     use super::super::is_public;
-    use super::super::testing::{judge, peer, title};
+    use super::super::testing::{judge, peer, title_of};
     use super::*;
     use kerno_model::TcpPeer;
 
@@ -108,7 +108,7 @@ mod tests {
             })
         };
         let findings = found(120_000, 2_000, 500);
-        assert_eq!(title(&findings[0]), "client (815) has slow round trips to 10.0.0.2: 120 ms, lowest 2 ms");
+        assert_eq!(title_of(&findings[0]), "client (815) has slow round trips to 10.0.0.2: 120 ms, lowest 2 ms");
         assert_eq!((findings[0].severity, findings[0].subject.pid()), (Severity::Warning, Some(815)));
         assert!(found(120_000, 80_000, 500).is_empty(), "far away is not slow");
         assert!(found(41_000, 50, 500).is_empty(), "acknowledgements held back");

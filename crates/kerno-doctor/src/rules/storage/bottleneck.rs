@@ -11,7 +11,7 @@ mod tests;
 
 use kerno_model::amount::millis;
 use kerno_model::{
-    DiskDevice, DiskOpStat, DiskSummary, Effect, Evidence, Fact, Finding, Severity, Subject, Unit, Window,
+    DiskDevice, DiskOpStat, DiskSummary, Effect, Evidence, Fact, Finding, RequestKind, Severity, Subject, Unit, Window,
 };
 
 use self::load::{Sufferer, Waits, mean_bytes, under_way};
@@ -133,9 +133,9 @@ fn has_moving_parts(device: &DiskDevice) -> bool {
 
 /// From where on a kind of request takes too long on this device; longer requests may take longer.
 fn limit_ms(device: &DiskDevice, stat: &DiskOpStat, rule: &DiskBottleneck) -> f64 {
-    match (stat.op.as_str(), has_moving_parts(device)) {
-        ("flush", false) => rule.slow_flush_ms,
-        ("flush", true) => rule.slow_flush_ms * 4.0,
+    match (stat.op, has_moving_parts(device)) {
+        (RequestKind::Flush, false) => rule.slow_flush_ms,
+        (RequestKind::Flush, true) => rule.slow_flush_ms * 4.0,
         (_, false) => rule.slow_ms + mean_bytes(stat) / MOVES_AT_LEAST * 1e3,
         (_, true) => rule.slow_rotational_ms + mean_bytes(stat) / MOVES_AT_LEAST * 1e3,
     }
@@ -143,7 +143,8 @@ fn limit_ms(device: &DiskDevice, stat: &DiskOpStat, rule: &DiskBottleneck) -> f6
 
 /// Kinds that somebody waits for, enough of them to judge.
 fn judged(device: &DiskDevice, seconds: f64) -> impl Iterator<Item = &DiskOpStat> {
-    let kinds = device.ops.iter().filter(|stat| matches!(stat.op.as_str(), "read" | "write" | "flush"));
+    let kinds =
+        device.ops.iter().filter(|stat| matches!(stat.op, RequestKind::Read | RequestKind::Write | RequestKind::Flush));
     kinds.filter(move |stat| {
         under_way(stat, seconds) >= MIN_UNDER_WAY
             && (stat.count >= MIN_REQUESTS || (stat.count >= FEW_REQUESTS && under_way(stat, seconds) >= 0.5))

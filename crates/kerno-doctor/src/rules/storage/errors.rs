@@ -2,11 +2,11 @@
 
 use kerno_model::amount::{bytes, number};
 use kerno_model::{
-    DiskDevice, DiskFailure, DiskSummary, Effect, Entity, ErrnoCount, Exemplar, Fact, Finding, Safety, Severity,
-    Subject, Unit, Window, errno,
+    DiskDevice, DiskFailure, DiskSummary, Effect, Entity, ErrnoCount, Exemplar, Fact, Finding, RequestKind, Safety,
+    Severity, Subject, Unit, Window, errno,
 };
 
-use super::{device_of, look_at_device, operation, requests};
+use super::{device_of, look_at_device, requests};
 use crate::shell::word;
 use crate::{Words, rule, suffers};
 
@@ -34,12 +34,12 @@ rule! {
 const MAX_PLACES: usize = 3;
 
 /// Errors that are normal life.
-fn is_harmless(op: &str, errno: i32) -> bool {
+const fn is_harmless(op: RequestKind, errno: i32) -> bool {
     match errno {
         // A reader of cards without a card has no medium either.
         errno::EOPNOTSUPP | errno::EAGAIN | errno::ENOMEDIUM => true,
-        errno::EREMOTEIO => op == "discard",
-        _ => op == "other",
+        errno::EREMOTEIO => matches!(op, RequestKind::Discard),
+        _ => matches!(op, RequestKind::Other),
     }
 }
 
@@ -71,7 +71,7 @@ fn judge(window: &Window, rule: &DiskErrors) -> Vec<Finding> {
 struct Failed<'a> {
     count: f64,
     /// Kinds of requests and their errors, the worst and most frequent first.
-    errors: Vec<(&'a str, &'a ErrnoCount)>,
+    errors: Vec<(RequestKind, &'a ErrnoCount)>,
 }
 
 #[allow(clippy::cast_precision_loss, reason = "counts")]
@@ -80,8 +80,8 @@ fn failed(device: &DiskDevice) -> Option<Failed<'_>> {
     if device.name.starts_with("sr") || device.name.starts_with("fd") {
         return None;
     }
-    let all = device.ops.iter().flat_map(|stat| stat.errors.iter().map(|error| (stat.op.as_str(), error)));
-    let mut errors: Vec<_> = all.filter(|(op, error)| !is_harmless(op, error.errno)).collect();
+    let all = device.ops.iter().flat_map(|stat| stat.errors.iter().map(|error| (stat.op, error)));
+    let mut errors: Vec<_> = all.filter(|(op, error)| !is_harmless(*op, error.errno)).collect();
     errors.sort_by_key(|(_, error)| (meaning(error.errno).0, error.count));
     errors.reverse();
     let count = errors.iter().map(|(_, error)| error.count as f64).sum();
@@ -103,7 +103,7 @@ fn finding(
         Some(rule.requests),
     );
     for (op, error) in &failed.errors {
-        for fact in [Fact::Errno(error.errno), Fact::Operation(operation(op))] {
+        for fact in [Fact::Errno(error.errno), Fact::Operation(*op)] {
             if !finding.has(&fact) {
                 finding = finding.fact(fact);
             }
@@ -116,7 +116,7 @@ fn finding(
         finding = finding.detail("made_of", below.as_str());
     }
     finding = with_places(finding, device);
-    let of_device = |failure: &&DiskFailure| failure.dev == device.dev && !is_harmless(&failure.op, failure.errno);
+    let of_device = |failure: &&DiskFailure| failure.dev == device.dev && !is_harmless(failure.op, failure.errno);
     let failures: Vec<_> = disk.failures.iter().filter(of_device).collect();
     finding.exemplars = failures.iter().take(5).map(|failure| exemplar(window, failure)).collect();
     finding.since = failures.first().map(|failure| window.moment_ns(failure.timestamp_ns));
@@ -200,19 +200,19 @@ fn words(finding: &Finding) -> Words {
 #[cfg(test)]
 mod tests {
     use kerno_model::{
-        DiskDevice, DiskFailure, DiskSummary, ErrnoCount, Fact, Operation, Safety, Severity, Subject, errno,
+        DiskDevice, DiskFailure, DiskSummary, ErrnoCount, Fact, RequestKind, Safety, Severity, Subject, errno,
     };
 
     use crate::rules::storage::testing::*;
 
     #[test]
     fn failed_requests_are_found_and_harmless_ones_are_not() {
-        let failing = |name: &str, errno| {
-            let mut stat = op(name, 100, 4096, 0, MS);
+        let failing = |kind: RequestKind, errno| {
+            let mut stat = op(kind, 100, 4096, 0, MS);
             stat.errors = vec![ErrnoCount::new(errno, 7)];
             let failure = DiskFailure {
                 dev: "259:0".into(),
-                op: name.into(),
+                op: kind,
                 errno,
                 error: stat.errors[0].name.clone(),
                 pid: 70,
@@ -227,17 +227,17 @@ mod tests {
                 ..DiskSummary::default()
             }
         };
-        let window = observed(failing("read", errno::EIO), vec![], vec![]);
+        let window = observed(failing(RequestKind::Read, errno::EIO), vec![], vec![]);
         let finding = the_only(&window);
         assert_eq!((finding.rule.as_str(), finding.severity), ("disk_errors", Severity::Critical));
         assert_eq!((finding.subject.device_name(), finding.since), (Some("nvme0n1"), Some(window.moment(3.0))));
         assert_eq!((finding.victims[0].pid(), finding.exemplars.len()), (Some(70), 1));
         assert!(has_fix(&finding, Safety::ReadOnly, "dmesg | grep nvme0n1"));
         for (name, errno) in [
-            ("discard", errno::EOPNOTSUPP),
-            ("discard", errno::EREMOTEIO),
-            ("other", errno::EIO),
-            ("read", errno::EAGAIN),
+            (RequestKind::Discard, errno::EOPNOTSUPP),
+            (RequestKind::Discard, errno::EREMOTEIO),
+            (RequestKind::Other, errno::EIO),
+            (RequestKind::Read, errno::EAGAIN),
         ] {
             assert_eq!(judge(&observed(failing(name, errno), vec![], vec![])), [], "{name} {errno}");
         }
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn what_stands_on_a_failing_device_is_not_told_of_twice() {
-        let mut stat = op("write", 100, 4096, 0, MS);
+        let mut stat = op(RequestKind::Write, 100, 4096, 0, MS);
         stat.errors = vec![ErrnoCount::new(errno::EIO, 1)];
         let below = device(vec![stat.clone()], 0.1, 0.0);
         let above =
@@ -256,14 +256,14 @@ mod tests {
 
     #[test]
     fn errors_name_a_few_places_and_each_process_once() {
-        let mut failing = op("read", 100, 4096, 0, MS);
+        let mut failing = op(RequestKind::Read, 100, 4096, 0, MS);
         failing.errors = vec![ErrnoCount::new(errno::EIO, 4)];
         let mut disk = device(vec![failing], 0.1, 0.1);
         disk.mounts = (0..50).map(|i| format!("/var/lib/kubelet/{i}")).chain(["/".to_owned()]).collect();
         let failure = |pid| DiskFailure {
             dev: "259:0".into(),
             pid,
-            op: "read".into(),
+            op: RequestKind::Read,
             errno: errno::EIO,
             count: 1,
             ..DiskFailure::default()
@@ -286,16 +286,16 @@ mod tests {
 
     #[test]
     fn the_worst_error_comes_first_and_words_are_made_of_the_finding() {
-        let mut read = op("read", 100, 4096, 0, MS);
+        let mut read = op(RequestKind::Read, 100, 4096, 0, MS);
         read.errors = vec![ErrnoCount::new(errno::EBADE, 1900), ErrnoCount::new(errno::EIO, 7)];
-        let mut flush = op("flush", 10, 0, 0, MS);
+        let mut flush = op(RequestKind::Flush, 10, 0, 0, MS);
         flush.errors = vec![ErrnoCount::new(errno::EIO, 4)];
         let disk = DiskDevice { backing: vec!["sdb".into()], ..device(vec![flush, read], 0.1, 0.1) };
         let disk = DiskSummary { devices: vec![disk], ..DiskSummary::default() };
         let finding = the_only(&observed(disk, vec![], vec![]));
         assert_eq!(finding.errnos().collect::<Vec<_>>(), [errno::EIO, errno::EBADE]);
-        assert_eq!(finding.operation(), Some(Operation::Read));
-        assert!(finding.has(&Fact::Operation(Operation::Flush)));
+        assert_eq!(finding.operation(), Some(RequestKind::Read));
+        assert!(finding.has(&Fact::Operation(RequestKind::Flush)));
         let words = crate::words(&finding);
         assert_eq!(words.title, "nvme0n1 fails requests: 1,911 failed, reads with EIO (I/O error)");
         assert_eq!(words.cause, "The device ended requests with EIO: I/O error. It is made of sdb: look there first.");

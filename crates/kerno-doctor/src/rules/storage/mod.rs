@@ -6,7 +6,7 @@ pub(super) mod full;
 #[cfg(test)]
 mod testing;
 
-use kerno_model::{Device, DiskDevice, Entity, Finding, Operation, Safety, Window};
+use kerno_model::{Device, DiskDevice, Entity, Finding, RequestKind, Safety, Window};
 
 use crate::shell::word;
 
@@ -18,24 +18,13 @@ fn is_kernel_thread(window: &Window, pid: u32, comm: &str) -> bool {
     }
 }
 
-/// A kind of request, by the name that summaries have for it.
-fn operation(op: &str) -> Operation {
-    match op {
-        "read" => Operation::Read,
-        "write" => Operation::Write,
-        "flush" => Operation::Flush,
-        "discard" => Operation::Discard,
-        _ => Operation::Other,
-    }
-}
-
 /// Requests of a kind, in words.
-const fn requests(operation: Option<Operation>) -> &'static str {
+const fn requests(operation: Option<RequestKind>) -> &'static str {
     match operation {
-        Some(Operation::Read) => "reads",
-        Some(Operation::Write) => "writes",
-        Some(Operation::Flush) => "flushes",
-        Some(Operation::Discard) => "discards",
+        Some(RequestKind::Read) => "reads",
+        Some(RequestKind::Write) => "writes",
+        Some(RequestKind::Flush) => "flushes",
+        Some(RequestKind::Discard) => "discards",
         _ => "requests",
     }
 }

@@ -1,8 +1,8 @@
 //! Summaries made by hand, for the tests of the rules of storage.
 
 use kerno_model::{
-    DiskDevice, DiskOpStat, DiskSubmitter, DiskSummary, Finding, Histogram, Process, Safety, Series, Span, Subject,
-    SyncStat, SyscallSummary, TaskUse, Window,
+    DiskDevice, DiskOpStat, DiskSubmitter, DiskSummary, Finding, Histogram, Process, RequestKind, Safety, Series, Span,
+    Subject, SyncStat, SyscallSummary, TaskUse, Window,
 };
 
 use crate::Thresholds;
@@ -17,9 +17,9 @@ pub(super) fn histogram(values: &[(u64, u64)]) -> Histogram {
 }
 
 /// `count` requests of `bytes`, each so long in the queue and at the device.
-pub(super) fn op(name: &str, count: u64, bytes: u64, queue_ns: u64, device_ns: u64) -> DiskOpStat {
+pub(super) fn op(op: RequestKind, count: u64, bytes: u64, queue_ns: u64, device_ns: u64) -> DiskOpStat {
     DiskOpStat {
-        op: name.into(),
+        op,
         count,
         bytes: count * bytes,
         errors: Vec::new(),

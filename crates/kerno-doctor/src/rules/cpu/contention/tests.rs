@@ -1,7 +1,7 @@
 use super::*;
 use crate::rules::testing::words_hold;
 use crate::{Thresholds, words};
-use kerno_model::{CgroupThrottle, CpuStat, Histogram, Process, Safety, Series, TaskUse};
+use kerno_model::{CgroupThrottle, CpuHolder, CpuStat, Histogram, Process, Safety, Series, TaskUse};
 
 const MS: u64 = 1_000_000;
 
@@ -57,7 +57,7 @@ fn waiter(window: &mut Window, (pid, comm): (u32, &str), slow: u64, total_ms: u6
         slow_total_ns: total_ms * MS,
         max_ns: total_ms * MS * 2 / slow,
         first_ns: 0,
-        held_by: vec![(behind.0, behind.1.into(), slow)],
+        held_by: vec![CpuHolder { pid: behind.0, comm: behind.1.into(), waits: slow }],
     };
     sched(window).waiters.push(waiter);
 }
@@ -120,7 +120,7 @@ fn the_hog_and_not_the_one_it_keeps_waiting_is_the_culprit() {
     group(&mut window, "web", 200, 1, 300, 4_000);
     sched(&mut window).groups[0].realtime = true;
     waiter(&mut window, (200, "web"), 50, 3_500, (100, "spinner"));
-    sched(&mut window).waiters[0].held_by.push((9, "kworker/0:1".into(), 80));
+    sched(&mut window).waiters[0].held_by.push(CpuHolder { pid: 9, comm: "kworker/0:1".into(), waits: 80 });
     let findings = found(&window);
     let [finding] = &findings[..] else { panic!("{findings:?}") };
     assert_eq!(words(finding).title, "spinner (100) keeps web (200) off the CPU: it waited 70 % of the time");
@@ -143,7 +143,11 @@ fn some_waits_are_somebody_elses_fault() {
         found(&window).len()
     };
     assert_eq!(victim(|_| {}), 1);
-    assert_eq!(victim(|s| sched(s).waiters[0].held_by = vec![(0, "idle".into(), 40)]), 0, "nobody held the CPU");
+    assert_eq!(
+        victim(|s| sched(s).waiters[0].held_by = vec![CpuHolder { pid: 0, comm: "idle".into(), waits: 40 }]),
+        0,
+        "nobody held the CPU"
+    );
     assert_eq!(victim(|s| sched(s).waiters[0].slow = 600), 0, "each wait is short");
     assert_eq!(victim(|s| sched(s).waiters[0].slow_total_ns = 900 * MS), 0, "not much of the window");
     assert_eq!(victim(|s| s.processes.get_mut(&200).unwrap().kernel_thread = true), 0);

@@ -1,7 +1,7 @@
 //! One process whose fsync calls hold up those of others.
 
 use kerno_model::amount::{number, share};
-use kerno_model::{DiskDevice, DiskSummary, Fact, Finding, Moment, Operation, Safety, Subject, Unit, Window};
+use kerno_model::{DiskDevice, DiskSummary, Fact, Finding, Moment, RequestKind, Safety, Subject, Unit, Window};
 
 use super::load::{others, sufferers, victims};
 use super::{DiskBottleneck, has_moving_parts, impact, severity_of, waits, with_waits};
@@ -63,7 +63,7 @@ pub(super) fn judge(window: &Window, disk: &DiskSummary, rule: &DiskBottleneck) 
     let mut finding = DiskBottleneck::finding(severity_of(suffering.iter()))
         .variant(VARIANT)
         .about(subject)
-        .fact(Fact::Operation(Operation::Flush))
+        .fact(Fact::Operation(RequestKind::Flush))
         .measured_of("fsyncs", who.clone(), flusher.per_second, Unit::PerSecond, Some(rule.storm_syncs));
     finding = with_waits(finding, window, suffering.iter(), Some(sync_ms))
         .measured_of("fsyncs_share", who, flusher.share, Unit::Ratio, Some(MOST))

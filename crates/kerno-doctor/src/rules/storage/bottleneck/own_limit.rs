@@ -2,8 +2,8 @@
 
 use kerno_model::amount::{quantity, share};
 use kerno_model::{
-    CgroupIo, DiskSummary, Entity, Fact, Finding, Limit, Operation, Safety, Scope, Severity, Subject, Unit, Value,
-    Window,
+    CgroupIo, DiskSummary, Entity, Fact, Finding, IoLimitKind, Limit, RequestKind, Safety, Scope, Severity, Subject,
+    Unit, Value, Window,
 };
 
 use super::DiskBottleneck;
@@ -18,7 +18,7 @@ pub(super) fn judge(window: &Window, disk: &DiskSummary, cgroup: &CgroupIo, rule
     if cgroup.limit_used < rule.limit_used {
         return None;
     }
-    let kind = if cgroup.tightest.starts_with('r') { Operation::Read } else { Operation::Write };
+    let kind = if cgroup.tightest.is_read() { RequestKind::Read } else { RequestKind::Write };
     let device = disk.device(&cgroup.dev);
     // Whoever has most I/O in it, if that can be told.
     let busiest = cgroup
@@ -38,14 +38,13 @@ pub(super) fn judge(window: &Window, disk: &DiskSummary, cgroup: &CgroupIo, rule
         .fact(Fact::AtLimit(Limit::CgroupIo))
         .fact(Fact::Scope(Scope::Cgroup(cgroup.path.clone())))
         .fact(Fact::Operation(kind))
-        .detail("limits", cgroup.limits.join(" "))
-        .detail("tightest", cgroup.tightest.as_str())
-        .measured_of("limit_used", cgroup.tightest.as_str(), cgroup.limit_used, Unit::Ratio, Some(rule.limit_used));
+        .detail("limits", cgroup.limits.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+        .detail("tightest", cgroup.tightest.key())
+        .measured_of("limit_used", cgroup.tightest.key(), cgroup.limit_used, Unit::Ratio, Some(rule.limit_used));
     if let Some(limit) = limit(cgroup) {
         finding = finding.detail("limit", limit);
     }
-    let op = if kind == Operation::Read { "read" } else { "write" };
-    if let Some(stat) = device.and_then(|device| device.op(op)) {
+    if let Some(stat) = device.and_then(|device| device.op(kind)) {
         let p99 = quantile_ms(&stat.device_ns, 0.99);
         finding = finding.measured_of("device_time_p99", requests(Some(kind)), p99, Unit::Milliseconds, None);
     }
@@ -65,10 +64,11 @@ pub(super) fn judge(window: &Window, disk: &DiskSummary, cgroup: &CgroupIo, rule
 }
 
 /// The tightest limit, where it can be read.
+#[allow(clippy::cast_precision_loss, reason = "a limit")]
 fn limit(cgroup: &CgroupIo) -> Option<(f64, Unit)> {
-    let limit = cgroup.limits.iter().find_map(|limit| limit.strip_prefix(&format!("{}=", cgroup.tightest)))?;
-    let unit = if cgroup.tightest.ends_with("bps") { Unit::BytesPerSecond } else { Unit::PerSecond };
-    Some((limit.parse().ok()?, unit))
+    let limit = cgroup.limits.iter().find(|limit| limit.kind == cgroup.tightest)?;
+    let unit = if cgroup.tightest.is_bytes() { Unit::BytesPerSecond } else { Unit::PerSecond };
+    Some((limit.per_second as f64, unit))
 }
 
 /// The file with the limit, and how to lift it.
@@ -76,13 +76,13 @@ fn limit_file(cgroup: &CgroupIo) -> (String, String) {
     let path = cgroup.path.trim_end_matches('/');
     if cgroup.v2 {
         let file = format!("/sys/fs/cgroup{path}/io.max");
-        let raise = format!("echo '{} {}=max' > {}", cgroup.dev, cgroup.tightest, word(&file));
+        let raise = format!("echo '{} {}=max' > {}", cgroup.dev, cgroup.tightest.key(), word(&file));
         return (file, raise);
     }
-    let kind = match cgroup.tightest.as_str() {
-        "rbps" => "read_bps",
-        "wbps" => "write_bps",
-        "riops" => "read_iops",
+    let kind = match cgroup.tightest {
+        IoLimitKind::ReadBytes => "read_bps",
+        IoLimitKind::WriteBytes => "write_bps",
+        IoLimitKind::ReadRequests => "read_iops",
         _ => "write_iops",
     };
     let file = format!("/sys/fs/cgroup/blkio{path}/blkio.throttle.{kind}_device");

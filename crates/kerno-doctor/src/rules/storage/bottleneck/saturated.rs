@@ -1,12 +1,12 @@
 //! A device that is busy all the time, where requests wait or take long because there are so many.
 
 use kerno_model::amount::{bytes, millis, number, share};
-use kerno_model::{DiskDevice, DiskOpStat, DiskSummary, Fact, Finding, Safety, Subject, Unit, Window};
+use kerno_model::{DiskDevice, DiskOpStat, DiskSummary, Fact, Finding, RequestKind, Safety, Subject, Unit, Window};
 
 use super::load::{demand, others, pace, quantile_ms, sufferers, typical_ms, victims};
 use super::{DiskBottleneck, depth, impact, is_full, judged, limit_ms, severity_of, with_waits};
 use crate::Words;
-use crate::rules::storage::{device_of, entity, operation, process_of, requests};
+use crate::rules::storage::{device_of, entity, process_of, requests};
 
 pub(super) const VARIANT: &str = "saturated";
 
@@ -27,7 +27,7 @@ pub(super) fn judge(
     let all = sufferers(window, disk, &device.dev, slow_ms, rule.sync_ms);
     let suffering: Vec<_> = others(&all, &first.comm).cloned().collect();
     // Writes may be slow in the background; what is read or flushed is waited for.
-    let waited_for = judged(device, seconds).filter(|stat| stat.op != "write");
+    let waited_for = judged(device, seconds).filter(|stat| stat.op != RequestKind::Write);
     let excess = |stat: &DiskOpStat| typical_ms(stat) / limit_ms(device, stat, rule);
     let worst_waited = waited_for.max_by(|a, b| excess(a).total_cmp(&excess(b))).filter(|stat| excess(stat) >= 1.0);
     if suffering.is_empty() && worst_waited.is_none() {
@@ -36,7 +36,7 @@ pub(super) fn judge(
     let worst =
         worst_waited.or_else(|| judged(device, seconds).max_by(|a, b| typical_ms(a).total_cmp(&typical_ms(b))))?;
     let (served, moved) = pace(device, seconds);
-    let kind = operation(&worst.op);
+    let kind = worst.op;
     let of = requests(Some(kind));
     let subject = Subject::process(window, first.pid, &first.comm).on_device(window, &device.dev);
     let who = subject.process.as_ref().map_or_else(String::new, ToString::to_string);

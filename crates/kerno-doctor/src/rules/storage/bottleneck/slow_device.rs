@@ -1,14 +1,16 @@
 //! A device that takes long for each request although little is asked of it.
 
 use kerno_model::amount::{bytes, millis, number};
-use kerno_model::{DiskDevice, DiskOpStat, DiskSummary, Fact, Finding, Moment, Severity, Subject, Unit, Window};
+use kerno_model::{
+    DiskDevice, DiskOpStat, DiskSummary, Fact, Finding, Moment, RequestKind, Severity, Subject, Unit, Window,
+};
 
 use super::load::{pace, quantile_ms, sufferers, victims};
 use super::{
     DiskBottleneck, MOVES_AT_LEAST, has_moving_parts, impact, is_full, judged, limit_ms, severity_of, with_waits,
 };
 use crate::Words;
-use crate::rules::storage::{device_of, look_at_device, operation, requests};
+use crate::rules::storage::{device_of, look_at_device, requests};
 
 pub(super) const VARIANT: &str = "slow_device";
 
@@ -37,11 +39,11 @@ pub(super) fn judge(
     }
     let suffering = sufferers(window, disk, &device.dev, limit / 2.0, rule.sync_ms);
     // Nobody waits for what is written back in the background.
-    let severity = match suffering.is_empty() && worst.op == "write" {
+    let severity = match suffering.is_empty() && worst.op == RequestKind::Write {
         true => Severity::Info,
         false => severity_of(suffering.iter()),
     };
-    let kind = operation(&worst.op);
+    let kind = worst.op;
     let of = requests(Some(kind));
     let mut finding = DiskBottleneck::finding(severity)
         .variant(VARIANT)

@@ -1,7 +1,8 @@
 //! Found where storage holds somebody up, silent where it is merely busy.
 
 use kerno_model::{
-    CgroupIo, DiskDevice, DiskSummary, Fact, Limit, Operation, Safety, Scope, Severity, SyscallOffender, Window,
+    CgroupIo, DiskDevice, DiskSummary, Fact, IoLimit, IoLimitKind, Limit, RequestKind, Safety, Scope, Severity,
+    SyscallOffender, Window,
 };
 
 use crate::rules::storage::testing::*;
@@ -10,7 +11,7 @@ use crate::rules::storage::testing::*;
 fn a_saturated_device_names_the_process_that_asks_most() {
     // 4,000 reads a second of which each waits 30 ms; the victim makes few.
     let disk = DiskSummary {
-        devices: vec![device(vec![op("read", 40_000, 16_384, 30 * MS, 2 * MS)], 0.99, 128.0)],
+        devices: vec![device(vec![op(RequestKind::Read, 40_000, 16_384, 30 * MS, 2 * MS)], 0.99, 128.0)],
         submitters: vec![
             submitter(10, "hog", 39_000, 39_000 * 16_384, 32 * MS),
             submitter(20, "postgres", 1_000, 1_000 * 16_384, 32 * MS),
@@ -33,7 +34,10 @@ fn buffered_writes_are_put_down_to_who_wrote() {
     kernel.write_bytes = 1_000_000_000;
     let disk = DiskSummary {
         devices: vec![device(
-            vec![op("read", 200, 4096, 80 * MS, 2 * MS), op("write", 20_000, 50_000, 50 * MS, 10 * MS)],
+            vec![
+                op(RequestKind::Read, 200, 4096, 80 * MS, 2 * MS),
+                op(RequestKind::Write, 20_000, 50_000, 50 * MS, 10 * MS),
+            ],
             1.0,
             150.0,
         )],
@@ -51,7 +55,7 @@ fn buffered_writes_are_put_down_to_who_wrote() {
 #[test]
 fn a_slow_device_is_itself_the_culprit() {
     let slow = |ns| DiskSummary {
-        devices: vec![device(vec![op("read", 200, 4096, 0, ns)], 0.95, 1.0)],
+        devices: vec![device(vec![op(RequestKind::Read, 200, 4096, 0, ns)], 0.95, 1.0)],
         submitters: vec![submitter(20, "postgres", 200, 819_200, ns)],
         ..DiskSummary::default()
     };
@@ -71,7 +75,7 @@ fn a_slow_device_is_itself_the_culprit() {
     assert_eq!(the_only(&observed(bursts, vec![], vec![])).subject.device_name(), Some("nvme0n1"));
     // Slow flushes alone are enough.
     let disk = DiskSummary {
-        devices: vec![device(vec![op("flush", 60, 0, 0, 150 * MS)], 0.9, 1.0)],
+        devices: vec![device(vec![op(RequestKind::Flush, 60, 0, 0, 150 * MS)], 0.9, 1.0)],
         ..DiskSummary::default()
     };
     assert!(title(&the_only(&observed(disk, vec![], vec![]))).contains("flushes take 15"));
@@ -81,7 +85,7 @@ fn a_slow_device_is_itself_the_culprit() {
 fn a_device_that_holds_the_queue_itself_is_not_slow_for_that() {
     // Each takes 80 ms, and sixteen do at a time: 200 a second, so one alone would take 5 ms.
     let disk = DiskSummary {
-        devices: vec![device(vec![op("read", 2000, 4096, 1000, 80 * MS)], 0.99, 16.0)],
+        devices: vec![device(vec![op(RequestKind::Read, 2000, 4096, 1000, 80 * MS)], 0.99, 16.0)],
         submitters: vec![
             submitter(10, "hog", 1900, 1900 * 4096, 80 * MS),
             submitter(20, "postgres", 100, 409_600, 80 * MS),
@@ -96,7 +100,7 @@ fn a_device_that_holds_the_queue_itself_is_not_slow_for_that() {
 #[test]
 fn slow_background_writes_that_nobody_waits_for_are_no_warning() {
     let disk = DiskSummary {
-        devices: vec![device(vec![op("write", 100, 65_536, 0, 300 * MS)], 1.0, 3.0)],
+        devices: vec![device(vec![op(RequestKind::Write, 100, 65_536, 0, 300 * MS)], 1.0, 3.0)],
         ..DiskSummary::default()
     };
     assert!(judge(&observed(disk, vec![], vec![])).iter().all(|finding| finding.severity == Severity::Info));
@@ -105,14 +109,14 @@ fn slow_background_writes_that_nobody_waits_for_are_no_warning() {
 #[test]
 fn a_cgroup_at_its_limit_is_the_culprit_and_not_the_device() {
     let limited = |used| DiskSummary {
-        devices: vec![device(vec![op("read", 300, 65_536, 0, MS / 5)], 0.01, 0.0)],
+        devices: vec![device(vec![op(RequestKind::Read, 300, 65_536, 0, MS / 5)], 0.01, 0.0)],
         submitters: vec![submitter(30, "backup", 300, 300 * 65_536, MS / 5)],
         throttled: vec![CgroupIo {
             path: "/system.slice/backup.service".into(),
             dev: "259:0".into(),
-            limits: vec!["rbps=2097152".into()],
+            limits: vec![IoLimit { kind: IoLimitKind::ReadBytes, per_second: 2097152 }],
             limit_used: used,
-            tightest: "rbps".into(),
+            tightest: IoLimitKind::ReadBytes,
             pids: vec![30],
             v2: true,
             ..CgroupIo::default()
@@ -132,7 +136,11 @@ fn storm(other: &str, other_ns: u64) -> Window {
     let mut flusher = submitter(40, "storm", 30_000, 0, MS);
     flusher.flushes = 10_000;
     let disk = DiskSummary {
-        devices: vec![device(vec![op("flush", 10_000, 0, 0, MS), op("write", 20_000, 4096, 0, MS / 2)], 0.95, 2.0)],
+        devices: vec![device(
+            vec![op(RequestKind::Flush, 10_000, 0, 0, MS), op(RequestKind::Write, 20_000, 4096, 0, MS / 2)],
+            0.95,
+            2.0,
+        )],
         submitters: vec![flusher, submitter(50, other, 40, 0, MS)],
         ..DiskSummary::default()
     };
@@ -158,14 +166,14 @@ fn a_database_that_flushes_and_harms_nobody_is_no_finding() {
 fn a_backup_that_reads_as_fast_as_it_can_is_no_finding() {
     // 500 MB a second in requests of 1 MiB, four at a time.
     let disk = DiskSummary {
-        devices: vec![device(vec![op("read", 5_000, 1 << 20, MS, 7 * MS)], 1.0, 4.0)],
+        devices: vec![device(vec![op(RequestKind::Read, 5_000, 1 << 20, MS, 7 * MS)], 1.0, 4.0)],
         submitters: vec![submitter(60, "dd", 5_000, 5_000 << 20, 8 * MS)],
         ..DiskSummary::default()
     };
     assert_eq!(judge(&observed(disk, vec![], vec![process(60, "dd", 0)])), []);
     // Deep queues with short waits neither.
     let disk = DiskSummary {
-        devices: vec![device(vec![op("read", 200_000, 4096, 4 * MS, 2 * MS)], 1.0, 120.0)],
+        devices: vec![device(vec![op(RequestKind::Read, 200_000, 4096, 4 * MS, 2 * MS)], 1.0, 120.0)],
         submitters: vec![submitter(61, "fio", 200_000, 200_000 * 4096, 6 * MS)],
         ..DiskSummary::default()
     };
@@ -177,7 +185,7 @@ fn arms_that_move_take_their_time() {
     let mut other = storm("etcd", 25 * MS);
     other.disk_io.as_mut().unwrap().devices[0].rotational = true;
     assert_eq!(judge(&other), []);
-    let mut spun_down = device(vec![op("read", 1, 4096, 0, 7000 * MS)], 0.7, 1.0);
+    let mut spun_down = device(vec![op(RequestKind::Read, 1, 4096, 0, 7000 * MS)], 0.7, 1.0);
     spun_down.rotational = true;
     let disk = DiskSummary { devices: vec![spun_down], ..DiskSummary::default() };
     assert_eq!(judge(&observed(disk, vec![], vec![])), []);
@@ -195,7 +203,7 @@ fn who_has_ended_is_not_to_be_stopped() {
 
 /// One window for each of the causes that are told apart.
 fn one_of_each() -> [(&'static str, Window); 4] {
-    let read = |count, queue_ns, device_ns| vec![op("read", count, 16_384, queue_ns, device_ns)];
+    let read = |count, queue_ns, device_ns| vec![op(RequestKind::Read, count, 16_384, queue_ns, device_ns)];
     let slow = DiskSummary {
         devices: vec![DiskDevice { backing: vec!["sda".into()], ..device(read(200, 0, 45 * MS), 0.95, 1.0) }],
         submitters: vec![submitter(20, "postgres", 200, 819_200, 45 * MS)],
@@ -214,9 +222,12 @@ fn one_of_each() -> [(&'static str, Window); 4] {
         throttled: vec![CgroupIo {
             path: "/system.slice/backup.service".into(),
             dev: "259:0".into(),
-            limits: vec!["rbps=2097152".into(), "wiops=100".into()],
+            limits: vec![
+                IoLimit { kind: IoLimitKind::ReadBytes, per_second: 2097152 },
+                IoLimit { kind: IoLimitKind::WriteRequests, per_second: 100 },
+            ],
             limit_used: 0.98,
-            tightest: "rbps".into(),
+            tightest: IoLimitKind::ReadBytes,
             some_stalled: Some(0.5),
             pids: vec![30],
             ..CgroupIo::default()
@@ -234,7 +245,7 @@ fn one_of_each() -> [(&'static str, Window); 4] {
 
 #[test]
 fn each_cause_has_what_others_are_tied_to_it_by() {
-    let operations = [Operation::Read, Operation::Read, Operation::Read, Operation::Flush];
+    let operations = [RequestKind::Read, RequestKind::Read, RequestKind::Read, RequestKind::Flush];
     for ((variant, window), operation) in one_of_each().into_iter().zip(operations) {
         let finding = the_only(&window);
         assert_eq!((finding.variant.as_ref(), finding.operation()), (variant, Some(operation)));
