@@ -1,78 +1,38 @@
 //! What a finding knows besides measurements, as data. Correlation matches findings by facts, and rules make words from them.
 
 use std::borrow::Cow;
-use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::vocabulary::vocabulary;
 use crate::{Address, NamedProcess, RequestKind, Unit};
 
-/// What a task waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum WaitsFor {
-    /// A reply from the server of a FUSE file system.
-    Fuse,
-    /// A reply from an NFS server.
-    Nfs,
-    /// A reply from an SMB server.
-    Smb,
-    /// A frozen file system to be thawed.
-    Thaw,
-    /// Memory to be reclaimed.
-    Memory,
-    /// A page of a file that another task has locked.
-    PageLock,
-    /// A block device, through a file system or directly.
-    Storage,
-    /// A lock in the kernel.
-    Lock,
-    /// The other end of a connection.
-    Network,
-    /// A CPU.
-    Cpu,
-    /// Not known.
-    #[serde(other)]
-    Unknown,
-}
-
-impl WaitsFor {
-    /// Its name, as it is serialised: `page_lock`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Fuse => "fuse",
-            Self::Nfs => "nfs",
-            Self::Smb => "smb",
-            Self::Thaw => "thaw",
-            Self::Memory => "memory",
-            Self::PageLock => "page_lock",
-            Self::Storage => "storage",
-            Self::Lock => "lock",
-            Self::Network => "network",
-            Self::Cpu => "cpu",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
-impl fmt::Display for WaitsFor {
-    /// For a sentence: "waits for ...".
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Fuse => "the server of a FUSE file system",
-            Self::Nfs => "an NFS server",
-            Self::Smb => "an SMB server",
-            Self::Thaw => "a frozen file system",
-            Self::Memory => "memory to be reclaimed",
-            Self::PageLock => "a locked page of a file",
-            Self::Storage => "disk I/O",
-            Self::Lock => "a lock in the kernel",
-            Self::Network => "the other end of a connection",
-            Self::Cpu => "a CPU",
-            Self::Unknown => "something in the kernel",
-        })
+vocabulary! {
+    /// What a task waits for.
+    WaitsFor {
+        /// A reply from the server of a FUSE file system.
+        Fuse = "fuse",
+        /// A reply from an NFS server.
+        Nfs = "nfs",
+        /// A reply from an SMB server.
+        Smb = "smb",
+        /// A frozen file system to be thawed.
+        Thaw = "thaw",
+        /// Memory to be reclaimed.
+        Memory = "memory",
+        /// A page of a file that another task has locked.
+        PageLock = "page_lock",
+        /// A block device, through a file system or directly.
+        Storage = "storage",
+        /// A lock in the kernel.
+        Lock = "lock",
+        /// The other end of a connection.
+        Network = "network",
+        /// A CPU.
+        Cpu = "cpu",
+        ..
+        /// Not known.
+        Unknown = "unknown"
     }
 }
 
@@ -90,7 +50,7 @@ pub enum Scope {
     Process,
 }
 
-/// A limit that is reached, or nearly.
+/// A limit that is reached or nearly reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
@@ -137,7 +97,7 @@ pub enum Fact {
     AtLimit(Limit),
     /// It is about this operation.
     Operation(RequestKind),
-    /// What only this rule's own words need, by a name of the rule's.
+    /// Something that only the words of the rule itself need.
     Detail {
         /// Its name within the rule.
         name: Cow<'static, str>,
@@ -202,33 +162,5 @@ impl From<Address> for Value {
 impl From<NamedProcess> for Value {
     fn from(process: NamedProcess) -> Self {
         Self::Process(process)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_are_saved_by_their_names_and_new_ones_read_as_unknown() {
-        let all = [
-            WaitsFor::Fuse,
-            WaitsFor::Nfs,
-            WaitsFor::Smb,
-            WaitsFor::Thaw,
-            WaitsFor::Memory,
-            WaitsFor::PageLock,
-            WaitsFor::Storage,
-            WaitsFor::Lock,
-            WaitsFor::Network,
-            WaitsFor::Cpu,
-            WaitsFor::Unknown,
-        ];
-        for waits_for in all {
-            let saved = serde_json::to_string(&waits_for).unwrap();
-            assert_eq!(saved, format!("\"{}\"", waits_for.name()));
-            assert_eq!(serde_json::from_str::<WaitsFor>(&saved).unwrap(), waits_for);
-        }
-        assert_eq!(serde_json::from_str::<WaitsFor>("\"a_tape\"").unwrap(), WaitsFor::Unknown);
     }
 }

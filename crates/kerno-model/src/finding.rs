@@ -397,7 +397,7 @@ impl Finding {
         self.facts.iter().find_map(|fact| if let Fact::Scope(scope) = fact { Some(scope) } else { None })
     }
 
-    /// The operation that it is about, if it says.
+    /// The operation that it is about, if it is known.
     pub fn operation(&self) -> Option<RequestKind> {
         self.facts.iter().find_map(|fact| if let Fact::Operation(operation) = fact { Some(*operation) } else { None })
     }

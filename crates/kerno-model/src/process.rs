@@ -38,7 +38,7 @@ pub struct Process {
     pub used: TaskUse,
 }
 
-/// A container, as the cgroup's path tells.
+/// A container, as the path of the cgroup names it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]

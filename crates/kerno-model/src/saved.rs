@@ -1,19 +1,19 @@
-//! The saved form of a [`Window`], and reading what earlier versions saved.
+//! The saved form of a [`Window`], and how to read windows that earlier versions saved.
 //!
-//! A window is saved as one JSON object. Its `schema_version` says which version of this form it has:
+//! A window is saved as one JSON object. Its `schema_version` gives the version of the form:
 //!
 //! | version | what changed |
 //! |---|---|
-//! | 1 | The first. |
-//! | 2 | `window` is now `span`. Arrays that stood for records are objects with named fields: who held the CPU, who owns connections, who has most memory. I/O limits of cgroups are objects, and `tightest` is one of their kinds. Each window names the kerno that saved it. |
+//! | 1 | The first version. |
+//! | 2 | `window` is now `span`. Arrays that stood for records became objects with named fields: the holders of a CPU, the owners of connections, and the processes with the most memory. I/O limits of cgroups became objects, and `tightest` is one of their kinds. Each window names the version of kerno that saved it. |
 //!
 //! The promise:
 //!
-//! - Every version is read by every later kerno. What a version lacks has its default value.
-//! - Fields that a reader does not know are passed over, and words that it does not know are read as `other` or `unknown`. So a field may be
-//!   added without a new version.
-//! - The version grows when a field changes its meaning or its form, or goes. A newer version is refused: what is read wrongly is
-//!   judged wrongly.
+//! - Every later version of kerno reads it. Fields that are missing get their default values.
+//! - A reader ignores fields that it does not know, and reads words that it does not know as `other` or `unknown`. So new fields need no
+//!   new version.
+//! - The version grows when a field changes its meaning or form, or is removed. A reader refuses newer versions, since it would misread
+//!   and misjudge them.
 
 mod v1;
 
@@ -23,49 +23,49 @@ use serde_json::Value;
 
 use crate::{SCHEMA_VERSION, Span, Window};
 
-/// The oldest version of the saved form that is read.
+/// The oldest version of the saved form that can be read.
 pub const OLDEST_VERSION: u32 = 1;
 
-/// Brings what one version saved to the next one.
+/// Converts a saved window from one version to the next.
 type Migration = fn(&mut Value);
 
-/// The first one leads from [`OLDEST_VERSION`] to the one after it, the last one to [`SCHEMA_VERSION`].
+/// The conversions in order: the first one is from [`OLDEST_VERSION`], the last one to [`SCHEMA_VERSION`].
 const MIGRATIONS: [Migration; (SCHEMA_VERSION - OLDEST_VERSION) as usize] = [v1::migrate];
 
-/// Why something was not read as a window.
+/// Why a window could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReadError {
     /// It is not JSON, or a value in it has the wrong form.
     Malformed {
-        /// In which line, from 1 on.
+        /// The line, counted from 1.
         line: usize,
-        /// In which column, from 1 on; 0 at the end of a line.
+        /// The column, counted from 1; 0 at the end of a line.
         column: usize,
         /// What is wrong.
         what: String,
     },
     /// A value of an earlier version has the wrong form.
     MalformedPart {
-        /// The part of the window that it is in, by the name of its field.
+        /// The field of the window that contains it.
         part: String,
         /// What is wrong.
         what: String,
     },
-    /// It is a report, which was made from a window and does not hold it.
+    /// It is a report, which does not contain the window that it was made from.
     Report,
-    /// It says no version.
+    /// It has no version.
     NoVersion,
     /// It has no span: it is not a window.
     NoSpan,
-    /// Its version is not one that this crate reads.
+    /// This crate cannot read its version.
     Version {
         /// Its version.
         found: u64,
-        /// The version of kerno that saved it, where it says so.
+        /// The version of kerno that saved it, if it names one.
         saved_by: Option<String>,
     },
-    /// Its begin or its length cannot have been.
+    /// Its start or length is impossible.
     ImpossibleSpan,
 }
 
@@ -84,7 +84,7 @@ impl std::fmt::Display for ReadError {
                 }
                 write!(f, "; versions {OLDEST_VERSION} to {SCHEMA_VERSION} are read")
             }
-            Self::ImpossibleSpan => f.write_str("a span that cannot have been"),
+            Self::ImpossibleSpan => f.write_str("an impossible span"),
         }
     }
 }
@@ -98,14 +98,14 @@ impl From<serde_json::Error> for ReadError {
     }
 }
 
-/// What is wrong, without the position, which is kept apart.
+/// What is wrong, without the position, which is stored separately.
 fn without_position(error: &serde_json::Error) -> String {
     let what = error.to_string();
     let position = format!(" at line {} column {}", error.line(), error.column());
     what.strip_suffix(&position).unwrap_or(&what).to_owned()
 }
 
-/// What tells windows of all versions from other JSON.
+/// The fields that distinguish windows of any version from other JSON.
 #[derive(Deserialize)]
 struct Head {
     schema_version: Option<u64>,
@@ -113,14 +113,14 @@ struct Head {
     /// Only a report has them.
     findings: Option<IgnoredAny>,
     span: Option<IgnoredAny>,
-    /// In version 1 the span; in reports too.
+    /// The span, in version 1 and in reports.
     window: Option<IgnoredAny>,
 }
 
 /// Reads a saved window of this version or any earlier one.
 ///
 /// # Errors
-/// Says what is wrong and, where it can be told, where.
+/// [`ReadError`] tells what is wrong and, if possible, where.
 pub fn read_window(json: &[u8]) -> Result<Window, ReadError> {
     let head: Head = serde_json::from_slice(json)?;
     let version = match head.schema_version {
@@ -157,7 +157,7 @@ fn migrate(value: &mut Value, from: u32) {
     }
 }
 
-/// Positions are lost in a [`Value`]: on failure each part is tried alone to tell which one it is.
+/// Reads a window from a [`Value`], which has no positions. On failure, tries each part alone to find the wrong one.
 fn of_value(value: Value) -> Result<Window, ReadError> {
     let error = match Window::deserialize(&value) {
         Ok(window) => return Ok(window),
@@ -176,12 +176,12 @@ fn of_value(value: Value) -> Result<Window, ReadError> {
 /// The JSON Schema of a saved window of this version.
 #[cfg(feature = "schema")]
 pub fn json_schema() -> Value {
-    // What is written, not what is taken: a reader takes less.
+    // The schema of what is written; a reader accepts less.
     let settings = schemars::generate::SchemaSettings::default().for_serialize();
     settings.into_generator().into_root_schema_for::<Window>().to_value()
 }
 
-/// Whether it can have been: rates are counts over its length.
+/// Whether a span is possible. Rates divide by its length.
 fn is_possible(span: &Span) -> bool {
     const YEAR_10000: f64 = 253_402_300_800.0;
     const CENTURY: f64 = 3_155_760_000.0;

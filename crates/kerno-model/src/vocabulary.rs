@@ -1,7 +1,7 @@
-//! Closed sets of words, as enums that a reader of an older version can take.
+//! Sets of words, as enums that older versions can still read.
 
-/// Defines an enum of words. The last variant stands for every word that this version does not know, so that what a newer version
-/// wrote can be read.
+/// Defines an enum of words. The last variant stands for every word that this version does not know, so that it can read what newer
+/// versions wrote.
 macro_rules! vocabulary {
     (
         $(#[$meta:meta])*
@@ -19,14 +19,14 @@ macro_rules! vocabulary {
             $($(#[$variant_meta])* #[serde(rename = $word)] $variant,)+
             $(#[$other_meta])*
             ///
-            /// Also what a word is read as that this version does not know.
+            /// Words that this version does not know are read as this one.
             #[default]
             #[serde(rename = $other_word, other)]
             $other,
         }
 
         impl $name {
-            /// All of them.
+            /// All variants.
             pub const ALL: &[Self] = &[$(Self::$variant,)+ Self::$other];
 
             /// The word, as it is serialised.
@@ -37,7 +37,7 @@ macro_rules! vocabulary {
                 }
             }
 
-            /// The one of that name; the last one where this version knows none.
+            /// The variant with this name; the last one if this version does not know the name.
             pub fn from_name(name: &str) -> Self {
                 Self::ALL.iter().copied().find(|known| known.name() == name).unwrap_or_default()
             }
@@ -55,7 +55,7 @@ pub(crate) use vocabulary;
 
 #[cfg(test)]
 mod tests {
-    use crate::{KillScope, RequestKind};
+    use crate::{KillScope, RequestKind, WaitsFor};
 
     #[test]
     fn unknown_words_are_taken() {
@@ -67,6 +67,7 @@ mod tests {
         }
         assert_eq!(serde_json::from_str::<RequestKind>("\"zone_append\"").unwrap(), RequestKind::Other);
         assert_eq!(serde_json::from_str::<KillScope>("\"numa_node\"").unwrap(), KillScope::Unknown);
+        assert_eq!(serde_json::from_str::<WaitsFor>("\"a_tape\"").unwrap(), WaitsFor::Unknown);
         assert!(serde_json::from_str::<KillScope>("3").is_err());
     }
 }

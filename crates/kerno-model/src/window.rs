@@ -7,7 +7,7 @@ use crate::{
     SyscallSummary, TcpSummary,
 };
 
-/// Version of the serialised form of [`Window`] and of reports; grows when a field changes its meaning or its form, or goes. See
+/// Version of the serialised form of [`Window`] and of reports. Grows when a field changes its meaning or form, or is removed. See
 /// [`saved`](crate::saved).
 pub const SCHEMA_VERSION: u32 = 2;
 
@@ -20,7 +20,7 @@ pub const SCHEMA_VERSION: u32 = 2;
 pub struct Window {
     /// [`SCHEMA_VERSION`]
     pub schema_version: u32,
-    /// The version of kerno that observed it; empty when it is not known.
+    /// The version of kerno that observed it; empty if it is not known.
     pub kerno_version: String,
     /// The machine.
     pub host: HostFacts,
@@ -135,7 +135,7 @@ impl Span {
     }
 }
 
-/// Something that was to be observed and was not.
+/// Something that could not be observed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]

@@ -16,7 +16,7 @@ mod tests {
 
     const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
-    /// Set `KERNO_WRITE_DOCS=1` to write them anew.
+    /// Set `KERNO_WRITE_DOCS=1` to regenerate them.
     #[test]
     fn the_files_are_current() {
         let schemas = [("report", json_schema()), ("window", kerno_model::saved::json_schema())];
@@ -28,7 +28,7 @@ mod tests {
             }
             assert!(
                 std::fs::read_to_string(&file).unwrap_or_default() == text,
-                "docs/{name}.schema.json: write it anew with KERNO_WRITE_DOCS=1"
+                "docs/{name}.schema.json is out of date; regenerate it with KERNO_WRITE_DOCS=1"
             );
         }
     }
@@ -54,8 +54,8 @@ mod tests {
         conforms(&serde_json::to_value(report()).unwrap(), &schema, &schema, "report");
     }
 
-    /// Checks the parts of JSON Schema that are used here: references, types, required and known properties, items, fixed
-    /// arrays, choices.
+    /// Checks the parts of JSON Schema that are used here: references, types, required and known properties, items, fixed arrays and
+    /// choices.
     fn conforms(value: &Value, schema: &Value, root: &Value, place: &str) {
         if let Some(pointer) = schema["$ref"].as_str() {
             let target = root.pointer(pointer.trim_start_matches('#')).unwrap_or_else(|| panic!("{place}: {pointer}"));

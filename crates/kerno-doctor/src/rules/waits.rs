@@ -174,12 +174,29 @@ fn words(finding: &Finding) -> Words {
     let sleep = finding.number("sleep").or_else(|| finding.number("longest_sleep")).map(span);
     let place = finding.text("place").map_or_else(String::new, |place| format!(" It sleeps in {place}()."));
     Words {
-        title: title(&format!("{who}{others} {verb} stuck waiting for {kind}"), [sleep]),
+        title: title(&format!("{who}{others} {verb} stuck waiting for {}", awaited(kind)), [sleep]),
         cause: format!("{}{place}", cause(kind)),
         impact: "A task in this state does nothing else, and no signal ends it until it gets what it waits for. Whoever needs the task, \
                  or something that it holds, waits too. Each such task adds to the load average."
             .to_owned(),
         outlook: String::new(),
+    }
+}
+
+/// What a task waits for, in words.
+const fn awaited(kind: WaitsFor) -> &'static str {
+    match kind {
+        WaitsFor::Fuse => "the server of a FUSE file system",
+        WaitsFor::Nfs => "an NFS server",
+        WaitsFor::Smb => "an SMB server",
+        WaitsFor::Thaw => "a frozen file system",
+        WaitsFor::Memory => "memory to be reclaimed",
+        WaitsFor::PageLock => "a locked page of a file",
+        WaitsFor::Storage => "disk I/O",
+        WaitsFor::Lock => "a lock in the kernel",
+        WaitsFor::Network => "the other end of a connection",
+        WaitsFor::Cpu => "a CPU",
+        _ => "something in the kernel",
     }
 }
 

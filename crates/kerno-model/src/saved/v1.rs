@@ -1,13 +1,13 @@
-//! From version 1 of the saved form to version 2.
+//! Converts version 1 of the saved form to version 2.
 
 use serde_json::{Map, Value, json};
 
 use crate::{IoLimitKind, errno};
 
-/// The kerno whose windows had version 1.
+/// The version of kerno that saved windows of version 1.
 const KERNO: &str = "0.1.0";
 
-/// What has not the form that it should have is left as it is: reading tells of it.
+/// Leaves values of the wrong form as they are, since reading reports them.
 pub(super) fn migrate(window: &mut Value) {
     let Some(window) = window.as_object_mut() else { return };
     if let Some(span) = window.remove("window") {
@@ -47,13 +47,13 @@ pub(super) fn migrate(window: &mut Value) {
     });
 }
 
-/// Calls it for each entry of a list of a part.
+/// Calls `change` for each entry of a list in a part.
 fn for_each(window: &mut Map<String, Value>, part: &str, list: &str, change: impl Fn(&mut Map<String, Value>)) {
     let list = window.get_mut(part).and_then(|part| part.get_mut(list)).and_then(Value::as_array_mut);
     list.into_iter().flatten().filter_map(Value::as_object_mut).for_each(change);
 }
 
-/// Makes objects of the arrays that stood for records.
+/// Turns arrays that stood for records into objects.
 fn records(entry: &mut Map<String, Value>, field: &str, named: impl Fn(&[Value]) -> Option<Value>) {
     for record in entry.get_mut(field).and_then(Value::as_array_mut).into_iter().flatten() {
         if let Some(object) = record.as_array().and_then(|record| named(record)) {

@@ -136,7 +136,7 @@ fn is_victim(window: &Window, rule: &SchedulerContention, waiter: &SchedWaiter) 
     if is_held_back(window, sched, waiter.pid) {
         return false;
     }
-    // Nobody held the CPU: it was the machine that was slow to wake.
+    // The CPU was idle: the machine was slow to wake up.
     let idle: u64 = waiter.held_by.iter().filter(|held| held.pid == 0).map(|held| held.waits).sum();
     if idle * 2 > waiter.slow {
         return false;
