@@ -7,7 +7,8 @@ use kerno_bpf::{Filter, Options, SchedDelayLoader, SchedEvent};
 use crate::cgroups::{Cgroup, v2_mount};
 use crate::sched_account::{Account, Span};
 use crate::support::{
-    Child, Run, allowed_cpus, init_switches, monotonic_ns, observe, options, pid, pin, scaled, set_comm,
+    Child, Run, allowed_cpus, init_switches, monotonic_ns, nap_until_switched, observe, options, pid, pin, scaled,
+    set_comm,
 };
 
 /// The last CPU this process may use.
@@ -323,9 +324,7 @@ fn new_tasks_wait_once_as_new_also_when_an_id_is_used_again() {
 
 /// Sleeps a prime number of times.
 fn naps() {
-    for _ in 0..101 {
-        std::thread::sleep(Duration::from_micros(200));
-    }
+    nap_until_switched(101);
 }
 
 /// Of two children that do the same, only the one that the filter is for makes events, and all of its own.

@@ -11,7 +11,7 @@ use kerno_model::Window;
 use crate::block::{LoopDevice, MIB};
 use crate::cgroups::Cgroup;
 use crate::sched_account::Span;
-use crate::support::{self, Child, compare, init_switches, monotonic_ns, pin, set_comm};
+use crate::support::{self, Child, compare, init_switches, monotonic_ns, nap_until_switched, pin, set_comm};
 
 fn observer() -> Observer {
     support::observer(&["sched_delay"])
@@ -84,22 +84,6 @@ fn switches_are_those_that_the_kernel_counts() {
     compare("sched_delay", "waits in the histograms of CPUs and of reasons", waits, by_reason, "each other");
     assert!(waits <= switches);
     assert_eq!(sched.cpus.len(), cpus());
-}
-
-/// Naps until this thread left the CPU so often: a nap whose time is over before the thread is asleep takes no switch.
-fn nap_until_switched(times: u64) {
-    let left = || {
-        // SAFETY: the struct is writable and may be zero.
-        unsafe {
-            let mut usage: libc::rusage = std::mem::zeroed();
-            assert_eq!(libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage), 0);
-            usage.ru_nvcsw.cast_unsigned()
-        }
-    };
-    let before = left();
-    while left() - before < times {
-        std::thread::sleep(Duration::from_micros(200));
-    }
 }
 
 #[test]

@@ -394,6 +394,22 @@ pub fn monotonic_ns() -> u64 {
     now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
+/// Naps until this thread left the CPU so often: a nap whose time is over before the thread is asleep takes no switch.
+pub fn nap_until_switched(times: u64) {
+    let left = || {
+        // SAFETY: the struct is writable and may be zero.
+        unsafe {
+            let mut usage: libc::rusage = std::mem::zeroed();
+            assert_eq!(libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage), 0);
+            usage.ru_nvcsw.cast_unsigned()
+        }
+    };
+    let before = left();
+    while left() - before < times {
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
 /// Sets the calling thread's name.
 pub fn set_comm(name: &str) {
     let name = std::ffi::CString::new(name).unwrap();
