@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Container, Window};
+use crate::Container;
 
 /// The identity of a process. Boot and start time distinguish it from later processes with the same id.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -157,31 +157,6 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// A process, with what the window knows about it. `comm`, the name that was seen, takes precedence unless it is empty.
-    pub fn process(window: &Window, pid: u32, comm: &str) -> Self {
-        let known = window.process(pid);
-        let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
-        let named = NamedProcess {
-            id: window.process_id(pid),
-            comm: text(comm).or_else(|| known.map(|process| process.comm.clone())).unwrap_or_default(),
-            cmdline: known.and_then(|process| text(&process.cmdline)),
-            user: known.and_then(|process| process.user.clone()),
-            ended: known.is_some_and(|process| !process.alive),
-        };
-        Self {
-            process: Some(named),
-            cgroup: known.and_then(|process| process.cgroup.clone()),
-            container: known.and_then(|process| process.container.clone()),
-            unit: known.and_then(|process| process.unit.clone()),
-            ..Self::default()
-        }
-    }
-
-    /// A device, by `major:minor` or name.
-    pub fn device(window: &Window, device: &str) -> Self {
-        Self::default().on_device(window, device)
-    }
-
     /// A cgroup.
     pub fn cgroup(path: &str) -> Self {
         Self { cgroup: Some(path.to_owned()), ..Self::default() }
@@ -195,18 +170,6 @@ impl Subject {
     /// The remote end of connections.
     pub fn remote(address: impl Into<Address>) -> Self {
         Self { remote: Some(address.into()), ..Self::default() }
-    }
-
-    /// Adds a device, by `major:minor` or name.
-    #[must_use]
-    pub fn on_device(mut self, window: &Window, device: &str) -> Self {
-        let known = window.disk_io.iter().flat_map(|disk| &disk.devices);
-        let known = known.into_iter().find(|known| known.dev == device || known.name == device);
-        self.device = Some(match known {
-            Some(known) => Device { dev: known.dev.clone(), name: known.label().to_owned() },
-            None => Device { dev: String::new(), name: device.to_owned() },
-        });
-        self
     }
 
     /// The id of the process, if there is one.

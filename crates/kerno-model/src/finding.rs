@@ -4,7 +4,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Address, Device, Entity, Fact, Limit, NamedProcess, ProcessId, RequestKind, Scope, Subject, Value, WaitsFor,
+    Address, Device, Entity, Fact, Limit, Moment, NamedProcess, ProcessId, RequestKind, Scope, Subject, Unit, Value,
+    WaitsFor,
 };
 
 /// How bad it is.
@@ -35,31 +36,6 @@ impl std::fmt::Display for Severity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(self.name())
     }
-}
-
-/// The unit of a number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "snake_case")]
-pub enum Unit {
-    /// A number of things.
-    Count,
-    /// A number of things per second.
-    PerSecond,
-    /// A share, 0 to 1.
-    Ratio,
-    /// A factor.
-    Times,
-    /// Seconds.
-    Seconds,
-    /// Milliseconds.
-    Milliseconds,
-    /// Microseconds.
-    Microseconds,
-    /// Bytes.
-    Bytes,
-    /// Bytes per second.
-    BytesPerSecond,
 }
 
 /// The id of a rule, such as `fd_leak`. Stable: configuration, history and alerts name rules by it.
@@ -96,17 +72,6 @@ impl PartialEq<&str> for RuleId {
     fn eq(&self, other: &&str) -> bool {
         self.0 == *other
     }
-}
-
-/// A moment by two clocks: the wall clock, for people and other machines, and the monotonic clock, which never jumps.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(default)]
-pub struct Moment {
-    /// `CLOCK_MONOTONIC` of the initial time namespace, in nanoseconds.
-    pub monotonic_ns: u64,
-    /// Nanoseconds since 1970, by the wall clock as it was when the window was observed.
-    pub unix_ns: u64,
 }
 
 /// A measurement. The rule has the label in words.

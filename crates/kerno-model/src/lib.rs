@@ -12,6 +12,7 @@ mod histogram;
 mod host;
 mod incident;
 mod loss;
+mod moment;
 #[doc(hidden)]
 pub mod paths;
 mod process;
@@ -19,17 +20,19 @@ pub mod saved;
 mod series;
 mod signals;
 pub mod text;
+mod unit;
 mod vocabulary;
 mod window;
 
 pub use entity::{Address, Device, Entity, NamedProcess, ProcessId, Subject};
 pub use errno::ErrnoCount;
 pub use fact::{Fact, Limit, Scope, Value, WaitsFor};
-pub use finding::{Effect, Eta, Evidence, Exemplar, Finding, Fingerprint, Fix, Moment, RuleId, Safety, Severity, Unit};
+pub use finding::{Effect, Eta, Evidence, Exemplar, Finding, Fingerprint, Fix, RuleId, Safety, Severity};
 pub use histogram::{BUCKETS, Histogram, Percentiles};
 pub use host::{HostFacts, KernelVersion};
 pub use incident::{Course, Incident, IncidentId, IncidentState, Transition};
 pub use loss::SummaryLoss;
+pub use moment::Moment;
 pub use process::{Container, Process, TaskUse};
 pub use series::{Series, Trend};
 pub use signals::{
@@ -39,4 +42,5 @@ pub use signals::{
     ProcessMemory, RequestKind, SchedSummary, SchedWaiter, SyncStat, SyscallExemplar, SyscallOffender, SyscallStat,
     SyscallSummary, TcpFailure, TcpFailureReason, TcpListener, TcpNamespace, TcpPeer, TcpProcess, TcpSummary,
 };
+pub use unit::Unit;
 pub use window::{CostOfObserving, Missing, SCHEMA_VERSION, Span, Window};

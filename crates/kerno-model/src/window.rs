@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DiskSummary, FdSummary, FileSummary, HostFacts, Moment, OomSummary, Process, ProcessId, SchedSummary, SummaryLoss,
-    SyscallSummary, TcpSummary,
+    Device, DiskSummary, FdSummary, FileSummary, HostFacts, Moment, NamedProcess, OomSummary, Process, ProcessId,
+    SchedSummary, Subject, SummaryLoss, SyscallSummary, TcpSummary,
 };
 
 /// Version of the serialised form of [`Window`] and of reports. Grows when a field changes its meaning or form, or is removed. See
@@ -92,6 +92,46 @@ impl Window {
     /// The length of the window in seconds; never 0.
     pub fn seconds(&self) -> f64 {
         self.span.seconds.max(1e-3)
+    }
+}
+
+/// What a window knows about those whom a finding names.
+impl Subject {
+    /// A process, with what the window knows about it. `comm`, the name that was seen, takes precedence unless it is empty.
+    pub fn process(window: &Window, pid: u32, comm: &str) -> Self {
+        let known = window.process(pid);
+        let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+        let named = NamedProcess {
+            id: window.process_id(pid),
+            comm: text(comm).or_else(|| known.map(|process| process.comm.clone())).unwrap_or_default(),
+            cmdline: known.and_then(|process| text(&process.cmdline)),
+            user: known.and_then(|process| process.user.clone()),
+            ended: known.is_some_and(|process| !process.alive),
+        };
+        Self {
+            process: Some(named),
+            cgroup: known.and_then(|process| process.cgroup.clone()),
+            container: known.and_then(|process| process.container.clone()),
+            unit: known.and_then(|process| process.unit.clone()),
+            ..Self::default()
+        }
+    }
+
+    /// A device, by `major:minor` or name.
+    pub fn device(window: &Window, device: &str) -> Self {
+        Self::default().on_device(window, device)
+    }
+
+    /// Adds a device, by `major:minor` or name.
+    #[must_use]
+    pub fn on_device(mut self, window: &Window, device: &str) -> Self {
+        let known = window.disk_io.iter().flat_map(|disk| &disk.devices);
+        let known = known.into_iter().find(|known| known.dev == device || known.name == device);
+        self.device = Some(match known {
+            Some(known) => Device { dev: known.dev.clone(), name: known.label().to_owned() },
+            None => Device { dev: String::new(), name: device.to_owned() },
+        });
+        self
     }
 }
 

@@ -172,16 +172,10 @@ impl Redactor<'_> {
     /// Of addresses only those are told that every machine has, and the lab's own.
     fn address(&mut self, text: &str) -> String {
         match text.parse::<IpAddr>() {
-            Ok(ip) if is_of_the_lab(text) || ip.is_unspecified() => text.to_owned(),
+            Ok(ip) if trim::is_of_the_lab(text) || ip.is_unspecified() => text.to_owned(),
             Ok(IpAddr::V4(_)) => self.addresses.of(text, |number| format!("198.51.100.{}", number % 255)),
             Ok(IpAddr::V6(_)) => self.addresses.of(text, |number| format!("2001:db8::{number:x}")),
             Err(_) => text.to_owned(),
         }
     }
-}
-
-/// Whether an address is one that the lab uses: of a loopback, or of its networks.
-pub(super) fn is_of_the_lab(address: &str) -> bool {
-    let ip = address.parse::<IpAddr>().map(|ip| ip.to_canonical());
-    ip.is_ok_and(|ip| ip.is_loopback() || ip.to_string().starts_with("10.213."))
 }

@@ -1,6 +1,7 @@
 //! Leaving out what a case is not about. It goes by the form of what is saved, not by its types: a list of a signal that is new is cut as well.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use serde_json::{Map, Value};
 
@@ -93,6 +94,12 @@ fn others(window: &mut Value, ours: &Ours) {
     retain(window, "", &|_, map| who(map).is_none_or(|pids| pids.iter().any(|pid| ours.matters(*pid))));
 }
 
+/// Whether an address is one that the lab uses: of a loopback, or of its networks.
+pub(super) fn is_of_the_lab(address: &str) -> bool {
+    let ip = address.parse::<IpAddr>().map(|ip| ip.to_canonical());
+    ip.is_ok_and(|ip| ip.is_loopback() || ip.to_string().starts_with("10.213."))
+}
+
 fn places(window: &mut Value, ours: &Ours) {
     let text = |map: &Map<String, Value>, key: &str| map.get(key).and_then(Value::as_str).map(str::to_owned);
     retain(window, "", &|key, map| match key {
@@ -101,7 +108,7 @@ fn places(window: &mut Value, ours: &Ours) {
             let owners = map.get("owners").and_then(Value::as_array).into_iter().flatten();
             let mut owners = owners.filter_map(|owner| owner.get("pid").and_then(pid));
             let address = text(map, "remote").unwrap_or_default();
-            ours.is_named(&address) || super::redact::is_of_the_lab(&address) || owners.any(|pid| ours.is_own(pid))
+            ours.is_named(&address) || is_of_the_lab(&address) || owners.any(|pid| ours.is_own(pid))
         }
         // Limits of cgroups, of memory, I/O and CPUs.
         "cgroups" | "throttled" => text(map, "path").is_none_or(|path| ours.is_named(&path)),
