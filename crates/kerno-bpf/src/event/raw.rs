@@ -3,7 +3,6 @@ use std::fmt;
 use zerocopy::{Immutable, KnownLayout, TryFromBytes};
 
 use super::{Comm, EventType};
-use crate::signals::TypedEvent;
 
 /// An event as it came out of the ring: its type, and its bytes still in the kernel's memory.
 #[derive(Clone, Copy, Debug)]
@@ -48,14 +47,6 @@ impl fmt::Debug for Aligned {
 }
 
 impl<'a> RawEvent<'a> {
-    /// The typed event, in place.
-    ///
-    /// # Errors
-    /// [`DecodeError`] when the bytes are not such an event.
-    pub fn decode(self) -> Result<TypedEvent<'a>, DecodeError> {
-        TypedEvent::decode(self)
-    }
-
     /// The typed event of a type known beforehand, in place.
     ///
     /// # Errors
@@ -77,14 +68,6 @@ impl RawEventBuf {
     /// The borrowed form.
     pub fn as_raw(&self) -> RawEvent<'_> {
         RawEvent { event_type: self.event_type, data: self.data.as_bytes() }
-    }
-
-    /// As [`RawEvent::decode`].
-    ///
-    /// # Errors
-    /// [`DecodeError`] when the bytes are not such an event.
-    pub fn decode(&self) -> Result<TypedEvent<'_>, DecodeError> {
-        self.as_raw().decode()
     }
 }
 

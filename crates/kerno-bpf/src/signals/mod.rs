@@ -19,7 +19,7 @@ pub use tcp_monitor::{TcpDirection, TcpEvent, TcpEventType, TcpFamily, TcpMonito
 use std::fmt;
 
 use crate::engine::Sampler;
-use crate::event::{Comm, DecodeError, Event, EventType, RawEvent};
+use crate::event::{Comm, DecodeError, Event, EventType, RawEvent, RawEventBuf};
 use crate::probe::{Host, LoadError, Loader, Options};
 
 /// A signal as the registry knows it.
@@ -50,6 +50,26 @@ pub fn by_event_type(event_type: EventType) -> Option<&'static SignalInfo> {
 /// Finds a signal by its name, its alias or the name of its event type.
 pub fn by_name(name: &str) -> Option<&'static SignalInfo> {
     ALL.iter().find(|signal| signal.name == name || signal.alias == name || signal.event_type.name() == name)
+}
+
+impl<'a> RawEvent<'a> {
+    /// The typed event, in place.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when the bytes are not such an event.
+    pub fn decode(self) -> Result<TypedEvent<'a>, DecodeError> {
+        TypedEvent::decode(self)
+    }
+}
+
+impl RawEventBuf {
+    /// As [`RawEvent::decode`].
+    ///
+    /// # Errors
+    /// [`DecodeError`] when the bytes are not such an event.
+    pub fn decode(&self) -> Result<TypedEvent<'_>, DecodeError> {
+        self.as_raw().decode()
+    }
 }
 
 /// Registers the signals: module, event type and its name, event, loader, alias.
