@@ -37,6 +37,23 @@ impl Series {
         self.points.push((seconds, value));
     }
 
+    /// Adds the points of a later series, whose times begin `shift_seconds` after this one's. A first point at the time of this one's
+    /// last is that same reading, and is left out.
+    pub fn append(&mut self, later: &Self, shift_seconds: f64) {
+        const SAME_SECONDS: f64 = 1e-3;
+        for (seconds, value) in &later.points {
+            let seconds = seconds + shift_seconds;
+            if self.points.last().is_none_or(|last| seconds - last.0 > SAME_SECONDS) {
+                self.push(seconds, *value);
+            }
+        }
+    }
+
+    /// Moves all points by so many seconds.
+    pub fn shift(&mut self, seconds: f64) {
+        self.points.iter_mut().for_each(|point| point.0 += seconds);
+    }
+
     /// Seconds since the window began, and values.
     pub fn points(&self) -> &[(f64, f64)] {
         &self.points

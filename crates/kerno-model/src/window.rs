@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DiskSummary, FdSummary, FileSummary, HostFacts, Moment, OomSummary, Process, ProcessId, SchedSummary, SummaryLoss,
-    SyscallSummary, TcpSummary,
+    DiskSummary, FdSummary, FileSummary, HostFacts, Merged, Moment, OomSummary, Process, ProcessId, SchedSummary,
+    SummaryLoss, SyscallSummary, TcpSummary,
 };
 
 /// Version of the serialised form of [`Window`] and of reports; grows when a field changes its meaning or its form, or goes. See
@@ -46,6 +46,9 @@ pub struct Window {
     pub file_audit: Option<FileSummary>,
     /// Who is who: each process that another part names, and those that used most.
     pub processes: BTreeMap<u32, Process>,
+    /// Of a window that was [merged](Self::merge) of others: what of it is not exact.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub merged: Option<Merged>,
 }
 
 impl Window {
@@ -89,7 +92,7 @@ impl Window {
         self.process(pid).map(|process| process.comm.as_str()).filter(|comm| !comm.is_empty()).unwrap_or(seen)
     }
 
-    /// The length of the window in seconds, never 0.
+    /// How long was watched, in seconds, never 0: what rates are of.
     pub fn seconds(&self) -> f64 {
         self.span.seconds.max(1e-3)
     }
@@ -104,7 +107,7 @@ pub struct Span {
     pub started_unix: f64,
     /// Its begin: `CLOCK_MONOTONIC`, in nanoseconds, as events have it.
     pub started_ns: u64,
-    /// Its length in seconds.
+    /// Its length in seconds; of merged windows the time watched.
     pub seconds: f64,
     /// Samples taken of what only shows by looking.
     pub samples: u32,

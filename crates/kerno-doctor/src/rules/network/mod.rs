@@ -150,7 +150,7 @@ mod testing {
             spurious_retransmits: 0,
             srtt_us: Some(400),
             min_rtt_us: Some(300),
-            owners: vec![kerno_model::ConnectionOwner { pid: 815, connections: 3 }],
+            owners: vec![kerno_model::ConnectionOwner { pid: 815, connections: 3, open: 3 }],
             first_retransmit_ns: if again > 0 { 3_000_000_000 } else { 0 },
         }
     }
