@@ -159,14 +159,17 @@ pub struct Subject {
 impl Subject {
     /// A process, with what the window knows about it. `comm`, the name that was seen, takes precedence unless it is empty.
     pub fn process(window: &Window, pid: u32, comm: &str) -> Self {
-        let known = window.process(pid);
+        let known = window.process_seen(pid, comm);
         let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+        // Another process has its id by now: it has ended, and when it started is not known.
+        let is_other = known.is_none() && window.process(pid).is_some();
+        let id = window.process_id(pid);
         let named = NamedProcess {
-            id: window.process_id(pid),
+            id: if is_other { ProcessId { start_ns: 0, ..id } } else { id },
             comm: text(comm).or_else(|| known.map(|process| process.comm.clone())).unwrap_or_default(),
             cmdline: known.and_then(|process| text(&process.cmdline)),
             user: known.and_then(|process| process.user.clone()),
-            ended: known.is_some_and(|process| !process.alive),
+            ended: is_other || known.is_some_and(|process| !process.alive),
         };
         Self {
             process: Some(named),

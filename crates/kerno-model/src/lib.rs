@@ -12,6 +12,7 @@ mod histogram;
 mod host;
 mod incident;
 mod loss;
+mod merge;
 #[doc(hidden)]
 pub mod paths;
 mod process;
@@ -30,6 +31,7 @@ pub use histogram::{BUCKETS, Histogram, Percentiles};
 pub use host::{HostFacts, KernelVersion};
 pub use incident::{Course, Incident, IncidentId, IncidentState, Transition};
 pub use loss::SummaryLoss;
+pub use merge::{Cut, Gap, Inexact, MergeError, Merged};
 pub use process::{Container, Process, TaskUse};
 pub use series::{Series, Trend};
 pub use signals::{
