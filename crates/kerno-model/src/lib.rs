@@ -13,6 +13,7 @@ mod host;
 mod incident;
 mod loss;
 mod merge;
+mod merged;
 #[doc(hidden)]
 pub mod paths;
 mod process;
@@ -31,7 +32,7 @@ pub use histogram::{BUCKETS, Histogram, Percentiles};
 pub use host::{HostFacts, KernelVersion};
 pub use incident::{Course, Incident, IncidentId, IncidentState, Transition};
 pub use loss::SummaryLoss;
-pub use merge::{Cut, Gap, Inexact, MergeError, Merged};
+pub use merged::{Cut, Gap, Inexact, MergeError, Merged};
 pub use process::{Container, Process, TaskUse};
 pub use series::{Series, Trend};
 pub use signals::{

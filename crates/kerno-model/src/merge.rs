@@ -10,15 +10,14 @@
 //! bounded lists, so each merge takes about as long as the one before.
 
 mod lists;
-mod notes;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::merged::{Gap, Inexact, MergeError, Merged};
 use crate::{Missing, Process, SCHEMA_VERSION, Series, SummaryLoss, TaskUse, Window};
 
 pub(crate) use lists::{Entry, Selected, cut_lists, join_list};
-pub use notes::{Cut, Gap, Inexact, MergeError, Merged};
 
 /// Windows that follow each other so closely, or overlap by so little, adjoin: clocks are read one after the other.
 const ADJOINING_SECONDS: f64 = 0.01;

@@ -111,7 +111,11 @@ fn count_connections() {
         assert_eq!((peer.port, peer.connections, peer.remote.to_string().as_str()), (5000, 43, "127.0.0.1"));
         assert_eq!(
             (peer.retransmitted_segments, peer.open, &peer.owners[..]),
-            (0, Some(RESET as u64), &[ConnectionOwner { pid: child.pid, connections: 43, open: Some(RESET as u64) }][..])
+            (
+                0,
+                Some(RESET as u64),
+                &[ConnectionOwner { pid: child.pid, connections: 43, open: Some(RESET as u64) }][..]
+            )
         );
     }
     // One segment of data each, of the clients.

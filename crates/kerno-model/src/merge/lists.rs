@@ -2,7 +2,8 @@
 
 use std::cmp::{Ordering, Reverse};
 
-use super::{Joint, Merged};
+use super::Joint;
+use crate::Merged;
 
 /// Which entries the list of one window has.
 #[derive(Clone, Copy, Debug)]

@@ -199,7 +199,7 @@ proptest! {
         prop_assert_eq!(series(&tree), series(&in_turn));
         let open = series(&tree);
         prop_assert!(open.points().len() <= 128 && open.points().len() >= values().count().min(31));
-        prop_assert_eq!((open.first(), open.last()), (values().next(), values().last()));
+        prop_assert_eq!((open.first(), open.last()), (values().next(), values().next_back()));
         prop_assert_eq!((open.min(), open.max()), (values().reduce(f64::min), values().reduce(f64::max)));
         prop_assert!(open.points().windows(2).all(|pair| pair[0].0 < pair[1].0));
     }

@@ -277,6 +277,18 @@ mod tests {
     }
 
     #[test]
+    fn time_that_was_not_watched_counts_for_when_the_limit_is_reached() {
+        let mut window = observed(vec![process(|t| 100.0 + 12.0 * t)]);
+        let open = &mut window.fd_track.as_mut().unwrap().processes[0].open;
+        let end = open.points().last().unwrap().0;
+        (window.span.seconds, window.span.unwatched_seconds) = (0.4 * end, 0.6 * end);
+        let finding = judge(&window, &FdLeak::with(&Thresholds::default())).remove(0);
+        let eta = finding.eta.unwrap();
+        assert_eq!(eta.at, window.moment(end + eta.seconds));
+        assert!((eta.seconds - (1024.0 - 100.0) / 12.0 + end).abs() < 2.0, "{eta:?}");
+    }
+
+    #[test]
     fn a_program_that_starts_opens_what_it_needs() {
         let started = |started_ns, limit| {
             let mut window = observed(vec![FdProcess { soft_limit: limit, ..process(|t| 10.0 + 50.0 * t) }]);

@@ -3,9 +3,9 @@ use std::collections::BTreeMap;
 
 use crate::errno::add_counts;
 use crate::merge::{
-    Entry, Inexact, Joint, Merged, Part, Selected, add, cut_lists, earliest, join_list, join_pids, latest, latest_text,
-    rank_pids,
+    Entry, Joint, Part, Selected, add, cut_lists, earliest, join_list, join_pids, latest, latest_text, rank_pids,
 };
+use crate::merged::{Inexact, Merged};
 use crate::{
     CgroupIo, DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter, DiskSummary, Filesystem, FilesystemWriter, Process,
     Series, TaskUse,

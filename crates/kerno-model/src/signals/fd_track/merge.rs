@@ -1,6 +1,7 @@
 use std::cmp::{Ordering, Reverse};
 
-use crate::merge::{Entry, Joint, Merged, Part, Selected, cut_lists, join_list, latest, latest_text};
+use crate::merge::{Entry, Joint, Part, Selected, cut_lists, join_list, latest, latest_text};
+use crate::merged::Merged;
 use crate::{FdKind, FdProcess, FdSummary};
 
 impl Part for FdSummary {

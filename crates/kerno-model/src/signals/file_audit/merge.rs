@@ -1,7 +1,8 @@
 use std::cmp::{Ordering, Reverse};
 
 use crate::errno::add_counts;
-use crate::merge::{Entry, Joint, Merged, Part, Selected, add, cut_lists, earliest, join_list, latest_text};
+use crate::merge::{Entry, Joint, Part, Selected, add, cut_lists, earliest, join_list, latest_text};
+use crate::merged::Merged;
 use crate::{FileProcess, FileSummary};
 
 impl Part for FileSummary {

@@ -1,6 +1,7 @@
 use std::cmp::{Ordering, Reverse};
 
-use crate::merge::{Entry, Joint, Merged, Part, Selected, add, cut_lists, join_list, latest, latest_text};
+use crate::merge::{Entry, Joint, Part, Selected, add, cut_lists, join_list, latest, latest_text};
+use crate::merged::Merged;
 use crate::{CgroupMemory, OomKill, OomSummary, ProcessMemory};
 
 /// Of a cgroup.

@@ -2,9 +2,9 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeMap;
 
 use crate::merge::{
-    Entry, Inexact, Joint, Merged, Part, Selected, add, cut_lists, earliest, join_list, join_pids, latest, latest_text,
-    rank_pids,
+    Entry, Joint, Part, Selected, add, cut_lists, earliest, join_list, join_pids, latest, latest_text, rank_pids,
 };
+use crate::merged::{Inexact, Merged};
 use crate::{
     BlockedTask, CgroupThrottle, CpuGroup, CpuHolder, CpuStat, Process, SchedSummary, SchedWaiter, Series, TaskUse,
 };

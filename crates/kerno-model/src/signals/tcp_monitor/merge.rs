@@ -1,8 +1,7 @@
 use std::cmp::{Ordering, Reverse};
 
-use crate::merge::{
-    Entry, Inexact, Joint, Merged, Part, Selected, add, cut_lists, earliest, join_list, latest, latest_text,
-};
+use crate::merge::{Entry, Joint, Part, Selected, add, cut_lists, earliest, join_list, latest, latest_text};
+use crate::merged::{Inexact, Merged};
 use crate::{ConnectionOwner, TcpFailure, TcpListener, TcpNamespace, TcpPeer, TcpProcess, TcpSummary};
 
 /// Of one peer, in one window.

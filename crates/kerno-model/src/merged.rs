@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::add;
 use crate::vocabulary::vocabulary;
 
 /// The most gaps that are listed; of more the shortest are left out.
@@ -85,11 +84,11 @@ impl Merged {
     pub(crate) fn left_out(&mut self, path: &str, entries: usize, bound: Option<(&str, u64)>) {
         let cut = self.cut.entry(path.to_owned()).or_default();
         let first = cut.windows == 0 && cut.left_out == 0;
-        add(&mut cut.left_out, entries as u64);
+        cut.left_out = cut.left_out.saturating_add(entries as u64);
         cut.bound(first, bound);
     }
 
-    pub(super) fn gap(&mut self, gap: Gap) {
+    pub(crate) fn gap(&mut self, gap: Gap) {
         let place = self.gaps.partition_point(|known| known.at < gap.at);
         self.gaps.insert(place, gap);
         while self.gaps.len() > MAX_GAPS {
@@ -100,7 +99,7 @@ impl Merged {
     }
 
     /// Adds those of a later window, which begins after so many seconds, except for what each signal was observed.
-    pub(super) fn add(&mut self, later: &Self, shift: f64) {
+    pub(crate) fn add(&mut self, later: &Self, shift: f64) {
         self.windows = self.windows.saturating_add(later.windows);
         for gap in &later.gaps {
             self.gap(Gap { at: gap.at + shift, ..*gap });
@@ -137,7 +136,7 @@ impl Cut {
 
     fn add(&mut self, later: &Self) {
         self.windows = self.windows.saturating_add(later.windows);
-        add(&mut self.left_out, later.left_out);
+        self.left_out = self.left_out.saturating_add(later.left_out);
         match (self.at_most, later.at_most) {
             (Some(known), Some(more)) if self.field == later.field => self.at_most = Some(known.saturating_add(more)),
             _ => self.unbound(),
