@@ -97,7 +97,7 @@ fn descends(mut index: usize, ancestor: usize, parents: &[Parent]) -> bool {
 /// Not clearly before its cause. One whose begin is not known may have begun at any time.
 fn in_time(cause: &Finding, consequence: &Finding, tie: Tie, window: &Window) -> bool {
     let share = if tie == Tie::Mechanism { SLACK_SHARE } else { SLACK_SHARE_OF_SUBJECT };
-    let slack = SLACK_SECONDS.max(share * window.seconds());
+    let slack = SLACK_SECONDS.max(share * window.covered_seconds());
     match (cause.since, consequence.since) {
         (Some(cause), Some(consequence)) => {
             window.span.seconds_at(consequence) + slack >= window.span.seconds_at(cause)

@@ -86,7 +86,7 @@ impl Incidents {
 /// What a window's findings change: the incidents afterwards, and what is to be told of it. `findings` are those of one window, consequences
 /// under their causes, in any order; `span` says how long it was watched and when.
 pub fn step(mut incidents: Incidents, span: &Span, findings: &[Finding]) -> (Incidents, Vec<Transition>) {
-    let now = span.moment(span.seconds);
+    let now = span.end();
     let hysteresis = incidents.hysteresis;
     let mut seen = BTreeMap::new();
     flatten(findings, None, &mut seen);

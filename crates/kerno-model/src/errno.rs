@@ -192,6 +192,17 @@ impl ErrnoCount {
     }
 }
 
+/// Adds counts of errors, and puts the most frequent first.
+pub(crate) fn add_counts(ours: &mut Vec<ErrnoCount>, later: &[ErrnoCount]) {
+    for error in later {
+        match ours.iter_mut().find(|known| known.errno == error.errno) {
+            Some(known) => known.count = known.count.saturating_add(error.count),
+            None => ours.push(error.clone()),
+        }
+    }
+    ours.sort_by_key(|error| (std::cmp::Reverse(error.count), error.errno));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,6 +12,8 @@ mod histogram;
 mod host;
 mod incident;
 mod loss;
+mod merge;
+mod merged;
 mod moment;
 #[doc(hidden)]
 pub mod paths;
@@ -32,6 +34,7 @@ pub use histogram::{BUCKETS, Histogram, Percentiles};
 pub use host::{HostFacts, KernelVersion};
 pub use incident::{Course, Incident, IncidentId, IncidentState, Transition};
 pub use loss::SummaryLoss;
+pub use merged::{Cut, Gap, Inexact, MergeError, Merged};
 pub use moment::Moment;
 pub use process::{Container, Process, TaskUse};
 pub use series::{Series, Trend};

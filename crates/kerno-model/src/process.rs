@@ -101,15 +101,15 @@ impl TaskUse {
 
 impl std::ops::AddAssign for TaskUse {
     fn add_assign(&mut self, other: Self) {
-        self.run_ns += other.run_ns;
-        self.wait_ns += other.wait_ns;
-        self.waits += other.waits;
-        self.voluntary += other.voluntary;
-        self.involuntary += other.involuntary;
-        self.major_faults += other.major_faults;
-        self.read_bytes += other.read_bytes;
-        self.write_bytes += other.write_bytes;
-        self.io_delay_ns += other.io_delay_ns;
-        self.reclaim_delay_ns += other.reclaim_delay_ns;
+        self.run_ns = self.run_ns.saturating_add(other.run_ns);
+        self.wait_ns = self.wait_ns.saturating_add(other.wait_ns);
+        self.waits = self.waits.saturating_add(other.waits);
+        self.voluntary = self.voluntary.saturating_add(other.voluntary);
+        self.involuntary = self.involuntary.saturating_add(other.involuntary);
+        self.major_faults = self.major_faults.saturating_add(other.major_faults);
+        self.read_bytes = self.read_bytes.saturating_add(other.read_bytes);
+        self.write_bytes = self.write_bytes.saturating_add(other.write_bytes);
+        self.io_delay_ns = self.io_delay_ns.saturating_add(other.io_delay_ns);
+        self.reclaim_delay_ns = self.reclaim_delay_ns.saturating_add(other.reclaim_delay_ns);
     }
 }

@@ -3,6 +3,9 @@ use serde::{Deserialize, Serialize};
 /// The most points that a [`Series`] keeps. When it is full, every second point is dropped.
 const MAX_POINTS: usize = 128;
 
+/// When series are joined: so many stretches of time at most, of each of which two points are kept, and one more at either end.
+const MAX_STRETCHES: f64 = 62.0;
+
 /// A quantity sampled over the window, as pairs of seconds since the start of the window and the value. Bounded: in long windows, points
 /// are dropped.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -35,6 +38,49 @@ impl Series {
             });
         }
         self.points.push((seconds, value));
+    }
+
+    /// Adds the points of a later series, whose times begin `shift` seconds after this one's. A first point at the time of this one's last
+    /// is that same reading, and is left out. `origin` is when times begin, by a clock that both series have.
+    ///
+    /// Thinned evenly where there are many: of each stretch of time the lowest and the highest are kept, and the first and the last of
+    /// all, so that extremes stay exact. It does not matter in which order neighbours are joined: stretches begin at multiples of their
+    /// length, which is a power of two, and depends on nothing but the time from the first point to the last.
+    pub(crate) fn append(&mut self, later: &Self, shift: f64, origin: f64) {
+        const SAME_SECONDS: f64 = 1e-3;
+        for (seconds, value) in &later.points {
+            let seconds = seconds + shift;
+            if self.points.last().is_none_or(|last| seconds - last.0 > SAME_SECONDS) {
+                self.points.push((seconds, *value));
+            }
+        }
+        self.thin(origin);
+    }
+
+    fn thin(&mut self, origin: f64) {
+        let Some((first, last)) = self.points.first().zip(self.points.last()) else { return };
+        let length = ((last.0 - first.0) / MAX_STRETCHES).max(f64::MIN_POSITIVE).log2().ceil().exp2();
+        let stretch = |point: &(f64, f64)| ((point.0 + origin) / length).floor();
+        let mut kept: Vec<(f64, f64)> = Vec::with_capacity(self.points.len().min(MAX_POINTS));
+        let count = self.points.len();
+        for (place, points) in self.points.chunk_by(|a, b| stretch(a) == stretch(b)).scan(0, |place, points| {
+            let from = *place;
+            *place += points.len();
+            Some((from, points))
+        }) {
+            // Of equal ones those farthest apart.
+            let lowest = points.iter().enumerate().min_by(|a, b| a.1.1.total_cmp(&b.1.1)).map(|(at, _)| at);
+            let highest = points.iter().enumerate().max_by(|a, b| a.1.1.total_cmp(&b.1.1)).map(|(at, _)| at);
+            let stays =
+                |at: usize| Some(at) == lowest || Some(at) == highest || place + at == 0 || place + at + 1 == count;
+            kept.extend(points.iter().enumerate().filter(|(at, _)| stays(*at)).map(|(_, point)| *point));
+        }
+        self.points = kept;
+    }
+
+    /// Moves all points by so many seconds.
+    pub(crate) fn shift(&mut self, seconds: f64) {
+        self.points.iter_mut().for_each(|point| point.0 += seconds);
     }
 
     /// Pairs of seconds since the start of the window and the value.

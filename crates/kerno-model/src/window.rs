@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Device, DiskSummary, FdSummary, FileSummary, HostFacts, Moment, NamedProcess, OomSummary, Process, ProcessId,
-    SchedSummary, Subject, SummaryLoss, SyscallSummary, TcpSummary,
+    Device, DiskSummary, FdSummary, FileSummary, HostFacts, Merged, Moment, NamedProcess, OomSummary, Process,
+    ProcessId, SchedSummary, Subject, SummaryLoss, SyscallSummary, TcpSummary,
 };
 
 /// Version of the serialised form of [`Window`] and of reports. Grows when a field changes its meaning or form, or is removed. See
@@ -46,6 +46,9 @@ pub struct Window {
     pub file_audit: Option<FileSummary>,
     /// The processes that other parts name, and those that used the most.
     pub processes: BTreeMap<u32, Process>,
+    /// Of a window that was [merged](Self::merge) of others: what of it is not exact.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub merged: Option<Merged>,
 }
 
 impl Window {
@@ -84,12 +87,22 @@ impl Window {
         self.span.moment_ns(monotonic_ns)
     }
 
-    /// The name of a process; `seen`, the name of the thread that was seen, if the process is not known.
-    pub fn name_of<'a>(&'a self, pid: u32, seen: &'a str) -> &'a str {
-        self.process(pid).map(|process| process.comm.as_str()).filter(|comm| !comm.is_empty()).unwrap_or(seen)
+    /// A process by its id, if that is the one that was seen by this name: in [merged](Self::merge) windows the id may be another process's
+    /// by now.
+    pub fn process_seen(&self, pid: u32, seen: &str) -> Option<&Process> {
+        let reused = self.merged.as_ref().is_some_and(|merged| merged.reused_pids.contains(&pid));
+        self.process(pid).filter(|process| !reused || seen.is_empty() || process.comm == seen)
     }
 
-    /// The length of the window in seconds; never 0.
+    /// The name of a process; `seen`, the name of the thread that was seen, if the process is not known.
+    pub fn name_of<'a>(&'a self, pid: u32, seen: &'a str) -> &'a str {
+        self.process_seen(pid, seen)
+            .map(|process| process.comm.as_str())
+            .filter(|comm| !comm.is_empty())
+            .unwrap_or(seen)
+    }
+
+    /// How long was watched, in seconds: what rates are computed with. Never 0.
     pub fn seconds(&self) -> f64 {
         self.span.seconds.max(1e-3)
     }
@@ -99,14 +112,17 @@ impl Window {
 impl Subject {
     /// A process, with what the window knows about it. `comm`, the name that was seen, takes precedence unless it is empty.
     pub fn process(window: &Window, pid: u32, comm: &str) -> Self {
-        let known = window.process(pid);
+        let known = window.process_seen(pid, comm);
         let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+        // Another process has its id by now: it has ended, and when it started is not known.
+        let is_other = known.is_none() && window.process(pid).is_some();
+        let id = window.process_id(pid);
         let named = NamedProcess {
-            id: window.process_id(pid),
+            id: if is_other { ProcessId { start_ns: 0, ..id } } else { id },
             comm: text(comm).or_else(|| known.map(|process| process.comm.clone())).unwrap_or_default(),
             cmdline: known.and_then(|process| text(&process.cmdline)),
             user: known.and_then(|process| process.user.clone()),
-            ended: known.is_some_and(|process| !process.alive),
+            ended: is_other || known.is_some_and(|process| !process.alive),
         };
         Self {
             process: Some(named),
@@ -144,8 +160,12 @@ pub struct Span {
     pub started_unix: f64,
     /// Its start by `CLOCK_MONOTONIC`, in nanoseconds, as in events.
     pub started_ns: u64,
-    /// Its length in seconds.
+    /// For how long it was watched, in seconds.
     pub seconds: f64,
+    /// Of merged windows: the time between them that was not watched, in seconds. Times in the window, such as those of series, go on
+    /// through it; rates and shares are not of it.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub unwatched_seconds: f64,
     /// The number of samples taken of what cannot be traced.
     pub samples: u32,
 }
@@ -157,6 +177,16 @@ pub struct Span {
     reason = "times of a window, accurate to some hundred nanoseconds; negative ones become 0"
 )]
 impl Span {
+    /// From its start to its end, in seconds, with what was not watched.
+    pub const fn covered_seconds(&self) -> f64 {
+        self.seconds + self.unwatched_seconds
+    }
+
+    /// The moment it ends.
+    pub fn end(&self) -> Moment {
+        self.moment(self.covered_seconds())
+    }
+
     /// A moment, from seconds since the start of the window.
     pub fn moment(&self, seconds: f64) -> Moment {
         let monotonic_ns = (self.started_ns as f64 + seconds * 1e9) as u64;
@@ -173,6 +203,11 @@ impl Span {
     pub fn seconds_at(&self, moment: Moment) -> f64 {
         (moment.monotonic_ns as f64 - self.started_ns as f64) / 1e9
     }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(seconds: &f64) -> bool {
+    *seconds == 0.0
 }
 
 /// Something that could not be observed.

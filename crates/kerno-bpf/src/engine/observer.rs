@@ -338,6 +338,7 @@ impl Observer {
                 started_ns: self.started_ns,
                 seconds,
                 samples: self.samples,
+                ..Span::default()
             },
             missing: self.missing.clone(),
             ..Window::default()

@@ -31,6 +31,7 @@ mod file_audit;
 mod file_summary;
 mod histogram;
 mod in_flight;
+mod merging;
 mod oom_summary;
 mod oom_track;
 mod sched_account;

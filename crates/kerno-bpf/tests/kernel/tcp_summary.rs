@@ -110,8 +110,12 @@ fn count_connections() {
     for peer in [ours, theirs] {
         assert_eq!((peer.port, peer.connections, peer.remote.to_string().as_str()), (5000, 43, "127.0.0.1"));
         assert_eq!(
-            (peer.retransmitted_segments, &peer.owners[..]),
-            (0, &[ConnectionOwner { pid: child.pid, connections: 43 }][..])
+            (peer.retransmitted_segments, peer.open, &peer.owners[..]),
+            (
+                0,
+                Some(RESET as u64),
+                &[ConnectionOwner { pid: child.pid, connections: 43, open: Some(RESET as u64) }][..]
+            )
         );
     }
     // One segment of data each, of the clients.
@@ -181,15 +185,22 @@ fn follow_connections_from_before() {
     observer.sample().unwrap();
     let pulse = observer.pulse();
     assert!(pulse[0].0 == "tcp" && pulse[0].1.contains(" conns"), "{pulse:?}");
-    let first = ours(&observer.finish().unwrap());
+    let mut whole = observer.finish().unwrap();
+    let first = ours(&whole);
     assert_eq!((first.connections, first.sent_segments, first.port), (3, 60, 5005));
-    assert_eq!(first.owners, [ConnectionOwner { pid: child.pid, connections: 3 }]);
+    assert_eq!(first.owners, [ConnectionOwner { pid: child.pid, connections: 3, open: first.open }]);
     let (srtt, lowest) = (first.srtt_us.unwrap(), first.min_rtt_us.unwrap());
     assert!(lowest <= rtt && srtt >= lowest, "{srtt} {lowest}, TCP_INFO {rtt}");
     child.go();
     assert_eq!(child.heard(), DONE);
-    let second = ours(&observer.finish().unwrap());
+    let later = observer.finish().unwrap();
+    let second = ours(&later);
     assert_eq!((second.connections, second.sent_segments), (2, 14));
+    // Those that were open in both are counted once.
+    whole.merge(&later).unwrap();
+    let merged = ours(&whole);
+    assert_eq!((merged.connections, merged.sent_segments, merged.owners[0].connections), (3, 74, 3));
+    assert_eq!(whole.merged.as_ref().map(|merged| (merged.windows, whole.span.unwatched_seconds)), Some((2, 0.0)));
     child.go();
     end(child);
 }

@@ -10,6 +10,8 @@ mod truth;
 #[cfg(test)]
 mod blanked;
 #[cfg(test)]
+mod merged;
+#[cfg(test)]
 mod recorded;
 #[cfg(test)]
 mod windows;

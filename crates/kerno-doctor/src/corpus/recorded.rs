@@ -24,7 +24,7 @@ const HOW: &str = "run `cargo xtask lab --record --only NAME` as root, on a mach
 pub(super) struct Case {
     pub(super) name: String,
     pub(super) window: Window,
-    record: Record,
+    pub(super) record: Record,
 }
 
 fn folder() -> PathBuf {

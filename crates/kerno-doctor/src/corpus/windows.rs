@@ -362,6 +362,7 @@ fn network() -> Window {
         outgoing: true,
         net_namespace: 1,
         connections: 3,
+        open: Some(3),
         sent_segments: 10_000,
         retransmitted_segments: 1_000,
         syn_retransmits: 0,

@@ -22,7 +22,7 @@ type Written = Result<(), std::fmt::Error>;
 fn write_report(out: &mut String, report: &Report) -> Written {
     let window = &report.window;
     let (day, begin) = (date(window.started_unix), clock(window.started_unix));
-    let length = span(window.seconds.round().max(1.0));
+    let length = super::watched(window);
     writeln!(out, "## {}: {}\n", plain(&report.host.hostname), plain(&verdict(report)))?;
     let [system, hardware] = machine(report);
     writeln!(out, "- **Span:** {day} {begin} UTC, {length}")?;

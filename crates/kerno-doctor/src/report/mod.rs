@@ -18,6 +18,7 @@ pub use markdown::markdown;
 pub use schema::json_schema;
 pub use text::{TextStyle, changes_text, finding_text, text};
 
+use kerno_model::amount::span;
 use kerno_model::{CostOfObserving, Finding, HostFacts, Missing, SCHEMA_VERSION, Severity, Span, Window};
 
 /// The findings of a window, with the context needed to judge them.
@@ -67,6 +68,17 @@ impl Report {
     /// The worst severity of all findings; `None` without findings.
     pub fn worst(&self) -> Option<Severity> {
         worst(&self.findings)
+    }
+}
+
+/// How long was watched, and of how long a time.
+fn watched(window: &Span) -> String {
+    let rounded = |seconds: f64| span(seconds.round().max(1.0));
+    let watched = rounded(window.seconds);
+    if window.unwatched_seconds >= 1.0 {
+        format!("{watched} of {}", rounded(window.covered_seconds()))
+    } else {
+        watched
     }
 }
 

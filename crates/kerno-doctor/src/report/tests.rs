@@ -90,7 +90,7 @@ pub(super) fn report() -> Report {
             kubernetes: true,
             uptime_seconds: 1_051_200.0,
         },
-        span: Span { started_unix: 1_795_362_894.5, started_ns: 1, seconds: 30.01, samples: 25 },
+        span: Span { started_unix: 1_795_362_894.5, started_ns: 1, seconds: 30.01, samples: 25, ..Span::default() },
         missing: vec![Missing {
             signal: "sched_delay".into(),
             what: "pressure".into(),
@@ -117,6 +117,15 @@ fn healthy() -> Report {
 
 fn plain(width: usize) -> TextStyle {
     TextStyle { width, color: false }
+}
+
+#[test]
+fn time_that_was_not_watched_is_told_of() {
+    let mut report = report();
+    assert!(text(&report, &plain(100)).contains("watched 30 s\n"));
+    report.window.unwatched_seconds = 70.0;
+    assert!(text(&report, &plain(100)).contains("watched 30 s of 1 min 40 s\n"));
+    assert!(markdown(&report).contains("UTC, 30 s of 1 min 40 s\n"));
 }
 
 #[test]

@@ -124,7 +124,7 @@ fn header(page: &mut Page, report: &Report) {
         safe(&report.host.hostname),
         date(window.started_unix),
         clock(window.started_unix),
-        span(window.seconds.round().max(1.0)),
+        super::watched(window),
     );
     page.set(0, 2, &title, Paint::Bold);
     let [system, hardware] = machine(report);
@@ -157,7 +157,7 @@ fn set_finding(page: &mut Page, finding: &Diagnosis, window: &Span) {
     culprit(page, &finding.culprit);
     page.labelled(2, "Since", LABELS, &since(finding.since, window), Paint::Plain);
     if let Some(eta) = &finding.eta {
-        let at = clock(window.started_unix + window.seconds + eta.seconds);
+        let at = clock(window.started_unix + window.covered_seconds() + eta.seconds);
         let fit = quantity(eta.fit, Unit::Ratio);
         let line = format!("{} in {}, at {at} UTC (trend fit {fit})", safe(&eta.what), span(eta.seconds));
         page.labelled(2, "Soon", LABELS, &line, Paint::Bold);

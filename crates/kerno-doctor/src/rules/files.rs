@@ -87,7 +87,9 @@ fn storm(window: &Window, process: &FileProcess, rule: &FileOpenStorm) -> Option
         finding = finding.detail("path", path.clone());
     }
     let since = process.first_failed_ns.checked_sub(window.span.started_ns).map(|ns| float(ns) / 1e9);
-    finding.since = since.filter(|since| *since > 0.1 * seconds).map(|_| window.moment_ns(process.first_failed_ns));
+    finding.since = since
+        .filter(|since| *since > 0.1 * window.covered_seconds())
+        .map(|_| window.moment_ns(process.first_failed_ns));
     finding.excess = rate / rule.failed_per_second;
     if let Some(folder) = folder(path) {
         finding = finding

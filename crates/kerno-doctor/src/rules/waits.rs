@@ -85,12 +85,12 @@ fn finding(window: &Window, rule: &BlockedTasks, kind: WaitsFor, mut tasks: Vec<
     }
     for task in tasks.iter().take(3) {
         if let Some(place) = place(task) {
-            let at = window.moment((window.seconds() - task.seconds).max(0.0));
+            let at = window.moment((window.covered_seconds() - task.seconds).max(0.0));
             let what = format!("{} ({}) fell asleep in {}{}", task.comm, task.tid, place, called_by(task, place));
             finding.exemplars.push(Exemplar { at, what });
         }
     }
-    let fell_asleep = window.seconds() - longest;
+    let fell_asleep = window.covered_seconds() - longest;
     finding.since = (worst.at_end && fell_asleep > 0.5).then(|| window.moment(fell_asleep));
     finding.excess = (longest / rule.warning_seconds).max(if many { count / rule.critical_tasks } else { 0.0 });
     finding.confidence = if kind == WaitsFor::Unknown { 0.7 } else { 0.9 };

@@ -106,7 +106,7 @@ mod tests {
         let sched = window.sched_delay.unwrap();
         assert_eq!(sched.waiters[0].held_by, [CpuHolder { pid: 7, comm: "hog".into(), waits: 12 }]);
         let tcp = window.tcp_monitor.unwrap();
-        assert_eq!(tcp.peers[0].owners, [ConnectionOwner { pid: 8, connections: 3 }]);
+        assert_eq!(tcp.peers[0].owners, [ConnectionOwner { pid: 8, connections: 3, open: None }]);
         let oom = window.oom_track.unwrap();
         let holder = |pid, comm: &str, bytes| MemoryHolder { pid, comm: comm.into(), bytes };
         assert_eq!(

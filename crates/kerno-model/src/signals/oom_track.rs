@@ -1,3 +1,5 @@
+mod merge;
+
 use serde::{Deserialize, Serialize};
 
 use crate::Series;

@@ -1,3 +1,5 @@
+mod merge;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{Histogram, Series};
@@ -97,6 +99,8 @@ pub struct CpuHolder {
 pub struct CpuGroup {
     /// Their name.
     pub comm: String,
+    /// Their cgroup, by its id in the v2 hierarchy; 0 when it is not known.
+    pub cgroup_id: u64,
     /// How many of them used or wanted the CPU, those that ended in the window too.
     pub processes: u32,
     /// Threads of those that are still there.
@@ -155,6 +159,8 @@ pub struct BlockedTask {
     pub kernel_thread: bool,
     /// For how long at least, in seconds; may be longer than the window.
     pub seconds: f64,
+    /// When it fell asleep: `CLOCK_MONOTONIC`, in nanoseconds; 0 when it is not known.
+    pub since_ns: u64,
     /// Still asleep at the window's end.
     pub at_end: bool,
     /// The kernel function it sleeps in (`/proc/PID/wchan`), where it can be read.

@@ -1,3 +1,5 @@
+mod merge;
+
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
@@ -116,6 +118,8 @@ pub struct TcpPeer {
     pub net_namespace: u32,
     /// Connections seen in the window.
     pub connections: u64,
+    /// Of these, still open at the window's end; `None` if that was not counted.
+    pub open: Option<u64>,
     /// Segments with data sent in the window, retransmitted ones included.
     pub sent_segments: u64,
     /// Segments retransmitted in the window, SYNs and answers to SYNs included; without attempts that failed here.
@@ -143,6 +147,8 @@ pub struct ConnectionOwner {
     pub pid: u32,
     /// How many connections.
     pub connections: u64,
+    /// Of these, still open at the window's end; `None` if that was not counted.
+    pub open: Option<u64>,
 }
 
 /// Traffic of one of our processes.
@@ -156,6 +162,8 @@ pub struct TcpProcess {
     pub comm: String,
     /// Connections seen in the window.
     pub connections: u64,
+    /// Of these, still open at the window's end; `None` if that was not counted.
+    pub open: Option<u64>,
     /// Segments sent in the window.
     pub sent_segments: u64,
     /// Segments retransmitted in the window.
@@ -224,6 +232,7 @@ impl Default for TcpPeer {
             outgoing: false,
             net_namespace: 0,
             connections: 0,
+            open: None,
             sent_segments: 0,
             retransmitted_segments: 0,
             syn_retransmits: 0,

@@ -54,6 +54,7 @@ impl BlockedTasks {
                     comm: row.comm.to_str_lossy().into_owned(),
                     kernel_thread: row.is_kernel_thread(),
                     seconds,
+                    since_ns: task.since_ns,
                     at_end: true,
                     wait_channel: here.then(|| wait_channel(row.pid, row.tid)).flatten(),
                     stack: if here { stack(row.pid, row.tid) } else { Vec::new() },

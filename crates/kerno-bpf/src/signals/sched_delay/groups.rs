@@ -20,7 +20,8 @@ pub(super) fn groups(tasks: &Tasks) -> Vec<CpuGroup> {
     for process in wanted {
         groups.entry((process.row.comm, process.row.cgroup_id)).or_default().push(process);
     }
-    let mut groups: Vec<_> = groups.into_iter().map(|((comm, _), members)| group(comm, members)).collect();
+    let mut groups: Vec<_> =
+        groups.into_iter().map(|((comm, cgroup_id), members)| group(comm, cgroup_id, members)).collect();
     groups.sort_unstable_by_key(|group| std::cmp::Reverse((group.wait_ns, group.pids.first().copied())));
     let by_run = |group: &CpuGroup| std::cmp::Reverse((group.run_ns, group.pids.first().copied()));
     let mut others = groups.split_off(MAX_GROUPS.min(groups.len()));
@@ -42,7 +43,7 @@ fn look_at_first(group: &mut CpuGroup) {
     }
 }
 
-fn group(comm: Comm, mut members: Vec<&ProcessAccount>) -> CpuGroup {
+fn group(comm: Comm, cgroup_id: u64, mut members: Vec<&ProcessAccount>) -> CpuGroup {
     members.sort_unstable_by_key(|process| std::cmp::Reverse((process.used.run_ns, process.row.pid)));
     // A parent that only waits for its children is none of the crowd.
     let demand = |process: &ProcessAccount| process.used.run_ns.saturating_add(process.used.wait_ns);
@@ -51,6 +52,7 @@ fn group(comm: Comm, mut members: Vec<&ProcessAccount>) -> CpuGroup {
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     CpuGroup {
         comm: comm.to_str_lossy().into_owned(),
+        cgroup_id,
         processes: count(members.len()),
         threads: members.iter().map(|process| process.threads).sum(),
         run_ns: members.iter().map(|process| process.used.run_ns).sum(),

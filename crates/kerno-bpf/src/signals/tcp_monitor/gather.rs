@@ -30,6 +30,9 @@ pub(super) struct Readings<'a> {
 #[derive(Debug, Default)]
 struct Peer {
     kernel: PeerValue,
+    /// Still open.
+    open: u64,
+    /// With those that ended in the window.
     connections: u64,
     sent: u64,
     spurious: u64,
@@ -39,7 +42,7 @@ struct Peer {
     srtt_busy: Vec<u32>,
     srtt_idle: Vec<u32>,
     min_rtt_us: Option<u32>,
-    owners: FastMap<u32, u64>,
+    owners: FastMap<u32, ConnectionOwner>,
     /// Of ended connections that were there before the window.
     owners_ended: BTreeMap<u32, u64>,
 }
@@ -137,9 +140,10 @@ impl<'a> Gathered<'a> {
         Self { readings, services: Services { listening }, peers: FastMap::default(), processes: FastMap::default() }
     }
 
-    fn process(&mut self, pid: u32, connections: u64, sent: Sent) {
+    fn process(&mut self, pid: u32, connections: u64, open: u64, sent: Sent) {
         let process = self.processes.entry(pid).or_insert_with(|| TcpProcess { pid, ..TcpProcess::default() });
         process.connections += connections;
+        *process.open.get_or_insert_default() += open;
         process.sent_segments += sent.segments;
         process.retransmitted_segments += sent.retransmits;
     }
@@ -154,6 +158,7 @@ impl<'a> Gathered<'a> {
         let pid = if pid == 0 { self.services.listener(&key) } else { pid };
         let peer = self.peers.entry(key).or_default();
         peer.connections += 1;
+        peer.open += 1;
         peer.sent += sent.segments;
         peer.spurious += sent.spurious;
         if row.srtt_us > 0 {
@@ -162,9 +167,9 @@ impl<'a> Gathered<'a> {
         }
         peer.saw_rtt(row.min_rtt_us);
         if pid != 0 {
-            *peer.owners.entry(pid).or_default() += 1;
+            peer.owned(pid, 1, 1);
         }
-        self.process(pid, 1, sent);
+        self.process(pid, 1, 1, sent);
     }
 
     /// Adds the connections that ended in the window.
@@ -186,21 +191,21 @@ impl<'a> Gathered<'a> {
             let mut pid = if key.outgoing != 0 { kernel.pid } else { self.services.listener(key) };
             let mut known = 0;
             for (owner, ended) in std::mem::take(&mut peer.owners_ended) {
-                *peer.owners.entry(owner).or_default() += ended;
+                peer.owned(owner, ended, 0);
                 known += ended;
                 if pid == 0 {
                     pid = owner;
                 }
             }
             if pid != 0 && connections > known {
-                *peer.owners.entry(pid).or_default() += connections - known;
+                peer.owned(pid, connections - known, 0);
             }
             if connections > 0 {
                 of_processes.push((pid, connections, sent));
             }
         }
         for (pid, connections, sent) in of_processes {
-            self.process(pid, connections, sent);
+            self.process(pid, connections, 0, sent);
         }
     }
 
@@ -271,14 +276,20 @@ impl Peer {
         }
     }
 
+    fn owned(&mut self, pid: u32, connections: u64, open: u64) {
+        let owner = self.owners.entry(pid).or_insert_with(|| ConnectionOwner { pid, ..ConnectionOwner::default() });
+        owner.connections += connections;
+        *owner.open.get_or_insert_default() += open;
+    }
+
     fn finish(self, key: PeerKey) -> TcpPeer {
         let kernel = self.kernel;
         let ended = kernel.srtt_sum_us.checked_div(u64::from(kernel.srtt_count));
         let srtt_us = median(self.srtt_busy)
             .or_else(|| ended.and_then(|mean| u32::try_from(mean).ok()))
             .or_else(|| median(self.srtt_idle));
-        let mut owners: Vec<_> = self.owners.into_iter().collect();
-        owners.sort_unstable_by_key(|(pid, connections)| (Reverse(*connections), *pid));
+        let mut owners: Vec<_> = self.owners.into_values().collect();
+        owners.sort_unstable_by_key(|owner| (Reverse(owner.connections), owner.pid));
         owners.truncate(MAX_OWNERS);
         TcpPeer {
             remote: key.address(),
@@ -286,13 +297,14 @@ impl Peer {
             outgoing: key.outgoing != 0,
             net_namespace: key.netns,
             connections: self.connections,
+            open: Some(self.open),
             sent_segments: self.sent,
             retransmitted_segments: kernel.retransmits,
             syn_retransmits: kernel.syn_retransmits,
             spurious_retransmits: self.spurious,
             srtt_us,
             min_rtt_us: self.min_rtt_us,
-            owners: (owners.into_iter()).map(|(pid, connections)| ConnectionOwner { pid, connections }).collect(),
+            owners,
             first_retransmit_ns: kernel.first_retransmit_ns,
         }
     }
@@ -422,7 +434,10 @@ mod tests {
         let ended = PeerValue { closed: 3, closed_segments: 500 + 20 + 70 + 1 + 6, pid: 300, ..PeerValue::default() };
         let summary = gathered(before, now, HashMap::from([(key(1), ended)]));
         let [peer] = &summary.peers[..] else { panic!("{summary:?}") };
-        assert_eq!((peer.connections, peer.sent_segments), (6, 100 + 9 + 30 + 27));
+        assert_eq!((peer.connections, peer.open, peer.sent_segments), (6, Some(3), 100 + 9 + 30 + 27));
+        let open = |pid| summary.processes.iter().find(|process| process.pid == pid).unwrap().open;
+        assert_eq!((open(100), open(300), open(0)), (Some(1), Some(0), Some(2)));
+        assert_eq!(peer.owners.iter().map(|owner| owner.open).collect::<Vec<_>>(), [Some(0), Some(1), Some(0)]);
         assert_eq!(owners(peer), [(300, 2), (100, 1), (200, 1)]);
         assert!(peer.outgoing && peer.port == 80 && peer.remote.to_string() == "10.0.0.1");
         let of = |pid| summary.processes.iter().find(|process| process.pid == pid).unwrap().sent_segments;

@@ -32,7 +32,7 @@ fn millis(ns: u64) -> f64 {
 /// When it began; `None` when that was about at the window's begin.
 fn since(window: &Window, first_ns: u64) -> Option<Moment> {
     let seconds = float(first_ns.checked_sub(window.span.started_ns)?) / 1e9;
-    (seconds > 0.1 * window.seconds()).then(|| window.moment_ns(first_ns))
+    (seconds > 0.1 * window.covered_seconds()).then(|| window.moment_ns(first_ns))
 }
 
 /// The calls themselves, in words.

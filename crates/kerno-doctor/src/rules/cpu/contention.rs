@@ -303,7 +303,7 @@ fn since(
         let first = victims.iter().map(|victim| victim.first_ns.saturating_sub(window.span.started_ns)).min()?;
         seconds(first)
     };
-    (began > window.seconds() / 10.0).then_some(began)
+    (began > window.covered_seconds() / 10.0).then_some(began)
 }
 
 fn with_fixes(finding: Finding, culprit: &CpuGroup, first: Option<u32>) -> Finding {

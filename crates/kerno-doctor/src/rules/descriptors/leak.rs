@@ -53,7 +53,7 @@ fn judge(window: &Window, rule: &FdLeak) -> Vec<Finding> {
         .filter_map(|process| {
             let growth = steady_growth(&process.open, rule.min_fit)?;
             // The longer it was seen to go on, the slower a leak may be.
-            let per_second = rule.min_per_second * (SHORT_SECONDS / window.seconds()).min(1.0);
+            let per_second = rule.min_per_second * (SHORT_SECONDS / window.covered_seconds()).min(1.0);
             // Of a server with very many connections some more are no leak, unless they lead to the limit soon.
             #[allow(clippy::cast_precision_loss, reason = "a limit")]
             let matters = growth.net >= MATTERS * growth.last
@@ -100,7 +100,7 @@ fn leak(window: &Window, rule: &FdLeak, process: &FdProcess, growth: &Growth) ->
         }
     }
     finding.since = growth.since.map(|since| window.moment(since));
-    finding.eta = Some(Eta { at: window.moment(window.seconds() + left), seconds: left, fit: growth.fit });
+    finding.eta = Some(Eta { at: window.moment(window.covered_seconds() + left), seconds: left, fit: growth.fit });
     finding.excess = growth.net / rule.min_growth;
     // A longer look and a straighter line say more.
     let all_of_one_kind = leaked.is_some_and(|kind| kind.growth as f64 >= 0.3 * growth.net);
@@ -274,6 +274,18 @@ mod tests {
         let busy = |limit| FdProcess { soft_limit: limit, ..process(|t| 50_000.0 + 20.0 * t) };
         assert!(leaks(busy(1 << 20)).is_empty());
         assert_eq!(leaks(busy(52_000)).len(), 1, "little is left");
+    }
+
+    #[test]
+    fn time_that_was_not_watched_counts_for_when_the_limit_is_reached() {
+        let mut window = observed(vec![process(|t| 100.0 + 12.0 * t)]);
+        let open = &mut window.fd_track.as_mut().unwrap().processes[0].open;
+        let end = open.points().last().unwrap().0;
+        (window.span.seconds, window.span.unwatched_seconds) = (0.4 * end, 0.6 * end);
+        let finding = judge(&window, &FdLeak::with(&Thresholds::default())).remove(0);
+        let eta = finding.eta.unwrap();
+        assert_eq!(eta.at, window.moment(end + eta.seconds));
+        assert!((eta.seconds - (1024.0 - 100.0) / 12.0 + end).abs() < 2.0, "{eta:?}");
     }
 
     #[test]

@@ -153,7 +153,7 @@ fn with_trend(finding: Finding, window: &Window, rule: &OomImminent, growth: &Gr
         Some(rule.min_fit),
     );
     finding.since = growth.since.map(|since| window.moment(since));
-    finding.eta = Some(Eta { at: window.moment(window.seconds() + seconds), seconds, fit: growth.fit });
+    finding.eta = Some(Eta { at: window.moment(window.covered_seconds() + seconds), seconds, fit: growth.fit });
     finding
 }
 

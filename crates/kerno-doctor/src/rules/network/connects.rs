@@ -143,7 +143,7 @@ fn connections(tcp: &TcpSummary, net_namespace: u32, service: SocketAddr) -> u64
 fn judged<'a>(window: &Window, tcp: &TcpSummary, rule: &ConnectFailures, mut group: Group<'a>) -> Option<Group<'a>> {
     let count = group.count as f64;
     group.excess = if group.reason == TcpFailureReason::TimedOut {
-        let end_ns = window.span.started_ns as f64 + window.seconds() * 1e9;
+        let end_ns = window.span.started_ns as f64 + window.covered_seconds() * 1e9;
         let waiting = group.failures.iter().filter(|failure| failure.waiting > 0 && failure.first_ns > 0);
         let longest = waiting.map(|failure| (end_ns - failure.first_ns as f64) / 1e9).fold(0.0, f64::max);
         if group.share() < BAD_LUCK {

@@ -92,7 +92,7 @@ fn paths(tcp: &TcpSummary) -> BTreeMap<(u32, IpAddr), Path<'_>> {
         if again > 0 && (path.first_ns == 0 || peer.first_retransmit_ns < path.first_ns) {
             path.first_ns = peer.first_retransmit_ns;
         }
-        for ConnectionOwner { pid, connections } in &peer.owners {
+        for ConnectionOwner { pid, connections, .. } in &peer.owners {
             // Whose segments are lost weighs more than who has most connections.
             *path.owners.entry(*pid).or_default() += connections + again;
         }

@@ -67,7 +67,7 @@ fn who(finding: &Finding) -> String {
 #[allow(clippy::cast_precision_loss, reason = "a time")]
 fn since(window: &Window, at_ns: u64) -> Option<Moment> {
     let seconds = at_ns.checked_sub(window.span.started_ns)? as f64 / 1e9;
-    (seconds > 0.5 && seconds <= window.seconds()).then(|| window.moment_ns(at_ns))
+    (seconds > 0.5 && seconds <= window.covered_seconds()).then(|| window.moment_ns(at_ns))
 }
 
 /// The worst, by how far past the threshold they are.
@@ -144,13 +144,14 @@ mod testing {
             outgoing: true,
             net_namespace: 1,
             connections: 3,
+            open: Some(3),
             sent_segments: sent,
             retransmitted_segments: again,
             syn_retransmits: 0,
             spurious_retransmits: 0,
             srtt_us: Some(400),
             min_rtt_us: Some(300),
-            owners: vec![kerno_model::ConnectionOwner { pid: 815, connections: 3 }],
+            owners: vec![kerno_model::ConnectionOwner { pid: 815, connections: 3, open: Some(3) }],
             first_retransmit_ns: if again > 0 { 3_000_000_000 } else { 0 },
         }
     }

@@ -216,7 +216,7 @@ fn eta(window: &Window, room: &Room<'_>, rule: &DiskFull) -> Option<Eta> {
     let trend = series.trend()?;
     let seen = going.last()?.0 - going.first()?.0;
     (trend.per_second < 0.0 && times * 2 >= going.len() - 1 && seconds <= seen * FORESIGHT).then(|| Eta {
-        at: window.moment(window.seconds() + seconds),
+        at: window.moment(window.covered_seconds() + seconds),
         seconds,
         fit: trend.fit,
     })
@@ -279,7 +279,7 @@ fn finding(window: &Window, disk: &DiskSummary, fs: &Filesystem, room: &Room<'_>
         [a, b] if b.1 < a.1 && a.0 > 0.5 => Some(a.0),
         _ => None,
     });
-    let since = since.filter(|since| eta.is_some() && *since > window.seconds() * 0.1);
+    let since = since.filter(|since| eta.is_some() && *since > window.covered_seconds() * 0.1);
     finding.since = since.map(|since| window.moment(since));
     finding.excess =
         (room.used / rule.used).max(eta.as_ref().map_or(0.0, |eta| (rule.eta / eta.seconds.max(1.0)).min(100.0)));

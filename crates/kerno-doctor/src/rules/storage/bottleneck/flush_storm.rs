@@ -100,7 +100,7 @@ fn with_fixes(finding: Finding, pid: u32, device: &DiskDevice) -> Finding {
 fn since(window: &Window, pid: u32) -> Option<Moment> {
     let sync = window.syscall_latency.as_ref()?.syncs.iter().find(|sync| sync.pid == pid && sync.first_ns > 0)?;
     let seconds = sync.first_ns.saturating_sub(window.span.started_ns) as f64 / 1e9;
-    (seconds > window.seconds() * 0.1).then(|| window.moment_ns(sync.first_ns))
+    (seconds > window.covered_seconds() * 0.1).then(|| window.moment_ns(sync.first_ns))
 }
 
 pub(super) fn words(finding: &Finding) -> Words {

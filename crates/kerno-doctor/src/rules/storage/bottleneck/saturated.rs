@@ -55,7 +55,7 @@ pub(super) fn judge(
         .measured_of("requests_share", who, first.requests_share, Unit::Ratio, None);
     finding = with_waits(finding, window, suffering.iter(), None);
     finding.victims = victims(window, suffering.iter());
-    let since = device.in_flight.since_at_least(rule.in_flight).filter(|since| *since > seconds * 0.1);
+    let since = device.in_flight.since_at_least(rule.in_flight).filter(|since| *since > window.covered_seconds() * 0.1);
     finding.since = since.map(|since| window.moment(since));
     finding.excess = (depth / rule.in_flight).max(excess(worst));
     finding.confidence = if first.bytes_share.max(first.requests_share) >= 0.5 { 0.9 } else { 0.6 };

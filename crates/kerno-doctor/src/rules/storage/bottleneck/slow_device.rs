@@ -75,7 +75,7 @@ fn taken_ms(stat: &DiskOpStat, limit_ms: f64) -> f64 {
 
 fn since(window: &Window, device: &DiskDevice, await_ms: f64) -> Option<Moment> {
     let since = device.await_ms.since_at_least(await_ms)?;
-    (since > window.seconds() * 0.1).then(|| window.moment(since))
+    (since > window.covered_seconds() * 0.1).then(|| window.moment(since))
 }
 
 pub(super) fn words(finding: &Finding) -> Words {
