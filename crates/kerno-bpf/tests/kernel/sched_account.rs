@@ -1,7 +1,6 @@
 //! What the kernel itself keeps about a thread's waits, and the events held against it.
 
 use std::io::{Read as _, Write as _};
-use std::sync::OnceLock;
 
 use kerno_bpf::SchedEvent;
 use kerno_bpf::WaitReason;
@@ -70,11 +69,10 @@ impl Account {
     }
 }
 
-/// How long it takes here, on average, from one thread's write until another, asleep on the pipe, has read it; on one CPU, or from one
-/// to another, whichever takes longer. Nanoseconds.
-fn wakeup_ns() -> u64 {
+/// How long it takes here and now, on average, to wake a thread that sleeps on a pipe and be woken by it; on one CPU, or from one to
+/// another, whichever takes longer. Nanoseconds.
+pub fn round_trip_ns() -> u64 {
     const TRIPS: u64 = 53;
-    static MEASURED: OnceLock<u64> = OnceLock::new();
     let measure = |cpus: [usize; 2]| {
         let (mut there, mut back) = (std::io::pipe().unwrap(), std::io::pipe().unwrap());
         let echo = std::thread::spawn(move || {
@@ -91,17 +89,15 @@ fn wakeup_ns() -> u64 {
                 there.1.write_all(&[1]).unwrap();
                 back.0.read_exact(&mut [0]).unwrap();
             }
-            (monotonic_ns() - begun) / (2 * TRIPS)
+            (monotonic_ns() - begun) / TRIPS
         });
         let took = caller.join().unwrap();
         echo.join().unwrap();
         took
     };
-    *MEASURED.get_or_init(|| {
-        let cpus = allowed_cpus();
-        let (first, last) = (cpus[0], cpus[cpus.len() - 1]);
-        measure([first, first]).max(measure([first, last]))
-    })
+    let cpus = allowed_cpus();
+    let (first, last) = (cpus[0], cpus[cpus.len() - 1]);
+    measure([first, first]).max(measure([first, last]))
 }
 
 /// A thread's accounts before and after its work.
@@ -157,7 +153,7 @@ impl Span {
         // The kernel reads the run queue's clock a little before each hook, and not again for a switch that a wake-up asked for:
         // that switch happens, for its sum, when the wake-up did. Emulated, the way from the wake-up to the switch takes long.
         let missing = self.switches() - events.len() as u64;
-        let each = if slowness() == 1 { 1_000 } else { wakeup_ns() };
+        let each = if slowness() == 1 { 1_000 } else { round_trip_ns() };
         let slack = each * events.len() as u64 + kernel / 50 + 4_000_000 + missing * 20_000_000;
         assert!(sum.abs_diff(kernel) <= slack, "{} waits sum up to {sum} ns, schedstat says {kernel}", events.len());
     }

@@ -7,7 +7,9 @@
  * - a wake-up of a blocked task is traced only after the switch away from it;
  * - a task that is woken before it has left the CPU stays there: whatever the wake-up stored is cleared or overwritten
  *   at the next switch away from it;
- * - every task is switched away from once more when it has exited, so its slot is empty when its id is used again.
+ * - a task is switched away from a last time when it has exited. Its parent may have reaped it by then, and its id may
+ *   belong to a new task that waits already: a dead task leaves the slot alone. What lies there is overwritten when a
+ *   new task of that id may run for the first time.
  */
 #ifndef KERNO_RUNQ_H
 #define KERNO_RUNQ_H
@@ -23,6 +25,15 @@ struct task_struct___pre_5_14 {
 	long state;
 } CORE;
 
+#define TASK_DEAD 0x80 /* linux/sched.h */
+
+static __always_inline __u32 task_state(struct task_struct *task)
+{
+	if (bpf_core_field_exists(task->__state))
+		return task->__state;
+	return ((struct task_struct___pre_5_14 *)task)->state;
+}
+
 /*
  * Whether the task that leaves the CPU waits for it again. The task's state is read rather than the hook's prev_state, which
  * came in 5.18 (there as the second argument at first) and for years was stale when a pending signal kept the task
@@ -31,11 +42,7 @@ struct task_struct___pre_5_14 {
  */
 static __always_inline bool stays_runnable(bool preempt, struct task_struct *task)
 {
-	if (preempt)
-		return true;
-	if (bpf_core_field_exists(task->__state))
-		return !task->__state;
-	return !((struct task_struct___pre_5_14 *)task)->state;
+	return preempt || !task_state(task);
 }
 
 /* A task that slept, or is new, may run from now on. */
@@ -55,8 +62,9 @@ static __always_inline void wait_begins(__u32 tid, __u32 reason)
  * The CPU's switch away from a task: its wait begins when it could have run on. Returns the time if it was read, else 0. Id 0 is every
  * CPU's idle task, always runnable and never waiting.
  */
-static __always_inline __u64 leaves_cpu(bool runnable, __u32 tid)
+static __always_inline __u64 leaves_cpu(bool runnable, struct task_struct *task)
 {
+	__u32 tid = task->pid;
 	struct start_slot *slot = tid ? start_slot(tid) : NULL;
 	__u64 now = 0;
 
@@ -65,7 +73,7 @@ static __always_inline __u64 leaves_cpu(bool runnable, __u32 tid)
 	if (runnable) {
 		now = bpf_ktime_get_ns();
 		start_set_at(slot, tid, REASON_PREEMPTED, now);
-	} else if (slot->ns && slot->tid == tid) {
+	} else if (slot->ns && slot->tid == tid && !(task_state(task) & TASK_DEAD)) {
 		slot->ns = 0;
 	}
 	return now;

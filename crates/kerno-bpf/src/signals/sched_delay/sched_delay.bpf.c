@@ -59,7 +59,7 @@ int BPF_PROG(on_sched_switch, bool preempt, struct task_struct *prev, struct tas
 	struct sched_event *event;
 	__u64 now, delay;
 
-	now = leaves_cpu(stays_runnable(preempt, prev) && task_passes(prev, prev->tgid), prev_tid);
+	now = leaves_cpu(stays_runnable(preempt, prev) && task_passes(prev, prev->tgid), prev);
 	if (!gets_cpu(next_tid, &now, &delay, &reason))
 		return 0;
 	if (delay < cfg_min_latency_ns)

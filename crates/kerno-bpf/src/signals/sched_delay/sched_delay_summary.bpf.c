@@ -179,7 +179,7 @@ int BPF_PROG(on_sched_switch, bool preempt, struct task_struct *prev, struct tas
 	if (!block)
 		return 0;
 	block->switches++;
-	now = leaves_cpu(stays_runnable(preempt, prev) && !is_own(prev), prev->pid);
+	now = leaves_cpu(stays_runnable(preempt, prev) && !is_own(prev), prev);
 	waited = gets_cpu(next->pid, &now, &delay, &reason);
 	note_run(block, prev, now);
 	if (!waited)
