@@ -104,7 +104,7 @@ pub struct Missing {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CostOfObserving {
-    /// CPU time of this process, in seconds.
+    /// CPU time of watching in this window, in seconds: of the thread that watches and of those that look things up for it.
     pub cpu_seconds: f64,
     /// Resident memory of this process at the window's end.
     pub resident_bytes: u64,

@@ -57,6 +57,23 @@
 //! # }
 //! ```
 //!
+//! That is for one window at a time. An [`engine::Engine`] watches on and on in a thread of its own and gives each window to all who
+//! subscribed; one who is slow loses windows, which is counted, and holds up nobody.
+//!
+//! ```no_run
+//! use kerno::doctor::{Thresholds, judge};
+//! use kerno::engine::{Engine, ObserverOptions};
+//! use std::time::Duration;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let engine = Engine::start(ObserverOptions::default(), Duration::from_secs(30))?; // unloads when dropped
+//! for window in engine.subscribe(8)? {
+//!     println!("{} findings", judge(&window, &Thresholds::default()).len());
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # What it needs
 //!
 //! Linux 5.10 or newer with BTF (`/sys/kernel/btf/vmlinux`), and `CAP_BPF` with `CAP_PERFMON` (root has both).

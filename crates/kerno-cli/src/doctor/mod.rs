@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use kerno::doctor::judge;
-use kerno::engine::{Observer, ObserverOptions};
+use kerno::engine::{Engine, ObserverOptions};
 use kerno::model::Severity;
 use kerno::model::Window;
 use kerno::report::Report;
@@ -28,6 +28,9 @@ use watch::{Ended, watch};
 
 /// How long it watches unless told otherwise.
 const WINDOW: Duration = Duration::from_secs(30);
+
+/// Windows that wait for being printed, at most.
+const QUEUE: usize = 8;
 
 /// Exit status when a finding is as severe as was asked for.
 const FOUND: u8 = 1;
@@ -64,27 +67,37 @@ fn from_kernel(args: &DoctorArgs, config: &Config) -> anyhow::Result<Option<Seve
     let progress = Progress::new(args.quiet);
     stop::on_signal(cancel.clone(), progress.is_shown())?;
     progress.loading();
-    let mut observer = start(args, config)?;
-    if cancel.is_cancelled() {
-        bail!("ended before anything was seen");
-    }
     let window = match args.continuous {
         true => args.interval.or(config.doctor.interval),
         false => args.duration.or(config.doctor.duration),
     };
     let window = window.unwrap_or(WINDOW);
+    let engine = start(args, config, window)?;
+    let windows = engine.subscribe(QUEUE).context("cannot create an eventfd")?;
+    if cancel.is_cancelled() {
+        bail!("ended before anything was seen");
+    }
     // What is saved or decides the exit status is wanted also when nobody reads.
     let must_end = args.save.is_some() || args.exit_code;
     let mut printer = Printer::new(args.output, args.continuous);
-    let mut worst = None;
+    let (mut worst, mut lost) = (None, 0);
     loop {
-        let ended = watch(&mut observer, window, &cancel, &progress, must_end)?;
-        // Of a continuous watch's last window only a part was seen; not worth a comparison.
-        let partial = ended != Ended::InTime;
-        if ended == Ended::Unread || (partial && printer.printed() > 0) {
-            break;
-        }
-        let signals = observer.finish()?;
+        let (signals, partial) = match watch(&engine, &windows, window, &cancel, &progress, must_end) {
+            Ended::InTime(window) => (Some(window), false),
+            // Of a continuous watch's last window only a part was seen; not worth a comparison.
+            Ended::Stopped if printer.printed() > 0 => break,
+            Ended::Stopped => {
+                engine.cut();
+                (windows.recv(), true)
+            }
+            Ended::Unread => break,
+            Ended::Failed => (None, true),
+        };
+        let Some(signals) = signals else {
+            progress.clear();
+            engine.stop().context("cannot watch on")?;
+            bail!("the watching ended by itself");
+        };
         progress.clear();
         if let Some(destination) = &destination {
             destination.write(&signals)?;
@@ -95,12 +108,16 @@ fn from_kernel(args: &DoctorArgs, config: &Config) -> anyhow::Result<Option<Seve
         if partial || !args.continuous {
             break;
         }
+        let more = windows.lost() - std::mem::replace(&mut lost, windows.lost());
+        if more > 0 && !args.quiet {
+            note(&format!("note: {more} windows passed without a report: what is printed is read too slowly"));
+        }
     }
     progress.clear();
     Ok(worst)
 }
 
-fn start(args: &DoctorArgs, config: &Config) -> anyhow::Result<Observer> {
+fn start(args: &DoctorArgs, config: &Config, window: Duration) -> anyhow::Result<Engine> {
     // The parsed BTF it holds goes before the signals load theirs.
     {
         let host = Host::detect();
@@ -117,7 +134,7 @@ fn start(args: &DoctorArgs, config: &Config) -> anyhow::Result<Observer> {
     };
     let signals = if chosen.iter().any(|name| name == ALL) { Vec::new() } else { chosen };
     let options = ObserverOptions { signals, redact: is_redacted(args, config) };
-    Observer::start(options).context("cannot watch this machine")
+    Engine::start(options, window).context("cannot watch this machine")
 }
 
 fn is_redacted(args: &DoctorArgs, config: &Config) -> bool {
