@@ -140,6 +140,18 @@ fn windows_come_in_time_beside_a_dead_mount() {
     }
     assert_eq!(engine.overrun(), None);
 
+    // Another engine waits for the same answers; it ends at once all the same.
+    let another = Engine::start(ObserverOptions::default()).unwrap();
+    let its_windows = another.subscribe(1).unwrap();
+    another.watch(Duration::from_millis(200));
+    std::thread::sleep(Duration::from_millis(300));
+    let begun = Instant::now();
+    drop(another);
+    println!("it ended in {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_millis(500 * slowness()), "{:?}", begun.elapsed());
+    while its_windows.try_next().is_some() {}
+    assert!(matches!(its_windows.next_within(Duration::ZERO, &CancelToken::new().unwrap()), Next::Ended));
+
     // When it is over the answer comes, and is used.
     drop(mount);
     for child in [&mut in_stat, &mut in_open, &mut reader, &mut locked] {
