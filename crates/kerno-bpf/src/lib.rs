@@ -28,7 +28,8 @@
 //! # Without events
 //!
 //! An [`engine::Observer`] watches without events: the kernel side adds up, and each window gives one [`kerno_model::Window`], which
-//! `kerno_doctor` judges.
+//! `kerno_doctor` judges. An [`engine::Engine`] does so in a thread of its own, for any number
+//! of consumers.
 //!
 //! # What it needs
 //!

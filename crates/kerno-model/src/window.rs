@@ -228,7 +228,7 @@ pub struct Missing {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct CostOfObserving {
-    /// CPU time of this process, in seconds.
+    /// CPU time of watching in this window, in seconds: of the thread that watches and of the threads that work for it.
     pub cpu_seconds: f64,
     /// Resident memory of this process at the end of the window.
     pub resident_bytes: u64,

@@ -58,6 +58,25 @@
 //! # }
 //! ```
 //!
+//! That is for one window at a time. An [`engine::Engine`] watches in a thread of its own and gives each window to any number of consumers.
+//! Each has a bounded queue: one that is slow loses the oldest windows, which is counted, and delays nobody.
+//!
+//! ```no_run
+//! use kerno::doctor::{Thresholds, judge};
+//! use kerno::engine::{Engine, ObserverOptions};
+//! use std::time::Duration;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let engine = Engine::start(ObserverOptions::default())?; // unloads when dropped
+//! let windows = engine.subscribe(8)?;
+//! engine.watch(Duration::from_secs(30));
+//! for window in windows {
+//!     println!("{} findings", judge(&window, &Thresholds::default()).len());
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # What it needs
 //!
 //! Linux 5.10 or newer with BTF (`/sys/kernel/btf/vmlinux`), and `CAP_BPF` with `CAP_PERFMON` (root has both).

@@ -6,6 +6,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use kerno::CancelToken;
 use kerno::engine::{Observer, ObserverOptions};
 use kerno_kit::cargo::command_beside;
 
@@ -280,17 +281,7 @@ fn parts(beside: &str) -> anyhow::Result<Vec<Row>> {
     std::thread::sleep(Duration::from_secs(1));
     observer.finish()?;
     let before = observer.spent().clone();
-    let start = Instant::now();
-    loop {
-        let interval = observer.next_interval(WINDOW);
-        if start.elapsed() + interval >= WINDOW {
-            break;
-        }
-        std::thread::sleep(interval);
-        observer.sample()?;
-    }
-    std::thread::sleep(WINDOW.saturating_sub(start.elapsed()));
-    let samples = observer.finish()?.span.samples;
+    let samples = observer.watch(WINDOW, &CancelToken::new()?)?.span.samples;
     let subject = format!("kerno doctor by part, {beside}, {samples} samples in {} s", WINDOW.as_secs());
     let parts = observer.spent().iter().map(|(part, now)| {
         let earlier = before.get(part).copied().unwrap_or_default();

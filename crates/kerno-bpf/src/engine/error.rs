@@ -20,6 +20,12 @@ pub enum WatchError {
     /// The kernel's tasks cannot be read, without which no sample says anything.
     #[error("cannot read the tasks")]
     Tasks(#[source] io::Error),
+    /// The thread of an [`Engine`](super::Engine) cannot be started.
+    #[error("cannot start a thread to watch in")]
+    Thread(#[source] io::Error),
+    /// The thread of an [`Engine`](super::Engine) panicked: an error in kerno.
+    #[error("the thread that watches has failed")]
+    Failed,
 }
 
 impl WatchError {
@@ -28,7 +34,8 @@ impl WatchError {
         match self {
             Self::UnknownSignal { .. } => ErrorKind::Options,
             Self::Load(error) => error.kind(),
-            Self::Tasks(source) => ErrorKind::of(source),
+            Self::Tasks(source) | Self::Thread(source) => ErrorKind::of(source),
+            Self::Failed => ErrorKind::Io,
         }
     }
 
@@ -52,6 +59,8 @@ mod tests {
             (LoadError::Privileges("needs CAP_BPF".into()).into(), ErrorKind::Privileges),
             (tasks(libc::EIO), ErrorKind::Io),
             (tasks(libc::ENOMEM), ErrorKind::Memory),
+            (WatchError::Thread(io::Error::from_raw_os_error(libc::EAGAIN)), ErrorKind::Io),
+            (WatchError::Failed, ErrorKind::Io),
         ] {
             assert_eq!(error.kind(), kind, "{error:?}");
         }

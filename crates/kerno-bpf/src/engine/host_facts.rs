@@ -2,27 +2,82 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::resolver::{Late, Question, Resolver};
 use crate::probe::{Host, clock, meminfo};
 use kerno_model::HostFacts;
 
-/// Describes this machine. What cannot be read is left empty.
-pub(super) fn host_facts(host: &Host) -> HostFacts {
-    let firmware = Firmware::read(Path::new("/sys/class/dmi/id"));
-    HostFacts {
-        hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-        boot_id: text("/proc/sys/kernel/random/boot_id").trim().to_owned(),
-        kernel: host.release.clone(),
-        machine: host.machine.clone(),
-        os: os(),
-        cpus: cpus_online(&text("/sys/devices/system/cpu/online")).unwrap_or(0),
-        memory_bytes: meminfo::bytes_of(&meminfo::read(), "MemTotal").unwrap_or(0),
-        virtualization: virtualization(&firmware),
-        cloud: cloud(&firmware),
-        container: container(),
-        kubernetes: kubernetes(),
-        uptime_seconds: uptime_seconds(),
+/// What is known of the machine. Some of it changes while it runs.
+#[derive(Debug)]
+pub(super) struct Machine {
+    facts: HostFacts,
+    /// When what seldom changes was last read.
+    read: Option<Instant>,
+}
+
+/// How often what seldom changes is read again.
+const READ_AGAIN: Duration = Duration::from_secs(3600);
+
+impl Machine {
+    pub(super) fn new(host: &Host, resolver: &Resolver) -> Self {
+        let facts = HostFacts {
+            boot_id: text("/proc/sys/kernel/random/boot_id").trim().to_owned(),
+            kernel: host.release.clone(),
+            machine: host.machine.clone(),
+            ..HostFacts::default()
+        };
+        let mut machine = Self { facts, read: None };
+        // The end of the first window asks again for what is late now.
+        let _ = machine.refresh(resolver);
+        machine
+    }
+
+    /// Reads again what can change.
+    pub(super) fn refresh(&mut self, resolver: &Resolver) -> Result<(), Late> {
+        let facts = &mut self.facts;
+        facts.hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        if let Some(cpus) = cpus_online(&text("/sys/devices/system/cpu/online")) {
+            facts.cpus = cpus;
+        }
+        if let Some(bytes) = meminfo::bytes_of(&meminfo::read(), "MemTotal") {
+            facts.memory_bytes = bytes;
+        }
+        facts.uptime_seconds = uptime_seconds();
+        if self.read.is_none_or(|read| read.elapsed() >= READ_AGAIN) {
+            let Surroundings { os, virtualization, cloud, container, kubernetes } =
+                resolver.ask(Question::Machine, Surroundings::read)?;
+            *facts = HostFacts { os, virtualization, cloud, container, kubernetes, ..std::mem::take(facts) };
+            self.read = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    pub(super) const fn facts(&self) -> &HostFacts {
+        &self.facts
+    }
+}
+
+/// What the machine is part of. What cannot be read is left empty.
+#[derive(Debug)]
+struct Surroundings {
+    os: String,
+    virtualization: Option<String>,
+    cloud: Option<String>,
+    container: Option<String>,
+    kubernetes: bool,
+}
+
+impl Surroundings {
+    fn read() -> Self {
+        let firmware = Firmware::read(Path::new("/sys/class/dmi/id"));
+        Self {
+            os: os(),
+            virtualization: virtualization(&firmware),
+            cloud: cloud(&firmware),
+            container: container(),
+            kubernetes: kubernetes(),
+        }
     }
 }
 
@@ -365,8 +420,14 @@ mod tests {
 
     #[test]
     fn this_machine_is_described() {
-        let facts = host_facts(&Host::detect());
+        let resolver = Resolver::new(std::sync::Arc::default());
+        let mut machine = Machine::new(&Host::detect(), &resolver);
+        while machine.refresh(&resolver).is_err() {
+            resolver.begin();
+        }
+        let facts = machine.facts();
         assert!(!facts.hostname.is_empty() && !facts.kernel.is_empty());
         assert!(facts.cpus > 0 && facts.memory_bytes > 1 << 24 && facts.uptime_seconds > 0.0, "{facts:?}");
+        assert!(!facts.os.is_empty(), "{facts:?}");
     }
 }

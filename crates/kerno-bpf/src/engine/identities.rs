@@ -1,11 +1,13 @@
 //! Identifies processes: reads from /proc what the kernel side does not know, and remembers it for a while after they end.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Read as _;
 use std::time::{Duration, Instant};
 
 use super::cgroups::Hierarchy;
+use super::cumulative::{Gap, Gaps};
 use super::membership::{Membership, membership};
+use super::resolver::{Late, Question, Resolver};
 use super::tasks::{ProcessAccount, TaskRow};
 use crate::event::Comm;
 use crate::probe::clock::boottime_shift_ns;
@@ -19,6 +21,8 @@ const MAX_NAMES: usize = 1024;
 const MAX_CMDLINE: usize = 512;
 /// The most processes that one sample looks up: three small files each.
 const MAX_NOTICED: usize = 8;
+/// The most of those that do not answer that are named.
+const MAX_TOLD: usize = 8;
 /// The least time between two walks of the cgroups.
 const WALK_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -34,6 +38,9 @@ pub(crate) struct Identities {
     cgroups: HashMap<u64, String>,
     walked: Option<Instant>,
     turn: u64,
+    /// Processes (with names) and users that are not known because no answer came.
+    late: BTreeMap<u32, (String, Late)>,
+    late_users: BTreeMap<u32, Late>,
 }
 
 /// What was read about a process.
@@ -50,7 +57,7 @@ struct Known {
 
 impl Identities {
     /// Looks up the heaviest users that are not known yet. They may end, and their entries in /proc with them.
-    pub(crate) fn notice<'a>(&mut self, processes: impl Iterator<Item = &'a ProcessAccount>) {
+    pub(crate) fn notice<'a>(&mut self, processes: impl Iterator<Item = &'a ProcessAccount>, resolver: &Resolver) {
         let uses: [fn(&ProcessAccount) -> u64; 5] = [
             |p| p.used.run_ns,
             |p| p.used.write_bytes,
@@ -61,7 +68,7 @@ impl Identities {
         self.turn += 1;
         let mut most: [Vec<&ProcessAccount>; 5] = Default::default();
         for process in processes.filter(|process| process.alive && process.row.is_leader()) {
-            if self.remembered(&process.row).is_some() {
+            if self.remembered(&process.row).is_some() || resolver.waits_for(&question(&process.row)) {
                 continue;
             }
             for (used, top) in uses.iter().zip(&mut most) {
@@ -75,20 +82,56 @@ impl Identities {
         // First the heaviest user of each resource, then the second of each.
         let ranked = (0..MAX_NOTICED).flat_map(|rank| most.iter().filter_map(move |top| top.get(rank)));
         let mut unknown: Vec<TaskRow> = ranked.map(|process| process.row).collect();
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         unknown.retain(|row| seen.insert(row.pid));
         unknown.truncate(MAX_NOTICED);
-        for row in unknown {
-            self.look_up(&row);
+        self.look_up(&unknown, resolver);
+    }
+
+    /// Looks up these processes, for [`describe`](Self::describe).
+    pub(crate) fn prepare(&mut self, accounts: &[&ProcessAccount], resolver: &Resolver) {
+        self.late.clear();
+        self.late_users.clear();
+        let alive = accounts.iter().filter(|account| account.alive && self.remembered(&account.row).is_none());
+        let unknown: Vec<_> = alive.map(|account| account.row).collect();
+        self.look_up(&unknown, resolver);
+        let uids: HashSet<u32> = accounts.iter().map(|account| account.row.uid).collect();
+        let uids: Vec<u32> = uids.into_iter().filter(|uid| !self.users.contains_key(uid)).collect();
+        let questions = uids.iter().map(|uid| {
+            let uid = *uid;
+            (Question::User(uid), move || user_name(uid))
+        });
+        for (uid, answer) in uids.iter().zip(resolver.ask_all(questions)) {
+            if self.users.len() >= MAX_NAMES {
+                self.users.clear();
+            }
+            match answer {
+                Ok(name) => drop(self.users.insert(*uid, name)),
+                Err(late) => drop(self.late_users.insert(*uid, late)),
+            }
         }
     }
 
-    /// The process as it is now, or as it was when last seen.
+    /// Adds what is not known because no answer came in time.
+    pub(crate) fn tell_unanswered(&mut self, gaps: &mut Gaps) {
+        let list = |late: Vec<String>| late.into_iter().take(MAX_TOLD).collect::<Vec<_>>().join("; ");
+        if !self.late.is_empty() {
+            let what = match self.late.len() {
+                1 => "the command line of a process".to_owned(),
+                many => format!("the command lines of {many} processes"),
+            };
+            let late = self.late.iter().map(|(pid, (name, late))| format!("/proc/{pid} ({name}): {late}"));
+            gaps.add(Gap { what, reason: list(late.collect()) });
+        }
+        if !self.late_users.is_empty() {
+            let late = self.late_users.iter().map(|(uid, late)| format!("{uid}: {late}"));
+            gaps.add(Gap { what: "names of users".to_owned(), reason: list(late.collect()) });
+        }
+    }
+
+    /// The process as it is now, or as it was when last seen, as far as [`prepare`](Self::prepare) could look it up.
     pub(crate) fn describe(&mut self, account: &ProcessAccount, redact: bool) -> Process {
         let row = &account.row;
-        if account.alive && self.remembered(row).is_none() {
-            self.look_up(row);
-        }
         let turn = self.turn;
         let known = self.known.get_mut(&row.pid).filter(|known| known.same == same(row)).map(|known| {
             known.turn = turn;
@@ -109,7 +152,7 @@ impl Identities {
             cmdline: if redact { String::new() } else { cmdline },
             parent_pid: row.parent_pid,
             uid: row.uid,
-            user: self.user(row.uid),
+            user: self.users.get(&row.uid).cloned().flatten(),
             cgroup,
             container: member.container,
             unit: member.unit,
@@ -127,15 +170,22 @@ impl Identities {
         self.known.get(&row.pid).filter(|known| known.same == same(row))
     }
 
-    /// Reads /proc, unless the id belongs to another process by now.
-    fn look_up(&mut self, row: &TaskRow) {
-        let directory = format!("/proc/{}", row.pid);
-        let cmdline = if row.is_kernel_thread() { String::new() } else { read_cmdline(&directory) };
-        let places = std::fs::read_to_string(format!("{directory}/cgroup")).unwrap_or_default();
-        // Checked last: if it is the same process now, it was when the rest was read.
-        if !started_at(&directory, row.start_boottime_ns) {
-            return;
+    /// Reads what /proc says about them.
+    fn look_up(&mut self, rows: &[TaskRow], resolver: &Resolver) {
+        let questions = rows.iter().map(|row| {
+            let (pid, kernel_thread, start_boottime_ns) = (row.pid, row.is_kernel_thread(), row.start_boottime_ns);
+            (question(row), move || Entry::read(pid, kernel_thread, start_boottime_ns))
+        });
+        for (row, answer) in rows.iter().zip(resolver.ask_all(questions)) {
+            match answer {
+                Ok(Some(entry)) => self.remember(row, entry),
+                Ok(None) => {}
+                Err(late) => drop(self.late.insert(row.pid, (row.comm.to_str_lossy().into_owned(), late))),
+            }
         }
+    }
+
+    fn remember(&mut self, row: &TaskRow, Entry { cmdline, places }: Entry) {
         let place = Place::parse(&places);
         if let Some(path) = place.v2.filter(|_| self.cgroups.len() < MAX_NAMES) {
             self.cgroups.entry(row.cgroup_id).or_insert(path);
@@ -174,13 +224,30 @@ impl Identities {
         }
         self.cgroups.get(&id).cloned()
     }
+}
 
-    fn user(&mut self, uid: u32) -> Option<String> {
-        if self.users.len() >= MAX_NAMES {
-            self.users.clear();
-        }
-        self.users.entry(uid).or_insert_with(|| user_name(uid)).clone()
+/// What /proc says about a process.
+#[derive(Debug)]
+struct Entry {
+    cmdline: String,
+    /// `/proc/PID/cgroup`.
+    places: String,
+}
+
+impl Entry {
+    /// `None` if the id belongs to another process by now. The command line is read from the memory of the process, which waits as long as
+    /// that is locked.
+    fn read(pid: u32, kernel_thread: bool, start_boottime_ns: u64) -> Option<Self> {
+        let directory = format!("/proc/{pid}");
+        let cmdline = if kernel_thread { String::new() } else { read_cmdline(&directory) };
+        let places = std::fs::read_to_string(format!("{directory}/cgroup")).unwrap_or_default();
+        // Checked last: if it is the same process now, it was when the rest was read.
+        started_at(&directory, start_boottime_ns).then_some(Self { cmdline, places })
     }
+}
+
+const fn question(row: &TaskRow) -> Question {
+    Question::Process(row.pid, row.start_ns)
 }
 
 const fn same(row: &TaskRow) -> (u64, Comm, u64) {
@@ -320,9 +387,10 @@ mod tests {
     #[test]
     fn this_process_is_known_and_stays_so_after_its_end() {
         let row = own_row();
-        let mut identities = Identities::default();
-        identities.notice([account(row, true)].iter());
+        let (mut identities, resolver) = (Identities::default(), Resolver::new(std::sync::Arc::default()));
+        identities.notice([account(row, true)].iter(), &resolver);
         for alive in [true, false] {
+            identities.prepare(&[&account(row, alive)], &resolver);
             let process = identities.describe(&account(row, alive), false);
             let expected = std::env::args().collect::<Vec<_>>().join(" ");
             assert!(process.cmdline.starts_with(&expected[..expected.len().min(100)]), "{process:?}");
@@ -339,7 +407,9 @@ mod tests {
     fn an_id_used_again_is_not_mistaken() {
         let mut row = own_row();
         row.start_boottime_ns += 1_000_000_000;
-        let process = Identities::default().describe(&account(row, true), false);
+        let mut identities = Identities::default();
+        identities.prepare(&[&account(row, true)], &Resolver::new(std::sync::Arc::default()));
+        let process = identities.describe(&account(row, true), false);
         assert_eq!(process.cmdline, "");
     }
 

@@ -1,36 +1,50 @@
 //! The summary plane: watches a machine through sums that the kernel side keeps. No event crosses to user space.
 //!
 //! An [`Observer`] loads the summary programs of every signal, samples what has to be read repeatedly (sizes, pressure, states), and
-//! returns a [`Window`](kerno_model::Window) at the end of each window: everything that rules, reports and other consumers need.
+//! returns a [`Window`](kerno_model::Window) at the end of each window: everything that rules, reports and other consumers need. An
+//! [`Engine`] does so in a thread of its own and hands each window to every consumer that has subscribed.
 
 mod cgroups;
+pub(crate) mod cpu_clock;
 mod cumulative;
+mod engine_thread;
 mod error;
 #[cfg(test)]
 mod gap_tests;
 mod host_facts;
 mod identities;
 mod membership;
+mod mounts;
+mod naming;
 mod observer;
 mod pace;
+mod pacing;
 mod pressure;
 mod proc_file;
+mod resolver;
+mod sampler;
 mod tasks;
 mod track;
 mod unseen;
+mod watchdog;
+mod windows;
 
 /// For keys that the kernel chooses (ids, addresses), where hashing would be much of the work.
 pub(crate) type FastMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
 
+pub use engine_thread::Engine;
 pub use error::WatchError;
 pub use observer::{Observer, ObserverOptions, Spent};
+pub use watchdog::Overrun;
+pub use windows::{Next, Windows};
 
 pub(crate) use cgroups::{CgroupDir, Hierarchy, WalkAge, read_numbers};
 pub(crate) use cumulative::{Cumulative, Delta, Gap, Gaps, is_gone};
-use host_facts::host_facts;
-pub(crate) use observer::{Sampler, Tick};
+pub(crate) use mounts::MountWatch;
 pub(crate) use pace::Pace;
 pub(crate) use pressure::PressureMeter;
 pub(crate) use proc_file::ProcFile;
+pub(crate) use resolver::{Late, Question, Resolver};
+pub(crate) use sampler::{Sampler, Tick};
 pub(crate) use tasks::{ProcessAccount, Tasks};
 pub(crate) use unseen::proc_has_host_pids;

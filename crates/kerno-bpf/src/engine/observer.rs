@@ -1,18 +1,25 @@
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
-
+use super::cpu_clock;
 use super::cumulative::{Gap, Gaps};
 use super::error::WatchError;
+use super::host_facts::Machine;
 use super::identities::Identities;
-use super::tasks::{ProcessAccount, Tasks};
+use super::naming::worth_naming;
+use super::pacing::{self, Due, Pacer};
+use super::resolver::Resolver;
+use super::sampler::{Sampler, Tick};
+use super::tasks::Tasks;
 use super::unseen::unseen;
+use super::watchdog::{Progress, Watchdog};
 use crate::probe::clock::{monotonic_ns, unix_offset_ns};
 use crate::probe::{CancelToken, Host, LoadError, parallel};
 use crate::signals::{self, SignalInfo};
 use kerno_model::SummaryLoss;
-use kerno_model::{CostOfObserving, HostFacts, Missing, SCHEMA_VERSION, Span, Window};
+use kerno_model::{CostOfObserving, Missing, SCHEMA_VERSION, Span, Window};
 
 /// What is loaded at once.
 enum Part {
@@ -44,42 +51,6 @@ impl ObserverOptions {
     }
 }
 
-/// One signal's part: programs in the kernel and what is looked at beside them.
-pub(crate) trait Sampler: Send {
-    /// Attaches what was loaded: from here on the kernel adds up.
-    fn attach(&mut self) -> Result<(), LoadError>;
-
-    /// Begins a window. The first one takes what has been added up so far as its zero; a later one may go on where `finish` ended
-    /// the one before.
-    fn begin(&mut self, tick: &Tick<'_>);
-
-    /// Looks at what only shows by looking. The last one of a window comes just before `finish`.
-    fn sample(&mut self, tick: &Tick<'_>);
-
-    /// Ends the window: puts its part into `signals`, and begins the next one.
-    fn finish(&mut self, tick: &Tick<'_>, signals: &mut Window);
-
-    /// A few words on what happens now, such as `12 k calls/s`, for a person who watches: whatever only this needs is read here, so
-    /// that it costs nothing where nobody watches.
-    fn pulse(&mut self, _now_ns: u64) -> Option<String> {
-        None
-    }
-
-    /// What the kernel side could not hold since it was loaded.
-    fn loss(&self) -> SummaryLoss;
-}
-
-/// The moment of a sample.
-#[derive(Debug)]
-pub(crate) struct Tick<'a> {
-    /// Seconds since the window began.
-    pub(crate) seconds: f64,
-    /// `CLOCK_MONOTONIC` now.
-    pub(crate) now_ns: u64,
-    /// Every task, sampled just now.
-    pub(crate) tasks: &'a Tasks,
-}
-
 /// CPU time of one part of observing, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Spent {
@@ -89,52 +60,53 @@ pub struct Spent {
     pub windows: f64,
 }
 
-/// Shares a process's CPU time out among what it does in turn.
+/// Shares the CPU time of watching out among what is done in turn.
 struct Stopwatch(f64);
 
 impl Stopwatch {
     fn start() -> Self {
-        Self(cpu_seconds())
+        Self(cpu_clock::seconds())
     }
 
     /// Since the start or the last lap.
     fn lap(&mut self) -> f64 {
-        let now = cpu_seconds();
+        let now = cpu_clock::seconds();
         now - std::mem::replace(&mut self.0, now)
     }
 }
 
-/// So often in a row may walking the tasks fail.
+/// How often in a row reading the tasks may fail, less one.
 const MAX_UNWALKED: u32 = 8;
-/// Sampling takes at most one in so many of the time.
-const SAMPLING_SHARE: f64 = 100.0;
-/// Samples that a window has at least: what is found by trends needs some.
-const MIN_SAMPLES: u32 = 8;
 
-fn next_interval(window: Duration, sample_cost: f64) -> Duration {
-    let usual = Observer::sampling_interval(window);
-    let affordable = Duration::try_from_secs_f64(sample_cost * SAMPLING_SHARE).unwrap_or(usual);
-    usual.max(affordable.min(window / MIN_SAMPLES))
-}
+/// The parts of a sample that belong to no signal.
+const TASKS: &str = "tasks";
+const PROCESSES: &str = "processes";
 
-/// Watches the machine through every signal's summary. Dropping it removes everything from the kernel.
+/// Watches the machine through every signal's summary, in the thread that calls it. Dropping it removes everything from the kernel.
+///
+/// An [`Engine`](super::Engine) watches in a thread of its own, for any number of consumers.
 pub struct Observer {
     options: ObserverOptions,
-    host: HostFacts,
+    machine: Machine,
     tasks: Tasks,
     samplers: Vec<(&'static SignalInfo, Box<dyn Sampler>)>,
+    /// Signals that cannot run.
+    unloaded: Vec<Missing>,
     missing: Vec<Missing>,
     /// What concerns all signals and could not be read in this window.
     gaps: Gaps,
     /// Samples in a row for which the tasks could not be walked.
     unwalked: u32,
     identities: Identities,
+    resolver: Resolver,
+    watchdog: Watchdog,
     started_ns: u64,
     samples: u32,
     /// CPU time of the latest sample, in seconds.
     sample_cost: f64,
+    /// Of this window so far.
+    cpu_seconds: f64,
     spent: BTreeMap<&'static str, Spent>,
-    cpu_before: f64,
     loss_before: BTreeMap<&'static str, SummaryLoss>,
 }
 
@@ -153,8 +125,7 @@ impl Observer {
     /// [`WatchError::Load`] when nothing can run: no privileges, no BTF, or not one of the signals.
     /// [`WatchError::UnknownSignal`] when a signal is asked for that there is not.
     pub fn start(options: ObserverOptions) -> Result<Self, WatchError> {
-        options.wanted()?;
-        Self::start_on(options, Host::detect())
+        Self::start_until(options, Arc::default())
     }
 
     /// [`start`](Self::start), with plans for this host.
@@ -163,6 +134,16 @@ impl Observer {
     /// As [`start`](Self::start).
     #[doc(hidden)]
     pub fn start_on(options: ObserverOptions, host: Host) -> Result<Self, WatchError> {
+        Self::start_with(options, host, Arc::default())
+    }
+
+    /// [`start`](Self::start). Once `stop` is set, it waits for no answers any more: it is about to be dropped.
+    pub(super) fn start_until(options: ObserverOptions, stop: Arc<AtomicBool>) -> Result<Self, WatchError> {
+        options.wanted()?;
+        Self::start_with(options, Host::detect(), stop)
+    }
+
+    fn start_with(options: ObserverOptions, host: Host, stop: Arc<AtomicBool>) -> Result<Self, WatchError> {
         let wanted = options.wanted()?;
         let parts = std::iter::once(None).chain(wanted.into_iter().map(Some)).collect();
         let parts = parallel::each(parts, |part: Option<&'static SignalInfo>| match part {
@@ -170,7 +151,7 @@ impl Observer {
             Some(info) => Part::Signal(info, (info.sampler)(&host)),
         });
         let mut tasks = None;
-        let mut missing = Vec::new();
+        let mut unloaded = Vec::new();
         let mut samplers: Vec<(&'static SignalInfo, Box<dyn Sampler>)> = Vec::new();
         let mut first_error = None;
         for part in parts {
@@ -178,7 +159,7 @@ impl Observer {
                 Part::Tasks(loaded) => tasks = Some((*loaded)?),
                 Part::Signal(info, Ok(sampler)) => samplers.push((info, sampler)),
                 Part::Signal(info, Err(error)) => {
-                    missing.push(Missing { signal: info.name.into(), what: "all".into(), reason: error.reason() });
+                    unloaded.push(Missing { signal: info.name.into(), what: "all".into(), reason: error.reason() });
                     first_error.get_or_insert(error);
                 }
             }
@@ -186,7 +167,7 @@ impl Observer {
         samplers.retain_mut(|(info, sampler)| match sampler.attach() {
             Ok(()) => true,
             Err(error) => {
-                missing.push(Missing { signal: info.name.into(), what: "all".into(), reason: error.reason() });
+                unloaded.push(Missing { signal: info.name.into(), what: "all".into(), reason: error.reason() });
                 first_error.get_or_insert(error);
                 false
             }
@@ -195,29 +176,32 @@ impl Observer {
             return Err(error.into());
         }
         let mut tasks = tasks.map_or_else(|| Tasks::load(&host), Ok)?;
-        let running: Vec<&str> = samplers.iter().map(|(info, _)| info.name).collect();
-        missing.extend(unseen(&running));
-        let facts = super::host_facts(&host);
+        let resolver = Resolver::new(stop);
+        let machine = Machine::new(&host, &resolver);
         drop(host);
-        let now_ns = monotonic_ns();
-        tasks.sample(0.0, now_ns).map_err(WatchError::Tasks)?;
+        tasks.sample(0.0, monotonic_ns()).map_err(WatchError::Tasks)?;
         tasks.begin();
+        let parts = [TASKS, PROCESSES].into_iter().chain(samplers.iter().map(|(info, _)| info.name)).collect();
         let mut observer = Self {
             options,
-            host: facts,
+            machine,
             tasks,
             samplers,
-            missing,
+            unloaded,
+            missing: Vec::new(),
             gaps: Gaps::new("all"),
             unwalked: 0,
             identities: Identities::default(),
+            resolver,
+            watchdog: Watchdog::new(parts),
             started_ns: 0,
             samples: 0,
             sample_cost: 0.0,
+            cpu_seconds: 0.0,
             spent: BTreeMap::new(),
-            cpu_before: 0.0,
             loss_before: BTreeMap::new(),
         };
+        observer.look_at_what_is_unseen();
         observer.begin(monotonic_ns());
         Ok(observer)
     }
@@ -229,66 +213,91 @@ impl Observer {
 
     /// How often to [`sample`](Self::sample) in a window of this length: often enough for a trend, seldom enough to cost little.
     pub fn sampling_interval(window: Duration) -> Duration {
-        (window / 24).clamp(Duration::from_millis(200), Duration::from_secs(2))
+        pacing::sampling_interval(window)
     }
 
-    /// How long to wait for the next sample: longer than [`sampling_interval`](Self::sampling_interval) where the latest one took
-    /// long (very many tasks), so that sampling takes at most about 1 % of a CPU; but a window has a few samples whatever they cost.
-    pub fn next_interval(&self, window: Duration) -> Duration {
-        next_interval(window, self.sample_cost)
-    }
-
-    /// CPU time that each part took since the start, in this process, by the signal's name; `tasks` (walking them all) and
-    /// `processes` (who is who) are shared by all signals.
+    /// CPU time that each part took since the start, by the name of the signal. All signals share `tasks` (reading them) and `processes` (who
+    /// is who).
     pub const fn spent(&self) -> &BTreeMap<&'static str, Spent> {
         &self.spent
+    }
+
+    /// CPU time of the latest sample, in seconds.
+    pub(super) const fn sample_cost(&self) -> f64 {
+        self.sample_cost
+    }
+
+    pub(super) fn progress(&self) -> Arc<Progress> {
+        self.watchdog.progress()
+    }
+
+    /// Privileges and mounts can change while it runs.
+    fn look_at_what_is_unseen(&mut self) {
+        let running: Vec<&str> = self.samplers.iter().map(|(info, _)| info.name).collect();
+        self.missing = self.unloaded.iter().cloned().chain(unseen(&running)).collect();
     }
 
     fn begin(&mut self, started_ns: u64) {
         self.started_ns = started_ns;
         self.samples = 1;
-        self.cpu_before = cpu_seconds();
+        self.cpu_seconds = 0.0;
         self.loss_before = self.samplers.iter().map(|(info, sampler)| (info.name, sampler.loss())).collect();
-        let tick = Tick { seconds: 0.0, now_ns: self.started_ns, tasks: &self.tasks };
+        let tick = Tick { seconds: 0.0, now_ns: started_ns, tasks: &self.tasks, resolver: &self.resolver };
         let mut watch = Stopwatch::start();
         for (info, sampler) in &mut self.samplers {
+            self.watchdog.enter(info.name);
             sampler.begin(&tick);
-            self.spent.entry(info.name).or_default().windows += watch.lap();
+            let took = watch.lap();
+            self.spent.entry(info.name).or_default().windows += took;
+            self.cpu_seconds += took;
         }
+        self.watchdog.end();
     }
 
-    /// Looks at what only shows by looking twice. Call it every [`next_interval`](Self::next_interval).
+    /// Reads what has to be read repeatedly. [`watch`](Self::watch) calls it as often as a window needs; a program with a loop of its own
+    /// calls it every [`sampling_interval`](Self::sampling_interval).
     ///
     /// # Errors
     /// [`WatchError::Tasks`] when the kernel's tasks could not be read many times in a row. One failure is no error: what processes used
     /// comes with the next sample.
     pub fn sample(&mut self) -> Result<(), WatchError> {
+        self.resolver.begin();
+        self.watchdog.begin();
+        let result = self.look();
+        self.watchdog.end();
+        result
+    }
+
+    fn look(&mut self) -> Result<(), WatchError> {
         let now_ns = monotonic_ns();
         let seconds = seconds_between(self.started_ns, now_ns);
         let mut watch = Stopwatch::start();
         let begun = watch.0;
         self.walk_tasks(seconds, now_ns)?;
-        self.spent.entry("tasks").or_default().sampling += watch.lap();
+        self.spent.entry(TASKS).or_default().sampling += watch.lap();
         self.samples += 1;
-        self.identities.notice(self.tasks.processes());
-        self.spent.entry("processes").or_default().sampling += watch.lap();
-        let tick = Tick { seconds, now_ns, tasks: &self.tasks };
+        self.watchdog.enter(PROCESSES);
+        self.identities.notice(self.tasks.processes(), &self.resolver);
+        self.spent.entry(PROCESSES).or_default().sampling += watch.lap();
+        let tick = Tick { seconds, now_ns, tasks: &self.tasks, resolver: &self.resolver };
         for (info, sampler) in &mut self.samplers {
+            self.watchdog.enter(info.name);
             sampler.sample(&tick);
             self.spent.entry(info.name).or_default().sampling += watch.lap();
         }
         self.sample_cost = watch.0 - begun;
+        self.cpu_seconds += self.sample_cost;
         Ok(())
     }
 
-    fn walk_tasks(&mut self, seconds: f64, now_ns: u64) -> Result<(), LoadError> {
+    fn walk_tasks(&mut self, seconds: f64, now_ns: u64) -> Result<(), WatchError> {
         let Err(error) = self.tasks.sample(seconds, now_ns) else {
             self.unwalked = 0;
             return Ok(());
         };
         self.unwalked += 1;
         if self.unwalked >= MAX_UNWALKED {
-            return Err(LoadError::Io("cannot read the tasks", error));
+            return Err(WatchError::Tasks(error));
         }
         self.gaps.add(Gap { what: "what processes used until the last sample".to_owned(), reason: error.to_string() });
         Ok(())
@@ -300,16 +309,14 @@ impl Observer {
     /// # Errors
     /// As [`sample`](Self::sample).
     pub fn watch(&mut self, window: Duration, cancel: &CancelToken) -> Result<Window, WatchError> {
-        let begun = Instant::now();
-        let interval = Self::sampling_interval(window);
+        let mut pacer = Pacer::begin(window);
         loop {
-            let rest = window.saturating_sub(begun.elapsed());
-            // The last sample is that of `finish`.
-            let last = rest < interval + interval / 2;
-            if cancel.wait(if last { rest } else { interval }) || last {
+            let (due, wait) = pacer.next();
+            if cancel.wait(wait) || due == Due::End {
                 return self.finish();
             }
             self.sample()?;
+            pacer.sampled(self.sample_cost);
         }
     }
 
@@ -327,12 +334,21 @@ impl Observer {
     /// As [`sample`](Self::sample).
     pub fn finish(&mut self) -> Result<Window, WatchError> {
         self.sample()?;
+        self.resolver.begin();
+        self.watchdog.begin();
         let now_ns = monotonic_ns();
         let seconds = seconds_between(self.started_ns, now_ns);
+        let mut watch = Stopwatch::start();
+        let begun = watch.0;
+        if let Err(late) = self.machine.refresh(&self.resolver) {
+            self.gaps.add(Gap { what: "the operating system and virtualisation".to_owned(), reason: late.to_string() });
+        }
+        self.look_at_what_is_unseen();
+        self.spent.entry(PROCESSES).or_default().windows += watch.lap();
         let mut signals = Window {
             schema_version: SCHEMA_VERSION,
             kerno_version: env!("CARGO_PKG_VERSION").to_owned(),
-            host: self.host.clone(),
+            host: self.machine.facts().clone(),
             span: Span {
                 started_unix: unix_seconds(self.started_ns),
                 started_ns: self.started_ns,
@@ -343,26 +359,55 @@ impl Observer {
             missing: self.missing.clone(),
             ..Window::default()
         };
-        let tick = Tick { seconds, now_ns, tasks: &self.tasks };
-        let mut watch = Stopwatch::start();
+        let tick = Tick { seconds, now_ns, tasks: &self.tasks, resolver: &self.resolver };
         for (info, sampler) in &mut self.samplers {
+            self.watchdog.enter(info.name);
             sampler.finish(&tick, &mut signals);
             self.spent.entry(info.name).or_default().windows += watch.lap();
         }
-        self.gaps.tell(&mut signals);
-        told_once(&mut signals.missing);
+        self.watchdog.enter(PROCESSES);
         self.name_processes(&mut signals);
-        self.spent.entry("processes").or_default().windows += watch.lap();
-        signals.cost = self.cost();
+        self.tell_gaps(&mut signals);
+        self.spent.entry(PROCESSES).or_default().windows += watch.lap();
+        signals.cost = self.cost(self.cpu_seconds + watch.0 - begun);
         let _ = watch.lap();
         self.tasks.begin();
-        self.spent.entry("tasks").or_default().windows += watch.lap();
+        let took = watch.lap();
+        self.spent.entry(TASKS).or_default().windows += took;
         // What was read at this window's end is the next one's begin.
         self.begin(now_ns);
+        self.cpu_seconds += took;
         Ok(signals)
     }
 
-    fn cost(&self) -> CostOfObserving {
+    fn name_processes(&mut self, signals: &mut Window) {
+        let accounts = worth_naming(signals, &self.tasks);
+        self.identities.prepare(&accounts, &self.resolver);
+        let redact = self.options.redact;
+        let described = accounts.iter().map(|account| (account.row.pid, self.identities.describe(account, redact)));
+        signals.processes.extend(described);
+        self.identities.tell_unanswered(&mut self.gaps);
+    }
+
+    fn tell_gaps(&mut self, signals: &mut Window) {
+        self.watchdog.tell(&mut self.gaps);
+        let hanging = self.resolver.hanging();
+        if hanging > 0 {
+            let threads = if hanging == 1 {
+                "1 thread of kerno hangs".to_owned()
+            } else {
+                format!("{hanging} threads of kerno hang")
+            };
+            let reason = format!("{threads} in a system call: a process, a disk or a server does not respond");
+            self.gaps.add(Gap { what: "some files of /proc and /sys, and some file systems".to_owned(), reason });
+        }
+        self.gaps.tell(signals);
+        // If something is missing for two reasons, the first is enough.
+        let mut told = BTreeSet::new();
+        signals.missing.retain(|missing| told.insert((missing.signal.clone(), missing.what.clone())));
+    }
+
+    fn cost(&self, cpu_seconds: f64) -> CostOfObserving {
         let mut loss = BTreeMap::new();
         for (info, sampler) in &self.samplers {
             let lost = sampler.loss() - self.loss_before.get(info.name).copied().unwrap_or_default();
@@ -370,65 +415,8 @@ impl Observer {
                 loss.insert(info.name.to_owned(), lost);
             }
         }
-        CostOfObserving { cpu_seconds: cpu_seconds() - self.cpu_before, resident_bytes: resident_bytes(), loss }
+        CostOfObserving { cpu_seconds, resident_bytes: resident_bytes(), loss }
     }
-
-    /// Adds whom the signals name, and whoever used most of anything.
-    fn name_processes(&mut self, signals: &mut Window) {
-        /// How many of the heaviest users of each thing.
-        const TOP: usize = 10;
-        let mut pids: BTreeSet<u32> = named_pids(signals);
-        let uses: [fn(&ProcessAccount) -> u64; 9] = [
-            |p| p.used.run_ns,
-            |p| p.used.wait_ns,
-            |p| p.used.read_bytes,
-            |p| p.used.write_bytes,
-            |p| p.used.io_delay_ns,
-            |p| p.used.reclaim_delay_ns,
-            |p| p.used.major_faults,
-            |p| p.row.anon_pages,
-            |p| p.used.involuntary,
-        ];
-        let mut all: Vec<_> = self.tasks.processes().collect();
-        for used in uses {
-            all.sort_unstable_by_key(|process| std::cmp::Reverse(used(process)));
-            pids.extend(all.iter().take(TOP).filter(|process| used(process) > 0).map(|process| process.row.pid));
-        }
-        // Their parents, for who started them.
-        let parents: Vec<_> = pids.iter().filter_map(|pid| Some(self.tasks.process(*pid)?.row.parent_pid)).collect();
-        pids.extend(parents);
-        for pid in pids {
-            if let Some(account) = self.tasks.process(pid) {
-                signals.processes.insert(pid, self.identities.describe(account, self.options.redact));
-            }
-        }
-    }
-}
-
-/// Of what is missing for two reasons, the first.
-fn told_once(missing: &mut Vec<Missing>) {
-    let mut told = BTreeSet::new();
-    missing.retain(|missing| told.insert((missing.signal.clone(), missing.what.clone())));
-}
-
-fn named_pids(signals: &Window) -> BTreeSet<u32> {
-    let mut pids = BTreeSet::new();
-    let mut add = |pid: u32| {
-        if pid != 0 {
-            pids.insert(pid);
-        }
-    };
-    let parts = [
-        signals.syscall_latency.as_ref().map(|part| part.pids()),
-        signals.tcp_monitor.as_ref().map(|part| part.pids()),
-        signals.oom_track.as_ref().map(|part| part.pids()),
-        signals.disk_io.as_ref().map(|part| part.pids()),
-        signals.sched_delay.as_ref().map(|part| part.pids()),
-        signals.fd_track.as_ref().map(|part| part.pids()),
-        signals.file_audit.as_ref().map(|part| part.pids()),
-    ];
-    parts.into_iter().flatten().flatten().for_each(&mut add);
-    pids
 }
 
 /// A moment of the kernel's clock in seconds since 1970, as the clock on the wall is set now.
@@ -440,12 +428,6 @@ fn unix_seconds(monotonic_ns: u64) -> f64 {
 #[allow(clippy::cast_precision_loss, reason = "a window's length")]
 fn seconds_between(from_ns: u64, to_ns: u64) -> f64 {
     to_ns.saturating_sub(from_ns) as f64 / 1e9
-}
-
-#[allow(clippy::cast_precision_loss, reason = "seconds")]
-fn cpu_seconds() -> f64 {
-    let used = clock_gettime(ClockId::ProcessCPUTime);
-    used.tv_sec as f64 + used.tv_nsec as f64 / 1e9
 }
 
 fn resident_bytes() -> u64 {
@@ -480,16 +462,5 @@ mod tests {
         fn is_send<T: Send>() {}
         is_send::<Observer>();
         is_send::<Window>();
-    }
-
-    #[test]
-    fn dear_samples_are_taken_more_seldom() {
-        let window = Duration::from_secs(30);
-        assert_eq!(next_interval(window, 0.0), Duration::from_millis(1250));
-        assert_eq!(next_interval(window, 0.010), Duration::from_millis(1250));
-        assert_eq!(next_interval(window, 0.020), Duration::from_secs(2));
-        // A window without samples tells nothing.
-        assert_eq!(next_interval(window, 5.0), window / 8);
-        assert_eq!(next_interval(window, f64::NAN), Duration::from_millis(1250));
     }
 }

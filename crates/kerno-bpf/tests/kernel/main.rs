@@ -29,6 +29,8 @@ mod fd_track_filters;
 mod fd_track_uring;
 mod file_audit;
 mod file_summary;
+mod fuse;
+mod hanging;
 mod histogram;
 mod in_flight;
 mod merging;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use kerno::doctor::judge;
-use kerno::engine::{Observer, ObserverOptions};
+use kerno::engine::{Engine, ObserverOptions};
 use kerno::model::Severity;
 use kerno::{CancelToken, Host};
 
@@ -26,6 +26,9 @@ use watch::{Ended, watch};
 
 /// How long it watches by default.
 const WINDOW: Duration = Duration::from_secs(30);
+
+/// The most windows that wait to be printed.
+const QUEUE: usize = 8;
 
 /// Exit status if a finding is at least as severe as `--fail-on`.
 const FOUND: u8 = 1;
@@ -61,7 +64,8 @@ fn from_kernel(args: &DoctorArgs, config: &Config) -> anyhow::Result<Option<Seve
     let progress = Progress::new(args.quiet);
     stop::on_signal(cancel.clone(), progress.is_shown())?;
     progress.loading();
-    let mut observer = start(args, config)?;
+    let engine = start(args, config)?;
+    let windows = engine.subscribe(QUEUE).context("cannot create an eventfd")?;
     if cancel.is_cancelled() {
         bail!("stopped before anything was seen");
     }
@@ -72,16 +76,25 @@ fn from_kernel(args: &DoctorArgs, config: &Config) -> anyhow::Result<Option<Seve
     let window = window.unwrap_or(WINDOW);
     // The saved file and the exit status are wanted even if nobody reads the output.
     let must_end = args.save.is_some() || args.exit_code;
+    engine.watch(window);
     let mut printer = Printer::new(args.output, args.continuous);
-    let mut worst = None;
+    let (mut worst, mut lost) = (None, 0);
     loop {
-        let ended = watch(&mut observer, window, &cancel, &progress, must_end)?;
-        // The last window of a continuous watch is incomplete: not worth a comparison.
-        let partial = ended != Ended::InTime;
-        if ended == Ended::Unread || (partial && printer.printed() > 0) {
-            break;
-        }
-        let signals = observer.finish()?;
+        let (signals, partial) = match watch(&engine, &windows, window, &cancel, &progress, must_end) {
+            Ended::InTime(window) => (Some(window), false),
+            // The last window of a continuous watch is incomplete: not worth a comparison.
+            Ended::Stopped if printer.printed() > 0 => break,
+            Ended::Stopped => {
+                engine.cut();
+                (windows.recv(), true)
+            }
+            Ended::Unread => break,
+            Ended::Failed => (None, true),
+        };
+        let Some(signals) = signals else {
+            progress.clear();
+            return engine.stop().context("cannot watch this machine any longer").map(|()| worst);
+        };
         progress.clear();
         if let Some(destination) = &destination {
             destination.write(&signals)?;
@@ -91,12 +104,17 @@ fn from_kernel(args: &DoctorArgs, config: &Config) -> anyhow::Result<Option<Seve
         if partial || !args.continuous {
             break;
         }
+        let lost_by_now = windows.lost();
+        let more = lost_by_now - std::mem::replace(&mut lost, lost_by_now);
+        if more > 0 && !args.quiet {
+            note(&format!("note: no report for {more} windows: the output is read too slowly"));
+        }
     }
     progress.clear();
     Ok(worst)
 }
 
-fn start(args: &DoctorArgs, config: &Config) -> anyhow::Result<Observer> {
+fn start(args: &DoctorArgs, config: &Config) -> anyhow::Result<Engine> {
     let host = Host::detect();
     if let Some(lacking) = privileges::lacking(&host, "doctor") {
         bail!(lacking);
@@ -111,9 +129,9 @@ fn start(args: &DoctorArgs, config: &Config) -> anyhow::Result<Observer> {
     let signals = if chosen.iter().any(|name| name == ALL) { Vec::new() } else { chosen };
     let options = ObserverOptions { signals, redact: is_redacted(args, config) };
     // It finds the index of the kernel's types that this host holds.
-    let observer = Observer::start(options).context("cannot watch this machine");
+    let engine = Engine::start(options).context("cannot watch this machine");
     drop(host);
-    observer
+    engine
 }
 
 fn is_redacted(args: &DoctorArgs, config: &Config) -> bool {

@@ -1,60 +1,63 @@
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kerno::CancelToken;
-use kerno::engine::Observer;
+use kerno::engine::{Engine, Next, Observer, Windows};
+use kerno::model::Window;
 
 use super::progress::Progress;
 use crate::output;
 
+/// How long to wait for the engine to say what happens: it may be taking a sample.
+const PATIENCE: Duration = Duration::from_millis(100);
+
 /// Why the watching ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Ended {
     /// The window is over.
-    InTime,
+    InTime(Arc<Window>),
     /// A signal or Ctrl-C ended it.
     Stopped,
     /// Nobody reads what would be printed.
     Unread,
+    /// The engine ended by itself.
+    Failed,
 }
 
-/// Lets a window pass, and samples meanwhile. With `must_end`, goes on even if nobody reads the output.
+/// Waits for the end of a window, and shows what happens meanwhile. With `must_end`, waits even if nobody reads the output.
 pub(super) fn watch(
-    observer: &mut Observer,
+    engine: &Engine,
+    windows: &Windows,
     window: Duration,
     cancel: &CancelToken,
     progress: &Progress,
     must_end: bool,
-) -> anyhow::Result<Ended> {
+) -> Ended {
     let start = Instant::now();
-    let mut interval = Observer::sampling_interval(window);
-    let mut next_sample = interval;
+    let interval = Observer::sampling_interval(window);
+    let mut looked = start;
     progress.begin(window);
     loop {
-        let elapsed = start.elapsed();
-        if elapsed >= window {
-            return Ok(Ended::InTime);
+        match windows.next_within(progress.refresh_interval().min(interval), cancel) {
+            Next::Window(window) => return Ended::InTime(window),
+            Next::Cancelled => return Ended::Stopped,
+            Next::Ended => return Ended::Failed,
+            Next::TimedOut => {}
         }
-        // `finish` takes the sample at the window's end.
-        let target = if next_sample + interval / 2 < window { next_sample } else { window };
-        if elapsed >= target {
-            observer.sample()?;
-            interval = observer.next_interval(window);
-            // A late sample is not made up for.
-            while next_sample <= start.elapsed() {
-                next_sample += interval;
-            }
-            if progress.is_shown() {
-                progress.show(&observer.pulse());
-            }
-            if !must_end && output::is_closed() {
-                return Ok(Ended::Unread);
-            }
+        progress.advance(start.elapsed().min(window));
+        if looked.elapsed() < interval {
             continue;
         }
-        let rest = (target - elapsed).min(progress.refresh_interval());
-        progress.advance(elapsed);
-        if cancel.wait(rest) {
-            return Ok(Ended::Stopped);
+        looked = Instant::now();
+        if progress.is_shown() {
+            if let Some(overrun) = engine.overrun() {
+                progress.show(&[(overrun.part, format!("takes long to read: {} s", overrun.lasted.as_secs()))]);
+            } else if let Some(words) = engine.pulse(PATIENCE) {
+                progress.show(&words);
+            }
+        }
+        if !must_end && output::is_closed() {
+            return Ended::Unread;
         }
     }
 }

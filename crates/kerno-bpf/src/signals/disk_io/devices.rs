@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::engine::{Gaps, ProcFile};
+use crate::engine::{Gap, Gaps, ProcFile, Question, Resolver};
 use kerno_model::DiskDevice;
 use kerno_model::Series;
 
@@ -72,6 +72,22 @@ struct Followed {
     /// Of the time between the last two samples.
     busy_now: f64,
     await_now: Option<f64>,
+    /// As last known.
+    nature: Nature,
+}
+
+/// What a device is.
+#[derive(Clone, Debug, Default)]
+struct Nature {
+    rotational: bool,
+    backing: Vec<String>,
+}
+
+impl Nature {
+    fn read(dev: Dev) -> Self {
+        let rotational = fs::read_to_string(sysfs(dev).join("queue/rotational")).is_ok_and(|text| text.trim() == "1");
+        Self { rotational, backing: backing(dev) }
+    }
 }
 
 /// All whole devices over the window.
@@ -132,11 +148,33 @@ impl Devices {
     }
 
     /// Those that were used, without what the kernel side adds up.
-    pub(super) fn used(&self, seconds: f64, mounts: &HashMap<Dev, Vec<String>>) -> HashMap<Dev, DiskDevice> {
-        let used = self.followed.iter().filter(|(_, device)| {
+    pub(super) fn used(
+        &mut self,
+        seconds: f64,
+        mounts: &HashMap<Dev, Vec<String>>,
+        resolver: &Resolver,
+        gaps: &mut Gaps,
+    ) -> HashMap<Dev, DiskDevice> {
+        let used = self.followed.iter_mut().filter(|(_, device)| {
             device.latest.ios != device.at_start.ios || device.in_flight.max().unwrap_or(0.0) > 0.0
         });
-        used.map(|(dev, device)| (*dev, device.describe(*dev, seconds, mounts))).collect()
+        let used: Vec<_> = used.map(|(dev, device)| (*dev, device)).collect();
+        // Some files of sysfs wait for the device.
+        let answers = resolver.ask_all(used.iter().map(|(dev, _)| {
+            let dev = *dev;
+            (Question::Device(dev.0, dev.1), move || Nature::read(dev))
+        }));
+        let mut found = HashMap::new();
+        for ((dev, device), nature) in used.into_iter().zip(answers) {
+            match nature {
+                Ok(nature) => device.nature = nature,
+                Err(late) => {
+                    gaps.add(Gap { what: format!("what kind of disk {} is", device.name), reason: late.to_string() })
+                }
+            }
+            found.insert(dev, device.describe(dev, seconds, mounts));
+        }
+        found
     }
 
     /// One that the kernel side saw and `/proc/diskstats` did not tell of.
@@ -164,6 +202,7 @@ impl Followed {
             await_ms: Series::default(),
             busy_now: 0.0,
             await_now: None,
+            nature: Nature::default(),
         }
     }
 
@@ -189,8 +228,8 @@ impl Followed {
         DiskDevice {
             dev: number(dev),
             name: self.name.clone(),
-            rotational: fs::read_to_string(sysfs(dev).join("queue/rotational")).is_ok_and(|text| text.trim() == "1"),
-            backing: backing(dev),
+            rotational: self.nature.rotational,
+            backing: self.nature.backing.clone(),
             mounts: mounts.get(&dev).cloned().unwrap_or_default(),
             ops: Vec::new(),
             in_flight: self.in_flight.clone(),

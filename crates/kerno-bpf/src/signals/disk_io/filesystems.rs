@@ -1,12 +1,11 @@
 //! Mounted file systems and how full they are.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
 use super::devices::{Dev, number, parse_number, whole_disk};
+use crate::engine::{MountWatch, Question, Resolver};
 use crate::probe::unescape_mount;
 use kerno_model::Filesystem;
 use kerno_model::Missing;
@@ -99,50 +98,57 @@ pub(super) struct Filesystems {
     list: Vec<Filesystem>,
     /// Mount points by whole disk.
     mounts: HashMap<Dev, Vec<String>>,
-    /// Readable, in poll(2)'s sense, as long as nothing is mounted or unmounted.
-    watch: Option<File>,
+    watch: MountWatch,
+    /// Why the room of one could not be read at the latest sample, by mount point.
+    failed: HashMap<String, String>,
 }
 
 impl Filesystems {
-    pub(super) fn begin(&mut self) {
+    pub(super) fn begin(&mut self, resolver: &Resolver) {
         self.list.clear();
-        self.find();
-        self.read(0.0);
+        self.failed.clear();
+        self.find(resolver);
+        self.read(0.0, resolver);
     }
 
-    pub(super) fn sample(&mut self, seconds: f64) {
-        if self.mounts_changed() {
-            self.find();
+    pub(super) fn sample(&mut self, seconds: f64, resolver: &Resolver) {
+        if self.watch.changed() {
+            self.find(resolver);
         }
-        self.read(seconds);
+        self.read(seconds, resolver);
     }
 
     pub(super) fn list(&self) -> &[Filesystem] {
         &self.list
     }
 
+    /// The file systems whose room the latest sample could not read: below a directory that this process may not enter, or on a disk that
+    /// does not answer.
+    pub(super) fn unread(&self) -> Option<Missing> {
+        let mut unread = self.list.iter().filter_map(|fs| Some((fs, self.failed.get(&fs.mount)?)));
+        let (first, reason) = unread.next()?;
+        let others = match unread.count() {
+            0 => String::new(),
+            others => format!(" and {others} more"),
+        };
+        let what = format!("room on the file system at {}{others}", first.mount);
+        Some(Missing { signal: "disk_io".into(), what, reason: reason.clone() })
+    }
+
     pub(super) const fn mounts(&self) -> &HashMap<Dev, Vec<String>> {
         &self.mounts
     }
 
-    fn mounts_changed(&self) -> bool {
-        let Some(watch) = &self.watch else { return true };
-        let mut fds = [PollFd::new(watch, PollFlags::PRI)];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
-    }
-
     /// Reads what is mounted; keeps what is known of a file system that still is.
-    fn find(&mut self) {
-        // Opened anew: a change is told once to each open file.
-        self.watch = File::open("/proc/self/mountinfo").ok();
+    fn find(&mut self, resolver: &Resolver) {
         // Names of mount points may be any bytes.
         let text = fs::read("/proc/self/mountinfo").unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<_> = text.lines().filter_map(parse_line).collect();
         self.mounts = HashMap::new();
+        let sources = devices_of_sources(&lines, resolver);
         for line in &lines {
-            if let Some(disk) = disk_of(line) {
+            if let Some(disk) = disk_of(line, &sources) {
                 let mounts = self.mounts.entry(disk).or_default();
                 if mounts.len() < MAX_FILESYSTEMS && !mounts.contains(&line.mount) {
                     mounts.push(line.mount.clone());
@@ -164,9 +170,25 @@ impl Filesystems {
     }
 
     #[allow(clippy::cast_precision_loss, reason = "sizes")]
-    fn read(&mut self, seconds: f64) {
-        for filesystem in &mut self.list {
-            let Ok(stat) = rustix::fs::statvfs(filesystem.mount.as_str()) else { continue };
+    fn read(&mut self, seconds: f64, resolver: &Resolver) {
+        let questions = self.list.iter().map(|filesystem| {
+            let mount = filesystem.mount.clone();
+            (Question::Room(mount.clone()), move || rustix::fs::statvfs(mount.as_str()))
+        });
+        let answers = resolver.ask_all(questions);
+        for (filesystem, answer) in self.list.iter_mut().zip(answers) {
+            let stat = match answer {
+                Ok(Ok(stat)) => stat,
+                Ok(Err(error)) => {
+                    self.failed.insert(filesystem.mount.clone(), std::io::Error::from(error).to_string());
+                    continue;
+                }
+                Err(late) => {
+                    self.failed.insert(filesystem.mount.clone(), late.to_string());
+                    continue;
+                }
+            };
+            self.failed.remove(&filesystem.mount);
             let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize.max(1));
             let used = stat.f_blocks.saturating_sub(stat.f_bfree);
             filesystem.total_bytes = bytes(used.saturating_add(stat.f_bavail));
@@ -180,35 +202,34 @@ impl Filesystems {
     }
 }
 
-/// Those that could not be asked for their room, such as those below a directory that is not ours to enter.
-pub(super) fn unread(filesystems: &[Filesystem]) -> Option<Missing> {
-    let mut unread = filesystems.iter().filter(|fs| fs.available_bytes.points().is_empty());
-    let first = unread.next()?;
-    // Gone by now, if it can be asked.
-    let error = rustix::fs::statvfs(first.mount.as_str()).err()?;
-    let others = match unread.count() {
-        0 => String::new(),
-        others => format!(" and {others} more"),
-    };
-    let what = format!("room on the file system at {}{others}", first.mount);
-    Some(Missing { signal: "disk_io".into(), what, reason: std::io::Error::from(error).to_string() })
-}
-
 /// Others make inodes as long as there is room.
 fn has_fixed_inodes(kind: &str) -> bool {
     kind.starts_with("ext") || kind.ends_with("tmpfs") || kind == "overlay"
 }
 
+/// The devices that file systems without one of their own (btrfs) are named after, by the name.
+fn devices_of_sources(lines: &[MountLine], resolver: &Resolver) -> HashMap<String, Dev> {
+    let names = lines.iter().filter(|line| line.dev.0 == 0 && line.source.starts_with("/dev/"));
+    let names: HashSet<_> = names.map(|line| line.source.clone()).collect();
+    if names.is_empty() {
+        return HashMap::new();
+    }
+    let look = move || {
+        let device = |name: String| {
+            let rdev = fs::metadata(&name).ok()?.rdev();
+            Some((name, (rustix::fs::major(rdev), rustix::fs::minor(rdev))))
+        };
+        names.into_iter().filter_map(device).collect()
+    };
+    resolver.ask(Question::Sources, look).unwrap_or_default()
+}
+
 /// The disk of a mount's device; of a file system that spans several (btrfs), the disk it is named after.
-fn disk_of(line: &MountLine) -> Option<Dev> {
+fn disk_of(line: &MountLine, sources: &HashMap<String, Dev>) -> Option<Dev> {
     if line.dev.0 != 0 {
         return Some(whole_disk(line.dev));
     }
-    if !line.source.starts_with("/dev/") {
-        return None;
-    }
-    let rdev = fs::metadata(&line.source).ok()?.rdev();
-    let dev = (rustix::fs::major(rdev), rustix::fs::minor(rdev));
+    let dev = *sources.get(&line.source)?;
     (dev.0 != 0).then(|| whole_disk(dev))
 }
 
@@ -227,15 +248,18 @@ mod tests {
 
     #[test]
     fn a_file_system_that_cannot_be_asked_is_missed() {
-        let mut filesystems = vec![Filesystem { mount: "/".into(), ..Filesystem::default() }];
-        assert_eq!(unread(&filesystems), None, "it came just now");
-        filesystems[0].mount = "/no/such\n".into();
-        filesystems.push(Filesystem { mount: "/no/such/either".into(), ..Filesystem::default() });
-        let missing = unread(&filesystems).unwrap();
+        let resolver = Resolver::new(std::sync::Arc::default());
+        let at = |mount: &str| Filesystem { mount: mount.into(), ..Filesystem::default() };
+        let mut filesystems = Filesystems { list: vec![at("/")], ..Filesystems::default() };
+        filesystems.read(0.0, &resolver);
+        assert_eq!((filesystems.unread(), filesystems.list[0].available_bytes.points().len()), (None, 1));
+        filesystems.list.extend([at("/no/such\n"), at("/no/such/either")]);
+        filesystems.read(1.0, &resolver);
+        let missing = filesystems.unread().unwrap();
         assert_eq!(missing.what, "room on the file system at /no/such\n and 1 more");
         assert!(missing.reason.contains("No such file"), "{missing:?}");
-        filesystems.iter_mut().for_each(|fs| fs.available_bytes.push(0.0, 1.0));
-        assert_eq!(unread(&filesystems), None);
+        filesystems.list.truncate(1);
+        assert_eq!(filesystems.unread(), None, "they have gone");
     }
 
     #[test]
@@ -269,7 +293,7 @@ mod tests {
     #[test]
     fn this_machines_root_is_found_as_statvfs_has_it() {
         let mut filesystems = Filesystems::default();
-        filesystems.begin();
+        filesystems.begin(&Resolver::new(std::sync::Arc::default()));
         let root = filesystems.list().iter().find(|fs| fs.mount == "/").unwrap();
         let stat = rustix::fs::statvfs("/").unwrap();
         assert!(root.total_bytes > 0 && root.total_bytes <= stat.f_blocks * stat.f_frsize);

@@ -5,7 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::devices::{Dev, Devices, number};
 use super::event::DiskOp;
-use super::filesystems::{Filesystems, unread};
+use super::filesystems::Filesystems;
 use super::limits::Limits;
 use super::loader;
 use super::writers::Writers;
@@ -198,7 +198,7 @@ impl Sampler for Sampled {
         self.programs.attach()
     }
 
-    fn begin(&mut self, _tick: &Tick<'_>) {
+    fn begin(&mut self, tick: &Tick<'_>) {
         // Later windows begin where the one before ended.
         if !std::mem::replace(&mut self.begun, true) {
             self.kept.ops.begin(Ok(ops(&self.ops)));
@@ -207,7 +207,7 @@ impl Sampler for Sampled {
             self.pressure.begin();
         }
         self.devices.begin(&mut self.gaps);
-        self.filesystems.begin();
+        self.filesystems.begin(tick.resolver);
         self.limits.begin(&mut self.gaps);
         self.writers.begin();
         self.dirty = Series::default();
@@ -217,9 +217,9 @@ impl Sampler for Sampled {
 
     fn sample(&mut self, tick: &Tick<'_>) {
         self.devices.sample(tick.seconds, &mut self.gaps);
-        self.filesystems.sample(tick.seconds);
+        self.filesystems.sample(tick.seconds, tick.resolver);
         self.limits.sample(tick.seconds, &mut self.gaps);
-        self.writers.sample(self.filesystems.list(), tick.tasks);
+        self.writers.sample(self.filesystems.list(), tick, &mut self.gaps);
         self.sample_dirty(tick.seconds);
     }
 
@@ -229,12 +229,13 @@ impl Sampler for Sampled {
         let errors = self.gaps.delta(self.kept.errors.advance(self.errors.read()));
         let failures = self.gaps.note("requests to disks that failed", self.failures.read()).unwrap_or_default();
         let mut filesystems = self.filesystems.list().to_vec();
-        self.writers.finish(&mut filesystems, tick.tasks);
+        self.writers.finish(&mut filesystems, tick, &mut self.gaps);
         let pressure = self.pressure.take(tick.seconds).map_err(|gap| self.gaps.add(gap)).ok();
-        signals.missing.extend(unread(&filesystems));
+        signals.missing.extend(self.filesystems.unread());
         let mounts = self.filesystems.mounts();
+        let used = self.devices.used(tick.seconds, mounts, tick.resolver, &mut self.gaps);
         signals.disk_io = Some(DiskSummary {
-            devices: describe_devices(self.devices.used(tick.seconds, mounts), ops.as_ref(), errors.as_ref(), mounts),
+            devices: describe_devices(used, ops.as_ref(), errors.as_ref(), mounts),
             submitters: submitters.as_ref().map(describe_submitters).unwrap_or_default(),
             failures: describe_failures(&failures),
             filesystems,

@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 use super::devices::{Dev, number};
-use crate::engine::{ProcessAccount, Tasks, proc_has_host_pids};
+use crate::engine::{Gap, Gaps, Question, Tick, proc_has_host_pids};
 use kerno_model::{Filesystem, FilesystemWriter};
 
 /// Descriptors looked at in all, of the processes that wrote most and ran most first,
@@ -46,27 +48,27 @@ impl Writers {
     }
 
     /// Looks once, as soon as some file system is nearly full or loses room.
-    pub(super) fn sample(&mut self, filesystems: &[Filesystem], tasks: &Tasks) {
+    pub(super) fn sample(&mut self, filesystems: &[Filesystem], tick: &Tick<'_>, gaps: &mut Gaps) {
         if self.watched {
             return;
         }
         let watched = watched_devices(filesystems);
         if !watched.is_empty() {
             self.watched = true;
-            let files = open_files(&watched, tasks);
+            let files = open_files(&watched, tick, gaps);
             self.first_sizes = files.into_iter().map(|file| (file.key, file.bytes)).collect();
         }
     }
 
     /// Looks once more and tells who has files open for writing there.
-    pub(super) fn finish(&self, filesystems: &mut [Filesystem], tasks: &Tasks) {
+    pub(super) fn finish(&self, filesystems: &mut [Filesystem], tick: &Tick<'_>, gaps: &mut Gaps) {
         let watched = watched_devices(filesystems);
         if watched.is_empty() {
             return;
         }
         let mut writers: HashMap<(u32, Dev), FilesystemWriter> = HashMap::new();
         let mut largest: HashMap<(u32, Dev), (u64, u64)> = HashMap::new();
-        for file in open_files(&watched, tasks) {
+        for file in open_files(&watched, tick, gaps) {
             let (pid, dev, _) = file.key;
             // One that was not there before has grown by all it has, unless nothing was looked at before.
             let before = if self.watched { self.first_sizes.get(&file.key).copied().unwrap_or(0) } else { file.bytes };
@@ -84,7 +86,7 @@ impl Writers {
             let of_this = writers.iter().filter(|((_, dev), _)| number(*dev) == filesystem.dev);
             let mut list: Vec<_> = of_this
                 .map(|((pid, _), writer)| {
-                    let account = tasks.process(*pid);
+                    let account = tick.tasks.process(*pid);
                     let comm = account.map(|account| account.row.comm.to_str_lossy().into_owned()).unwrap_or_default();
                     let written = account.map_or(0, |account| account.used.write_bytes);
                     (written, FilesystemWriter { pid: *pid, comm, ..writer.clone() })
@@ -108,36 +110,47 @@ fn watched_devices(filesystems: &[Filesystem]) -> Vec<Dev> {
 }
 
 /// Files that processes have open for writing on these file systems.
-fn open_files(devices: &[Dev], tasks: &Tasks) -> Vec<OpenFile> {
+fn open_files(devices: &[Dev], tick: &Tick<'_>, gaps: &mut Gaps) -> Vec<OpenFile> {
     if !proc_has_host_pids() {
         // These ids are others' in /proc.
         return Vec::new();
     }
-    let mut all: Vec<_> = tasks.processes().filter(|p| p.alive && !p.row.is_kernel_thread()).collect();
+    let mut all: Vec<_> = tick.tasks.processes().filter(|p| p.alive && !p.row.is_kernel_thread()).collect();
     all.sort_unstable_by_key(|p| std::cmp::Reverse((p.used.write_bytes, p.used.run_ns)));
-    let mut budget = MAX_DESCRIPTORS;
+    let (devices, budget) = (Arc::<[Dev]>::from(devices), Arc::new(AtomicUsize::new(MAX_DESCRIPTORS)));
+    let questions = all.iter().map(|process| {
+        let (pid, devices, budget) = (process.row.pid, Arc::clone(&devices), Arc::clone(&budget));
+        (Question::OpenFiles(pid, process.row.start_ns), move || open_files_of(pid, &devices, &budget))
+    });
     let mut files = Vec::new();
-    for process in all {
-        if budget == 0 {
-            break;
+    let mut late = None;
+    for answer in tick.resolver.ask_all(questions) {
+        match answer {
+            Ok(found) => files.extend(found),
+            Err(reason) => late = Some((late.map_or(1, |(count, _)| count + 1), reason)),
         }
-        open_files_of(process, devices, &mut budget, &mut files);
+    }
+    if let Some((count, reason)) = late {
+        let what = format!("which files {count} processes write");
+        gaps.add(Gap { what, reason: format!("/proc/PID/fd: {reason}") });
     }
     files
 }
 
-fn open_files_of(process: &ProcessAccount, devices: &[Dev], budget: &mut usize, files: &mut Vec<OpenFile>) {
-    let pid = process.row.pid;
+fn open_files_of(pid: u32, devices: &[Dev], budget: &AtomicUsize) -> Vec<OpenFile> {
+    let mut files: Vec<OpenFile> = Vec::new();
     let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    for entry in entries.take(MAX_DESCRIPTORS_EACH.min(*budget)) {
-        *budget -= 1;
+    for entry in entries.take(MAX_DESCRIPTORS_EACH) {
+        if budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_err() {
+            break;
+        }
         let link = entry.path();
         // The link itself tells how the file was opened.
         let for_writing = link.symlink_metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o200 != 0);
         if !for_writing {
             continue;
         }
-        // Not to ask a server that may not answer.
+        // Not to ask a server that may not answer. Some file systems ask theirs all the same.
         let wanted = StatxFlags::INO | StatxFlags::SIZE | StatxFlags::BLOCKS | StatxFlags::TYPE;
         let Ok(stat) = statx(CWD, &link, AtFlags::STATX_DONT_SYNC, wanted) else { continue };
         let dev = (stat.stx_dev_major, stat.stx_dev_minor);
@@ -149,4 +162,5 @@ fn open_files_of(process: &ProcessAccount, devices: &[Dev], budget: &mut usize, 
             files.push(OpenFile { key, bytes: stat.stx_size.max(stat.stx_blocks * 512), path });
         }
     }
+    files
 }

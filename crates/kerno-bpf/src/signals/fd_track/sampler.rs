@@ -1,13 +1,14 @@
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
+use std::sync::Arc;
 
 use super::kinds::Inventory;
-use crate::engine::{Gaps, ProcFile, ProcessAccount, Sampler, Tick};
+use crate::engine::{Gap, Gaps, Late, ProcFile, ProcessAccount, Question, Sampler, Tick};
 use crate::probe::{Host, LoadError};
 use kerno_model::SummaryLoss;
 use kerno_model::amount::number;
-use kerno_model::{FdProcess, FdSummary};
+use kerno_model::{FdKind, FdProcess, FdSummary};
 use kerno_model::{Series, Window};
 
 /// How many processes are told of for each reason: most descriptors, nearest to the limit, growing.
@@ -29,7 +30,9 @@ struct Sampled {
     files: Series,
     files_max: u64,
     /// What they had open when they became suspects.
-    suspects: BTreeMap<u32, Inventory>,
+    suspects: BTreeMap<u32, Arc<Inventory>>,
+    /// Those of whom nothing is known yet, for want of an answer.
+    unanswered: BTreeMap<u32, Gap>,
     file_nr: ProcFile,
     /// What could not be read in this window.
     gaps: Gaps,
@@ -39,7 +42,8 @@ impl Default for Sampled {
     fn default() -> Self {
         let (open, files) = (Series::default(), Series::default());
         let file_nr = ProcFile::new("/proc/sys/fs/file-nr");
-        Self { open, files, files_max: 0, suspects: BTreeMap::new(), file_nr, gaps: Gaps::new("fd_track") }
+        let (suspects, unanswered) = (BTreeMap::new(), BTreeMap::new());
+        Self { open, files, files_max: 0, suspects, unanswered, file_nr, gaps: Gaps::new("fd_track") }
     }
 }
 
@@ -67,11 +71,39 @@ impl Sampled {
         };
         let mut found: Vec<_> = tick.tasks.processes().filter(growing).collect();
         found.sort_by(|a, b| growth(b).total_cmp(&growth(a)));
-        for process in found.into_iter().take(room) {
-            if let Some(inventory) = Inventory::first(process.row.pid) {
-                self.suspects.insert(process.row.pid, inventory);
+        found.truncate(room);
+        let questions = found.iter().map(|process| {
+            let pid = process.row.pid;
+            (Question::Descriptors(pid, process.row.start_ns), move || Inventory::first(pid))
+        });
+        for (process, inventory) in found.iter().zip(tick.resolver.ask_all(questions)) {
+            match inventory {
+                Ok(inventory) => {
+                    self.unanswered.remove(&process.row.pid);
+                    self.suspects.extend(inventory.map(|found| (process.row.pid, Arc::new(found))));
+                }
+                Err(late) => drop(self.unanswered.insert(process.row.pid, unanswered(process, late))),
             }
         }
+    }
+
+    /// What the suspects have open now.
+    fn look_at_suspects(&mut self, tick: &Tick<'_>) -> HashMap<u32, Vec<FdKind>> {
+        let alive = self.suspects.iter().filter_map(|(pid, inventory)| Some((tick.tasks.process(*pid)?, inventory)));
+        let suspects: Vec<_> = alive.filter(|(process, _)| process.alive).collect();
+        let questions = suspects.iter().map(|(process, inventory)| {
+            let (pid, inventory) = (process.row.pid, Arc::clone(inventory));
+            (Question::Descriptors(pid, process.row.start_ns), move || inventory.compare(pid))
+        });
+        let answers = tick.resolver.ask_all(questions);
+        let mut kinds = HashMap::new();
+        for ((process, _), answer) in suspects.iter().zip(answers) {
+            match answer {
+                Ok(found) => drop(kinds.insert(process.row.pid, found)),
+                Err(late) => self.gaps.add(unanswered(process, late)),
+            }
+        }
+        kinds
     }
 
     /// The processes worth telling of.
@@ -104,17 +136,15 @@ impl Sampler for Sampled {
     }
 
     fn finish(&mut self, tick: &Tick<'_>, signals: &mut Window) {
+        let mut kinds = self.look_at_suspects(tick);
+        std::mem::take(&mut self.unanswered).into_values().for_each(|gap| self.gaps.add(gap));
         let describe = |process: &ProcessAccount| FdProcess {
             pid: process.row.pid,
             comm: process.row.comm.to_str_lossy().into_owned(),
             open: tick.tasks.series(&process.fds),
             soft_limit: process.row.fd_soft_limit,
             hard_limit: process.row.fd_hard_limit,
-            kinds: self
-                .suspects
-                .get(&process.row.pid)
-                .map(|inventory| inventory.compare(process.row.pid))
-                .unwrap_or_default(),
+            kinds: kinds.remove(&process.row.pid).unwrap_or_default(),
         };
         let mut processes: Vec<_> = self.chosen(tick).into_iter().map(describe).collect();
         processes.sort_by(|a, b| b.share().total_cmp(&a.share()).then(a.pid.cmp(&b.pid)));
@@ -134,6 +164,11 @@ impl Sampler for Sampled {
     fn loss(&self) -> SummaryLoss {
         SummaryLoss::default()
     }
+}
+
+fn unanswered(process: &ProcessAccount, late: Late) -> Gap {
+    let (pid, name) = (process.row.pid, process.row.comm.to_str_lossy());
+    Gap { what: format!("what {name} ({pid}) has open"), reason: format!("/proc/{pid}/fd: {late}") }
 }
 
 fn growth(process: &ProcessAccount) -> f64 {

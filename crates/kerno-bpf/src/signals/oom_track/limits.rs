@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 
-use crate::engine::{CgroupDir, Gaps, Hierarchy, PressureMeter, is_gone};
+use crate::engine::{CgroupDir, Gaps, Hierarchy, MountWatch, PressureMeter, is_gone};
 use kerno_model::CgroupMemory;
 use kerno_model::Series;
 
@@ -49,8 +49,15 @@ struct Events {
 }
 
 impl Limits {
-    pub(super) fn new(total_bytes: u64) -> Option<Self> {
+    /// The hierarchy that is mounted now; what is known of it if it was before.
+    pub(super) fn where_mounted(known: Option<Self>, mounts: &mut MountWatch, total_bytes: u64) -> Option<Self> {
+        if !mounts.changed() {
+            return known;
+        }
         let hierarchy = Hierarchy::of_controller("memory")?;
+        if let Some(known) = known.filter(|known| known.hierarchy == hierarchy) {
+            return Some(known);
+        }
         Some(Self { hierarchy, total_bytes, watched: Vec::new(), paths: HashMap::new(), walk_again_ns: 0 })
     }
 

@@ -6,7 +6,9 @@ use super::OomScope;
 use super::kills::{Kill, Kills};
 use super::limits::{Limits, is_in};
 use super::loader::OomTrack;
-use crate::engine::{Cumulative, Gaps, PressureMeter, ProcFile, ProcessAccount, Sampler, Tasks, Tick, read_numbers};
+use crate::engine::{
+    Cumulative, Gaps, MountWatch, PressureMeter, ProcFile, ProcessAccount, Sampler, Tasks, Tick, read_numbers,
+};
 use crate::probe::{Host, LoadError, Object, Options, Plan, Signal as _, SummaryPrograms, meminfo};
 use kerno_model::SummaryLoss;
 use kerno_model::Window;
@@ -40,10 +42,12 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
     let kills = Kills::of(&mut programs)?;
     let mut meminfo = ProcFile::new("/proc/meminfo");
     let total_bytes = Memory::now(&mut meminfo).map_or(0, |memory| memory.total);
+    let mut mounts = MountWatch::default();
     Ok(Box::new(Sampled {
         programs,
         kills,
-        limits: Limits::new(total_bytes),
+        limits: Limits::where_mounted(None, &mut mounts, total_bytes),
+        mounts,
         meminfo,
         summary: OomSummary::default(),
         faults: Cumulative::new("memory that was reclaimed, swapped and faulted in"),
@@ -59,6 +63,7 @@ struct Sampled {
     kills: Kills,
     /// `None` without a memory controller.
     limits: Option<Limits>,
+    mounts: MountWatch,
     meminfo: ProcFile,
     /// Of the window so far.
     summary: OomSummary,
@@ -176,6 +181,7 @@ impl Sampler for Sampled {
         }
         let (total_bytes, swap_total_bytes) = (self.summary.total_bytes, self.summary.swap_total_bytes);
         self.summary = OomSummary { total_bytes, swap_total_bytes, ..OomSummary::default() };
+        self.limits = Limits::where_mounted(self.limits.take(), &mut self.mounts, total_bytes);
         if let Some(limits) = &mut self.limits {
             limits.begin(tick.now_ns, &mut self.gaps);
         }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::engine::{Tick, proc_has_host_pids};
+use crate::engine::{Gap, Gaps, Late, Question, Tick, proc_has_host_pids};
 use kerno_model::BlockedTask;
 
 /// The most threads that are named, and the most of their stack.
@@ -16,11 +16,14 @@ const LONG_NS: u64 = 1_000_000_000;
 pub(super) struct BlockedTasks {
     /// By thread and when it fell asleep: each sleep is one.
     seen: HashMap<(u32, u64), BlockedTask>,
+    /// Of these, those of which it is not known yet where they sleep, and why not.
+    unknown: HashMap<(u32, u64), Option<Late>>,
 }
 
 impl BlockedTasks {
     pub(super) fn begin(&mut self) {
         self.seen.clear();
+        self.unknown.clear();
     }
 
     pub(super) fn sample(&mut self, tick: &Tick<'_>) {
@@ -31,8 +34,6 @@ impl BlockedTasks {
             tick.tasks.blocked().filter(|task| tick.now_ns.saturating_sub(task.since_ns) >= LONG_NS).collect();
         long.sort_unstable_by_key(|task| (task.since_ns, task.row.tid));
         let now: HashSet<_> = long.iter().map(|task| (task.row.tid, task.since_ns)).collect();
-        // Else these ids are others' in /proc.
-        let here = proc_has_host_pids();
         for task in long {
             let key = (task.row.tid, task.since_ns);
             #[allow(clippy::cast_precision_loss, reason = "seconds")]
@@ -56,10 +57,33 @@ impl BlockedTasks {
                     seconds,
                     since_ns: task.since_ns,
                     at_end: true,
-                    wait_channel: here.then(|| wait_channel(row.pid, row.tid)).flatten(),
-                    stack: if here { stack(row.pid, row.tid) } else { Vec::new() },
+                    ..BlockedTask::default()
                 },
             );
+            // Else these ids are others' in /proc.
+            if proc_has_host_pids() {
+                self.unknown.insert(key, None);
+            }
+        }
+        self.look(tick);
+    }
+
+    /// Finds out where they sleep. What their process or the kernel holds locked may be in the way: then the next sample tells.
+    fn look(&mut self, tick: &Tick<'_>) {
+        let asleep: Vec<_> = self.unknown.keys().filter_map(|key| Some((*key, self.seen.get(key)?))).collect();
+        let questions = asleep.iter().map(|((tid, since_ns), task)| {
+            let (pid, tid) = (task.pid, *tid);
+            (Question::Stack(tid, *since_ns), move || (wait_channel(pid, tid), stack(pid, tid)))
+        });
+        let answers = tick.resolver.ask_all(questions);
+        let keys: Vec<_> = asleep.into_iter().map(|(key, _)| key).collect();
+        self.unknown.clear();
+        for (key, answer) in keys.into_iter().zip(answers) {
+            match (answer, self.seen.get_mut(&key)) {
+                (Ok((wait_channel, stack)), Some(task)) => (task.wait_channel, task.stack) = (wait_channel, stack),
+                (Err(late), Some(_)) => drop(self.unknown.insert(key, Some(late))),
+                (_, None) => {}
+            }
         }
     }
 
@@ -71,7 +95,13 @@ impl BlockedTasks {
     }
 
     /// The longest first.
-    pub(super) fn take(&mut self) -> Vec<BlockedTask> {
+    pub(super) fn take(&mut self, gaps: &mut Gaps) -> Vec<BlockedTask> {
+        for (key, late) in self.unknown.drain() {
+            if let (Some(task), Some(late)) = (self.seen.get(&key), late) {
+                let what = format!("where {} ({}) is blocked", task.comm, task.tid);
+                gaps.add(Gap { what, reason: format!("/proc/PID/stack: {late}") });
+            }
+        }
         let mut tasks: Vec<_> = self.seen.drain().map(|(_, task)| task).collect();
         tasks.sort_by(|a, b| b.seconds.total_cmp(&a.seconds).then(a.tid.cmp(&b.tid)));
         tasks
@@ -114,9 +144,9 @@ mod tests {
     fn those_that_got_free_make_room_for_others() {
         let seen =
             (1..=3).map(|tid| ((tid, 7), BlockedTask { tid, seconds: f64::from(tid), ..BlockedTask::default() }));
-        let mut tasks = BlockedTasks { seen: seen.collect() };
+        let mut tasks = BlockedTasks { seen: seen.collect(), ..BlockedTasks::default() };
         assert!(tasks.forget_shortest(&HashSet::from([(1, 7)])));
-        assert_eq!(tasks.take().iter().map(|task| task.tid).collect::<Vec<_>>(), [3, 1]);
+        assert_eq!(tasks.take(&mut Gaps::new("sched_delay")).iter().map(|task| task.tid).collect::<Vec<_>>(), [3, 1]);
         assert!(!BlockedTasks::default().forget_shortest(&HashSet::new()));
     }
 }

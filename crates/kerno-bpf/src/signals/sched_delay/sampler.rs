@@ -288,7 +288,7 @@ impl Sampler for Sampled {
             runnable: std::mem::take(&mut self.runnable),
             some_stalled,
             throttled,
-            blocked: self.blocked.take(),
+            blocked: self.blocked.take(&mut self.gaps),
             uninterruptible: std::mem::take(&mut self.uninterruptible),
         });
         self.gaps.tell(signals);

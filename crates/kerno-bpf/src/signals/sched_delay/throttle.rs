@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::time::Instant;
 
-use crate::engine::{CgroupDir, Cumulative, Delta, Gaps, Hierarchy, Tasks, WalkAge, is_gone};
+use crate::engine::{CgroupDir, Cumulative, Delta, Gaps, Hierarchy, MountWatch, Tasks, WalkAge, is_gone};
 use kerno_model::CgroupThrottle;
 
 /// The most cgroups that a summary names, and the most processes of each.
@@ -25,6 +25,7 @@ struct Totals {
 #[derive(Debug)]
 pub(super) struct ThrottleMeter {
     hierarchy: Option<Hierarchy>,
+    mounts: MountWatch,
     /// By the cgroup's id.
     totals: HashMap<u64, Cumulative<Totals>>,
     limited: Limited,
@@ -41,8 +42,11 @@ struct Limited {
 
 impl ThrottleMeter {
     pub(super) fn new() -> Self {
+        let mut mounts = MountWatch::default();
+        mounts.changed();
         Self {
             hierarchy: Hierarchy::of_controller("cpu"),
+            mounts,
             totals: HashMap::new(),
             limited: Limited::default(),
             age: None,
@@ -56,6 +60,13 @@ impl ThrottleMeter {
 
     /// Takes the totals as they are as the window's zero.
     pub(super) fn begin(&mut self, gaps: &mut Gaps) {
+        if self.mounts.changed() {
+            let hierarchy = Hierarchy::of_controller("cpu");
+            if hierarchy != self.hierarchy {
+                let mounts = std::mem::take(&mut self.mounts);
+                *self = Self { hierarchy, mounts, ..Self::new() };
+            }
+        }
         // Later windows begin where the one before ended.
         if self.age.is_none() {
             self.look(gaps);

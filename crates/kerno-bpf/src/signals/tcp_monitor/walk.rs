@@ -11,7 +11,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use zerocopy::FromBytes as _;
 
 use super::wire::{OwnerRow, Row};
-use crate::engine::{FastMap, Tasks, is_gone};
+use crate::engine::{FastMap, Tasks, cpu_clock, is_gone};
 use crate::probe::SummaryPrograms;
 use crate::probe::faults::{self, read_text};
 
@@ -118,12 +118,14 @@ pub(super) fn sockets(programs: &mut SummaryPrograms, which: Which, namespaces: 
         }
         found.rows.reserve_exact(buffer.len() / size_of::<Row>());
         found.rows.extend(buffer.chunks_exact(size_of::<Row>()).filter_map(|row| Row::read_from_bytes(row).ok()));
-        found
+        (found, cpu_clock::thread_ns())
     };
     let result = std::thread::scope(|scope| {
         faults::pass("sockets")?;
         let thread = std::thread::Builder::new().name("kerno sockets".into()).spawn_scoped(scope, walk)?;
-        thread.join().map_err(|_| io::Error::other("its thread failed"))
+        let (found, spent_ns) = thread.join().map_err(|_| io::Error::other("its thread failed"))?;
+        cpu_clock::charge(spent_ns);
+        Ok(found)
     });
     result.unwrap_or_else(|error: io::Error| Sockets {
         unread: namespaces.iter().map(|namespace| namespace.inode).collect(),

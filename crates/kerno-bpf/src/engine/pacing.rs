@@ -1,0 +1,129 @@
+//! Decides when to sample, for an observer and for an engine.
+
+use std::time::{Duration, Instant};
+
+/// The time between two samples, in units of the CPU time of one.
+const SAMPLING_SHARE: f64 = 100.0;
+/// The least samples of a window, however long they take: trends need some.
+const MIN_SAMPLES: u32 = 8;
+
+/// How often to sample a window of this length: often enough for a trend, seldom enough to cost little.
+pub(super) fn sampling_interval(window: Duration) -> Duration {
+    (window / 24).clamp(Duration::from_millis(200), Duration::from_secs(2))
+}
+
+/// The interval after a sample that took this much CPU time, in seconds: long enough (with very many tasks) that sampling takes about 1 % of
+/// a CPU at most, but short enough for a few samples in a window.
+fn next_interval(window: Duration, sample_cost: f64) -> Duration {
+    let usual = sampling_interval(window);
+    let affordable = Duration::try_from_secs_f64(sample_cost * SAMPLING_SHARE).unwrap_or(usual);
+    usual.max(affordable.min(window / MIN_SAMPLES))
+}
+
+/// What is next in a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    Sample,
+    /// The end of the window, which takes the last sample itself.
+    End,
+}
+
+/// Says when the samples of a window are due.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pacer {
+    window: Duration,
+    begun: Instant,
+    interval: Duration,
+    /// When the next sample is due, from the beginning of the window.
+    next: Duration,
+}
+
+impl Pacer {
+    /// A window of this length begins now.
+    pub(super) fn begin(window: Duration) -> Self {
+        let interval = sampling_interval(window);
+        Self { window, begun: Instant::now(), interval, next: interval }
+    }
+
+    /// The next window, of the same length, begins now.
+    pub(super) fn again(self) -> Self {
+        Self::begin(self.window)
+    }
+
+    /// Changes the length of the window.
+    pub(super) fn set_window(&mut self, window: Duration) {
+        self.window = window;
+        self.interval = sampling_interval(window);
+        self.next = self.next.min(self.begun.elapsed().saturating_add(self.interval));
+    }
+
+    /// What is due next, and in how long.
+    pub(super) fn next(&self) -> (Due, Duration) {
+        self.next_at(self.begun.elapsed())
+    }
+
+    fn next_at(&self, elapsed: Duration) -> (Due, Duration) {
+        let sample = self.next.saturating_add(self.interval / 2) < self.window;
+        let (due, at) = if sample { (Due::Sample, self.next) } else { (Due::End, self.window) };
+        // A sample that is so late that the window is over is not taken.
+        if elapsed >= self.window { (Due::End, Duration::ZERO) } else { (due, at.saturating_sub(elapsed)) }
+    }
+
+    /// A sample was taken, which took this much CPU time, in seconds.
+    pub(super) fn sampled(&mut self, cost: f64) {
+        self.sampled_at(self.begun.elapsed(), cost);
+    }
+
+    fn sampled_at(&mut self, elapsed: Duration, cost: f64) {
+        self.interval = next_interval(self.window, cost);
+        // A sample that was late is not made up for.
+        while self.next <= elapsed {
+            self.next = self.next.saturating_add(self.interval);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dear_samples_are_taken_more_seldom() {
+        let window = Duration::from_secs(30);
+        assert_eq!(next_interval(window, 0.0), Duration::from_millis(1250));
+        assert_eq!(next_interval(window, 0.010), Duration::from_millis(1250));
+        assert_eq!(next_interval(window, 0.020), Duration::from_secs(2));
+        // A window without samples tells nothing.
+        assert_eq!(next_interval(window, 5.0), window / 8);
+        assert_eq!(next_interval(window, f64::NAN), Duration::from_millis(1250));
+    }
+
+    /// When the samples and the end of a window come, in milliseconds, if each sample takes this many seconds of a CPU.
+    fn moments(window_ms: u64, cost: f64) -> Vec<u128> {
+        let mut pacer = Pacer::begin(Duration::from_millis(window_ms));
+        let (mut now, mut moments) = (Duration::ZERO, Vec::new());
+        loop {
+            let (due, wait) = pacer.next_at(now);
+            now += wait;
+            moments.push(now.as_millis());
+            if due == Due::End {
+                return moments;
+            }
+            now += Duration::from_secs_f64(cost);
+            pacer.sampled_at(now, cost);
+        }
+    }
+
+    #[test]
+    fn a_window_is_sampled_evenly_and_ends_in_time() {
+        assert_eq!(moments(1000, 0.0), [200, 400, 600, 800, 1000]);
+        assert_eq!(moments(100, 0.0), [100]);
+        assert_eq!(moments(30_000, 0.0).len(), 24);
+        // 1 % of a CPU, and not more samples to make up for late ones.
+        let dear = moments(30_000, 0.03);
+        assert_eq!(dear[..3], [1250, 4250, 7250], "{dear:?}");
+        assert_eq!(dear.last(), Some(&30_000));
+        // Samples longer than the window.
+        assert_eq!(moments(1000, 5.0), [200, 5200]);
+    }
+}
