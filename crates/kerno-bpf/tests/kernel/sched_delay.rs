@@ -8,7 +8,7 @@ use crate::cgroups::{Cgroup, v2_mount};
 use crate::sched_account::{Account, Span, round_trip_ns};
 use crate::support::{
     Child, Run, allowed_cpus, init_switches, monotonic_ns, nap_until_switched, observe, options, pid, pin, scaled,
-    set_comm,
+    set_comm, slowness,
 };
 
 /// The last CPU this process may use.
