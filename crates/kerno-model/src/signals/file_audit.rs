@@ -1,3 +1,5 @@
+mod metrics;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ErrnoCount;

@@ -1,3 +1,5 @@
+mod metrics;
+
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
