@@ -4,6 +4,7 @@
 //! and shown on another. Numbers have their unit in their name (`_ns`, `_us`, `_bytes`, `_pages`).
 
 pub mod amount;
+pub mod catalogue;
 mod entity;
 pub mod errno;
 mod fact;
@@ -15,6 +16,7 @@ mod loss;
 mod merge;
 mod merged;
 mod moment;
+pub mod metric;
 #[doc(hidden)]
 pub mod paths;
 mod process;

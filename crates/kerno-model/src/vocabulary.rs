@@ -29,6 +29,9 @@ macro_rules! vocabulary {
             /// All variants.
             pub const ALL: &[Self] = &[$(Self::$variant,)+ Self::$other];
 
+            /// The words of all of them, as they are serialised.
+            pub const NAMES: &[&str] = &[$($word,)+ $other_word];
+
             /// The word, as it is serialised.
             pub const fn name(self) -> &'static str {
                 match self {

@@ -1,4 +1,5 @@
 mod merge;
+mod metrics;
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,5 @@
 mod merge;
+mod metrics;
 
 use std::net::{IpAddr, Ipv4Addr};
 
