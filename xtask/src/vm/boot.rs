@@ -239,7 +239,7 @@ impl Guest<'_> {
             .arg(&initrd)
             .arg("-append")
             .arg(format!(
-                "console=ttyS0 panic=-1 quiet random.trust_cpu=on mitigations=off cryptomgr.notests tsc=reliable clocksource=tsc \
+                "console=ttyS0 panic=-1 quiet no_timer_check random.trust_cpu=on mitigations=off cryptomgr.notests tsc=reliable clocksource=tsc \
                  lsm=landlock,lockdown,yama,integrity,bpf {} {words}",
                 self.machine.append
             ))

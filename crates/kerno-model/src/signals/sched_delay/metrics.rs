@@ -219,6 +219,7 @@ impl Describe for SchedSummary {
         ("throttled[].quota_us", "a setting; how it binds is in `kerno.cgroup.cpu.throttled.periods`"),
         ("throttled[].period_us", "a setting"),
         ("throttled[].pids[]", "without bound"),
+        ("blocked[].since_ns", "a time, for findings"),
         ("blocked[].tid", "without bound"),
     ];
 }

@@ -190,6 +190,7 @@ impl Describe for TcpSummary {
         ("listeners[].port", "without bound"),
         ("namespaces[].inode", "without bound"),
         ("namespaces[].pid", "without bound"),
+        ("processes[].open", "needed to add up windows; the connections of a window are counted whole"),
         (
             "peers[].*",
             "by address, which has no bound; totals are in `kerno.tcp.segments.*` and `kerno.tcp.round_trip.time`",
