@@ -21,7 +21,7 @@ const MAX_NAMES: usize = 1024;
 const MAX_CMDLINE: usize = 512;
 /// The most processes that one sample looks up: three small files each.
 const MAX_NOTICED: usize = 8;
-/// The most of those that do not answer that are named.
+/// The most processes or users without an answer that are named.
 const MAX_TOLD: usize = 8;
 /// The least time between two walks of the cgroups.
 const WALK_INTERVAL: Duration = Duration::from_secs(10);

@@ -72,11 +72,11 @@ struct Followed {
     /// Of the time between the last two samples.
     busy_now: f64,
     await_now: Option<f64>,
-    /// As last known.
+    /// As last read.
     nature: Nature,
 }
 
-/// What a device is.
+/// The kind of a device, and the devices it is made of.
 #[derive(Clone, Debug, Default)]
 struct Nature {
     rotational: bool,

@@ -139,6 +139,9 @@ fn open_files(devices: &[Dev], tick: &Tick<'_>, gaps: &mut Gaps) -> Vec<OpenFile
 
 fn open_files_of(pid: u32, devices: &[Dev], budget: &AtomicUsize) -> Vec<OpenFile> {
     let mut files: Vec<OpenFile> = Vec::new();
+    if budget.load(Ordering::Relaxed) == 0 {
+        return files;
+    }
     let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     for entry in entries.take(MAX_DESCRIPTORS_EACH) {
         if budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_err() {

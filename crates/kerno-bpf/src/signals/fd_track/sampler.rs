@@ -31,7 +31,7 @@ struct Sampled {
     files_max: u64,
     /// What they had open when they became suspects.
     suspects: BTreeMap<u32, Arc<Inventory>>,
-    /// Those of whom nothing is known yet, for want of an answer.
+    /// Suspects about which nothing is known yet, because no answer came.
     unanswered: BTreeMap<u32, Gap>,
     file_nr: ProcFile,
     /// What could not be read in this window.

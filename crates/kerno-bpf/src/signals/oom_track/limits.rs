@@ -49,7 +49,7 @@ struct Events {
 }
 
 impl Limits {
-    /// The hierarchy that is mounted now; what is known of it if it was before.
+    /// For the hierarchy that is mounted now. Keeps what is known if that is the same as before.
     pub(super) fn where_mounted(known: Option<Self>, mounts: &mut MountWatch, total_bytes: u64) -> Option<Self> {
         if !mounts.changed() {
             return known;

@@ -16,7 +16,7 @@ const LONG_NS: u64 = 1_000_000_000;
 pub(super) struct BlockedTasks {
     /// By thread and when it fell asleep: each sleep is one.
     seen: HashMap<(u32, u64), BlockedTask>,
-    /// Of these, those of which it is not known yet where they sleep, and why not.
+    /// The sleeps whose place in the kernel is not known yet, and why not.
     unknown: HashMap<(u32, u64), Option<Late>>,
 }
 
@@ -68,7 +68,7 @@ impl BlockedTasks {
         self.look(tick);
     }
 
-    /// Finds out where they sleep. What their process or the kernel holds locked may be in the way: then the next sample tells.
+    /// Finds out where they sleep. A lock of the process or of the kernel may be in the way; then the next sample has the answer.
     fn look(&mut self, tick: &Tick<'_>) {
         let asleep: Vec<_> = self.unknown.keys().filter_map(|key| Some((*key, self.seen.get(key)?))).collect();
         let questions = asleep.iter().map(|((tid, since_ns), task)| {
