@@ -58,13 +58,14 @@ fn change(value: &mut Value, path: &str) -> bool {
         return true;
     }
     if let Some(rest) = path.strip_prefix("[]") {
-        return value.as_array_mut().into_iter().flatten().fold(false, |any, item| change(item, rest) || any);
+        return value.as_array_mut().into_iter().flatten().filter_map(|item| change(item, rest).then_some(())).count()
+            > 0;
     }
     let end = path.find(['.', '[']).unwrap_or(path.len());
     let (name, rest) = path.split_at(end);
     let Some(fields) = value.as_object_mut() else { return false };
     if name == "*" {
-        return fields.values_mut().fold(false, |any, item| change(item, rest) || any);
+        return fields.values_mut().filter_map(|item| change(item, rest).then_some(())).count() > 0;
     }
     fields.get_mut(name).is_some_and(|part| change(part, rest))
 }
