@@ -100,6 +100,12 @@ pub fn samples(window: &Window) -> Vec<Sample> {
     Selections::default().bound(weighed(window))
 }
 
+/// The numbers of one window with all names that it has, for what makes no series of them, such as an objective for one unit. Only what the
+/// window itself lists is bounded.
+pub fn samples_by_name(window: &Window) -> Vec<Sample> {
+    select::added_up(weighed(window).into_iter().map(|weighed| weighed.sample))
+}
+
 /// The numbers of incidents: those that are open now.
 pub fn incident_samples(open: &[Incident]) -> Vec<Sample> {
     Selections::default().bound(given(open))

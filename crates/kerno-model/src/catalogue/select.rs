@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use crate::metric::{Amount, Kind, Metric, OTHER, Sample, Weighed};
 
@@ -33,12 +34,10 @@ impl Selections {
     /// Gives each sample the labels of its series, and adds up those that have the same.
     pub(super) fn bound(&mut self, weighed: Vec<Weighed>) -> Vec<Sample> {
         self.choose(&weighed);
-        let mut order: BTreeMap<&'static str, usize> = BTreeMap::new();
-        let mut bounded: BTreeMap<(usize, Vec<String>), Sample> = BTreeMap::new();
-        for Weighed { mut sample, .. } in weighed {
+        let bounded = weighed.into_iter().filter_map(|Weighed { mut sample, .. }| {
             if !self.has_series(&sample) {
                 if sample.metric.kind == Kind::Info {
-                    continue;
+                    return None;
                 }
                 for (label, value) in sample.metric.labels.iter().zip(&mut sample.labels) {
                     if label.is_open() {
@@ -46,18 +45,9 @@ impl Selections {
                     }
                 }
             }
-            let next = order.len();
-            let place = *order.entry(sample.metric.name).or_insert(next);
-            match bounded.entry((place, sample.labels.clone())) {
-                std::collections::btree_map::Entry::Vacant(vacant) => {
-                    vacant.insert(sample);
-                }
-                std::collections::btree_map::Entry::Occupied(mut known) => {
-                    known.get_mut().amount.fold(sample.amount, sample.metric.kind);
-                }
-            }
-        }
-        bounded.into_values().collect()
+            Some(sample)
+        });
+        added_up(bounded)
     }
 
     /// Whether a series with these labels is still one of its own, or `other`, or has no names from the machine.
@@ -115,6 +105,23 @@ impl Selections {
             }
         }
     }
+}
+
+/// Adds up samples with the same labels. Numbers stay in the order that they come in.
+pub(super) fn added_up(samples: impl Iterator<Item = Sample>) -> Vec<Sample> {
+    let mut order: BTreeMap<&'static str, usize> = BTreeMap::new();
+    let mut known: BTreeMap<(usize, Vec<String>), Sample> = BTreeMap::new();
+    for sample in samples {
+        let next = order.len();
+        let place = *order.entry(sample.metric.name).or_insert(next);
+        match known.entry((place, sample.labels.clone())) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(sample);
+            }
+            Entry::Occupied(mut known) => known.get_mut().amount.fold(sample.amount, sample.metric.kind),
+        }
+    }
+    known.into_values().collect()
 }
 
 /// What a sample is told apart by.

@@ -1,3 +1,4 @@
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 
 use super::select::{Identity, Selections, accumulates, identity};
@@ -112,8 +113,8 @@ impl Totals {
             let latest = self.latest;
             let new = |sample| Held { sample, source, seen: latest, largest: Steps::default() };
             let held = match self.series.entry(identity(&sample)) {
-                std::collections::btree_map::Entry::Vacant(vacant) => vacant.insert(new(sample)),
-                std::collections::btree_map::Entry::Occupied(known) => {
+                Entry::Vacant(vacant) => vacant.insert(new(sample)),
+                Entry::Occupied(known) => {
                     let held = known.into_mut();
                     match sample.amount {
                         amount @ (Amount::Counter(_) | Amount::Histogram(_)) => {

@@ -175,7 +175,7 @@ fn bounded(value: &str) -> String {
     let length = value.chars().count();
     match length {
         0 => "unknown".to_owned(),
-        ..=MAX_LABEL => value.to_owned(),
+        1..=MAX_LABEL => value.to_owned(),
         _ => std::iter::once('\u{2026}').chain(value.chars().skip(length + 1 - MAX_LABEL)).collect(),
     }
 }

@@ -69,10 +69,37 @@ impl Sample {
         }
     }
 
+    /// The value of a label.
+    pub fn label(&self, name: &str) -> Option<&str> {
+        let place = self.metric.labels.iter().position(|label| label.name == name)?;
+        self.labels.get(place).map(String::as_str)
+    }
+
+    /// Of a histogram, its values.
+    pub fn distribution(&self) -> Option<&Distribution> {
+        match &self.amount {
+            Amount::Histogram(values) => Some(values),
+            _ => None,
+        }
+    }
+
+    /// Of a histogram: the value that a share of `quantile` (0 to 1) of all values does not exceed, in the base unit, at most 6.25 % too
+    /// high; `None` without values.
+    #[allow(clippy::cast_precision_loss, reason = "a bound of a bucket")]
+    pub fn quantile(&self, quantile: f64) -> Option<f64> {
+        Some(self.metric.measure.base(self.distribution()?.histogram.quantile(quantile)? as f64))
+    }
+
+    /// Of a histogram: the largest value since the last reading, in the base unit, at most 6.25 % too high; `None` without values.
+    #[allow(clippy::cast_precision_loss, reason = "a bound of a bucket")]
+    pub fn largest(&self) -> Option<f64> {
+        Some(self.metric.measure.base(self.distribution()?.largest? as f64))
+    }
+
     /// Of a histogram: each classic bucket's upper bound in the base unit, and the exact number of values up to it. The last one, without
     /// bound, is not among them: it has all values.
     pub fn classic(&self) -> Vec<(f64, u64)> {
-        let (Kind::Histogram(bounds), Amount::Histogram(values)) = (self.metric.kind, &self.amount) else {
+        let (Kind::Histogram(bounds), Some(values)) = (self.metric.kind, self.distribution()) else {
             return Vec::new();
         };
         let mut buckets = values.histogram.buckets().peekable();
@@ -91,7 +118,7 @@ impl Sample {
     /// are 16 buckets for each power of two of what the window counts.
     #[allow(clippy::cast_precision_loss, reason = "bounds of buckets")]
     pub fn buckets(&self) -> Vec<(f64, f64, u64)> {
-        let Amount::Histogram(values) = &self.amount else { return Vec::new() };
+        let Some(values) = self.distribution() else { return Vec::new() };
         let base = |raw: u64| self.metric.measure.base(raw as f64);
         values.histogram.buckets().map(|(low, high, count)| (base(low), base(high), count)).collect()
     }

@@ -7,7 +7,7 @@ use std::fs;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::super::{parts, samples};
+use super::super::{find, parts, samples_by_name};
 use super::{ROOT, corpus};
 use crate::Window;
 use crate::metric::{Measure, Sample};
@@ -58,19 +58,20 @@ fn change(value: &mut Value, path: &str) -> bool {
         return true;
     }
     if let Some(rest) = path.strip_prefix("[]") {
-        return value.as_array_mut().into_iter().flatten().fold(false, |any, item| change(item, rest) || any);
+        return value.as_array_mut().into_iter().flatten().filter_map(|item| change(item, rest).then_some(())).count()
+            > 0;
     }
     let end = path.find(['.', '[']).unwrap_or(path.len());
     let (name, rest) = path.split_at(end);
     let Some(fields) = value.as_object_mut() else { return false };
     if name == "*" {
-        return fields.values_mut().fold(false, |any, item| change(item, rest) || any);
+        return fields.values_mut().filter_map(|item| change(item, rest).then_some(())).count() > 0;
     }
     fields.get_mut(name).is_some_and(|part| change(part, rest))
 }
 
 fn samples_of(json: Value) -> Vec<Sample> {
-    samples(&Window::deserialize(json).unwrap())
+    samples_by_name(&Window::deserialize(json).unwrap())
 }
 
 fn by(sample: &Sample) -> (&'static str, &[String]) {
@@ -124,7 +125,7 @@ fn every_number_is_in_it_or_left_out_for_a_reason() {
                 process.unit = Some(format!("unit-{pid}.service"));
             }
             let json = serde_json::to_value(&window).unwrap();
-            (name, samples(&window), json)
+            (name, samples_by_name(&window), json)
         })
         .collect();
     let (out, of_it): (Vec<_>, Vec<_>) = paths.iter().partition(|path| is_left_out(path));
@@ -144,12 +145,14 @@ fn every_number_is_in_it_or_left_out_for_a_reason() {
         match windows.iter().find_map(|window| changed(path, window)) {
             None => problems.push(format!("{path} is neither in the catalogue nor left out")),
             Some(names) => {
-                let metrics = names.iter().filter_map(|name| super::super::find(name));
+                let metrics = names.iter().filter_map(|name| find(name));
                 let measures: Vec<_> = metrics.map(|metric| metric.measure).collect();
                 // A time by the clock shows in times of exemplars; it is no duration.
                 let wanted = measure(path).filter(|_| !path.ends_with("started_ns") && !path.ends_with("timestamp_ns"));
                 // A share has no unit.
-                if wanted.is_some_and(|wanted| !measures.contains(&wanted) && !measures.contains(&Measure::RATIO)) {
+                if wanted
+                    .is_some_and(|wanted| measures.iter().any(|measure| ![wanted, Measure::RATIO].contains(measure)))
+                {
                     problems.push(format!("{path} is in {names:?}, which have another unit"));
                 }
             }

@@ -10,7 +10,7 @@ mod totals;
 use std::collections::BTreeMap;
 use std::fs;
 
-use super::{metrics, samples, weighed};
+use super::{find, metrics, samples, samples_by_name, weighed};
 use crate::metric::{Amount, BaseUnit, Kind, MAX_SERIES, OTHER, Sample, Values};
 use crate::saved::read_window;
 use crate::{Window, amount};
@@ -158,4 +158,28 @@ fn a_node_has_at_most_2000_series() {
         let few = metric.top().is_none() || metric.name.starts_with("kerno.signal");
         assert!(few || there == most, "{}: {there} of {most}", metric.name);
     }
+}
+
+#[test]
+fn an_objective_finds_its_number() {
+    let metric = find("kerno_syscall_duration_seconds").unwrap();
+    let mut by_name = 0;
+    for (name, window) in corpus() {
+        let all = samples_by_name(&window);
+        all.iter().for_each(|sample| check(sample, &name));
+        assert_eq!(sums(all.iter()), sums(samples(&window).iter()), "{name}");
+        for stat in window.syscall_latency.iter().flat_map(|part| &part.syscalls) {
+            let one = |sample: &&Sample| sample.metric == metric && sample.label("syscall") == Some(&stat.name);
+            let sample = all.iter().find(one).unwrap();
+            let values = &sample.distribution().unwrap().histogram;
+            // Calls through both tables are together.
+            if *values == stat.latency && !values.is_empty() {
+                let nanoseconds = |quantile| stat.latency.quantile(quantile).unwrap() as f64;
+                assert_eq!(sample.quantile(0.99), Some(nanoseconds(0.99) / 1e9), "{name}: {}", stat.name);
+                assert_eq!(sample.largest(), Some(nanoseconds(1.0) / 1e9), "{name}: {}", stat.name);
+                by_name += 1;
+            }
+        }
+    }
+    assert!(by_name > 500, "{by_name}");
 }
