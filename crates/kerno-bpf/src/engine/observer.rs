@@ -15,9 +15,50 @@ use kerno_model::SummaryLoss;
 use kerno_model::{CostOfObserving, HostFacts, Missing, SCHEMA_VERSION, Span, Window};
 
 /// What is loaded at once.
+enum Work {
+    Tasks,
+    Signal(&'static SignalInfo),
+    /// Signals that have hooks in common.
+    Together(Vec<&'static SignalInfo>),
+}
+
+/// What came of it.
 enum Part {
     Tasks(Box<Result<Tasks, LoadError>>),
     Signal(&'static SignalInfo, Result<Box<dyn Sampler>, LoadError>),
+}
+
+impl Work {
+    /// All that there is to load for these signals.
+    fn of(wanted: Vec<&'static SignalInfo>) -> Vec<Self> {
+        let (sharing, mut alone): (Vec<_>, Vec<_>) =
+            wanted.into_iter().partition(|info| signals::calls::SUMMARIES.number(info.name).is_some());
+        let mut all = vec![Self::Tasks];
+        if sharing.len() == signals::calls::SUMMARIES.signals.len() {
+            all.push(Self::Together(sharing));
+        } else {
+            alone.extend(sharing);
+        }
+        all.extend(alone.into_iter().map(Self::Signal));
+        all
+    }
+
+    fn load(self, host: &Host) -> Vec<Part> {
+        let alone = |info: &'static SignalInfo| Part::Signal(info, (info.sampler)(host));
+        match self {
+            Self::Tasks => vec![Part::Tasks(Box::new(Tasks::load(host)))],
+            Self::Signal(info) => vec![alone(info)],
+            Self::Together(infos) => match signals::calls::samplers(host) {
+                Ok(loaded) => infos
+                    .into_iter()
+                    .zip(loaded.into_iter().map(Ok))
+                    .map(|(info, sampler)| Part::Signal(info, sampler))
+                    .collect(),
+                // What the kernel does not take of several signals it may take of one.
+                Err(_) => infos.into_iter().map(alone).collect(),
+            },
+        }
+    }
 }
 
 /// What to observe.
@@ -164,16 +205,12 @@ impl Observer {
     #[doc(hidden)]
     pub fn start_on(options: ObserverOptions, host: Host) -> Result<Self, WatchError> {
         let wanted = options.wanted()?;
-        let parts = std::iter::once(None).chain(wanted.into_iter().map(Some)).collect();
-        let parts = parallel::each(parts, |part: Option<&'static SignalInfo>| match part {
-            None => Part::Tasks(Box::new(Tasks::load(&host))),
-            Some(info) => Part::Signal(info, (info.sampler)(&host)),
-        });
+        let parts = parallel::each(Work::of(wanted), |work| work.load(&host));
         let mut tasks = None;
         let mut missing = Vec::new();
         let mut samplers: Vec<(&'static SignalInfo, Box<dyn Sampler>)> = Vec::new();
         let mut first_error = None;
-        for part in parts {
+        for part in parts.into_iter().flatten() {
             match part {
                 Part::Tasks(loaded) => tasks = Some((*loaded)?),
                 Part::Signal(info, Ok(sampler)) => samplers.push((info, sampler)),
@@ -183,6 +220,7 @@ impl Observer {
                 }
             }
         }
+        samplers.sort_by_key(|(info, _)| info.event_type);
         samplers.retain_mut(|(info, sampler)| match sampler.attach() {
             Ok(()) => true,
             Err(error) => {

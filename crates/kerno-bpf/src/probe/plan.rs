@@ -1,6 +1,6 @@
 use super::error::{LoadError, chain};
 use super::options::{Filter, FilterKind, Options};
-use super::{Host, cgroup};
+use super::{Group, Host, cgroup};
 use crate::EventType;
 
 /// What differs between signals; the rest of loading is shared.
@@ -15,6 +15,8 @@ pub(crate) trait Signal: Send + 'static {
     const FILTERS: &'static [FilterKind];
     /// Rare events wake the reader at once.
     const RARE: bool = false;
+    /// The signals that it has hooks in common with.
+    const GROUP: Option<&'static Group> = None;
 
     /// Which programs go where on this kernel.
     fn hooks(host: &Host, plan: &mut Plan) -> Result<(), LoadError>;
@@ -60,7 +62,35 @@ pub(crate) struct Plan {
     pub(crate) programs: Vec<Placed>,
     /// Substitutes for programs of `programs`, by name, if the kernel refuses them.
     pub(crate) substitutes: Vec<(&'static str, Placed)>,
+    /// Hooks that this signal may not need, and the number that an object of several signals reads to know.
+    pub(crate) switches: Vec<(&'static str, Hook)>,
 }
+
+/// What is to be done in place of loading a refused program.
+pub(super) enum Substitute {
+    Load(Placed),
+    /// Nothing: another signal has a program on that hook, which serves this one too.
+    Planned,
+}
+
+/// The ring of an object with one signal.
+pub(super) const RING: &str = "events";
+
+/// The knobs of the shared headers (filter.h, emit.h): arrays with an element for each signal of the object.
+pub(super) const PER_SIGNAL: [&str; 12] = [
+    "cfg_self_tgid",
+    "cfg_pid_count",
+    "cfg_pids",
+    "cfg_uid_count",
+    "cfg_uids",
+    "cfg_comm_count",
+    "cfg_comms",
+    "cfg_cgroup_count",
+    "cfg_cgroups",
+    "cfg_min_latency_ns",
+    "cfg_errors_only",
+    "cfg_wakeup_bytes",
+];
 
 /// A program of the object and where it goes.
 pub(crate) type Placed = (&'static str, Hook);
@@ -123,12 +153,23 @@ impl Plan {
         self.substitutes.push((preferred.0, substitute));
     }
 
-    /// Replaces a refused program with its substitute; `None` if it has none.
-    pub(super) fn substitute(&mut self, refused: &str) -> Option<Placed> {
+    /// Where this signal shares its object, its handler on this hook works only while the number in `map` is not 0; set where
+    /// the plan comes to need the hook.
+    pub(crate) fn switch(&mut self, map: &'static str, hook: Hook) {
+        self.switches.push((map, hook));
+    }
+
+    /// Puts the substitute in a refused program's place; `None` when it has none.
+    pub(super) fn substitute(&mut self, refused: &str) -> Option<Substitute> {
         let at = self.substitutes.iter().position(|(name, _)| *name == refused)?;
         let (_, substitute) = self.substitutes.swap_remove(at);
-        *self.programs.iter_mut().find(|(name, _)| *name == refused)? = substitute;
-        Some(substitute)
+        let refused = self.programs.iter().position(|(name, _)| *name == refused)?;
+        if self.programs.iter().any(|(_, hook)| *hook == substitute.1) {
+            self.programs.remove(refused);
+            return Some(Substitute::Planned);
+        }
+        *self.programs.get_mut(refused)? = substitute;
+        Some(Substitute::Load(substitute))
     }
 
     /// The hooks as shown to people, before any is tried.
@@ -194,7 +235,7 @@ impl Plan {
                 1 << 30
             )));
         }
-        self.map_entries.push(("events", *ring_bytes));
+        self.map_entries.push((RING, *ring_bytes));
         self.set("cfg_wakeup_bytes", &wakeup_bytes.unwrap_or(wakeup_default));
         if *exclude_self {
             self.set("cfg_self_tgid", &std::process::id());

@@ -15,6 +15,18 @@ macro_rules! again {
     };
 }
 
+/// Repeats tests of the module above with [`support::beside_all`], in a module of their own.
+macro_rules! beside_all {
+    ($($test:ident)+) => {
+        mod beside_all {
+            $(#[test]
+            fn $test() {
+                crate::support::beside_all(super::$test);
+            })+
+        }
+    };
+}
+
 mod support;
 
 mod block;
@@ -30,6 +42,7 @@ mod fd_track_uring;
 mod file_audit;
 mod file_summary;
 mod histogram;
+mod hooks;
 mod in_flight;
 mod oom_summary;
 mod oom_track;
