@@ -6,6 +6,7 @@
 mod cgroups;
 mod cumulative;
 mod error;
+mod fast_map;
 #[cfg(test)]
 mod gap_tests;
 mod host_facts;
@@ -15,22 +16,21 @@ mod observer;
 mod pace;
 mod pressure;
 mod proc_file;
+mod sampler;
 mod tasks;
 mod track;
 mod unseen;
-
-/// For keys that the kernel chooses (ids, addresses), where hashing would be much of the work.
-pub(crate) type FastMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
 
 pub use error::WatchError;
 pub use observer::{Observer, ObserverOptions, Spent};
 
 pub(crate) use cgroups::{CgroupDir, Hierarchy, WalkAge, read_numbers};
 pub(crate) use cumulative::{Cumulative, Delta, Gap, Gaps, is_gone};
+pub(crate) use fast_map::FastMap;
 use host_facts::host_facts;
-pub(crate) use observer::{Sampler, Tick};
 pub(crate) use pace::Pace;
 pub(crate) use pressure::PressureMeter;
 pub(crate) use proc_file::ProcFile;
+pub(crate) use sampler::{Sampler, Tick};
 pub(crate) use tasks::{ProcessAccount, Tasks};
 pub(crate) use unseen::proc_has_host_pids;

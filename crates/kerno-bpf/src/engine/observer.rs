@@ -6,10 +6,12 @@ use rustix::time::{ClockId, clock_gettime};
 use super::cumulative::{Gap, Gaps};
 use super::error::WatchError;
 use super::identities::Identities;
+use super::sampler::{Sampler, Tick};
 use super::tasks::{ProcessAccount, Tasks};
 use super::unseen::unseen;
 use crate::probe::clock::{monotonic_ns, unix_offset_ns};
 use crate::probe::{CancelToken, Host, LoadError, parallel};
+use crate::signals::calls::summaries::{self, SUMMARIES};
 use crate::signals::{self, SignalInfo};
 use kerno_model::SummaryLoss;
 use kerno_model::{CostOfObserving, HostFacts, Missing, SCHEMA_VERSION, Span, Window};
@@ -32,9 +34,9 @@ impl Work {
     /// All that there is to load for these signals.
     fn of(wanted: Vec<&'static SignalInfo>) -> Vec<Self> {
         let (sharing, mut alone): (Vec<_>, Vec<_>) =
-            wanted.into_iter().partition(|info| signals::calls::SUMMARIES.number(info.name).is_some());
+            wanted.into_iter().partition(|info| SUMMARIES.number(info.name).is_some());
         let mut all = vec![Self::Tasks];
-        if sharing.len() == signals::calls::SUMMARIES.signals.len() {
+        if sharing.len() == SUMMARIES.signals.len() {
             all.push(Self::Together(sharing));
         } else {
             alone.extend(sharing);
@@ -48,7 +50,7 @@ impl Work {
         match self {
             Self::Tasks => vec![Part::Tasks(Box::new(Tasks::load(host)))],
             Self::Signal(info) => vec![alone(info)],
-            Self::Together(infos) => match signals::calls::samplers(host) {
+            Self::Together(infos) => match summaries::samplers(host) {
                 Ok(loaded) => infos
                     .into_iter()
                     .zip(loaded.into_iter().map(Ok))
@@ -83,42 +85,6 @@ impl ObserverOptions {
         }
         Ok(signals::ALL.iter().filter(|info| found.is_empty() || found.contains(&info.name)).collect())
     }
-}
-
-/// One signal's part: programs in the kernel and what is looked at beside them.
-pub(crate) trait Sampler: Send {
-    /// Attaches what was loaded: from here on the kernel adds up.
-    fn attach(&mut self) -> Result<(), LoadError>;
-
-    /// Begins a window. The first one takes what has been added up so far as its zero; a later one may go on where `finish` ended
-    /// the one before.
-    fn begin(&mut self, tick: &Tick<'_>);
-
-    /// Looks at what only shows by looking. The last one of a window comes just before `finish`.
-    fn sample(&mut self, tick: &Tick<'_>);
-
-    /// Ends the window: puts its part into `signals`, and begins the next one.
-    fn finish(&mut self, tick: &Tick<'_>, signals: &mut Window);
-
-    /// A few words on what happens now, such as `12 k calls/s`, for a person who watches: whatever only this needs is read here, so
-    /// that it costs nothing where nobody watches.
-    fn pulse(&mut self, _now_ns: u64) -> Option<String> {
-        None
-    }
-
-    /// What the kernel side could not hold since it was loaded.
-    fn loss(&self) -> SummaryLoss;
-}
-
-/// The moment of a sample.
-#[derive(Debug)]
-pub(crate) struct Tick<'a> {
-    /// Seconds since the window began.
-    pub(crate) seconds: f64,
-    /// `CLOCK_MONOTONIC` now.
-    pub(crate) now_ns: u64,
-    /// Every task, sampled just now.
-    pub(crate) tasks: &'a Tasks,
 }
 
 /// CPU time of one part of observing, in seconds.

@@ -6,8 +6,9 @@ use super::error::LoadError;
 use super::group::Group;
 use super::handle::{Handle, Prepared, Shared};
 use super::options::{FilterKind, Options};
-use super::plan::{Hook, Plan, RING, Signal};
+use super::plan::{Plan, RING};
 use super::programs::{Programs, Share};
+use super::signal::Signal;
 use super::stream::{Events, StreamError};
 use super::{CancelToken, Host, Object};
 use crate::EventType;
@@ -165,27 +166,7 @@ impl<S: Signal> SignalLoader<S> {
 fn plan_hooks<S: Signal>(host: &Host, plan: &mut Plan) -> Result<(), LoadError> {
     host.btf().map_err(|reason| LoadError::Kernel(reason.to_owned()))?;
     S::hooks(host, plan)?;
-    hooks_exist(host, plan)
-}
-
-/// Fails with the first hook of the plan that this kernel does not have, and where it lets no program see its memory.
-pub(super) fn hooks_exist(host: &Host, plan: &Plan) -> Result<(), LoadError> {
-    let btf = host.btf().map_err(|reason| LoadError::Kernel(reason.to_owned()))?;
-    let substitutes = plan.substitutes.iter().map(|(_, (_, hook))| hook);
-    for hook in plan.programs.iter().map(|(_, hook)| hook).chain(substitutes) {
-        let there = match hook {
-            Hook::Tracepoint(name) => host.tracepoint_arity(name).is_some(),
-            Hook::FunctionExit(name) => host.function_arity(name).is_some(),
-            Hook::Seed(name) | Hook::Iterator(name) => btf.has_iterator(name),
-        };
-        if !there {
-            return Err(LoadError::Kernel(format!("this kernel ({}) has no {}", host.release, hook.display())));
-        }
-    }
-    match host.lockdown.as_deref() {
-        Some("confidentiality") => Err(LoadError::Kernel(super::host::LOCKED_DOWN.to_owned())),
-        _ => Ok(()),
-    }
+    plan.hooks_exist(host)
 }
 
 #[allow(private_interfaces, reason = "nobody else can name this trait")]

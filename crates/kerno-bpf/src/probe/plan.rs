@@ -1,31 +1,7 @@
+use super::cgroup;
 use super::error::{LoadError, chain};
-use super::options::{Filter, FilterKind, Options};
-use super::{Group, Host, cgroup};
-use crate::EventType;
-
-/// What differs between signals; the rest of loading is shared.
-pub(crate) trait Signal: Send + 'static {
-    /// Its name, the same as that of its folder.
-    const NAME: &'static str;
-    /// The type of its events.
-    const TYPE: EventType;
-    /// The compiled programs.
-    const OBJECT: &'static [u8];
-    /// The filters that fit.
-    const FILTERS: &'static [FilterKind];
-    /// Rare events wake the reader at once.
-    const RARE: bool = false;
-    /// The signals that it has hooks in common with.
-    const GROUP: Option<&'static Group> = None;
-
-    /// Which programs go where on this kernel.
-    fn hooks(host: &Host, plan: &mut Plan) -> Result<(), LoadError>;
-
-    /// Sets its own knobs and map sizes.
-    fn knobs(_options: &Options, _plan: &mut Plan) -> Result<(), LoadError> {
-        Ok(())
-    }
-}
+use super::host::{Host, LOCKED_DOWN, possible_cpus};
+use super::options::{Filter, Options};
 
 /// Where a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +115,7 @@ impl Plan {
 
     /// Gives a `PER_CPU_BLOCK` (block.h) an element for each CPU.
     pub(crate) fn size_per_cpu(&mut self, map: &'static str) {
-        self.map_entries.push((map, super::summary_plane::possible_cpus()));
+        self.map_entries.push((map, possible_cpus()));
     }
 
     /// Attaches a program of the object.
@@ -180,6 +156,26 @@ impl Plan {
             None => hook.display(),
         };
         self.programs.iter().map(shown).collect()
+    }
+
+    /// Fails with the first hook that this kernel does not have, and where it lets no program see its memory.
+    pub(super) fn hooks_exist(&self, host: &Host) -> Result<(), LoadError> {
+        let btf = host.btf().map_err(|reason| LoadError::Kernel(reason.to_owned()))?;
+        let substitutes = self.substitutes.iter().map(|(_, (_, hook))| hook);
+        for hook in self.programs.iter().map(|(_, hook)| hook).chain(substitutes) {
+            let there = match hook {
+                Hook::Tracepoint(name) => host.tracepoint_arity(name).is_some(),
+                Hook::FunctionExit(name) => host.function_arity(name).is_some(),
+                Hook::Seed(name) | Hook::Iterator(name) => btf.has_iterator(name),
+            };
+            if !there {
+                return Err(LoadError::Kernel(format!("this kernel ({}) has no {}", host.release, hook.display())));
+            }
+        }
+        match host.lockdown.as_deref() {
+            Some("confidentiality") => Err(LoadError::Kernel(LOCKED_DOWN.to_owned())),
+            _ => Ok(()),
+        }
     }
 
     /// Sets a list knob and its count. Refuses lists longer than the array of the kernel side.
@@ -257,12 +253,15 @@ impl Plan {
 }
 
 /// A task name as the two words the kernel side compares.
-fn comm_words(comm: &str) -> Result<[u64; 2], LoadError> {
+type CommWords = [u64; 2];
+
+fn comm_words(comm: &str) -> Result<CommWords, LoadError> {
+    const COMM_BYTES: usize = size_of::<CommWords>();
     let bytes = comm.as_bytes();
-    if bytes.is_empty() || bytes.len() >= crate::TASK_COMM_LEN || bytes.contains(&0) {
+    if bytes.is_empty() || bytes.len() >= COMM_BYTES || bytes.contains(&0) {
         return Err(LoadError::Filter(format!(
             "comm {comm:?}: task names have 1 to {} bytes (the kernel cuts longer ones: use the cut name, as in /proc/PID/comm)",
-            crate::TASK_COMM_LEN - 1
+            COMM_BYTES - 1
         )));
     }
     let mut words = [0u64; 2];

@@ -17,7 +17,7 @@ use super::group::{Group, Member};
 use super::object::Object;
 use super::plan::Plan;
 use super::programs::{Programs, Share, SignalCounters};
-use super::{Host, faults, loader, sys};
+use super::{Host, faults, sys};
 
 /// One signal's programs and maps. Dropping it detaches and unloads everything that it does not share with other signals.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ fn leave_out_ourselves(plan: &mut Plan) {
 /// Whether these plans can be loaded by this process on this kernel.
 fn can_load<'a>(plans: impl IntoIterator<Item = &'a Plan>, host: &Host) -> Result<(), LoadError> {
     for plan in plans {
-        loader::hooks_exist(host, plan)?;
+        plan.hooks_exist(host)?;
     }
     if let Some(missing) = host.missing_privileges() {
         return Err(LoadError::Privileges(missing));
@@ -98,7 +98,7 @@ impl SummaryPrograms {
         self.share.with(|loaded| loaded.run_iterator_into(name, buffer, room, ends))
     }
 
-    /// Maps an array that may be (`BPF_F_MMAPABLE`). The `max_entries` of a `PER_CPU_BLOCK` the plan has set to [`possible_cpus`].
+    /// Maps an array that may be (`BPF_F_MMAPABLE`). The `max_entries` of a `PER_CPU_BLOCK` the plan has set to [`possible_cpus`](super::possible_cpus).
     pub(crate) fn mapped<T: FromBytes>(&mut self, name: &str) -> Result<MappedBlocks<T>, LoadError> {
         let Some(Map::Array(map)) = self.share.take_map(name) else {
             return Err(self.share.missing_map(name));
@@ -145,12 +145,6 @@ impl SummaryPrograms {
         }
         loss
     }
-}
-
-/// How many CPUs this machine can ever have: the number of elements a `PER_CPU_BLOCK` (block.h) needs.
-pub(crate) fn possible_cpus() -> u32 {
-    let possible = aya::util::nr_cpus().unwrap_or_else(|_| std::thread::available_parallelism().map_or(1, usize::from));
-    u32::try_from(possible).unwrap_or(u32::MAX)
 }
 
 /// An array of blocks, mostly one for each CPU (`PER_CPU_BLOCK`, block.h), mapped: reading it takes no system call and stops no writer.

@@ -16,7 +16,7 @@ use aya_obj::generated::bpf_insn;
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 
 use super::btf::describe::{kind_name, without_flavour};
-use super::{Group, Hook, Host, Member, Object, Plan, loader};
+use super::{Group, Hook, Host, Member, Object, Plan};
 use kerno_model::KernelVersion;
 use missing::{MISSING, VALUES};
 use reach::{Knobs, Program, Reached};
@@ -99,7 +99,7 @@ fn plans(host: &Host) -> Vec<(Object, Plan)> {
 }
 
 /// The signals that are loaded together where several are asked for.
-static GROUPS: [&Group; 2] = [&crate::signals::calls::EVENTS, &crate::signals::calls::SUMMARIES];
+static GROUPS: [&Group; 2] = [&crate::signals::calls::EVENTS, &crate::signals::calls::summaries::SUMMARIES];
 
 /// All signals of a group as they would be loaded one by one.
 fn members(group: &Group, host: &Host) -> Vec<Member> {
@@ -443,7 +443,7 @@ fn every_planned_hook_is_there_with_the_arguments_that_are_read() {
     let mut typed = 0;
     for kernel in KERNELS.iter() {
         for (object, plan) in &kernel.plans {
-            if let Err(error) = loader::hooks_exist(&kernel.host, plan) {
+            if let Err(error) = plan.hooks_exist(&kernel.host) {
                 failures.insert(format!("{}: {error}", object.name));
             }
         }

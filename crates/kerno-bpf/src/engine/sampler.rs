@@ -1,0 +1,40 @@
+use kerno_model::{SummaryLoss, Window};
+
+use super::tasks::Tasks;
+use crate::probe::LoadError;
+
+/// One signal's part: programs in the kernel and what is looked at beside them.
+pub(crate) trait Sampler: Send {
+    /// Attaches what was loaded: from here on the kernel adds up.
+    fn attach(&mut self) -> Result<(), LoadError>;
+
+    /// Begins a window. The first one takes what has been added up so far as its zero; a later one may go on where `finish` ended
+    /// the one before.
+    fn begin(&mut self, tick: &Tick<'_>);
+
+    /// Looks at what only shows by looking. The last one of a window comes just before `finish`.
+    fn sample(&mut self, tick: &Tick<'_>);
+
+    /// Ends the window: puts its part into `signals`, and begins the next one.
+    fn finish(&mut self, tick: &Tick<'_>, signals: &mut Window);
+
+    /// A few words on what happens now, such as `12 k calls/s`, for a person who watches: whatever only this needs is read here, so
+    /// that it costs nothing where nobody watches.
+    fn pulse(&mut self, _now_ns: u64) -> Option<String> {
+        None
+    }
+
+    /// What the kernel side could not hold since it was loaded.
+    fn loss(&self) -> SummaryLoss;
+}
+
+/// The moment of a sample.
+#[derive(Debug)]
+pub(crate) struct Tick<'a> {
+    /// Seconds since the window began.
+    pub(crate) seconds: f64,
+    /// `CLOCK_MONOTONIC` now.
+    pub(crate) now_ns: u64,
+    /// Every task, sampled just now.
+    pub(crate) tasks: &'a Tasks,
+}
