@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Whose code this is. An object has the programs of one signal, or those of several that share hooks (signals/calls). What the
+ * Whose code this is. An object has the programs of one signal, or those of several that share hooks (src/calls). What the
  * shared headers declare is there once for each of them, at its number: filters, counters, the window's begin. Such an object defines
  * SIGNALS, their number, and before each one's sources SIGNAL, its number.
  *

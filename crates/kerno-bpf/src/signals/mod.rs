@@ -22,8 +22,6 @@ use crate::engine::Sampler;
 use crate::event::{Comm, DecodeError, Event, EventType, RawEvent};
 use crate::probe::{Host, LoadError, Loader, Options};
 
-pub(crate) mod calls;
-
 /// A signal as the registry knows it.
 #[derive(Clone, Copy)]
 pub struct SignalInfo {

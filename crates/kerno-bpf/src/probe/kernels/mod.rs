@@ -99,7 +99,7 @@ fn plans(host: &Host) -> Vec<(Object, Plan)> {
 }
 
 /// The signals that are loaded together where several are asked for.
-static GROUPS: [&Group; 2] = [&crate::signals::calls::EVENTS, &crate::signals::calls::summaries::SUMMARIES];
+static GROUPS: [&Group; 2] = [&crate::calls::EVENTS, &crate::calls::summaries::SUMMARIES];
 
 /// All signals of a group as they would be loaded one by one.
 fn members(group: &Group, host: &Host) -> Vec<Member> {

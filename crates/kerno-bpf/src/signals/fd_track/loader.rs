@@ -1,7 +1,7 @@
 use crate::EventType;
+use crate::calls;
 use crate::event::syscall_names;
 use crate::probe::{FilterKind, Group, Hook, Host, LoadError, Options, Plan, Signal, SignalLoader};
-use crate::signals::calls;
 
 /// Loads `fd_track`: [`FdEvent`](crate::FdEvent)s.
 pub type FdTrackLoader = SignalLoader<FdTrack>;

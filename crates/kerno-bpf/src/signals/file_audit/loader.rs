@@ -4,9 +4,9 @@ use std::path::Path;
 use zerocopy::IntoBytes;
 
 use crate::EventType;
+use crate::calls;
 use crate::event::{MAX_FILENAME_LEN, syscall_names};
 use crate::probe::{FilterKind, Group, Hook, Host, LoadError, Options, Plan, Signal, SignalLoader};
-use crate::signals::calls;
 
 /// Loads `file_audit`: [`FileEvent`](crate::FileEvent)s.
 pub type FileAuditLoader = SignalLoader<FileAudit>;

@@ -1,7 +1,7 @@
 use crate::EventType;
+use crate::calls;
 use crate::event::syscall_names;
 use crate::probe::{FilterKind, Group, Hook, Host, LoadError, Options, Plan, Signal, SignalLoader};
-use crate::signals::calls;
 
 /// Loads `syscall_latency`: [`SyscallEvent`](crate::SyscallEvent)s.
 pub type SyscallLatencyLoader = SignalLoader<SyscallLatency>;

@@ -27,19 +27,19 @@ RING(events_3);
 const volatile __u8 cfg_signals[SIGNALS] = {};
 
 #define SIGNAL 0
-#include "../syscall_latency/syscall_latency.bpf.c"
+#include "../signals/syscall_latency/syscall_latency.bpf.c"
 #undef SIGNAL
 
 #define SIGNAL 1
-#include "../fd_track/fd_track.bpf.c"
+#include "../signals/fd_track/fd_track.bpf.c"
 #undef SIGNAL
 
 #define SIGNAL 2
-#include "../file_audit/file_audit.bpf.c"
+#include "../signals/file_audit/file_audit.bpf.c"
 #undef SIGNAL
 
 #define SIGNAL 3
-#include "../tcp_monitor/tcp_monitor.bpf.c"
+#include "../signals/tcp_monitor/tcp_monitor.bpf.c"
 #undef SIGNAL
 
 SEC("tp_btf/sys_enter")

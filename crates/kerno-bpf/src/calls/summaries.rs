@@ -10,7 +10,7 @@ macro_rules! summaries {
         pub(crate) static SUMMARIES: Group = Group {
             object: Object {
                 name: "calls_summary",
-                data: aya::include_bytes_aligned!("../../../objects/calls_summary.bpf.o"),
+                data: aya::include_bytes_aligned!("../../objects/calls_summary.bpf.o"),
             },
             signals: &[$(stringify!($signal),)+],
         };

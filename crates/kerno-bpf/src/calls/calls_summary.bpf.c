@@ -9,11 +9,11 @@
 #include "signal.h"
 
 #define SIGNAL 0
-#include "../syscall_latency/syscall_latency_summary.bpf.c"
+#include "../signals/syscall_latency/syscall_latency_summary.bpf.c"
 #undef SIGNAL
 
 #define SIGNAL 1
-#include "../file_audit/file_audit_summary.bpf.c"
+#include "../signals/file_audit/file_audit_summary.bpf.c"
 #undef SIGNAL
 
 SEC("tp_btf/sys_enter")
