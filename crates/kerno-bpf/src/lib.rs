@@ -36,6 +36,7 @@
 //! Linux 5.10 or newer with BTF (`/sys/kernel/btf/vmlinux`), and `CAP_BPF` with `CAP_PERFMON` (root has both).
 //! Process, thread and cgroup ids are the initial namespaces' ones: run it in the host's pid namespace.
 
+mod calls;
 pub mod engine;
 pub mod event;
 pub mod probe;

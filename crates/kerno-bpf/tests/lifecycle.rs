@@ -73,6 +73,14 @@ fn assert_gone(programs: &[u32], maps: &[u32]) {
     }
 }
 
+/// The programs of a set, each once: signals share some.
+fn programs_of(set: &LoaderSet) -> Vec<u32> {
+    let mut ids: Vec<u32> = set.handles().iter().flat_map(kerno_bpf::Handle::program_ids).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
 fn all_loaders() -> Vec<Box<dyn Loader>> {
     signals::ALL.iter().map(|signal| (signal.loader)(Options::default())).collect()
 }
@@ -82,7 +90,7 @@ fn close_leaves_no_program_map_or_link() {
     let _alone = alone();
     let mut set = LoaderSet::new(all_loaders());
     set.load_all().unwrap();
-    let programs: Vec<u32> = set.handles().iter().flat_map(kerno_bpf::Handle::program_ids).collect();
+    let programs = programs_of(&set);
     let maps = maps_of(&programs);
     let before = in_kernel(&programs, &maps);
     assert!(before.programs.len() > set.handles().len() && before.links.len() == programs.len(), "{before:?}");
@@ -145,7 +153,7 @@ fn what_is_prepared_emits_nothing_until_it_is_attached() {
     assert!(matches!(loader.events(&CancelToken::new().unwrap()), Err(StreamError::NotLoaded(_))));
     child.go();
     child.heard();
-    let run = Run { handle: prepared.attach().unwrap(), loader };
+    let run = Run { handle: prepared.attach().unwrap(), loader, _others: Vec::new() };
     assert_eq!(run.handle.counters().emitted, 0);
     child.go();
     child.heard();
@@ -358,7 +366,7 @@ fn a_hundred_cycles_leak_nothing() {
         set.load_all().unwrap();
         let mut events = set.events(&CancelToken::new().unwrap()).unwrap();
         events.next_batch(Duration::ZERO, |_| ControlFlow::Continue(())).unwrap();
-        set.handles().iter().flat_map(kerno_bpf::Handle::program_ids).collect::<Vec<_>>()
+        programs_of(&set)
     };
     // The first ones fill caches that stay.
     let mut programs: Vec<u32> = (0..5).flat_map(|_| cycle()).collect();
@@ -381,7 +389,7 @@ fn a_killed_process_leaves_nothing() {
     let mut child = Child::new(|link| {
         let mut set = LoaderSet::new(all_loaders());
         set.load_all().unwrap();
-        let ids: Vec<u32> = set.handles().iter().flat_map(kerno_bpf::Handle::program_ids).collect();
+        let ids = programs_of(&set);
         link.tell(ids.len() as u64);
         ids.iter().for_each(|id| link.tell(u64::from(*id)));
         link.wait();

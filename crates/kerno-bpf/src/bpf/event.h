@@ -3,6 +3,8 @@
 #ifndef KERNO_EVENT_H
 #define KERNO_EVENT_H
 
+#include "signal.h"
+
 #define TASK_COMM_LEN 16
 #define MAX_FILENAME_LEN 256
 
@@ -12,7 +14,7 @@
  * Keeps a record's type in the object's BTF, where the layout test finds it: a ring map takes no value type and locals
  * leave no trace. One null pointer in .rodata.
  */
-#define KEEP_LAYOUT(type) const volatile type *const volatile layout_of_event SEC(".rodata") = NULL
+#define KEEP_LAYOUT(type) const volatile type *const volatile OF_SIGNAL(layout_of_event) SEC(".rodata") = NULL
 
 /* A record is a multiple of 8 bytes, so the ring's own rounding adds nothing and no padding is implicit. */
 #define ASSERT_RECORD(type, bytes)                                                                                     \

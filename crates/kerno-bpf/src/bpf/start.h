@@ -19,7 +19,7 @@ struct start_slot {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, MAX_START_SLOTS); /* the loader lowers it to pid_max where that is smaller */
+	__uint(max_entries, 1); /* the loader sets it to MAX_START_SLOTS, or to pid_max where that is smaller */
 	__type(key, __u32);
 	__type(value, struct start_slot);
 } starts SEC(".maps");

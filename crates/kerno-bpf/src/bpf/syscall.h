@@ -32,6 +32,7 @@ static __always_inline bool call_failed(long ret)
 struct pt_regs___x86 {
 	unsigned long di, si, dx, r10, r8, r9;
 	unsigned long bx, cx, bp;
+	unsigned long r11, ip, flags;
 	unsigned long orig_ax;
 } CORE;
 

@@ -22,7 +22,24 @@ struct io_cmd_data {
 	struct file *file;
 } CORE;
 
-struct io_ring_ctx;
+struct io_rsrc_node {
+	unsigned long file_ptr; /* 6.13; flags in the lowest bits */
+} CORE;
+
+struct io_rsrc_data {
+	struct io_rsrc_node **nodes; /* 6.13 */
+	unsigned int nr;
+} CORE;
+
+struct io_file_table {
+	struct io_rsrc_data data;
+} CORE;
+
+struct io_ring_ctx {
+	unsigned int compat : 1; /* still in 6.18 */
+	unsigned int int_flags; /* in 7.3 */
+	struct io_file_table file_table;
+} CORE;
 
 struct io_kiocb {
 	struct io_cmd_data cmd; /* 6.0: each operation lays a struct of its own over it */
@@ -31,6 +48,17 @@ struct io_kiocb {
 	struct io_ring_ctx *ctx;
 	struct io_uring_task *tctx; /* 6.13, with the task in it */
 	struct task_struct *task; /* before */
+} CORE;
+
+struct open_how___kernel {
+	__u64 flags;
+	__u64 mode;
+} CORE;
+
+/* What a request to open is about, laid over its beginning (6.0). */
+struct io_open {
+	__u32 file_slot; /* a place in the ring's own table */
+	struct open_how___kernel how;
 } CORE;
 
 /* The task that submitted the request: a worker or the ring's poller may complete it. */

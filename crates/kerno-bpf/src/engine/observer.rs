@@ -15,6 +15,7 @@ use super::sampler::{Sampler, Tick};
 use super::tasks::Tasks;
 use super::unseen::unseen;
 use super::watchdog::{Progress, Watchdog};
+use crate::calls::summaries::{self, SUMMARIES};
 use crate::probe::clock::{monotonic_ns, unix_offset_ns};
 use crate::probe::{CancelToken, Host, LoadError, parallel};
 use crate::signals::{self, SignalInfo};
@@ -22,9 +23,50 @@ use kerno_model::SummaryLoss;
 use kerno_model::{CostOfObserving, Missing, SCHEMA_VERSION, Span, Window};
 
 /// What is loaded at once.
+enum Work {
+    Tasks,
+    Signal(&'static SignalInfo),
+    /// Signals that have hooks in common.
+    Together(Vec<&'static SignalInfo>),
+}
+
+/// What came of it.
 enum Part {
     Tasks(Box<Result<Tasks, LoadError>>),
     Signal(&'static SignalInfo, Result<Box<dyn Sampler>, LoadError>),
+}
+
+impl Work {
+    /// All that there is to load for these signals.
+    fn of(wanted: Vec<&'static SignalInfo>) -> Vec<Self> {
+        let (sharing, mut alone): (Vec<_>, Vec<_>) =
+            wanted.into_iter().partition(|info| SUMMARIES.number(info.name).is_some());
+        let mut all = vec![Self::Tasks];
+        if sharing.len() == SUMMARIES.signals.len() {
+            all.push(Self::Together(sharing));
+        } else {
+            alone.extend(sharing);
+        }
+        all.extend(alone.into_iter().map(Self::Signal));
+        all
+    }
+
+    fn load(self, host: &Host) -> Vec<Part> {
+        let alone = |info: &'static SignalInfo| Part::Signal(info, (info.sampler)(host));
+        match self {
+            Self::Tasks => vec![Part::Tasks(Box::new(Tasks::load(host)))],
+            Self::Signal(info) => vec![alone(info)],
+            Self::Together(infos) => match summaries::samplers(host) {
+                Ok(loaded) => infos
+                    .into_iter()
+                    .zip(loaded.into_iter().map(Ok))
+                    .map(|(info, sampler)| Part::Signal(info, sampler))
+                    .collect(),
+                // What the kernel does not take of several signals it may take of one.
+                Err(_) => infos.into_iter().map(alone).collect(),
+            },
+        }
+    }
 }
 
 /// What to observe.
@@ -145,16 +187,12 @@ impl Observer {
 
     fn start_with(options: ObserverOptions, host: Host, stop: Arc<AtomicBool>) -> Result<Self, WatchError> {
         let wanted = options.wanted()?;
-        let parts = std::iter::once(None).chain(wanted.into_iter().map(Some)).collect();
-        let parts = parallel::each(parts, |part: Option<&'static SignalInfo>| match part {
-            None => Part::Tasks(Box::new(Tasks::load(&host))),
-            Some(info) => Part::Signal(info, (info.sampler)(&host)),
-        });
+        let parts = parallel::each(Work::of(wanted), |work| work.load(&host));
         let mut tasks = None;
         let mut unloaded = Vec::new();
         let mut samplers: Vec<(&'static SignalInfo, Box<dyn Sampler>)> = Vec::new();
         let mut first_error = None;
-        for part in parts {
+        for part in parts.into_iter().flatten() {
             match part {
                 Part::Tasks(loaded) => tasks = Some((*loaded)?),
                 Part::Signal(info, Ok(sampler)) => samplers.push((info, sampler)),
@@ -164,6 +202,7 @@ impl Observer {
                 }
             }
         }
+        samplers.sort_by_key(|(info, _)| info.event_type);
         samplers.retain_mut(|(info, sampler)| match sampler.attach() {
             Ok(()) => true,
             Err(error) => {

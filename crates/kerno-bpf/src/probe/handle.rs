@@ -4,18 +4,19 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use aya::maps::{Map, MapData, PerCpuArray};
+use aya::maps::{Map, MapData};
 
-use super::btf::Btf;
 use super::cancel::Flag;
-use super::counters::{Counters, WireCounters};
-use super::error::{LoadError, chain};
-use super::object::{Loaded, Object};
-use super::plan::{Placed, Plan, Signal};
+use super::counters::Counters;
+use super::error::LoadError;
+use super::programs::{Share, SignalCounters};
 use super::ring::Ring;
 use crate::EventType;
 
 /// Keeps a signal loaded. Closing or dropping it detaches the programs and removes them and their maps from the kernel.
+///
+/// Signals of a [`LoaderSet`](crate::LoaderSet) may share programs: these, and their maps, stay until the last of their signals is
+/// stopped, and emit nothing for the others meanwhile.
 #[derive(Debug)]
 pub struct Handle {
     pub(super) shared: std::sync::Arc<Shared>,
@@ -43,7 +44,8 @@ impl Handle {
         &self.hooks
     }
 
-    /// The kernel's ids of the attached programs, as `bpftool prog` shows them; empty once stopped.
+    /// The kernel's ids of the attached programs, as `bpftool prog` shows them; empty once stopped. Signals that share a program
+    /// each have its id.
     pub fn program_ids(&self) -> Vec<u32> {
         self.shared.program_ids()
     }
@@ -68,15 +70,17 @@ impl Drop for Handle {
 
 /// A signal whose programs and maps are in the kernel, attached to nothing yet. Dropping it unloads them.
 #[derive(Debug)]
-pub struct Prepared {
-    handle: Handle,
-    programs: Vec<Placed>,
-}
+pub struct Prepared(Handle);
 
 impl Prepared {
-    pub(super) fn new(shared: std::sync::Arc<Shared>, plan: Plan) -> Self {
-        let hooks = plan.programs.iter().map(|(_, hook)| hook.display()).collect();
-        Self { handle: Handle { shared, hooks }, programs: plan.programs }
+    pub(super) fn new(shared: std::sync::Arc<Shared>) -> Self {
+        let hooks = lock(&shared.kernel).programs.as_ref().map_or_else(Vec::new, Share::hooks);
+        Self(Handle { shared, hooks })
+    }
+
+    /// Whether its programs are those of other signals, too.
+    pub(super) fn is_shared(&self) -> bool {
+        lock(&self.0.shared.kernel).programs.as_ref().is_some_and(Share::is_shared)
     }
 
     /// Attaches the programs: events come from here on.
@@ -84,8 +88,8 @@ impl Prepared {
     /// # Errors
     /// [`LoadError::Refused`]; then nothing of it is left in the kernel.
     pub fn attach(self) -> Result<Handle, LoadError> {
-        self.handle.shared.attach(&self.programs)?;
-        Ok(self.handle)
+        self.0.shared.attach()?;
+        Ok(self.0)
     }
 }
 
@@ -106,9 +110,9 @@ pub(super) struct Shared {
 /// What we hold in the kernel, besides the mapping of the ring.
 struct KernelSide {
     /// Programs, links and the maps that only programs use.
-    programs: Option<Loaded>,
+    programs: Option<Share>,
     events: Option<MapData>,
-    counters: Option<PerCpuArray<MapData, WireCounters>>,
+    counters: Option<SignalCounters>,
     /// As last read, for after the close.
     last: Counters,
 }
@@ -125,22 +129,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    pub(super) fn load<S: Signal>(plan: &mut Plan, btf: &Btf, ring_bytes: u32) -> Result<Self, LoadError> {
-        let mut programs = Object { name: S::NAME, data: S::OBJECT }.load(plan, btf)?;
-        let missing = |name: &str| LoadError::Refused {
-            what: format!("the {} object", S::NAME),
-            detail: format!("has no map {name}; the build is broken"),
+    /// A signal's side of loaded programs, with the ring of that name.
+    pub(super) fn new(event_type: EventType, programs: Share, ring: &str, ring_bytes: u32) -> Result<Self, LoadError> {
+        let Some(Map::RingBuf(events)) = programs.take_map(ring) else {
+            return Err(programs.missing_map(ring));
         };
-        let Some(Map::RingBuf(events)) = programs.take_map("events") else {
-            return Err(missing("events"));
-        };
-        let counters = programs.take_map("counters").ok_or_else(|| missing("counters"))?;
-        let counters = PerCpuArray::try_from(counters)
-            .map_err(|error| LoadError::Refused { what: "map counters".into(), detail: chain(&error) })?;
+        let counters = programs.counters().ok_or_else(|| programs.missing_map("counters"))?;
         let ring = Ring::map(events.fd().as_fd(), ring_bytes as usize)
             .map_err(|error| LoadError::Io("cannot map the ring buffer", error))?;
         Ok(Self {
-            event_type: S::TYPE,
+            event_type,
             ended: Flag::new().map_err(|error| LoadError::Io("cannot create an eventfd", error))?,
             attached: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -155,11 +153,10 @@ impl Shared {
         })
     }
 
-    fn attach(&self, programs: &[Placed]) -> Result<(), LoadError> {
-        let mut kernel = lock(&self.kernel);
+    fn attach(&self) -> Result<(), LoadError> {
         // None when it was closed; then there is nothing to attach.
-        for loaded in kernel.programs.iter_mut() {
-            loaded.attach(programs)?;
+        if let Some(programs) = &lock(&self.kernel).programs {
+            programs.attach()?;
         }
         self.attached.store(true, Ordering::SeqCst);
         Ok(())
@@ -183,8 +180,7 @@ impl Shared {
     }
 
     fn program_ids(&self) -> Vec<u32> {
-        let kernel = lock(&self.kernel);
-        kernel.programs.iter().flat_map(Loaded::program_ids).collect()
+        lock(&self.kernel).programs.as_ref().map_or_else(Vec::new, Share::program_ids)
     }
 
     /// True when every event that was emitted has been read or counted as lost.
@@ -257,10 +253,10 @@ impl Drop for Reading<'_> {
 
 impl KernelSide {
     fn read(&mut self) -> Counters {
-        if let Some(wire) = self.counters.as_ref().and_then(|map| map.get(&0, 0).ok()) {
-            self.last.emitted = wire.iter().map(|cpu| cpu.emitted).sum();
-            self.last.lost = wire.iter().map(|cpu| cpu.lost).sum();
-            self.last.untracked = wire.iter().map(|cpu| cpu.untracked).sum();
+        if let Some(wire) = self.counters.as_ref().and_then(SignalCounters::read) {
+            self.last.emitted = wire.emitted;
+            self.last.lost = wire.lost;
+            self.last.untracked = wire.untracked;
         }
         if let Some(programs) = &self.programs {
             self.last.missed_runs = programs.missed_runs();

@@ -258,6 +258,12 @@ fn lockdown() -> Option<String> {
     rest.split_once(']').map(|(mode, _)| mode.to_owned())
 }
 
+/// How many CPUs this machine can ever have: the number of elements a `PER_CPU_BLOCK` (block.h) needs.
+pub(crate) fn possible_cpus() -> u32 {
+    let possible = aya::util::nr_cpus().unwrap_or_else(|_| std::thread::available_parallelism().map_or(1, usize::from));
+    u32::try_from(possible).unwrap_or(u32::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,16 +3,37 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use super::error::LoadError;
+use super::group::Group;
 use super::handle::{Handle, Prepared, Shared};
 use super::options::{FilterKind, Options};
-use super::plan::{Hook, Plan, Signal};
+use super::plan::{Plan, RING};
+use super::programs::{Programs, Share};
+use super::signal::Signal;
 use super::stream::{Events, StreamError};
-use super::{CancelToken, Host};
+use super::{CancelToken, Host, Object};
 use crate::EventType;
 
-mod sealed {
+pub(super) mod sealed {
+    use super::{Group, LoadError, Plan, Prepared};
+    use crate::probe::programs::Share;
+
     /// Loading needs the crate's own parts, so loaders are the crate's own.
-    pub trait Sealed {}
+    pub trait Sealed {
+        /// The signals that it can share programs with, and its number among them.
+        #[doc(hidden)]
+        #[allow(private_interfaces, reason = "nobody else can name this trait")]
+        fn group(&self) -> Option<(&'static Group, usize)>;
+
+        /// What a load here and now would do.
+        #[doc(hidden)]
+        #[allow(private_interfaces, reason = "as above")]
+        fn plan_load(&self) -> Result<Plan, LoadError>;
+
+        /// Takes its share of programs that were loaded for several, with the ring of that name.
+        #[doc(hidden)]
+        #[allow(private_interfaces, reason = "as above")]
+        fn join(&mut self, programs: Share, ring: &str) -> Result<Prepared, LoadError>;
+    }
 }
 
 /// Puts one signal's programs into the kernel and hands out its events. Implemented by the signals of this crate only.
@@ -94,18 +115,38 @@ impl<S: Signal> SignalLoader<S> {
         Self { options, host: None, shared: None, signal: PhantomData }
     }
 
+    /// Its own object.
+    const OBJECT: Object = Object { name: S::NAME, data: S::OBJECT };
+
     /// What is loaded on this kernel and onto which hooks, without the options' knobs.
     #[cfg(test)]
-    pub(crate) fn hook_plan(host: &Host) -> Result<(super::Object, Plan), LoadError> {
+    pub(crate) fn hook_plan(host: &Host) -> Result<(Object, Plan), LoadError> {
         let mut plan = Plan::default();
         plan_hooks::<S>(host, &mut plan)?;
-        Ok((super::Object { name: S::NAME, data: S::OBJECT }, plan))
+        Ok((Self::OBJECT, plan))
     }
 
+    fn host(&self) -> Host {
+        self.host.clone().unwrap_or_else(Host::detect)
+    }
+
+    /// Fails where nothing can be loaded, for the reason that a user can do most about.
     fn plan(&self, host: &Host) -> Result<Plan, LoadError> {
+        if self.shared.as_ref().is_some_and(|shared| !shared.is_closed()) {
+            return Err(LoadError::AlreadyLoaded);
+        }
         let mut plan = self.plan_options()?;
         plan_hooks::<S>(host, &mut plan)?;
-        Ok(plan)
+        match host.missing_privileges() {
+            Some(missing) => Err(LoadError::Privileges(missing)),
+            None => Ok(plan),
+        }
+    }
+
+    fn take(&mut self, programs: Share, ring: &str) -> Result<Prepared, LoadError> {
+        let shared = Arc::new(Shared::new(S::TYPE, programs, ring, self.options.ring_bytes)?);
+        self.shared = Some(Arc::clone(&shared));
+        Ok(Prepared::new(shared))
     }
 
     fn plan_options(&self) -> Result<Plan, LoadError> {
@@ -125,30 +166,24 @@ impl<S: Signal> SignalLoader<S> {
 fn plan_hooks<S: Signal>(host: &Host, plan: &mut Plan) -> Result<(), LoadError> {
     host.btf().map_err(|reason| LoadError::Kernel(reason.to_owned()))?;
     S::hooks(host, plan)?;
-    hooks_exist(host, plan)
+    plan.hooks_exist(host)
 }
 
-/// Fails with the first hook of the plan that this kernel does not have, and where it lets no program see its memory.
-pub(super) fn hooks_exist(host: &Host, plan: &Plan) -> Result<(), LoadError> {
-    let btf = host.btf().map_err(|reason| LoadError::Kernel(reason.to_owned()))?;
-    let substitutes = plan.substitutes.iter().map(|(_, (_, hook))| hook);
-    for hook in plan.programs.iter().map(|(_, hook)| hook).chain(substitutes) {
-        let there = match hook {
-            Hook::Tracepoint(name) => host.tracepoint_arity(name).is_some(),
-            Hook::FunctionExit(name) => host.function_arity(name).is_some(),
-            Hook::Seed(name) | Hook::Iterator(name) => btf.has_iterator(name),
-        };
-        if !there {
-            return Err(LoadError::Kernel(format!("this kernel ({}) has no {}", host.release, hook.display())));
-        }
+#[allow(private_interfaces, reason = "nobody else can name this trait")]
+impl<S: Signal> sealed::Sealed for SignalLoader<S> {
+    fn group(&self) -> Option<(&'static Group, usize)> {
+        let group = S::GROUP?;
+        Some((group, group.number(S::NAME)?))
     }
-    match host.lockdown.as_deref() {
-        Some("confidentiality") => Err(LoadError::Kernel(super::host::LOCKED_DOWN.to_owned())),
-        _ => Ok(()),
+
+    fn plan_load(&self) -> Result<Plan, LoadError> {
+        self.plan(&self.host())
+    }
+
+    fn join(&mut self, programs: Share, ring: &str) -> Result<Prepared, LoadError> {
+        self.take(programs, ring)
     }
 }
-
-impl<S> sealed::Sealed for SignalLoader<S> {}
 
 #[allow(private_bounds, reason = "as above")]
 impl<S: Signal> Loader for SignalLoader<S> {
@@ -183,19 +218,12 @@ impl<S: Signal> Loader for SignalLoader<S> {
     }
 
     fn prepare(&mut self) -> Result<Prepared, LoadError> {
-        if self.shared.as_ref().is_some_and(|shared| !shared.is_closed()) {
-            return Err(LoadError::AlreadyLoaded);
-        }
-        let host = self.host.clone().unwrap_or_else(Host::detect);
+        let host = self.host();
         let mut plan = self.plan(&host)?;
-        if let Some(missing) = host.missing_privileges() {
-            return Err(LoadError::Privileges(missing));
-        }
         let btf = host.btf().map_err(|reason| LoadError::Kernel(reason.to_owned()))?;
         super::host::lift_memlock(host.version);
-        let shared = Arc::new(Shared::load::<S>(&mut plan, btf, self.options.ring_bytes)?);
-        self.shared = Some(Arc::clone(&shared));
-        Ok(Prepared::new(shared, plan))
+        let programs = Programs::load(Self::OBJECT, &mut plan, btf)?;
+        self.take(Share::whole(programs, &plan), RING)
     }
 
     fn events(&self, cancel: &CancelToken) -> Result<Events, StreamError> {

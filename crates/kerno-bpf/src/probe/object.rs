@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use aya::maps::{Map, MapData, MapError};
 use aya_obj::btf::BtfFeatures;
@@ -15,7 +15,7 @@ use super::btf::Btf;
 use super::error::{LoadError, chain};
 use super::meminfo;
 use super::parallel;
-use super::plan::{Hook, Placed, Plan};
+use super::plan::{Hook, Placed, Plan, RING, Substitute};
 use super::sys::{self, ProgramToLoad, Records};
 
 /// A compiled object and what to call it in errors.
@@ -55,10 +55,13 @@ impl Object {
         for (name, hook, loaded) in parallel::each(plan.programs.clone(), load) {
             let (name, fd) = match loaded {
                 Ok(fd) => (name, fd),
-                Err(error) => {
-                    let Some((name, hook)) = plan.substitute(name) else { return Err(refused(name, hook, &error)) };
-                    (name, source.load(name, hook, kernel).map_err(|error| refused(name, hook, &error))?)
-                }
+                Err(error) => match plan.substitute(name) {
+                    None => return Err(refused(name, hook, &error)),
+                    Some(Substitute::Planned) => continue,
+                    Some(Substitute::Load((name, hook))) => {
+                        (name, source.load(name, hook, kernel).map_err(|error| refused(name, hook, &error))?)
+                    }
+                },
             };
             programs.push(Program { name, link: None, fd });
         }
@@ -133,13 +136,14 @@ impl Object {
     /// Refuses a ring larger than the memory there is. The kernel takes it page by page; older ones (seen on 5.10) end processes before
     /// they say that there is none left.
     fn room_for_ring(self, plan: &Plan) -> Result<(), LoadError> {
-        let ring = plan.map_entries.iter().find(|(map, _)| *map == "events").map_or(0, |(_, bytes)| u64::from(*bytes));
+        let rings = plan.map_entries.iter().filter(|(map, _)| map.starts_with(RING));
+        let ring: u64 = rings.map(|(_, bytes)| u64::from(*bytes)).sum();
         if ring == 0 {
             return Ok(());
         }
         // What the kernel could hand out without ending anyone (Linux 3.14).
         match meminfo::bytes_of(&meminfo::read(), "MemAvailable") {
-            Some(available) if ring > available => Err(self.no_memory("events", libc::ENOMEM)),
+            Some(available) if ring > available => Err(self.no_memory(RING, libc::ENOMEM)),
             _ => Ok(()),
         }
     }
@@ -298,14 +302,10 @@ impl Loaded {
         Ok(())
     }
 
-    /// The kernel's ids of the programs.
-    pub(super) fn program_ids(&self) -> impl Iterator<Item = u32> {
-        self.programs.iter().filter_map(|program| sys::program_id(program.fd.as_fd()).ok())
-    }
-
-    /// How often the kernel skipped a program of these because it interrupted itself.
-    pub(super) fn missed_runs(&self) -> u64 {
-        self.programs.iter().map(|program| sys::missed_runs(program.fd.as_fd())).sum()
+    /// The descriptors of those of these programs that are loaded.
+    pub(super) fn descriptors(&self, of: &[Placed]) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let asked_for = |program: &&Program| of.iter().any(|(name, _)| *name == program.name);
+        self.programs.iter().filter(asked_for).map(|program| program.fd.as_fd())
     }
 
     /// Runs a loaded iterator over what there is now, in the caller's network namespace, and appends what it writes.

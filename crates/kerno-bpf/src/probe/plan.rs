@@ -1,29 +1,7 @@
+use super::cgroup;
 use super::error::{LoadError, chain};
-use super::options::{Filter, FilterKind, Options};
-use super::{Host, cgroup};
-use crate::EventType;
-
-/// What differs between signals; the rest of loading is shared.
-pub(crate) trait Signal: Send + 'static {
-    /// Its name, the same as that of its folder.
-    const NAME: &'static str;
-    /// The type of its events.
-    const TYPE: EventType;
-    /// The compiled programs.
-    const OBJECT: &'static [u8];
-    /// The filters that fit.
-    const FILTERS: &'static [FilterKind];
-    /// Rare events wake the reader at once.
-    const RARE: bool = false;
-
-    /// Which programs go where on this kernel.
-    fn hooks(host: &Host, plan: &mut Plan) -> Result<(), LoadError>;
-
-    /// Sets its own knobs and map sizes.
-    fn knobs(_options: &Options, _plan: &mut Plan) -> Result<(), LoadError> {
-        Ok(())
-    }
-}
+use super::host::{Host, LOCKED_DOWN, possible_cpus};
+use super::options::{Filter, Options};
 
 /// Where a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +38,35 @@ pub(crate) struct Plan {
     pub(crate) programs: Vec<Placed>,
     /// Substitutes for programs of `programs`, by name, if the kernel refuses them.
     pub(crate) substitutes: Vec<(&'static str, Placed)>,
+    /// Hooks that this signal may not need, and the number that an object of several signals reads to know.
+    pub(crate) switches: Vec<(&'static str, Hook)>,
 }
+
+/// What is to be done in place of loading a refused program.
+pub(super) enum Substitute {
+    Load(Placed),
+    /// Nothing: another signal has a program on that hook, which serves this one too.
+    Planned,
+}
+
+/// The ring of an object with one signal.
+pub(super) const RING: &str = "events";
+
+/// The knobs of the shared headers (filter.h, emit.h): arrays with an element for each signal of the object.
+pub(super) const PER_SIGNAL: [&str; 12] = [
+    "cfg_self_tgid",
+    "cfg_pid_count",
+    "cfg_pids",
+    "cfg_uid_count",
+    "cfg_uids",
+    "cfg_comm_count",
+    "cfg_comms",
+    "cfg_cgroup_count",
+    "cfg_cgroups",
+    "cfg_min_latency_ns",
+    "cfg_errors_only",
+    "cfg_wakeup_bytes",
+];
 
 /// A program of the object and where it goes.
 pub(crate) type Placed = (&'static str, Hook);
@@ -109,7 +115,7 @@ impl Plan {
 
     /// Gives a `PER_CPU_BLOCK` (block.h) an element for each CPU.
     pub(crate) fn size_per_cpu(&mut self, map: &'static str) {
-        self.map_entries.push((map, super::summary_plane::possible_cpus()));
+        self.map_entries.push((map, possible_cpus()));
     }
 
     /// Attaches a program of the object.
@@ -123,12 +129,23 @@ impl Plan {
         self.substitutes.push((preferred.0, substitute));
     }
 
-    /// Replaces a refused program with its substitute; `None` if it has none.
-    pub(super) fn substitute(&mut self, refused: &str) -> Option<Placed> {
+    /// Where this signal shares its object, its handler on this hook works only while the number in `map` is not 0; set where
+    /// the plan comes to need the hook.
+    pub(crate) fn switch(&mut self, map: &'static str, hook: Hook) {
+        self.switches.push((map, hook));
+    }
+
+    /// Puts the substitute in a refused program's place; `None` when it has none.
+    pub(super) fn substitute(&mut self, refused: &str) -> Option<Substitute> {
         let at = self.substitutes.iter().position(|(name, _)| *name == refused)?;
         let (_, substitute) = self.substitutes.swap_remove(at);
-        *self.programs.iter_mut().find(|(name, _)| *name == refused)? = substitute;
-        Some(substitute)
+        let refused = self.programs.iter().position(|(name, _)| *name == refused)?;
+        if self.programs.iter().any(|(_, hook)| *hook == substitute.1) {
+            self.programs.remove(refused);
+            return Some(Substitute::Planned);
+        }
+        *self.programs.get_mut(refused)? = substitute;
+        Some(Substitute::Load(substitute))
     }
 
     /// The hooks as shown to people, before any is tried.
@@ -139,6 +156,26 @@ impl Plan {
             None => hook.display(),
         };
         self.programs.iter().map(shown).collect()
+    }
+
+    /// Fails with the first hook that this kernel does not have, and where it lets no program see its memory.
+    pub(super) fn hooks_exist(&self, host: &Host) -> Result<(), LoadError> {
+        let btf = host.btf().map_err(|reason| LoadError::Kernel(reason.to_owned()))?;
+        let substitutes = self.substitutes.iter().map(|(_, (_, hook))| hook);
+        for hook in self.programs.iter().map(|(_, hook)| hook).chain(substitutes) {
+            let there = match hook {
+                Hook::Tracepoint(name) => host.tracepoint_arity(name).is_some(),
+                Hook::FunctionExit(name) => host.function_arity(name).is_some(),
+                Hook::Seed(name) | Hook::Iterator(name) => btf.has_iterator(name),
+            };
+            if !there {
+                return Err(LoadError::Kernel(format!("this kernel ({}) has no {}", host.release, hook.display())));
+            }
+        }
+        match host.lockdown.as_deref() {
+            Some("confidentiality") => Err(LoadError::Kernel(LOCKED_DOWN.to_owned())),
+            _ => Ok(()),
+        }
     }
 
     /// Sets a list knob and its count. Refuses lists longer than the array of the kernel side.
@@ -194,7 +231,7 @@ impl Plan {
                 1 << 30
             )));
         }
-        self.map_entries.push(("events", *ring_bytes));
+        self.map_entries.push((RING, *ring_bytes));
         self.set("cfg_wakeup_bytes", &wakeup_bytes.unwrap_or(wakeup_default));
         if *exclude_self {
             self.set("cfg_self_tgid", &std::process::id());
@@ -216,12 +253,15 @@ impl Plan {
 }
 
 /// A task name as the two words the kernel side compares.
-fn comm_words(comm: &str) -> Result<[u64; 2], LoadError> {
+type CommWords = [u64; 2];
+
+fn comm_words(comm: &str) -> Result<CommWords, LoadError> {
+    const COMM_BYTES: usize = size_of::<CommWords>();
     let bytes = comm.as_bytes();
-    if bytes.is_empty() || bytes.len() >= crate::TASK_COMM_LEN || bytes.contains(&0) {
+    if bytes.is_empty() || bytes.len() >= COMM_BYTES || bytes.contains(&0) {
         return Err(LoadError::Filter(format!(
             "comm {comm:?}: task names have 1 to {} bytes (the kernel cuts longer ones: use the cut name, as in /proc/PID/comm)",
-            crate::TASK_COMM_LEN - 1
+            COMM_BYTES - 1
         )));
     }
     let mut words = [0u64; 2];

@@ -7,62 +7,82 @@ use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
-use aya::maps::{Array, Map, MapData, PerCpuArray};
+use aya::maps::{Array, Map, MapData};
 use kerno_model::SummaryLoss;
 use memmap2::{MmapOptions, MmapRaw};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::counters::WireCounters;
-use super::error::{LoadError, chain};
-use super::object::{Loaded, Object};
-use super::plan::{Placed, Plan};
-use super::{Host, faults, loader, sys};
+use super::error::LoadError;
+use super::group::{Group, Member};
+use super::object::Object;
+use super::plan::Plan;
+use super::programs::{Programs, Share, SignalCounters};
+use super::{Host, faults, sys};
 
-/// One object's programs and maps. Dropping it detaches and unloads everything.
+/// One signal's programs and maps. Dropping it detaches and unloads everything that it does not share with other signals.
+#[derive(Debug)]
 pub(crate) struct SummaryPrograms {
-    object: Object,
-    loaded: Loaded,
-    programs: Vec<Placed>,
-    counters: Option<PerCpuArray<MapData, WireCounters>>,
+    share: Share,
+    counters: Option<SignalCounters>,
 }
 
-impl fmt::Debug for SummaryPrograms {
+impl fmt::Debug for SignalCounters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SummaryPrograms").field("object", &self.object.name).finish_non_exhaustive()
+        f.debug_struct("SignalCounters").finish_non_exhaustive()
     }
+}
+
+/// Sets what every summary leaves out: our own activity is no news.
+fn leave_out_ourselves(plan: &mut Plan) {
+    plan.set_if_there("cfg_self_tgid", &std::process::id());
+}
+
+/// Whether these plans can be loaded by this process on this kernel.
+fn can_load<'a>(plans: impl IntoIterator<Item = &'a Plan>, host: &Host) -> Result<(), LoadError> {
+    for plan in plans {
+        plan.hooks_exist(host)?;
+    }
+    if let Some(missing) = host.missing_privileges() {
+        return Err(LoadError::Privileges(missing));
+    }
+    super::host::lift_memlock(host.version);
+    Ok(())
 }
 
 impl SummaryPrograms {
     /// Loads without attaching. Sets `cfg_self_tgid` if the object has it, to exclude our own activity.
     pub(crate) fn load(object: Object, mut plan: Plan, host: &Host) -> Result<Self, LoadError> {
-        loader::hooks_exist(host, &plan)?;
-        if let Some(missing) = host.missing_privileges() {
-            return Err(LoadError::Privileges(missing));
-        }
+        can_load([&plan], host)?;
         let btf = host.btf().map_err(|reason| LoadError::Kernel(reason.to_owned()))?;
-        super::host::lift_memlock(host.version);
-        plan.set_if_there("cfg_self_tgid", &std::process::id());
-        let mut loaded = object.load(&mut plan, btf)?;
-        let counters = match loaded.take_map("counters") {
-            None => None,
-            Some(map) => Some(
-                PerCpuArray::try_from(map)
-                    .map_err(|error| LoadError::Refused { what: "map counters".into(), detail: chain(&error) })?,
-            ),
-        };
-        Ok(Self { object, loaded, programs: plan.programs, counters })
+        leave_out_ourselves(&mut plan);
+        let programs = Programs::load(object, &mut plan, btf)?;
+        Ok(Self::of(Share::whole(programs, &plan)))
     }
 
-    /// Attaches the plan's programs in its order.
+    /// Loads the programs of signals that share hooks; one of these for each.
+    pub(crate) fn load_together(group: &Group, members: &[Member], host: &Host) -> Result<Vec<Self>, LoadError> {
+        can_load(members.iter().map(|member| &member.plan), host)?;
+        let btf = host.btf().map_err(|reason| LoadError::Kernel(reason.to_owned()))?;
+        let mut plan = group.plan(members);
+        leave_out_ourselves(&mut plan);
+        let shares = group.load(&mut plan, members, btf)?;
+        Ok(shares.into_iter().map(Self::of).collect())
+    }
+
+    fn of(share: Share) -> Self {
+        Self { counters: share.counters(), share }
+    }
+
+    /// Attaches the plan's programs in its order, and those of the signals that they are shared with.
     pub(crate) fn attach(&mut self) -> Result<(), LoadError> {
-        self.loaded.attach(&self.programs)
+        self.share.attach()
     }
 
     /// Runs an iterator of the plan in the network namespace of the calling thread, and puts its output into `buffer`.
     pub(crate) fn iterate(&mut self, name: &str, buffer: &mut Vec<u8>) -> io::Result<()> {
         buffer.clear();
         faults::pass(name)?;
-        self.loaded.run_iterator(name, buffer)
+        self.share.with(|loaded| loaded.run_iterator(name, buffer))
     }
 
     /// As [`Self::iterate`], for output that may be very large: adds at most `room` bytes to `buffer`, and returns how many bytes did not
@@ -75,57 +95,56 @@ impl SummaryPrograms {
         ends: bool,
     ) -> io::Result<u64> {
         faults::pass(name)?;
-        self.loaded.run_iterator_into(name, buffer, room, ends)
+        self.share.with(|loaded| loaded.run_iterator_into(name, buffer, room, ends))
     }
 
-    /// Maps an array that may be (`BPF_F_MMAPABLE`). The `max_entries` of a `PER_CPU_BLOCK` the plan has set to [`possible_cpus`].
+    /// Maps an array that may be (`BPF_F_MMAPABLE`). The `max_entries` of a `PER_CPU_BLOCK` the plan has set to [`possible_cpus`](super::possible_cpus).
     pub(crate) fn mapped<T: FromBytes>(&mut self, name: &str) -> Result<MappedBlocks<T>, LoadError> {
-        let Some(Map::Array(map)) = self.loaded.take_map(name) else {
-            return Err(self.object.missing_map(name));
+        let Some(Map::Array(map)) = self.share.take_map(name) else {
+            return Err(self.share.missing_map(name));
         };
         MappedBlocks::map(map).map_err(|error| LoadError::Io("cannot map a summary", error))
     }
 
     /// Takes a hash map (`HASH` or `LRU_HASH`) of plain keys and values.
     pub(crate) fn hash<K, V>(&mut self, name: &str) -> Result<KernelHash<K, V>, LoadError> {
-        match self.loaded.take_map(name) {
+        match self.share.take_map(name) {
             Some(Map::HashMap(map) | Map::LruHashMap(map)) => KernelHash::new(name, map).ok_or(()),
             _ => Err(()),
         }
-        .map_err(|()| self.object.missing_map(name))
+        .map_err(|()| self.share.missing_map(name))
     }
 
     /// Tells the kernel side that a window began (window.h): maxima and the like start again.
     pub(crate) fn begin_window(&mut self, now_ns: u64) {
-        if let Some(mut window) = self.loaded.map_mut("window").and_then(|map| Array::<_, u64>::try_from(map).ok()) {
-            // Without it maxima are those since the load: nothing to stop for.
-            let _ = window.set(0, now_ns, 0);
-        }
+        let signal = self.share.signal();
+        self.share.with(|loaded| {
+            if let Some(mut window) = loaded.map_mut("window").and_then(|map| Array::<_, u64>::try_from(map).ok()) {
+                // Without it maxima are those since the load: nothing to stop for.
+                let _ = window.set(signal, now_ns, 0);
+            }
+        });
     }
 
     /// Sets the only element of an array that the kernel side reads.
     pub(crate) fn tell(&mut self, name: &str, value: u32) -> io::Result<()> {
-        let map =
-            self.loaded.map_mut(name).ok_or_else(|| io::Error::other(format!("no map {name}; the build is broken")))?;
-        let mut array = Array::<_, u32>::try_from(map).map_err(io::Error::other)?;
-        array.set(0, value, 0).map_err(io::Error::other)
+        self.share.with(|loaded| {
+            let map =
+                loaded.map_mut(name).ok_or_else(|| io::Error::other(format!("no map {name}; the build is broken")))?;
+            let mut array = Array::<_, u32>::try_from(map).map_err(io::Error::other)?;
+            array.set(0, value, 0).map_err(io::Error::other)
+        })
     }
 
     /// What the kernel side lost since it was loaded.
     pub(crate) fn loss(&self) -> SummaryLoss {
-        let mut loss = SummaryLoss { missed_runs: self.loaded.missed_runs(), ..SummaryLoss::default() };
-        for cpu in self.counters.iter().filter_map(|map| map.get(&0, 0).ok()).flat_map(|cpus| cpus.to_vec()) {
-            loss.overflow += cpu.overflow;
-            loss.untracked += cpu.untracked;
+        let mut loss = SummaryLoss { missed_runs: self.share.missed_runs(), ..SummaryLoss::default() };
+        if let Some(counters) = self.counters.as_ref().and_then(SignalCounters::read) {
+            loss.overflow = counters.overflow;
+            loss.untracked = counters.untracked;
         }
         loss
     }
-}
-
-/// How many CPUs this machine can ever have: the number of elements a `PER_CPU_BLOCK` (block.h) needs.
-pub(crate) fn possible_cpus() -> u32 {
-    let possible = aya::util::nr_cpus().unwrap_or_else(|_| std::thread::available_parallelism().map_or(1, usize::from));
-    u32::try_from(possible).unwrap_or(u32::MAX)
 }
 
 /// An array of blocks, mostly one for each CPU (`PER_CPU_BLOCK`, block.h), mapped: reading it takes no system call and stops no writer.

@@ -535,3 +535,13 @@ fn descriptors_sent_through_sockets() {
         }
     });
 }
+
+beside_all! {
+    opens_of_files
+    duplicates
+    sockets
+    things_behind_descriptors
+    ioctls_that_make_descriptors
+    closes_of_ranges
+    descriptors_sent_through_sockets
+}

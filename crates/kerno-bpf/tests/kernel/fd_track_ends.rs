@@ -531,3 +531,11 @@ again! { before_6_10, without "sched_prepare_exec":
     an_exec_in_a_busy_thread_group_is_exact
     calls_through_the_32_bit_table
 }
+
+beside_all! {
+    an_exec_closes_what_is_marked_and_a_failed_one_nothing
+    an_exec_in_a_busy_thread_group_is_exact
+    a_killed_group_of_threads_closes_everything_once
+    a_table_of_many_words_closes_whole
+    calls_through_the_32_bit_table
+}

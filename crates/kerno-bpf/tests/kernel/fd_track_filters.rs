@@ -87,3 +87,8 @@ fn this_process_is_left_out_unless_asked_for() {
         assert_eq!(mine.is_empty(), exclude_self);
     }
 }
+
+beside_all! {
+    filters_work_in_the_kernel
+    this_process_is_left_out_unless_asked_for
+}

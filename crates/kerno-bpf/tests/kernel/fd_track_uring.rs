@@ -248,3 +248,10 @@ again! { before_6_4, without "io_uring_submit_req":
     files
     descriptors_in_messages
 }
+
+beside_all! {
+    files
+    connections
+    descriptors_in_messages
+    without_its_hook_only_io_uring_is_missing
+}

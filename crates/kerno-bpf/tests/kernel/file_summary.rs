@@ -106,3 +106,8 @@ fn relative_names_in_different_folders_are_different_paths() {
     assert_eq!((process.opens, process.failed, process.repeated), (8, 4, 0));
     assert_eq!(process.last_failed_path, "no-such-name");
 }
+
+beside_all! {
+    opens_and_failures_of_a_process_are_exact
+    a_storm_on_few_paths_is_found_and_a_search_is_not
+}

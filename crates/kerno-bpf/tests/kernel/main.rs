@@ -15,6 +15,18 @@ macro_rules! again {
     };
 }
 
+/// Repeats tests of the module above with [`support::beside_all`], in a module of their own.
+macro_rules! beside_all {
+    ($($test:ident)+) => {
+        mod beside_all {
+            $(#[test]
+            fn $test() {
+                crate::support::beside_all(super::$test);
+            })+
+        }
+    };
+}
+
 mod support;
 
 mod block;
@@ -32,6 +44,7 @@ mod file_summary;
 mod fuse;
 mod hanging;
 mod histogram;
+mod hooks;
 mod in_flight;
 mod merging;
 mod oom_summary;

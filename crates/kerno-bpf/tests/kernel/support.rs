@@ -10,7 +10,10 @@ use std::sync::{Once, OnceLock};
 use std::time::{Duration, Instant};
 
 use kerno_bpf::engine::{Observer, ObserverOptions};
-use kerno_bpf::{Batch, CancelToken, Counters, Event, Filter, Handle, Host, Loader, Options, RawEventBuf};
+use kerno_bpf::probe::{Prepared, prepare_all};
+use kerno_bpf::{
+    Batch, CancelToken, Counters, Event, Filter, Handle, Host, LoadError, Loader, Options, RawEventBuf, signals,
+};
 use rustix::event::{PollFd, PollFlags};
 
 /// A forked child that waits until it is told to go, does its work and exits. Forked rather than started, so that the work is a
@@ -172,6 +175,29 @@ impl Drop for Child {
 }
 
 thread_local! {
+    /// Whether this test's signals are loaded beside all others, as users do it.
+    static BESIDE_ALL: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a signal has hooks in common with others.
+fn meets_others(signal: &str) -> bool {
+    ["syscall_latency", "fd_track", "file_audit", "tcp_monitor"].contains(&signal)
+}
+
+/// Runs a test with its signals beside all others, with which they share programs then.
+pub fn beside_all(test: impl FnOnce()) {
+    struct AsBefore;
+    impl Drop for AsBefore {
+        fn drop(&mut self) {
+            BESIDE_ALL.set(false);
+        }
+    }
+    BESIDE_ALL.set(true);
+    let _as_before = AsBefore;
+    test();
+}
+
+thread_local! {
     /// What this test loads for, where that is not simply this machine.
     static HOST: RefCell<Option<Host>> = const { RefCell::new(None) };
 }
@@ -196,7 +222,7 @@ pub fn without(hooks: &[&'static str], test: impl FnOnce()) {
 
 /// An observer of these signals.
 pub fn observer(signals: &[&str]) -> Observer {
-    let signals = signals.iter().map(|name| (*name).to_owned()).collect();
+    let signals = signals.iter().filter(|_| !BESIDE_ALL.get()).map(|name| (*name).to_owned()).collect();
     let options = ObserverOptions { signals, ..ObserverOptions::default() };
     let host = HOST.with_borrow(Clone::clone).unwrap_or_else(Host::detect);
     Observer::start_on(options, host).expect("the observer starts")
@@ -287,11 +313,16 @@ pub fn allowed_cpus() -> Vec<usize> {
 
 /// Pins the calling thread (and what it creates) to one CPU.
 pub fn pin(cpu: usize) {
+    pin_task(0, cpu);
+}
+
+/// Pins a thread, 0 for the calling one, to one CPU.
+pub fn pin_task(tid: libc::pid_t, cpu: usize) {
     // SAFETY: the set is initialised and of the size given.
     unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
         libc::CPU_SET(cpu, &mut set);
-        assert_eq!(libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set), 0);
+        assert_eq!(libc::sched_setaffinity(tid, size_of::<libc::cpu_set_t>(), &raw const set), 0);
     }
 }
 
@@ -315,6 +346,8 @@ pub fn pid(pid: u32) -> Filter {
 pub struct Run<L> {
     pub loader: L,
     pub handle: Handle,
+    /// The other signals, where the test is to be [`beside_all`] of them.
+    pub _others: Vec<Handle>,
 }
 
 impl<L: Loader> Run<L> {
@@ -323,8 +356,32 @@ impl<L: Loader> Run<L> {
         if let Some(host) = HOST.with_borrow(Clone::clone) {
             loader.set_host(host);
         }
+        if BESIDE_ALL.get() {
+            return Self::beside_all(loader);
+        }
         let handle = loader.load().unwrap_or_else(|error| panic!("cannot load {}: {}", loader.name(), error.reason()));
-        Self { loader, handle }
+        Self { loader, handle, _others: Vec::new() }
+    }
+
+    /// Those that it can meet on a hook. They have no filter, so that all have to do with what the test does. Nobody reads what they
+    /// tell.
+    fn beside_all(mut loader: L) -> Self {
+        let others = signals::ALL.iter().filter(|signal| signal.name != loader.name() && meets_others(signal.name));
+        let mut others: Vec<_> = others.map(|signal| (signal.loader)(Options::default())).collect();
+        if let Some(host) = HOST.with_borrow(Clone::clone) {
+            others.iter_mut().for_each(|other| other.set_host(host.clone()));
+        }
+        let name = loader.name();
+        let first = std::iter::once(&mut loader as &mut dyn Loader);
+        let others = others.iter_mut().map(|other| &mut **other as &mut dyn Loader);
+        let prepared = prepare_all(first.chain(others)).into_iter();
+        let attach = |prepared: Result<Prepared, LoadError>| prepared.and_then(Prepared::attach);
+        let mut handles = prepared.map(|signal| {
+            attach(signal).unwrap_or_else(|error| panic!("cannot load {name} beside all others: {}", error.reason()))
+        });
+        let handle = handles.next().unwrap();
+        let others = handles.collect();
+        Self { loader, handle, _others: others }
     }
 
     /// Detaches, reads everything, checks that nothing was lost and that the accounting is exact.

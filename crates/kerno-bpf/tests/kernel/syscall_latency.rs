@@ -375,3 +375,15 @@ fn own_calls_are_left_out_unless_asked_for() {
         assert_eq!(events.len(), expected);
     }
 }
+
+beside_all! {
+    known_calls_with_known_results_are_all_seen_with_every_field_right
+    a_start_that_an_earlier_call_left_is_no_other_calls
+    errors_and_addresses_survive
+    calls_through_the_32_bit_table_are_told_apart
+    a_thread_that_ends_inside_a_call_leaves_no_wrong_pairing
+    exec_from_a_second_thread_is_one_call_of_the_process
+    filters_let_through_just_what_they_say
+    a_cgroup_filter_includes_groups_made_below_it_later
+    own_calls_are_left_out_unless_asked_for
+}

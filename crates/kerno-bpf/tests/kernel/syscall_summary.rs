@@ -7,7 +7,7 @@ use kerno_bpf::engine::Observer;
 use kerno_model::ErrnoCount;
 use kerno_model::SyscallSummary;
 
-use crate::support::{self, Child, Link, compare, monotonic_ns};
+use crate::support::{self, Child, Link, allowed_cpus, compare, monotonic_ns, pin, pin_task, preempts_programs};
 
 fn observer() -> Observer {
     support::observer(&["syscall_latency"])
@@ -235,4 +235,65 @@ fn a_slow_open_of_a_file_is_an_offence_with_its_duration() {
     assert!(offender.max_ns >= 100_000_000 && offender.slow_total_ns >= offender.max_ns, "{offender:?}");
     let exemplar = offender.exemplars.iter().find(|exemplar| exemplar.latency_ns == offender.max_ns).unwrap();
     assert!(exemplar.ret >= 0 && exemplar.tid == pid);
+}
+
+/// The kernel gives the stack of a thread that has ended to a new one, whose registers then lie where the other's did; and the thread
+/// that calls exec gets the id of the first one, and keeps its stack. Neither may be taken for who it was.
+#[test]
+fn a_thread_is_not_taken_for_another_that_had_its_stack() {
+    const THREADS: usize = 150;
+    let cpus = allowed_cpus();
+    let (first, last) = (cpus[0], cpus[cpus.len() - 1]);
+    /// A call that nobody else makes: it ends when the signal comes.
+    fn wait_for(signal: libc::c_int) {
+        let set = 1u64 << (signal - 1);
+        // SAFETY: a set of signals, no place for what comes, and no timeout.
+        unsafe {
+            libc::syscall(libc::SYS_rt_sigtimedwait, &raw const set, 0, 0, size_of::<u64>());
+        }
+    }
+    let (_, summary) = observe(|_| {
+        pin(last);
+        // SAFETY: blocks a signal in this thread and those that it makes.
+        unsafe {
+            let mut set = std::mem::zeroed();
+            libc::sigaddset(&raw mut set, libc::SIGUSR1);
+            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+        }
+        for _ in 0..THREADS {
+            let (tell, hear) = std::sync::mpsc::channel();
+            let thread = std::thread::spawn(move || {
+                pin(first);
+                // SAFETY: no arguments.
+                tell.send(unsafe { libc::gettid() }).unwrap();
+                // Begins on the CPU on which the thread before made its last call, and ends on another.
+                wait_for(libc::SIGUSR1);
+            });
+            let tid = hear.recv().unwrap();
+            std::thread::sleep(Duration::from_millis(1));
+            pin_task(tid, last);
+            // SAFETY: a thread that waits for it.
+            unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, libc::SIGUSR1) };
+            thread.join().unwrap();
+            // Its stack is free a moment after its end.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+    let stat = summary.by_name("rt_sigtimedwait").find(|stat| !stat.compat).unwrap();
+    // Where programs are preempted, some runs are skipped.
+    let fewest = if preempts_programs() { THREADS as u64 * 9 / 10 } else { THREADS as u64 };
+    assert!((fewest..=THREADS as u64).contains(&stat.calls), "{} of {THREADS} calls", stat.calls);
+    assert_eq!(stat.latency.count(), stat.calls);
+    let longest = stat.latency.max().unwrap();
+    assert!(longest < 1_000_000_000, "none lasts from an earlier thread's call on: {longest} ns");
+}
+
+beside_all! {
+    every_call_is_counted_once_and_has_its_duration
+    windows_follow_each_other_without_gap_or_overlap
+    calls_through_the_32_bit_table_are_told_apart
+    errors_are_exact_by_call_and_process_and_normal_life_is_left_out
+    syncs_are_counted_with_the_time_they_took
+    a_thread_is_not_taken_for_another_that_had_its_stack
+    a_slow_open_of_a_file_is_an_offence_with_its_duration
 }

@@ -5,6 +5,7 @@ mod instructions;
 mod missing;
 mod reach;
 mod relocations;
+mod stack;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
@@ -15,7 +16,7 @@ use aya_obj::generated::bpf_insn;
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 
 use super::btf::describe::{kind_name, without_flavour};
-use super::{Hook, Host, Object, Plan, loader};
+use super::{Group, Hook, Host, Member, Object, Plan};
 use kerno_model::KernelVersion;
 use missing::{MISSING, VALUES};
 use reach::{Knobs, Program, Reached};
@@ -92,6 +93,27 @@ pub(super) fn committed_objects() -> impl Iterator<Item = Vec<u8>> {
 }
 
 fn plans(host: &Host) -> Vec<(Object, Plan)> {
+    let mut plans = plans_alone(host);
+    plans.extend(GROUPS.map(|group| (group.object, group.plan(&members(group, host)))));
+    plans
+}
+
+/// The signals that are loaded together where several are asked for.
+static GROUPS: [&Group; 2] = [&crate::calls::EVENTS, &crate::calls::summaries::SUMMARIES];
+
+/// All signals of a group as they would be loaded one by one.
+fn members(group: &Group, host: &Host) -> Vec<Member> {
+    let suffix = if group.object.name.ends_with("_summary") { "_summary" } else { "" };
+    let alone = plans_alone(host);
+    let plan = |name: &&str| {
+        let plan = alone.iter().find(|(object, _)| object.name == format!("{name}{suffix}"));
+        plan.map(|(_, plan)| plan.clone()).unwrap()
+    };
+    group.signals.iter().map(plan).enumerate().map(|(number, plan)| Member { number, plan }).collect()
+}
+
+/// What is loaded of each signal where it is asked for alone.
+fn plans_alone(host: &Host) -> Vec<(Object, Plan)> {
     use crate::signals::{self, disk_io, file_audit, oom_track, sched_delay, syscall_latency, tcp_monitor};
     let mut plans = signals::hook_plans(host);
     plans.extend([
@@ -421,7 +443,7 @@ fn every_planned_hook_is_there_with_the_arguments_that_are_read() {
     let mut typed = 0;
     for kernel in KERNELS.iter() {
         for (object, plan) in &kernel.plans {
-            if let Err(error) = loader::hooks_exist(&kernel.host, plan) {
+            if let Err(error) = plan.hooks_exist(&kernel.host) {
                 failures.insert(format!("{}: {error}", object.name));
             }
         }
@@ -461,6 +483,62 @@ fn every_planned_hook_is_there_with_the_arguments_that_are_read() {
     }
     assert_none(&failures);
     assert!(typed > 100, "only {typed} uses of arguments");
+}
+
+/// Each signal relies on an order of its own: what takes up a beginning is there before what begins.
+#[test]
+fn signals_that_share_hooks_have_one_program_a_hook_in_an_order_that_is_each_ones() {
+    let running = Host::detect();
+    let lacks = running.clone().without("inet_csk_accept");
+    let mut shared = BTreeSet::new();
+    for host in KERNELS.iter().map(|kernel| &kernel.host).chain([&running, &lacks]) {
+        for group in GROUPS {
+            let members = members(group, host);
+            // Each subset, as users ask for them.
+            for chosen in 1..1u32 << members.len() {
+                let chosen: Vec<_> =
+                    members.iter().filter(|member| chosen >> member.number & 1 == 1).cloned().collect();
+                let plan = group.plan(&chosen);
+                let place = |hook: &Hook| plan.programs.iter().position(|(_, other)| other == hook);
+                let hooks: Vec<_> = plan.programs.iter().map(|(_, hook)| hook.display()).collect();
+                assert_eq!(hooks.iter().collect::<BTreeSet<_>>().len(), hooks.len(), "{hooks:?}");
+                for Member { number, plan: alone } in &chosen {
+                    let places: Vec<_> = alone.programs.iter().map(|(_, hook)| place(hook).unwrap()).collect();
+                    assert!(places.is_sorted(), "{}: {:?} in {hooks:?}", group.signals[*number], alone.programs);
+                    // What may come to serve a refused program stands where that one would.
+                    for (refused, (_, hook)) in &alone.substitutes {
+                        let at = alone.programs.iter().position(|(name, _)| name == refused).unwrap();
+                        let before = places[..at].iter().max().copied();
+                        assert!(
+                            place(hook).is_none_or(|place| before.is_none_or(|before| before < place)),
+                            "{hooks:?}"
+                        );
+                    }
+                }
+                for hook in &hooks {
+                    let users = chosen
+                        .iter()
+                        .filter(|member| member.plan.programs.iter().any(|(_, other)| other.display() == *hook));
+                    if users.count() > 1 {
+                        shared.insert((group.object.name, hook.clone()));
+                    }
+                }
+            }
+        }
+    }
+    let shared: Vec<_> = shared.iter().map(|(object, hook)| format!("{object} {hook}")).collect();
+    assert_eq!(
+        shared,
+        [
+            "calls tp_btf/io_uring_complete",
+            "calls tp_btf/sched_process_exec",
+            "calls tp_btf/sched_process_exit",
+            "calls tp_btf/sys_enter",
+            "calls tp_btf/sys_exit",
+            "calls_summary tp_btf/sched_process_exit",
+            "calls_summary tp_btf/sys_exit",
+        ]
+    );
 }
 
 #[test]

@@ -40,9 +40,9 @@ static __always_inline void request_done(const struct pending *pending, __u64 qu
 {
 	struct disk_event *event;
 
-	if (queue_ns + latency_ns < cfg_min_latency_ns)
+	if (queue_ns + latency_ns < cfg_min_latency_ns[SIGNAL])
 		return;
-	if (cfg_errors_only && !pending->error)
+	if (cfg_errors_only[SIGNAL] && !pending->error)
 		return;
 	event = event_reserve(struct disk_event);
 	if (!event)

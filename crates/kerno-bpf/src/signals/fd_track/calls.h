@@ -62,7 +62,7 @@ struct pending {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, PENDING_SLOTS);
+	__uint(max_entries, 1); /* the loader sets it to PENDING_SLOTS */
 	__type(key, __u32);
 	__type(value, struct pending);
 } pending SEC(".maps");

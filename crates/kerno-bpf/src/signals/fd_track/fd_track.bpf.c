@@ -47,7 +47,7 @@ struct dead_table {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 1024);
+	__uint(max_entries, 1); /* the loader sets it */
 	__type(key, struct dead_table);
 	__type(value, __u8);
 } dead_tables SEC(".maps");
@@ -117,17 +117,16 @@ static __always_inline void exec_forget(void)
 	bpf_map_delete_elem(&execs, &tgid);
 }
 
-SEC("tp_btf/sys_enter")
-int BPF_PROG(on_sys_enter, struct pt_regs *regs, long nr)
+static __always_inline void fd_track_sys_enter(struct pt_regs *regs, long nr)
 {
 	bool compat = false;
 	__u32 kind = call_kind(nr, &compat);
 
 	if (kind != CALL_DUP2 && kind != CALL_IOCTL && kind != CALL_CLOSE_RANGE &&
 	    !(kind == CALL_EXEC && cfg_exec_at_entry))
-		return 0;
+		return;
 	if (!current_passes(bpf_get_current_pid_tgid()))
-		return 0;
+		return;
 	if (kind == CALL_DUP2)
 		dup2_begins(syscall_arg(regs, 0, compat), syscall_arg(regs, 1, compat));
 	else if (kind == CALL_IOCTL)
@@ -137,41 +136,38 @@ int BPF_PROG(on_sys_enter, struct pt_regs *regs, long nr)
 				   syscall_arg(regs, 2, compat), HOW(OP_CLOSE, SOURCE_SYSCALL, compat), nr);
 	else if (cfg_exec)
 		exec_begins(current_task());
-	return 0;
 }
 
-SEC("tp_btf/sys_exit")
-int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
+static __always_inline void fd_track_sys_exit(struct pt_regs *regs, long ret)
 {
 	long nr = syscall_nr(regs);
 	struct arguments args = { .regs = regs };
 	__u32 kind = call_kind(nr, &args.compat);
 
 	if (!kind || kind == CALL_CLOSE_RANGE)
-		return 0;
+		return;
 	if (kind == CALL_EXEC) {
 		if (cfg_exec_at_entry && ret < 0)
 			exec_forget();
-		return 0;
+		return;
 	}
 	/* Whatever else close() returns, interrupted or failed to write: the descriptor is gone. */
 	if (kind == CALL_CLOSE ? ret == -EBADF : ret < 0) {
 		if (kind == CALL_IOCTL || kind == CALL_DUP2)
 			remembered(); /* frees the slot */
-		return 0;
+		return;
 	}
 	if (!current_passes(bpf_get_current_pid_tgid()))
-		return 0;
+		return;
 	if (kind == CALL_CLOSE) {
 		emit_fd(syscall_arg(regs, 0, args.compat), HOW(OP_CLOSE, SOURCE_SYSCALL, args.compat), nr, 0);
-		return 0;
+		return;
 	}
 	if (kind == CALL_SOCKETCALL) {
 		kind = socketcall_kind(syscall_arg(regs, 0, args.compat));
 		args.memory = syscall_arg(regs, 1, args.compat);
 	}
 	call_ended(kind, &args, ret, nr);
-	return 0;
 }
 
 /* Linux 6.10 (c82389947d90): an exec that can no longer fail without killing the process. */
@@ -204,14 +200,13 @@ __noinline int emit_exec_part(__u32 from)
 	return 0;
 }
 
-SEC("tp_btf/sched_process_exec")
-int BPF_PROG(on_sched_process_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
+static __always_inline void fd_track_sched_process_exec(const struct linux_binprm *bprm)
 {
 	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
 	struct exec_fds *exec = bpf_map_lookup_elem(&execs, &tgid);
 
 	if (!exec)
-		return 0;
+		return;
 	for (__u32 from = 0; from < EXEC_WORDS; from += PART_WORDS) {
 		if (from >= exec->words)
 			break;
@@ -221,7 +216,6 @@ int BPF_PROG(on_sched_process_exec, struct task_struct *task, int old_pid, struc
 	/* binfmt_misc with flag O hands the interpreter its file open. */
 	if (bpf_core_field_exists(bprm->have_execfd) && BPF_CORE_READ_BITFIELD_PROBED(bprm, have_execfd))
 		emit_fd(BPF_CORE_READ(bprm, execfd), HOW(OP_OPEN, SOURCE_EXEC, 0), -1, 0);
-	return 0;
 }
 
 /*
@@ -249,8 +243,7 @@ static __always_inline bool last_user(const struct task_struct *task, const stru
 	return !bpf_map_update_elem(&dead_tables, &key, &told, BPF_NOEXIST);
 }
 
-SEC("tp_btf/sched_process_exit")
-int BPF_PROG(on_sched_process_exit, struct task_struct *task)
+static __always_inline void fd_track_sched_process_exit(const struct task_struct *task)
 {
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
 	struct pending *slot = pending_slot(pid_tgid);
@@ -261,19 +254,62 @@ int BPF_PROG(on_sched_process_exit, struct task_struct *task)
 	if (slot && slot->tid == (__u32)pid_tgid)
 		slot->tid = 0;
 	if (!table_of(&table, task))
-		return 0;
+		return;
 	exec = bpf_map_lookup_elem(&execs, &tgid);
 	if (exec && BPF_CORE_READ(task, signal, live.counter) > 0) {
 		/* Another thread's exec ends this one, which may have changed the table since the snapshot. */
 		if (exec->files == (__u64)table.files)
 			exec_snapshot(task, exec);
-		return 0;
+		return;
 	}
 	if (exec)
 		exec_forget();
 	if (cfg_exit && current_passes(bpf_get_current_pid_tgid()) && last_user(task, &table))
 		emit_open(0, ~0u, HOW(OP_CLOSE, SOURCE_EXIT, 0), -1);
+}
+
+#if SIGNALS == 1
+SEC("tp_btf/sys_enter")
+int BPF_PROG(on_sys_enter, struct pt_regs *regs, long nr)
+{
+	fd_track_sys_enter(regs, nr);
+	return 0;
+}
+
+SEC("tp_btf/sys_exit")
+int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
+{
+	fd_track_sys_exit(regs, ret);
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(on_sched_process_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
+{
+	fd_track_sched_process_exec(bprm);
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(on_sched_process_exit, struct task_struct *task)
+{
+	fd_track_sched_process_exit(task);
+	return 0;
+}
+
+SEC("tp_btf/io_uring_complete")
+int BPF_PROG(on_io_uring_complete, void *ring, struct io_kiocb *request, struct io_uring_cqe *entry)
+{
+	fd_track_io_uring_complete(ring, request, entry);
+	return 0;
+}
+
+SEC("tp_btf/io_uring_complete")
+int BPF_PROG(on_io_uring_complete_in_pieces, void *ring, struct io_kiocb *request, __u64 user_data, int result)
+{
+	fd_track_io_uring_complete_in_pieces(ring, request, user_data, result);
 	return 0;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
+#endif

@@ -1,6 +1,7 @@
 use crate::EventType;
+use crate::calls;
 use crate::event::syscall_names;
-use crate::probe::{FilterKind, Hook, Host, LoadError, Options, Plan, Signal, SignalLoader};
+use crate::probe::{FilterKind, Group, Hook, Host, LoadError, Options, Plan, Signal, SignalLoader};
 
 /// Loads `fd_track`: [`FdEvent`](crate::FdEvent)s.
 pub type FdTrackLoader = SignalLoader<FdTrack>;
@@ -66,6 +67,10 @@ const CALLS: &[(u8, &[&str])] = &[
     (20, &["socketcall"]),
 ];
 
+/// How many elements its maps have: threads in `dup2` and `ioctl` (`PENDING_SLOTS` in calls.h), execs between their snapshot and
+/// their end, processes that end and requests that accept again and again, of each at once.
+const MAPS: [(&str, u32); 4] = [("pending", 1 << 16), ("execs", 64), ("dead_tables", 1024), ("accepting", 1024)];
+
 /// Which part of a call's name list decides whether a source other than a call is asked for.
 const SOURCES: [(&str, &[&str]); 3] = [
     ("cfg_exec", &["execve", "execveat"]),
@@ -77,6 +82,7 @@ impl Signal for FdTrack {
     const NAME: &'static str = "fd_track";
     const TYPE: EventType = EventType::FdTrack;
     const OBJECT: &'static [u8] = aya::include_bytes_aligned!("../../../objects/fd_track.bpf.o");
+    const GROUP: Option<&'static Group> = Some(&calls::EVENTS);
     const FILTERS: &'static [FilterKind] =
         &[FilterKind::Pids, FilterKind::Comms, FilterKind::Uids, FilterKind::Cgroups, FilterKind::Syscalls];
 
@@ -107,6 +113,7 @@ impl Signal for FdTrack {
     }
 
     fn knobs(options: &Options, plan: &mut Plan) -> Result<(), LoadError> {
+        plan.map_entries.extend(MAPS);
         let asked = &options.filter.syscalls;
         for name in asked {
             syscall_names::numbers_asked_for(name)?;

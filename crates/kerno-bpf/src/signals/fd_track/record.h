@@ -51,7 +51,7 @@ struct exec_fds {
 /* As many execs at once as have passed their snapshot and not yet their end; a full map is counted. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 64);
+	__uint(max_entries, 1); /* the loader sets it */
 	__type(key, __u32);
 	__type(value, struct exec_fds);
 } execs SEC(".maps");

@@ -23,16 +23,7 @@ struct io_uring_cqe {
 	__s32 res;
 } CORE;
 
-struct io_ring_ctx {
-	unsigned int compat : 1; /* still in 6.18 */
-	unsigned int int_flags; /* in 7.3 */
-} CORE;
-
-/* What a request is about lies at its beginning (since 6.0); a file_slot is a place in the ring's own table. */
-struct io_open {
-	__u32 file_slot;
-} CORE;
-
+/* What a request is about lies at its beginning (since 6.0), as in struct io_open. */
 struct io_accept {
 	int iou_flags; /* since 6.3 */
 	__u32 file_slot;
@@ -64,7 +55,7 @@ struct accepting {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 1024);
+	__uint(max_entries, 1); /* the loader sets it */
 	__type(key, struct accepting);
 	__type(value, __u8);
 } accepting SEC(".maps");
@@ -164,29 +155,27 @@ static __always_inline void completed_without_request(void *ring, __u64 user_dat
 		emit_fd(result, HOW(OP_OPEN, SOURCE_IO_URING, 0), -1, 0);
 }
 
-SEC("tp_btf/io_uring_complete")
-int BPF_PROG(on_io_uring_complete, void *ring, struct io_kiocb *request, struct io_uring_cqe *entry)
+static __always_inline void fd_track_io_uring_complete(void *ring, const struct io_kiocb *request,
+						      const struct io_uring_cqe *entry)
 {
 	if (!cfg_io_uring)
-		return 0;
+		return;
 	if (request)
 		request_completed(request, BPF_CORE_READ(entry, res));
 	else
 		completed_without_request(ring, BPF_CORE_READ(entry, user_data), BPF_CORE_READ(entry, res));
-	return 0;
 }
 
 /* Older kernels hand over the completion in pieces (told by the number of arguments). */
-SEC("tp_btf/io_uring_complete")
-int BPF_PROG(on_io_uring_complete_in_pieces, void *ring, struct io_kiocb *request, __u64 user_data, int result)
+static __always_inline void fd_track_io_uring_complete_in_pieces(void *ring, const struct io_kiocb *request, __u64 user_data,
+								 int result)
 {
 	if (!cfg_io_uring)
-		return 0;
+		return;
 	if (request)
 		request_completed(request, result);
 	else
 		completed_without_request(ring, user_data, result);
-	return 0;
 }
 
 /* Linux 6.4 (2ad57931db64); before, another tracepoint with more arguments was there. */

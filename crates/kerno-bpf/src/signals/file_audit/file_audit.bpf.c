@@ -76,39 +76,12 @@ struct fs_struct {
 	struct path pwd;
 } CORE;
 
-struct io_rsrc_node {
-	unsigned long file_ptr; /* 6.13; flags in the lowest bits */
-} CORE;
-
-struct io_rsrc_data {
-	struct io_rsrc_node **nodes; /* 6.13 */
-	unsigned int nr;
-} CORE;
-
-struct io_file_table {
-	struct io_rsrc_data data;
-} CORE;
-
-struct io_ring_ctx {
-	struct io_file_table file_table;
-} CORE;
-
 /* uapi/linux/openat2.h */
 struct open_how {
 	__u64 flags;
 	__u64 mode;
 	__u64 resolve;
 };
-
-struct open_how___kernel {
-	__u64 flags;
-	__u64 mode;
-} CORE;
-
-struct io_open {
-	__u32 file_slot;
-	struct open_how___kernel how;
-} CORE;
 
 /* One open, whichever way it was made. */
 struct open_request {
@@ -296,27 +269,11 @@ static __always_inline __u32 true_access(const struct file *file, __u32 flags)
 	return mode ? (flags & ~O_ACCMODE) | (mode - 1) : flags;
 }
 
-SEC("tp_btf/sys_exit")
-int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
+/* An open that passed the filters. */
+RARE_PATH void report_call(const struct pt_regs *regs, long ret, __u32 nr, __u32 class, bool compat)
 {
-	__u32 nr = (__u32)syscall_nr(regs) & ~X32_SYSCALL_BIT;
 	struct open_request req = { .dirfd = AT_FDCWD, .via = VIA_SYSCALL };
 	struct open_how how = {};
-	__u8 class;
-	bool compat;
-
-	OPAQUE(nr);
-	if (nr >= MAX_SYSCALLS)
-		return 0;
-	class = cfg_classes[nr];
-	if (!class)
-		return 0;
-	if (cfg_errors_only && !call_failed(ret))
-		return 0;
-	compat = in_compat_syscall();
-	class = compat ? class >> 4 : class & 15;
-	if (!class || !current_passes(bpf_get_current_pid_tgid()))
-		return 0;
 
 	req.task = current_task();
 	req.ret = ret;
@@ -353,7 +310,26 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 		req.flags = syscall_arg(regs, 2, compat);
 	}
 	report(&req, 0);
-	return 0;
+}
+
+static __always_inline void file_audit_sys_exit(struct pt_regs *regs, long ret)
+{
+	__u32 nr = (__u32)syscall_nr(regs) & ~X32_SYSCALL_BIT;
+	__u8 class;
+	bool compat;
+
+	OPAQUE(nr);
+	if (nr >= MAX_SYSCALLS)
+		return;
+	class = cfg_classes[nr];
+	if (!class)
+		return;
+	if (cfg_errors_only[SIGNAL] && !call_failed(ret))
+		return;
+	compat = in_compat_syscall();
+	class = compat ? class >> 4 : class & 15;
+	if (class && current_passes(bpf_get_current_pid_tgid()))
+		report_call(regs, ret, nr, class, compat);
 }
 
 /* A file that went into the ring's own table instead of the process's. */
@@ -369,8 +345,7 @@ static __always_inline const struct file *direct_file(const struct io_ring_ctx *
 }
 
 /* The second argument is the request in every kernel that has io_kiocb.cmd; later arguments differ. */
-SEC("tp_btf/io_uring_complete")
-int BPF_PROG(on_io_uring_complete, void *ring, const struct io_kiocb *io)
+static __always_inline void file_audit_io_uring_complete(const struct io_kiocb *io)
 {
 	struct open_request req = { .dirfd = AT_FDCWD, .via = VIA_IO_URING };
 	const struct task_struct *task;
@@ -379,17 +354,17 @@ int BPF_PROG(on_io_uring_complete, void *ring, const struct io_kiocb *io)
 	__u8 opcode;
 
 	if (!io) /* a completion without a request */
-		return 0;
+		return;
 	opcode = BPF_CORE_READ(io, opcode);
 	if (opcode != IORING_OP_OPENAT && opcode != IORING_OP_OPENAT2)
-		return 0;
+		return;
 	req.ret = BPF_CORE_READ(io, cqe.res);
-	if (cfg_errors_only && !call_failed(req.ret))
-		return 0;
+	if (cfg_errors_only[SIGNAL] && !call_failed(req.ret))
+		return;
 	/* The task that asked, not the worker that may have done it. */
 	task = uring_submitter(io);
 	if (!task || !task_passes(task, BPF_CORE_READ(task, tgid)))
-		return 0;
+		return;
 
 	req.task = task;
 	open = (const void *)io + bpf_core_field_offset(struct io_kiocb, cmd);
@@ -411,7 +386,22 @@ int BPF_PROG(on_io_uring_complete, void *ring, const struct io_kiocb *io)
 		req.file = file_of(task, req.ret);
 	}
 	report(&req, 1);
+}
+
+#if SIGNALS == 1
+SEC("tp_btf/sys_exit")
+int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
+{
+	file_audit_sys_exit(regs, ret);
+	return 0;
+}
+
+SEC("tp_btf/io_uring_complete")
+int BPF_PROG(on_io_uring_complete, void *ring, const struct io_kiocb *io)
+{
+	file_audit_io_uring_complete(io);
 	return 0;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
+#endif

@@ -13,6 +13,7 @@
 #include "event.h"
 #include "block.h"
 #include "counters.h"
+#include "self.h"
 #include "window.h"
 #include "opens.h"
 
@@ -21,8 +22,6 @@
 /* A process that ends with fewer than these has no place in the summary, and would only fill the map. */
 #define NOTABLE_OPENS 256
 #define NOTABLE_FAILURES 16
-
-const volatile __u32 cfg_self_tgid = 0;
 
 struct opens {
 	__u64 opens;
@@ -179,7 +178,7 @@ static __always_inline void count_failure(struct opener *opener, __u32 error, __
 	opener->last_error = error;
 }
 
-static __always_inline void count_error(struct opens *block, __u32 error)
+static __always_inline void count_open_error(struct opens *block, __u32 error)
 {
 	if (error >= MAX_COUNTED_ERRORS)
 		error = 0;
@@ -189,8 +188,7 @@ static __always_inline void count_error(struct opens *block, __u32 error)
 		block->errors[error]++;
 }
 
-SEC("tp_btf/sys_exit")
-int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
+static __always_inline void file_audit_sys_exit(struct pt_regs *regs, long ret)
 {
 	__u32 nr = (__u32)syscall_nr(regs) & ~X32_SYSCALL_BIT, cpu, error, pid;
 	const struct task_struct *task = NULL;
@@ -202,10 +200,10 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 
 	OPAQUE(nr);
 	if (nr >= MAX_SYSCALLS)
-		return 0;
+		return;
 	class = cfg_classes[nr];
 	if (!class)
-		return 0;
+		return;
 	if (LOOKS_INTO_TASK) {
 		task = bpf_get_current_task_btf();
 		compat = task_in_compat_syscall(task);
@@ -216,10 +214,10 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 	}
 	class = compat ? class >> 4 : class & 15;
 	if (!class || (cfg_self_tgid && pid == cfg_self_tgid))
-		return 0;
+		return;
 	/* Cut short by a signal: made again, or counted as the EINTR that it becomes by nobody. */
 	if (ret < 0 && !call_failed(ret))
-		return 0;
+		return;
 	error = ret < 0 ? -ret : 0;
 
 	cpu = bpf_get_smp_processor_id();
@@ -227,39 +225,53 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 	if (block) {
 		block->opens++;
 		if (error)
-			count_error(block, error);
+			count_open_error(block, error);
 	}
 	opener = opener_of(pid);
 	if (!opener)
-		return 0;
+		return;
 	__sync_fetch_and_add(&opener->opens, 1);
 	if (LOOKS_INTO_TASK)
 		comm_of(opener->comm, task);
 	else
 		bpf_get_current_comm(opener->comm, sizeof(opener->comm));
 	if (!error)
-		return 0;
+		return;
 	user_path = 0;
 	if (class == CLASS_OPEN || class == CLASS_CREAT)
 		user_path = syscall_arg(regs, 0, compat);
 	else if (class != CLASS_BY_HANDLE)
 		user_path = syscall_arg(regs, 1, compat);
 	count_failure(opener, error, user_path, class >= CLASS_OPENAT ? syscall_arg(regs, 0, compat) : 0);
+}
+
+/* Forgets processes that did little. */
+static __always_inline void file_audit_sched_process_exit(const struct task_struct *task)
+{
+	__u32 pid = task->tgid;
+	struct opener *opener;
+
+	if (task->pid != task->tgid)
+		return;
+	opener = bpf_map_lookup_elem(&openers, &pid);
+	if (opener && opener->opens < NOTABLE_OPENS && opener->failed < NOTABLE_FAILURES)
+		bpf_map_delete_elem(&openers, &pid);
+}
+
+#if SIGNALS == 1
+SEC("tp_btf/sys_exit")
+int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
+{
+	file_audit_sys_exit(regs, ret);
 	return 0;
 }
 
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(on_sched_process_exit, struct task_struct *task)
 {
-	__u32 pid = task->tgid;
-	struct opener *opener;
-
-	if (task->pid != task->tgid)
-		return 0;
-	opener = bpf_map_lookup_elem(&openers, &pid);
-	if (opener && opener->opens < NOTABLE_OPENS && opener->failed < NOTABLE_FAILURES)
-		bpf_map_delete_elem(&openers, &pid);
+	file_audit_sched_process_exit(task);
 	return 0;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
+#endif

@@ -4,8 +4,9 @@ use std::path::Path;
 use zerocopy::IntoBytes;
 
 use crate::EventType;
+use crate::calls;
 use crate::event::{MAX_FILENAME_LEN, syscall_names};
-use crate::probe::{FilterKind, Hook, Host, LoadError, Options, Plan, Signal, SignalLoader};
+use crate::probe::{FilterKind, Group, Hook, Host, LoadError, Options, Plan, Signal, SignalLoader};
 
 /// Loads `file_audit`: [`FileEvent`](crate::FileEvent)s.
 pub type FileAuditLoader = SignalLoader<FileAudit>;
@@ -21,6 +22,7 @@ impl Signal for FileAudit {
     const NAME: &'static str = "file_audit";
     const TYPE: EventType = EventType::FileAudit;
     const OBJECT: &'static [u8] = aya::include_bytes_aligned!("../../../objects/file_audit.bpf.o");
+    const GROUP: Option<&'static Group> = Some(&calls::EVENTS);
     const FILTERS: &'static [FilterKind] = &[
         FilterKind::Pids,
         FilterKind::Comms,
@@ -31,11 +33,11 @@ impl Signal for FileAudit {
     ];
 
     fn hooks(host: &Host, plan: &mut Plan) -> Result<(), LoadError> {
+        plan.attach("on_sys_exit", Hook::Tracepoint("sys_exit"));
         // The request is the second argument of both forms.
         if matches!(host.uring_completion_arity(), Some(3 | 7)) {
             plan.attach("on_io_uring_complete", Hook::Tracepoint("io_uring_complete"));
         }
-        plan.attach("on_sys_exit", Hook::Tracepoint("sys_exit"));
         Ok(())
     }
 

@@ -58,6 +58,4 @@ mod sampler;
 pub use event::{FileEvent, OpenVia, PathKind};
 pub use loader::FileAuditLoader;
 pub use open_flags::OpenFlags;
-pub(crate) use sampler::sampler;
-#[cfg(test)]
-pub(crate) use sampler::summary_plan;
+pub(crate) use sampler::{sampler, sampler_of, summary_plan};

@@ -67,7 +67,11 @@ pub(crate) fn summary_plan(_host: &Host) -> Result<(Object, Plan), LoadError> {
 /// Loads what sums up this signal; attaches nothing yet.
 pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
     let (object, plan) = summary_plan(host)?;
-    let mut programs = SummaryPrograms::load(object, plan, host)?;
+    sampler_of(SummaryPrograms::load(object, plan, host)?)
+}
+
+/// The same with programs that are loaded, its own or shared with other signals.
+pub(crate) fn sampler_of(mut programs: SummaryPrograms) -> Result<Box<dyn Sampler>, LoadError> {
     Ok(Box::new(Sampled {
         opens: programs.mapped("opens")?,
         openers: programs.hash("openers")?,

@@ -309,7 +309,7 @@ static __always_inline int victim_marked(const struct task_struct *victim, __u32
 		pid = BPF_CORE_READ(victim, tgid);
 		if (!task_passes(victim, pid) || told_before(victim, pid))
 			return 0;
-	} else if (!pid_passes(pid) || cfg_uid_count || cfg_comm_count || cfg_cgroup_count) {
+	} else if (!pid_passes(pid) || cfg_uid_count[SIGNAL] || cfg_comm_count[SIGNAL] || cfg_cgroup_count[SIGNAL]) {
 		return 0;
 	}
 	event = kill_reserve();

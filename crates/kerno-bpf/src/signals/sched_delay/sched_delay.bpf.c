@@ -62,7 +62,7 @@ int BPF_PROG(on_sched_switch, bool preempt, struct task_struct *prev, struct tas
 	now = leaves_cpu(stays_runnable(preempt, prev) && task_passes(prev, prev->tgid), prev);
 	if (!gets_cpu(next_tid, &now, &delay, &reason))
 		return 0;
-	if (delay < cfg_min_latency_ns)
+	if (delay < cfg_min_latency_ns[SIGNAL])
 		return 0;
 
 	event = event_reserve(struct sched_event);

@@ -84,7 +84,7 @@ struct {
 /* We do not count our own waits. */
 static __always_inline bool is_own(const struct task_struct *task)
 {
-	return cfg_self_tgid && (__u32)task->tgid == cfg_self_tgid;
+	return cfg_self_tgid[SIGNAL] && (__u32)task->tgid == cfg_self_tgid[SIGNAL];
 }
 
 static __always_inline struct slow_waiter *slow_waiter(struct task_struct *task, __u64 now)

@@ -25,7 +25,8 @@ pub(super) struct Calls {
     pub(super) slots_taken: u32,
     pub(super) entered_tid: u32,
     pub(super) entered_regs: u64,
-    pub(super) pad: [u32; 12],
+    pub(super) entered_at_changes: u64,
+    pub(super) pad: [u32; 10],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -95,7 +96,7 @@ mod tests {
     #[test]
     fn layouts_are_the_kernel_sides() {
         let object = super::super::sampler::OBJECT.data;
-        let calls = fields!(Calls: calls slot_of slots_taken entered_tid entered_regs pad);
+        let calls = fields!(Calls: calls slot_of slots_taken entered_tid entered_regs entered_at_changes pad);
         assert_matches(object, "calls", size_of::<Calls>(), calls);
         assert_matches(object, "error_key", size_of::<ErrorKey>(), fields!(ErrorKey: nr error compat));
         assert_matches(object, "offender_key", size_of::<OffenderKey>(), fields!(OffenderKey: pid nr compat));

@@ -1,6 +1,7 @@
 use crate::EventType;
+use crate::calls;
 use crate::event::syscall_names;
-use crate::probe::{FilterKind, Hook, Host, LoadError, Options, Plan, Signal, SignalLoader};
+use crate::probe::{FilterKind, Group, Hook, Host, LoadError, Options, Plan, Signal, SignalLoader};
 
 /// Loads `syscall_latency`: [`SyscallEvent`](crate::SyscallEvent)s.
 pub type SyscallLatencyLoader = SignalLoader<SyscallLatency>;
@@ -13,6 +14,7 @@ impl Signal for SyscallLatency {
     const NAME: &'static str = "syscall_latency";
     const TYPE: EventType = EventType::SyscallLatency;
     const OBJECT: &'static [u8] = aya::include_bytes_aligned!("../../../objects/syscall_latency.bpf.o");
+    const GROUP: Option<&'static Group> = Some(&calls::EVENTS);
     const FILTERS: &'static [FilterKind] = &[
         FilterKind::Pids,
         FilterKind::Comms,

@@ -32,6 +32,4 @@ mod sampler;
 
 pub use event::SyscallEvent;
 pub use loader::SyscallLatencyLoader;
-pub(crate) use sampler::sampler;
-#[cfg(test)]
-pub(crate) use sampler::summary_plan;
+pub(crate) use sampler::{sampler, sampler_of, summary_plan};

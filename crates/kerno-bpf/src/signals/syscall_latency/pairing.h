@@ -52,31 +52,27 @@ static __always_inline bool failed(long ret, __u32 nr, bool compat)
 }
 
 /* The thread ends inside a call: without this a new thread with its id would return from a call it never made. */
-SEC("tp_btf/sched_process_exit")
-int BPF_PROG(on_sched_process_exit, struct task_struct *task)
+static __always_inline void forget_call(const struct task_struct *task)
 {
 	start_clear(task->pid);
-	return 0;
 }
 
 /* exec in a thread other than the first takes over the first thread's id between entry and exit. */
-SEC("tp_btf/sched_process_exec")
-int BPF_PROG(on_sched_process_exec, struct task_struct *task, int old_pid)
+static __always_inline void move_call(const struct task_struct *task, int old_pid)
 {
 	struct start_slot *from, *to;
 	__u32 tid = task->pid;
 	__u64 ns;
 
 	if ((__u32)old_pid == tid)
-		return 0;
+		return;
 	from = start_slot(old_pid);
 	to = start_slot(tid);
 	if (!from || !to || !from->ns || from->tid != (__u32)old_pid)
-		return 0;
+		return;
 	ns = from->ns;
 	from->ns = 0;
 	start_set_at(to, tid, from->data, ns);
-	return 0;
 }
 
 #endif

@@ -40,28 +40,25 @@ static __always_inline bool in_set(const volatile __u64 *set, __u32 nr)
 	return nr < MAX_SYSCALLS && (set[nr / 64] >> (nr % 64) & 1);
 }
 
-SEC("tp_btf/sys_enter")
-int BPF_PROG(on_sys_enter, struct pt_regs *regs, long id)
+static __always_inline void syscall_latency_sys_enter(struct pt_regs *regs, long id)
 {
 	struct start_slot *slot;
 	__u64 pid_tgid;
 
 	if (id < 0) /* a tracer or seccomp cancelled the call */
-		return 0;
+		return;
 	/* Which table the number belongs to is decided at exit, where it is needed; either may match here. */
 	if (cfg_syscalls_set && !in_set(cfg_syscalls, id) && !in_set(cfg_compat_syscalls, id))
-		return 0;
+		return;
 	pid_tgid = bpf_get_current_pid_tgid();
 	if (!current_passes(pid_tgid))
-		return 0;
+		return;
 	slot = start_slot(pid_tgid);
 	if (slot)
 		start_set(slot, pid_tgid, id);
-	return 0;
 }
 
-SEC("tp_btf/sys_exit")
-int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
+static __always_inline void syscall_latency_sys_exit(struct pt_regs *regs, long ret)
 {
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
 	struct start_slot *slot = start_slot(pid_tgid);
@@ -71,29 +68,29 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 	__u32 nr;
 
 	if (!slot || !slot->ns || slot->tid != (__u32)pid_tgid)
-		return 0;
+		return;
 	start = slot->ns;
 	nr = slot->data;
 	slot->ns = 0;
 	if (of_earlier_call(regs, nr)) {
 		count_untracked();
-		return 0;
+		return;
 	}
-	if (cfg_errors_only && !call_failed(ret))
-		return 0;
+	if (cfg_errors_only[SIGNAL] && !call_failed(ret))
+		return;
 	now = bpf_ktime_get_ns();
-	if (now - start < cfg_min_latency_ns)
-		return 0;
+	if (now - start < cfg_min_latency_ns[SIGNAL])
+		return;
 	compat = in_compat_syscall();
 	nr = number_at_exit(regs, nr, compat);
 	if (cfg_syscalls_set && !in_set(compat ? cfg_compat_syscalls : cfg_syscalls, nr))
-		return 0;
-	if (cfg_errors_only && !failed(ret, nr, compat))
-		return 0;
+		return;
+	if (cfg_errors_only[SIGNAL] && !failed(ret, nr, compat))
+		return;
 
 	event = event_reserve(struct syscall_event);
 	if (!event)
-		return 0;
+		return;
 	event->timestamp_ns = now;
 	event->latency_ns = now - start;
 	event->cgroup_id = bpf_get_current_cgroup_id();
@@ -104,7 +101,46 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 	event->compat = compat;
 	bpf_get_current_comm(event->comm, sizeof(event->comm));
 	event_submit(event);
+}
+
+static __always_inline void syscall_latency_sched_process_exit(const struct task_struct *task)
+{
+	forget_call(task);
+}
+
+static __always_inline void syscall_latency_sched_process_exec(const struct task_struct *task, int old_pid)
+{
+	move_call(task, old_pid);
+}
+
+#if SIGNALS == 1
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(on_sched_process_exit, struct task_struct *task)
+{
+	syscall_latency_sched_process_exit(task);
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(on_sched_process_exec, struct task_struct *task, int old_pid)
+{
+	syscall_latency_sched_process_exec(task, old_pid);
+	return 0;
+}
+
+SEC("tp_btf/sys_enter")
+int BPF_PROG(on_sys_enter, struct pt_regs *regs, long id)
+{
+	syscall_latency_sys_enter(regs, id);
+	return 0;
+}
+
+SEC("tp_btf/sys_exit")
+int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
+{
+	syscall_latency_sys_exit(regs, ret);
 	return 0;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
+#endif

@@ -14,6 +14,7 @@
 #include "block.h"
 #include "files.h"
 #include "histogram.h"
+#include "self.h"
 #include "window.h"
 #include "pairing.h"
 
@@ -26,7 +27,6 @@
 #define KIND_SYNC 4 /* puts data on storage */
 #define KIND_OPENS 8 /* waits by design if what it opens is neither file nor block device */
 
-const volatile __u32 cfg_self_tgid = 0;
 const volatile __u64 cfg_slow_ns = 10000000;
 const volatile __u8 cfg_kinds[MAX_KEYS] = {};
 
@@ -49,7 +49,8 @@ struct calls {
 	/* The thread that last made a call on this CPU, and where its registers are saved: at the top of its own stack. */
 	__u32 entered_tid;
 	__u64 entered_regs;
-	__u32 pad[12];
+	__u64 entered_at_changes; /* thread_changes then */
+	__u32 pad[10];
 };
 
 PER_CPU_BLOCK(calls, struct calls);
@@ -164,17 +165,51 @@ struct call {
  */
 #define LEAVES_BEHIND (LOOKS_INTO_TASK && bpf_core_field_exists(((struct pt_regs___x86 *)0)->orig_ax))
 
-SEC("tp_btf/sys_enter")
-int BPF_PROG(on_sys_enter, struct pt_regs *regs, long id)
+/*
+ * How many threads have ended or taken another's id. While this stays as it was, a place for saved registers is the same thread's: its
+ * stack is given to another only after that.
+ */
+__u64 thread_changes;
+
+/*
+ * True when the thread is the one that made the last call on this CPU, as it mostly is; then entry asks nobody who it is. Where the kernel
+ * skips runs it may have skipped that of a thread's end. The table is the native one where SYSCALL has left the address to return to and
+ * the flags in these registers; what looks otherwise is asked for.
+ */
+static __always_inline bool made_the_last_call(const struct calls *block, const struct pt_regs *regs)
+{
+	const struct pt_regs___x86 *x86 = (const void *)regs;
+
+	return !cfg_skips_runs && block->entered_regs == (__u64)regs && block->entered_at_changes == thread_changes &&
+	       x86->cx == x86->ip && x86->r11 == x86->flags;
+}
+
+/* For both hooks behind which a place for registers may be another thread's. */
+static __always_inline void thread_changed(void)
+{
+	__sync_fetch_and_add(&thread_changes, 1);
+}
+
+static __always_inline void syscall_latency_sys_enter(struct pt_regs *regs, long id)
 {
 	const struct task_struct *task;
+	struct calls *block = NULL;
 	struct start_slot *slot;
-	struct calls *block;
 	__u32 tid, pid, data = id;
 	__u64 pid_tgid;
 
 	if (id < 0) /* a tracer or seccomp cancelled the call */
-		return 0;
+		return;
+	if (LEAVES_BEHIND) {
+		block = this_cpu_block(&calls);
+		if (block && made_the_last_call(block, regs)) {
+			tid = block->entered_tid;
+			slot = start_slot(tid);
+			if (slot)
+				start_set(slot, tid, data);
+			return;
+		}
+	}
 	if (LOOKS_INTO_TASK) {
 		task = bpf_get_current_task_btf();
 		tid = task->pid;
@@ -187,20 +222,17 @@ int BPF_PROG(on_sys_enter, struct pt_regs *regs, long id)
 		pid = pid_tgid >> 32;
 	}
 	if (cfg_self_tgid && pid == cfg_self_tgid)
-		return 0;
+		return;
 	slot = start_slot(tid);
 	if (!slot)
-		return 0;
-	if (LEAVES_BEHIND) {
-		block = this_cpu_block(&calls);
-		if (block) {
-			/* In this order: where tasks are preempted in the middle of a program, exit must not see another's thread. */
-			*(volatile __u64 *)&block->entered_regs = (__u64)regs;
-			*(volatile __u32 *)&block->entered_tid = tid;
-		}
+		return;
+	if (LEAVES_BEHIND && block) {
+		/* In this order: where tasks are preempted in the middle of a program, exit must not see another's thread. */
+		*(volatile __u64 *)&block->entered_regs = (__u64)regs;
+		*(volatile __u32 *)&block->entered_tid = tid;
+		block->entered_at_changes = thread_changes;
 	}
 	start_set(slot, tid, data);
-	return 0;
 }
 
 static __always_inline struct offender *offender_of(const struct call *call)
@@ -445,8 +477,7 @@ static __always_inline struct start_slot *left_behind(const struct calls *block,
 	return slot;
 }
 
-SEC("tp_btf/sys_exit")
-int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
+static __always_inline void syscall_latency_sys_exit(struct pt_regs *regs, long ret)
 {
 	__u32 cpu = bpf_get_smp_processor_id(), nr, key, tid;
 	const struct task_struct *task = NULL;
@@ -458,7 +489,7 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 
 	block = bpf_map_lookup_elem(&calls, &cpu);
 	if (!block)
-		return 0;
+		return;
 	if (LEAVES_BEHIND)
 		slot = left_behind(block, regs);
 	if (slot) {
@@ -476,19 +507,19 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 		}
 		slot = start_slot(tid);
 		if (!slot || !slot->ns || slot->tid != tid)
-			return 0;
+			return;
 		now = bpf_ktime_get_ns();
 		latency_ns = now - slot->ns;
 		slot->ns = 0;
 		if (of_earlier_call(regs, slot->data & ~COMPAT_CALL)) {
 			count_untracked();
-			return 0;
+			return;
 		}
 		compat = LOOKS_INTO_TASK ? task_in_compat_syscall(task) : in_compat_syscall();
 		nr = number_at_exit(regs, slot->data & ~COMPAT_CALL, compat) & ~X32_SYSCALL_BIT;
 	}
 	if (nr >= MAX_SYSCALLS)
-		return 0;
+		return;
 	key = nr + (compat ? MAX_SYSCALLS : 0);
 	/* 6.1 forgets the bound where both are joined in 32 bits. */
 	OPAQUE(key);
@@ -501,7 +532,49 @@ int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 
 	if (latency_ns >= cfg_slow_ns || (__u64)ret >= (__u64)-MAX_ERRNO || cfg_kinds[key] & KIND_SYNC)
 		look_closer(syscall_arg(regs, 0, compat), nr | (compat ? COMPAT_CALL : 0), ret, now, latency_ns);
+}
+
+static __always_inline void syscall_latency_sched_process_exit(const struct task_struct *task)
+{
+	thread_changed();
+	forget_call(task);
+}
+
+static __always_inline void syscall_latency_sched_process_exec(const struct task_struct *task, int old_pid)
+{
+	if ((__u32)old_pid != (__u32)task->pid)
+		thread_changed();
+	move_call(task, old_pid);
+}
+
+#if SIGNALS == 1
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(on_sched_process_exit, struct task_struct *task)
+{
+	syscall_latency_sched_process_exit(task);
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(on_sched_process_exec, struct task_struct *task, int old_pid)
+{
+	syscall_latency_sched_process_exec(task, old_pid);
+	return 0;
+}
+
+SEC("tp_btf/sys_enter")
+int BPF_PROG(on_sys_enter, struct pt_regs *regs, long id)
+{
+	syscall_latency_sys_enter(regs, id);
+	return 0;
+}
+
+SEC("tp_btf/sys_exit")
+int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
+{
+	syscall_latency_sys_exit(regs, ret);
 	return 0;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
+#endif

@@ -8,8 +8,6 @@
 #include "sock.h"
 #include "direction.h"
 
-#define MAX_CONNECTIONS 65536
-
 #define UID_UNKNOWN ((__u32)-1)
 
 #define CONN_OWNED 1 /* the owner is known */
@@ -32,7 +30,7 @@ struct conn {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_CONNECTIONS);
+	__uint(max_entries, 1); /* the loader sets it */
 	__type(key, __u64);
 	__type(value, struct conn);
 } conns SEC(".maps");
@@ -49,7 +47,7 @@ static __always_inline void conn_init(struct conn *conn)
 	__builtin_memset(conn, 0, sizeof(*conn));
 	conn->uid = UID_UNKNOWN;
 	/* A filter on the owner is met by a known owner only. */
-	if (!cfg_pid_count && !cfg_uid_count && !cfg_comm_count && !cfg_cgroup_count)
+	if (!cfg_pid_count[SIGNAL] && !cfg_uid_count[SIGNAL] && !cfg_comm_count[SIGNAL] && !cfg_cgroup_count[SIGNAL])
 		conn->flags = CONN_PASSES;
 }
 

@@ -1,6 +1,7 @@
 use crate::EventType;
+use crate::calls;
 use crate::event::syscall_names;
-use crate::probe::{FilterKind, Hook, Host, LoadError, Options, Plan, Signal, SignalLoader};
+use crate::probe::{FilterKind, Group, Hook, Host, LoadError, Options, Plan, Signal, SignalLoader};
 
 /// Loads `tcp_monitor`: [`TcpEvent`](crate::TcpEvent)s.
 pub type TcpMonitorLoader = SignalLoader<TcpMonitor>;
@@ -8,6 +9,9 @@ pub type TcpMonitorLoader = SignalLoader<TcpMonitor>;
 /// The signal's marker.
 #[derive(Debug)]
 pub struct TcpMonitor;
+
+/// Connections that are followed at once.
+const MAX_CONNECTIONS: u32 = 65536;
 
 /// `MAX_FILTER_PORTS` in the C source.
 const MAX_PORTS: usize = 16;
@@ -24,6 +28,7 @@ impl Signal for TcpMonitor {
     const NAME: &'static str = "tcp_monitor";
     const TYPE: EventType = EventType::TcpMonitor;
     const OBJECT: &'static [u8] = aya::include_bytes_aligned!("../../../objects/tcp_monitor.bpf.o");
+    const GROUP: Option<&'static Group> = Some(&calls::EVENTS);
     const FILTERS: &'static [FilterKind] = &[
         FilterKind::Pids,
         FilterKind::Comms,
@@ -41,6 +46,7 @@ impl Signal for TcpMonitor {
         plan.attach("on_tcp_destroy_sock", Hook::Tracepoint("tcp_destroy_sock"));
         let accept_exit = Hook::FunctionExit("inet_csk_accept");
         let sys_exit = ("on_sys_exit", Hook::Tracepoint("sys_exit"));
+        plan.switch("accepts_by_call", sys_exit.1);
         match host.function_arity("inet_csk_accept") {
             Some(2) => plan.attach_or(("on_accept", accept_exit), sys_exit),
             Some(4) => plan.attach_or(("on_accept_before_6_10", accept_exit), sys_exit),
@@ -59,6 +65,7 @@ impl Signal for TcpMonitor {
     }
 
     fn knobs(options: &Options, plan: &mut Plan) -> Result<(), LoadError> {
+        plan.map_entries.push(("conns", MAX_CONNECTIONS));
         let accept_nrs = ["accept", "accept4"].map(|name| syscall_names::numbers(name).0.unwrap_or(u32::MAX));
         plan.set("cfg_accept_nrs", &accept_nrs);
         plan.set("cfg_compat_accept_nrs", &COMPAT_ACCEPT_NRS);

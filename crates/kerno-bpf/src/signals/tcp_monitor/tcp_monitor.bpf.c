@@ -92,7 +92,7 @@ static __always_inline struct tcp_event *event_begin(__u8 type, __u64 now, const
 	bool failed = type == EVENT_RETRANSMIT || type == EVENT_RESET || type == EVENT_CONNECT_FAILED || error;
 	struct tcp_event *event;
 
-	if (!(conn->flags & CONN_PASSES) || (cfg_errors_only && !failed))
+	if (!(conn->flags & CONN_PASSES) || (cfg_errors_only[SIGNAL] && !failed))
 		return NULL;
 	if (cfg_port_count && !port_passes(flow->src_port, flow->dst_port))
 		return NULL;
@@ -269,20 +269,44 @@ static __always_inline int accepted(const struct sock *sk, const struct task_str
 	return 0;
 }
 
+#if SIGNALS > 1
+/*
+ * Whether accepts are taken from sys_exit, where other signals have a program in any case. The loader tells before it attaches anything:
+ * only trying shows whether functions can be hooked, and the programs are there by then.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} accepts_by_call SEC(".maps");
+#endif
+
+static __always_inline bool takes_accepts_from_calls(void)
+{
+#if SIGNALS > 1
+	__u32 zero = 0, *told = bpf_map_lookup_elem(&accepts_by_call, &zero);
+
+	return told && *told;
+#else
+	return true;
+#endif
+}
+
 /* Where the kernel's functions cannot be hooked. */
-SEC("tp_btf/sys_exit")
-int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
+static __always_inline void tcp_monitor_sys_exit(const struct pt_regs *regs, long ret)
 {
 	const struct task_struct *task;
 	const struct file *file;
 	const struct sock *sk;
 
-	if (ret < 0 || !is_accept(regs))
-		return 0;
+	if (ret < 0 || !is_accept(regs) || !takes_accepts_from_calls())
+		return;
 	task = current_task();
 	file = file_of(task, ret);
 	sk = file ? tcp_sock_of_file(file) : NULL;
-	return sk ? accepted(sk, task) : 0;
+	if (sk)
+		accepted(sk, task);
 }
 
 /* The result is read as a plain number: the verifier takes it for a pointer that is never NULL and would remove the check. */
@@ -376,7 +400,7 @@ int BPF_PROG(on_tcp_probe, struct sock *sk)
 	struct flow flow;
 	__u64 now, last;
 
-	if (cfg_errors_only)
+	if (cfg_errors_only[SIGNAL])
 		return 0;
 	conn = conn_of(sk);
 	if (!conn || !(conn->flags & CONN_PASSES))
@@ -513,4 +537,13 @@ int on_task_file(struct bpf_iter__task_file *ctx)
 	return 0;
 }
 
+#if SIGNALS == 1
+SEC("tp_btf/sys_exit")
+int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
+{
+	tcp_monitor_sys_exit(regs, ret);
+	return 0;
+}
+
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
+#endif

@@ -290,3 +290,9 @@ fn an_access_mode_that_changes_during_the_call_is_reported_as_granted() {
     }
     assert!(events.iter().any(|event| event.flags != events[0].flags), "the thread did not get between");
 }
+
+beside_all! {
+    a_prime_number_of_opens_of_every_kind_is_found_with_every_field_right
+    calls_of_32_bit_programs_are_read_from_their_own_table_and_registers
+    an_access_mode_that_changes_during_the_call_is_reported_as_granted
+}

@@ -174,3 +174,7 @@ fn an_interrupted_open_has_the_kernels_own_error() {
     assert_eq!((event.ret, event.interrupted(), event.errno(), event.path()), (-512, true, None, &*fifo));
     assert!(event.to_string().contains("interrupted"), "{event}");
 }
+
+beside_all! {
+    failures_tell_what_was_asked_for_and_why_not
+}

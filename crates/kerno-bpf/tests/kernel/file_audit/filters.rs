@@ -170,3 +170,9 @@ fn our_own_opens_are_left_out_unless_asked_for() {
     };
     assert_eq!((found(true), found(false)), (0, 1));
 }
+
+beside_all! {
+    a_prefix_is_compared_byte_by_byte_with_the_whole_path
+    errors_only_leaves_the_failures
+    names_and_users_are_told_apart
+}

@@ -197,3 +197,7 @@ fn what_is_deleted_or_has_no_place_is_named_as_proc_names_it() {
     assert!(events[4..6].iter().all(|event| event.path_kind == PathKind::Requested && event.ret >= 0));
     assert_eq!((events[6].errno(), events[6].path()), (Some(libc::ENOENT), &*dir.join("gone/x")));
 }
+
+beside_all! {
+    deeper_and_longer_than_can_be_followed_is_said_to_be_a_part
+}

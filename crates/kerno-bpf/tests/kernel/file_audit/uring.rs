@@ -258,3 +258,8 @@ fn failures_of_io_uring_are_reported_without_a_path() {
         assert_eq!(events.len(), expected, "{name}");
     }
 }
+
+beside_all! {
+    opens_by_io_uring_are_the_submitters
+    files_that_go_into_the_rings_own_table_are_named_too
+}

@@ -170,3 +170,9 @@ again! { by_system_calls, without "inet_csk_accept":
     pids
     cgroups_and_those_below_created_later
 }
+
+beside_all! {
+    pids
+    ports_at_either_end
+    errors_only
+}

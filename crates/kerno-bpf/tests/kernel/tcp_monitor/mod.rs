@@ -399,3 +399,9 @@ again! { by_system_calls, without "inet_csk_accept":
     ipv4_over_v6_sockets_is_shown_as_ipv4
     the_wait_in_the_accept_queue_is_measured
 }
+
+beside_all! {
+    every_connection_is_seen_on_both_sides_over_ipv4
+    the_wait_in_the_accept_queue_is_measured
+    resets_tell_who_sent_them
+}

@@ -229,3 +229,10 @@ again! { by_system_calls, without "inet_csk_accept":
     a_connection_accepted_through_io_uring_is_its_readers
     accepts_are_hooked_where_they_can_be
 }
+
+beside_all! {
+    sockets_from_before_have_their_owner
+    a_connection_that_waited_from_before_is_its_accepters
+    a_connection_accepted_through_io_uring_is_its_readers
+    accepts_are_hooked_where_they_can_be
+}
