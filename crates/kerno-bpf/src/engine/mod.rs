@@ -9,6 +9,7 @@ pub(crate) mod cpu_clock;
 mod cumulative;
 mod engine_thread;
 mod error;
+mod fast_map;
 #[cfg(test)]
 mod gap_tests;
 mod host_facts;
@@ -29,9 +30,6 @@ mod unseen;
 mod watchdog;
 mod windows;
 
-/// For keys that the kernel chooses (ids, addresses), where hashing would be much of the work.
-pub(crate) type FastMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
-
 pub use engine_thread::Engine;
 pub use error::WatchError;
 pub use observer::{Observer, ObserverOptions, Spent};
@@ -40,6 +38,7 @@ pub use windows::{Next, Windows};
 
 pub(crate) use cgroups::{CgroupDir, Hierarchy, WalkAge, read_numbers};
 pub(crate) use cumulative::{Cumulative, Delta, Gap, Gaps, is_gone};
+pub(crate) use fast_map::FastMap;
 pub(crate) use mounts::MountWatch;
 pub(crate) use pace::Pace;
 pub(crate) use pressure::PressureMeter;

@@ -10,7 +10,7 @@ use kerno_model::TaskUse;
 use crate::event::Comm;
 use crate::probe::{Hook, Host, LoadError, Object, Plan, SummaryPrograms};
 
-use super::FastMap;
+use super::fast_map::FastMap;
 use super::track::{SampleTimes, Track};
 use kerno_model::Series;
 

@@ -3,7 +3,8 @@ use std::fmt;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::TASK_COMM_LEN;
+/// Bytes of a task's name with its NUL, as in the kernel (`TASK_COMM_LEN`).
+pub const TASK_COMM_LEN: usize = 16;
 
 /// A task's name: at most 15 bytes and a NUL, any bytes (a process chooses its own name).
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]

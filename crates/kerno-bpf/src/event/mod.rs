@@ -7,13 +7,10 @@ pub(crate) mod layout;
 mod raw;
 pub(crate) mod syscall_names;
 
-pub use comm::Comm;
+pub use comm::{Comm, TASK_COMM_LEN};
 pub use event_type::{EventType, UnknownEventType};
 pub use raw::{DecodeError, Event, RawEvent, RawEventBuf};
 pub(crate) use raw::{EnumField, shared_fields, wire_enum};
-
-/// Bytes of a task's name with its NUL, as in the kernel (`TASK_COMM_LEN`).
-pub const TASK_COMM_LEN: usize = 16;
 
 /// Bytes of a file name in a [`FileEvent`](crate::FileEvent) with its NUL.
 pub const MAX_FILENAME_LEN: usize = 256;
