@@ -67,6 +67,10 @@ fn change(value: &mut Value, path: &str) -> bool {
     if name == "*" {
         return fields.values_mut().filter_map(|item| change(item, rest).then_some(())).count() > 0;
     }
+    if rest.is_empty() {
+        // One that is not written while it is 0 is there all the same.
+        return change(fields.entry(name).or_insert(Value::Null), rest);
+    }
     fields.get_mut(name).is_some_and(|part| change(part, rest))
 }
 

@@ -20,7 +20,7 @@ pub(super) fn crowded(seed: u32) -> Window {
     let mut window = Window {
         kerno_version: "0.1.0".into(),
         host: HostFacts { kernel: "6.18.0".into(), cpus: 256, ..HostFacts::default() },
-        span: Span { started_unix: 1e9 + f64::from(seed), started_ns: 1, seconds: 10.0, samples: 24, ..Span::default() },
+        span: Span { started_unix: 1e9 + f64::from(seed), started_ns: 1, seconds: 10.0, ..Span::default() },
         ..Window::default()
     };
     window.missing = ids().map(|(_, n, _)| Missing { signal: format!("signal_{n}"), ..Missing::default() }).collect();
