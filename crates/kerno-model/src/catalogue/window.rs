@@ -67,7 +67,7 @@ impl Describe for Window {
                 Measure::SECONDS,
                 "When the latest window ended, in seconds since 1970.",
             ),
-            give: |window, give| give.all().set(window.span.started_unix + window.span.seconds),
+            give: |window, give| give.all().set(window.span.started_unix + window.span.covered_seconds()),
         },
         Described {
             metric: Metric::gauge(
