@@ -238,7 +238,9 @@ fn an_interrupt_reports_what_was_seen() {
             match wait(&mut child).code() {
                 Some(0) => break (json(&report), stderr),
                 // A busy machine: it was still loading.
-                Some(2) if stderr == "kerno: stopped before anything was seen\n" && settle.as_secs() < 16 => settle *= 2,
+                Some(2) if stderr == "kerno: stopped before anything was seen\n" && settle.as_secs() < 16 => {
+                    settle *= 2
+                }
                 other => panic!("{other:?}: {stderr}"),
             }
         };
