@@ -7,6 +7,7 @@ pub mod amount;
 mod entity;
 pub mod errno;
 mod fact;
+mod fill;
 mod finding;
 mod histogram;
 mod host;

@@ -5,12 +5,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::probe::{Host, clock, meminfo};
-use kerno_model::HostFacts;
+use kerno_model::{HostFacts, fill};
 
 /// Describes this machine. What cannot be read is left empty.
 pub(super) fn host_facts(host: &Host) -> HostFacts {
     let firmware = Firmware::read(Path::new("/sys/class/dmi/id"));
-    HostFacts {
+    fill!(HostFacts {
         hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         boot_id: text("/proc/sys/kernel/random/boot_id").trim().to_owned(),
         kernel: host.release.clone(),
@@ -23,7 +23,7 @@ pub(super) fn host_facts(host: &Host) -> HostFacts {
         container: container(),
         kubernetes: kubernetes(),
         uptime_seconds: uptime_seconds(),
-    }
+    })
 }
 
 /// Of the machine: `/proc/uptime` is that of the time namespace.

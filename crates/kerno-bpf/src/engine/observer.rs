@@ -11,8 +11,8 @@ use super::unseen::unseen;
 use crate::probe::clock::{monotonic_ns, unix_offset_ns};
 use crate::probe::{CancelToken, Host, LoadError, parallel};
 use crate::signals::{self, SignalInfo};
-use kerno_model::SummaryLoss;
 use kerno_model::{CostOfObserving, HostFacts, Missing, SCHEMA_VERSION, Span, Window};
+use kerno_model::{SummaryLoss, fill};
 
 /// What is loaded at once.
 enum Part {
@@ -178,7 +178,11 @@ impl Observer {
                 Part::Tasks(loaded) => tasks = Some((*loaded)?),
                 Part::Signal(info, Ok(sampler)) => samplers.push((info, sampler)),
                 Part::Signal(info, Err(error)) => {
-                    missing.push(Missing { signal: info.name.into(), what: "all".into(), reason: error.reason() });
+                    missing.push(fill!(Missing {
+                        signal: info.name.into(),
+                        what: "all".into(),
+                        reason: error.reason(),
+                    }));
                     first_error.get_or_insert(error);
                 }
             }
@@ -186,7 +190,7 @@ impl Observer {
         samplers.retain_mut(|(info, sampler)| match sampler.attach() {
             Ok(()) => true,
             Err(error) => {
-                missing.push(Missing { signal: info.name.into(), what: "all".into(), reason: error.reason() });
+                missing.push(fill!(Missing { signal: info.name.into(), what: "all".into(), reason: error.reason() }));
                 first_error.get_or_insert(error);
                 false
             }
@@ -329,20 +333,18 @@ impl Observer {
         self.sample()?;
         let now_ns = monotonic_ns();
         let seconds = seconds_between(self.started_ns, now_ns);
-        let mut signals = Window {
+        let mut signals = fill!(Window {
             schema_version: SCHEMA_VERSION,
             kerno_version: env!("CARGO_PKG_VERSION").to_owned(),
             host: self.host.clone(),
-            span: Span {
+            span: fill!(Span {
                 started_unix: unix_seconds(self.started_ns),
                 started_ns: self.started_ns,
                 seconds,
                 samples: self.samples,
-                ..Span::default()
-            },
+            }),
             missing: self.missing.clone(),
-            ..Window::default()
-        };
+        });
         let tick = Tick { seconds, now_ns, tasks: &self.tasks };
         let mut watch = Stopwatch::start();
         for (info, sampler) in &mut self.samplers {
@@ -370,7 +372,7 @@ impl Observer {
                 loss.insert(info.name.to_owned(), lost);
             }
         }
-        CostOfObserving { cpu_seconds: cpu_seconds() - self.cpu_before, resident_bytes: resident_bytes(), loss }
+        fill!(CostOfObserving { cpu_seconds: cpu_seconds() - self.cpu_before, resident_bytes: resident_bytes(), loss })
     }
 
     /// Adds whom the signals name, and whoever used most of anything.

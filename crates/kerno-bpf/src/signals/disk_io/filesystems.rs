@@ -8,8 +8,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::devices::{Dev, number, parse_number, whole_disk};
 use crate::probe::unescape_mount;
-use kerno_model::Filesystem;
 use kerno_model::Missing;
+use kerno_model::{Filesystem, fill};
 
 /// The most that are looked at.
 const MAX_FILESYSTEMS: usize = 128;
@@ -191,7 +191,7 @@ pub(super) fn unread(filesystems: &[Filesystem]) -> Option<Missing> {
         others => format!(" and {others} more"),
     };
     let what = format!("room on the file system at {}{others}", first.mount);
-    Some(Missing { signal: "disk_io".into(), what, reason: std::io::Error::from(error).to_string() })
+    Some(fill!(Missing { signal: "disk_io".into(), what, reason: std::io::Error::from(error).to_string() }))
 }
 
 /// Others make inodes as long as there is room.
