@@ -7,9 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use kerno_model::{
-    Course, Finding, Fingerprint, Incident, IncidentId, IncidentState, Moment, Severity, Span, Transition,
-};
+use kerno_model::{Course, Finding, Fingerprint, Incident, IncidentState, Moment, Severity, Span, Transition, fill};
 use serde::{Deserialize, Serialize};
 
 #[cfg(test)]
@@ -104,7 +102,7 @@ pub fn step(mut incidents: Incidents, span: &Span, findings: &[Finding]) -> (Inc
             incidents.untracked += 1;
             continue;
         }
-        let tracked = opened(fingerprint, now, finding, under);
+        let tracked = opened(now, finding, under);
         transitions.push(transition(&tracked.incident, Course::Opened, now, None, 0.0));
         incidents.tracked.insert(fingerprint, tracked);
     }
@@ -127,41 +125,18 @@ fn flatten<'a>(
     }
 }
 
-fn opened(fingerprint: Fingerprint, now: Moment, finding: &Finding, under: Option<Fingerprint>) -> Tracked {
-    let alone = alone(finding);
-    let incident = Incident {
-        id: IncidentId::new(fingerprint, now),
-        fingerprint,
-        rule: finding.rule.clone(),
-        state: IncidentState::Open,
-        opened: now,
-        closed: None,
-        last_seen: now,
-        severity: finding.severity,
-        reopened: 0,
-        under,
-        first: alone.clone(),
-        worst: alone.clone(),
-        last: alone,
-    };
+fn opened(now: Moment, finding: &Finding, under: Option<Fingerprint>) -> Tracked {
+    let incident = fill!(Incident { under, ..Incident::new(now, alone(finding)) });
     Tracked { incident, away: (0.0, 0), better: (0.0, 0), better_severity: Severity::Info, told_excess: finding.excess }
 }
 
 /// A finding without those under it, which are incidents of their own.
 fn alone(finding: &Finding) -> Finding {
-    Finding { consequences: Vec::new(), ..finding.clone() }
+    fill!(Finding { consequences: Vec::new(), ..finding.clone() })
 }
 
 fn transition(incident: &Incident, course: Course, at: Moment, was: Option<Severity>, was_excess: f64) -> Transition {
-    Transition {
-        course,
-        id: incident.id.clone(),
-        at,
-        was,
-        severity: incident.severity,
-        was_excess,
-        finding: incident.last.clone(),
-    }
+    fill!(Transition { was, was_excess, ..Transition::new(course, incident, at) })
 }
 
 fn present(

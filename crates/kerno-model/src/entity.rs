@@ -137,6 +137,7 @@ pub enum Entity {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
+#[non_exhaustive]
 pub struct Subject {
     /// A process.
     pub process: Option<NamedProcess>,

@@ -77,6 +77,7 @@ impl PartialEq<&str> for RuleId {
 /// A measurement. The rule has the label in words.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Evidence {
     /// The name of the quantity within the rule, such as `new_per_second`. Stable.
     pub quantity: Cow<'static, str>,
@@ -92,14 +93,29 @@ pub struct Evidence {
     pub threshold: Option<f64>,
 }
 
+impl Evidence {
+    /// A measurement of the only thing that the rule measures, without a threshold.
+    pub fn new(quantity: impl Into<Cow<'static, str>>, value: f64, unit: Unit) -> Self {
+        Self { quantity: quantity.into(), of: None, value, unit, threshold: None }
+    }
+}
+
 /// An example of what happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Exemplar {
     /// When it happened.
     pub at: Moment,
     /// What happened, in words.
     pub what: String,
+}
+
+impl Exemplar {
+    /// What happened then, in words.
+    pub fn new(at: Moment, what: impl Into<String>) -> Self {
+        Self { at, what: what.into() }
+    }
 }
 
 /// Whether a command changes the system.
@@ -116,6 +132,7 @@ pub enum Safety {
 /// A command to run next.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Fix {
     /// The command, with the actual process, device or address filled in.
     pub command: String,
@@ -127,9 +144,17 @@ pub struct Fix {
     pub acts_on: Entity,
 }
 
+impl Fix {
+    /// A command that reads or changes `acts_on`, and what it is for.
+    pub fn new(command: impl Into<String>, effect: Safety, why: impl Into<String>, acts_on: Entity) -> Self {
+        Self { command: command.into(), effect, why: why.into(), acts_on }
+    }
+}
+
 /// When something will happen if the trend continues.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Eta {
     /// When it will happen.
     pub at: Moment,
@@ -137,6 +162,13 @@ pub struct Eta {
     pub seconds: f64,
     /// How well the trend fits the measurements (R squared), 0 to 1.
     pub fit: f64,
+}
+
+impl Eta {
+    /// So many seconds after the end of the window, which is at `at`, by a trend that fits so well.
+    pub fn new(at: Moment, seconds: f64, fit: f64) -> Self {
+        Self { at, seconds, fit }
+    }
 }
 
 /// How one problem affects others. Each rule declares which effects its findings have and which they suffer from; this decides which
@@ -183,6 +215,7 @@ pub enum Effect {
 /// A problem, as data: the rule that found it, who or what it is about, and what is known about it. Words are made from it last.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Finding {
     /// The rule that found it.
     pub rule: RuleId,

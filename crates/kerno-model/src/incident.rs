@@ -45,6 +45,7 @@ pub enum IncidentState {
 /// A problem over its whole life, from the first window that showed it to the last.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Incident {
     /// Its id.
     pub id: IncidentId,
@@ -78,6 +79,26 @@ pub struct Incident {
 }
 
 impl Incident {
+    /// The incident that opens with this finding.
+    pub fn new(opened: Moment, finding: Finding) -> Self {
+        let fingerprint = finding.fingerprint();
+        Self {
+            id: IncidentId::new(fingerprint, opened),
+            fingerprint,
+            rule: finding.rule.clone(),
+            state: IncidentState::Open,
+            opened,
+            closed: None,
+            last_seen: opened,
+            severity: finding.severity,
+            reopened: 0,
+            under: None,
+            first: finding.clone(),
+            worst: finding.clone(),
+            last: finding,
+        }
+    }
+
     /// Whether it is open.
     pub fn is_open(&self) -> bool {
         self.state == IncidentState::Open
@@ -118,6 +139,7 @@ impl Course {
 /// A change of an incident.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Transition {
     /// The kind of change.
     pub course: Course,
@@ -135,4 +157,19 @@ pub struct Transition {
     pub was_excess: f64,
     /// Its latest finding.
     pub finding: Finding,
+}
+
+impl Transition {
+    /// A change of an incident, without what it was before.
+    pub fn new(course: Course, incident: &Incident, at: Moment) -> Self {
+        Self {
+            course,
+            id: incident.id.clone(),
+            at,
+            was: None,
+            severity: incident.severity,
+            was_excess: 0.0,
+            finding: incident.last.clone(),
+        }
+    }
 }

@@ -8,6 +8,7 @@ pub mod catalogue;
 mod entity;
 pub mod errno;
 mod fact;
+mod fill;
 mod finding;
 mod histogram;
 mod host;

@@ -13,6 +13,7 @@ const MAX_GAPS: usize = 64;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
+#[non_exhaustive]
 pub struct Merged {
     /// The number of windows.
     pub windows: u32,
@@ -34,6 +35,7 @@ pub struct Merged {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
+#[non_exhaustive]
 pub struct Gap {
     /// When it began: seconds since the start of the window.
     pub at: f64,
@@ -45,6 +47,7 @@ pub struct Gap {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
+#[non_exhaustive]
 pub struct Cut {
     /// In how many of the windows the list was, or may have been, cut off.
     pub windows: u32,

@@ -17,6 +17,7 @@ pub const SCHEMA_VERSION: u32 = 2;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
+#[non_exhaustive]
 pub struct Window {
     /// [`SCHEMA_VERSION`]
     pub schema_version: u32,
@@ -155,6 +156,7 @@ impl Subject {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
+#[non_exhaustive]
 pub struct Span {
     /// Its start, in seconds since 1970.
     pub started_unix: f64,
@@ -214,6 +216,7 @@ fn is_zero(seconds: &f64) -> bool {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
+#[non_exhaustive]
 pub struct Missing {
     /// The signal, or "all" if it concerns every one.
     pub signal: String,
@@ -227,6 +230,7 @@ pub struct Missing {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
+#[non_exhaustive]
 pub struct CostOfObserving {
     /// CPU time of watching in this window, in seconds: of the thread that watches and of the threads that work for it.
     pub cpu_seconds: f64,

@@ -197,7 +197,7 @@ mod tests {
     use super::super::report::Culprit;
     use super::super::scene::Families;
     use super::*;
-    use kerno::model::Severity;
+    use kerno::model::{Severity, fill};
 
     fn found(id: &'static str, severity: Severity, culprit: Culprit) -> Diagnosis {
         let found = kerno::model::Finding::new(kerno::model::RuleId::new(id), severity);
@@ -207,7 +207,7 @@ mod tests {
     }
 
     fn leak(pid: u32) -> Diagnosis {
-        found("fd_leak", Severity::Warning, Culprit { pid: Some(pid), ..Culprit::default() })
+        found("fd_leak", Severity::Warning, fill!(Culprit { pid: Some(pid) }))
     }
 
     fn other(severity: Severity) -> Diagnosis {
@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn an_address_is_not_the_beginning_of_another() {
         let is = |remote: &str, wanted: &str| {
-            let culprit = Culprit { remote: Some(remote.to_owned()), ..Culprit::default() };
+            let culprit = fill!(Culprit { remote: Some(remote.to_owned()) });
             let staged = Staged::fault(&["x"], [Mark::Remote(wanted.to_owned())]);
             judged(&staged, [found("x", Severity::Warning, culprit)]).verdict == Verdict::Right
         };

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use kerno_model::{Missing, Window};
+use kerno_model::{Missing, Window, fill};
 
 /// A running total, or a table of them, read again and again.
 #[derive(Debug)]
@@ -135,11 +135,9 @@ impl Gaps {
     /// Puts them all into the window.
     pub(crate) fn tell(&mut self, window: &mut Window) {
         let signal = self.signal;
-        window.missing.extend(self.gaps.drain(..).map(|Gap { what, reason }| Missing {
-            signal: signal.to_owned(),
-            what,
-            reason,
-        }));
+        window.missing.extend(
+            self.gaps.drain(..).map(|Gap { what, reason }| fill!(Missing { signal: signal.to_owned(), what, reason })),
+        );
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::resolver::{Late, Question, Resolver};
 use crate::probe::{Host, clock, meminfo};
-use kerno_model::HostFacts;
+use kerno_model::{HostFacts, fill};
 
 /// What is known of the machine. Some of it changes while it runs.
 #[derive(Debug)]
@@ -21,12 +21,11 @@ const READ_AGAIN: Duration = Duration::from_secs(3600);
 
 impl Machine {
     pub(super) fn new(host: &Host, resolver: &Resolver) -> Self {
-        let facts = HostFacts {
+        let facts = fill!(HostFacts {
             boot_id: text("/proc/sys/kernel/random/boot_id").trim().to_owned(),
             kernel: host.release.clone(),
             machine: host.machine.clone(),
-            ..HostFacts::default()
-        };
+        });
         let mut machine = Self { facts, read: None };
         // The end of the first window asks again for what is late now.
         let _ = machine.refresh(resolver);
@@ -47,7 +46,7 @@ impl Machine {
         if self.read.is_none_or(|read| read.elapsed() >= READ_AGAIN) {
             let Surroundings { os, virtualization, cloud, container, kubernetes } =
                 resolver.ask(Question::Machine, Surroundings::read)?;
-            *facts = HostFacts { os, virtualization, cloud, container, kubernetes, ..std::mem::take(facts) };
+            *facts = fill!(HostFacts { os, virtualization, cloud, container, kubernetes, ..std::mem::take(facts) });
             self.read = Some(Instant::now());
         }
         Ok(())

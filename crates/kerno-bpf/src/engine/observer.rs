@@ -19,8 +19,8 @@ use crate::calls::summaries::{self, SUMMARIES};
 use crate::probe::clock::{monotonic_ns, unix_offset_ns};
 use crate::probe::{CancelToken, Host, LoadError, parallel};
 use crate::signals::{self, SignalInfo};
-use kerno_model::SummaryLoss;
 use kerno_model::{CostOfObserving, Missing, SCHEMA_VERSION, Span, Window};
+use kerno_model::{SummaryLoss, fill};
 
 /// What is loaded at once.
 enum Work {
@@ -197,7 +197,11 @@ impl Observer {
                 Part::Tasks(loaded) => tasks = Some((*loaded)?),
                 Part::Signal(info, Ok(sampler)) => samplers.push((info, sampler)),
                 Part::Signal(info, Err(error)) => {
-                    unloaded.push(Missing { signal: info.name.into(), what: "all".into(), reason: error.reason() });
+                    unloaded.push(fill!(Missing {
+                        signal: info.name.into(),
+                        what: "all".into(),
+                        reason: error.reason()
+                    }));
                     first_error.get_or_insert(error);
                 }
             }
@@ -206,7 +210,7 @@ impl Observer {
         samplers.retain_mut(|(info, sampler)| match sampler.attach() {
             Ok(()) => true,
             Err(error) => {
-                unloaded.push(Missing { signal: info.name.into(), what: "all".into(), reason: error.reason() });
+                unloaded.push(fill!(Missing { signal: info.name.into(), what: "all".into(), reason: error.reason() }));
                 first_error.get_or_insert(error);
                 false
             }
@@ -384,20 +388,18 @@ impl Observer {
         }
         self.look_at_what_is_unseen();
         self.spent.entry(PROCESSES).or_default().windows += watch.lap();
-        let mut signals = Window {
+        let mut signals = fill!(Window {
             schema_version: SCHEMA_VERSION,
             kerno_version: env!("CARGO_PKG_VERSION").to_owned(),
             host: self.machine.facts().clone(),
-            span: Span {
+            span: fill!(Span {
                 started_unix: unix_seconds(self.started_ns),
                 started_ns: self.started_ns,
                 seconds,
                 samples: self.samples,
-                ..Span::default()
-            },
+            }),
             missing: self.missing.clone(),
-            ..Window::default()
-        };
+        });
         let tick = Tick { seconds, now_ns, tasks: &self.tasks, resolver: &self.resolver };
         for (info, sampler) in &mut self.samplers {
             self.watchdog.enter(info.name);
@@ -454,7 +456,7 @@ impl Observer {
                 loss.insert(info.name.to_owned(), lost);
             }
         }
-        CostOfObserving { cpu_seconds, resident_bytes: resident_bytes(), loss }
+        fill!(CostOfObserving { cpu_seconds, resident_bytes: resident_bytes(), loss })
     }
 }
 

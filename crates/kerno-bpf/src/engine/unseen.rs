@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use super::cgroups::Hierarchy;
 use crate::probe::in_initial_pid_namespace;
-use kerno_model::Missing;
+use kerno_model::{Missing, fill};
 
 /// A signal, a part of what it observes, where that is read, a test whether it can be read, and what is needed for it.
 type Part = (&'static str, &'static str, &'static str, fn() -> io::Result<()>, &'static str);
@@ -38,8 +38,9 @@ const PSI: &str = "needs a kernel with CONFIG_PSI, and psi=1 on its command line
 
 /// What an observer of these signals cannot see. Signals report themselves what they find out only while they watch.
 pub(super) fn unseen(signals: &[&str]) -> Vec<Missing> {
-    let missing =
-        |signal: &str, what: &str, reason: String| Missing { signal: signal.to_owned(), what: what.to_owned(), reason };
+    let missing = |signal: &str, what: &str, reason: String| {
+        fill!(Missing { signal: signal.to_owned(), what: what.to_owned(), reason })
+    };
     let mut all = Vec::new();
     let hidden = processes_hidden();
     if let Some(reason) = hidden {

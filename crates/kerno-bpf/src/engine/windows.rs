@@ -202,7 +202,7 @@ mod tests {
     use super::*;
 
     fn window(number: u32) -> Window {
-        Window { schema_version: number, ..Window::default() }
+        kerno_model::fill!(Window { schema_version: number })
     }
 
     fn numbers(windows: &Windows) -> Vec<u32> {

@@ -114,12 +114,13 @@ const ADVICE: &str = "--from takes a file that `kerno doctor --save FILE` wrote"
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kerno_model::fill;
 
     #[test]
     fn what_is_written_is_read() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("snapshot.json");
-        let mut signals = Window { schema_version: SCHEMA_VERSION, ..Window::default() };
+        let mut signals = fill!(Window { schema_version: SCHEMA_VERSION });
         // A number that a hasty parser gets wrong in the last place.
         signals.span.started_unix = 1_784_563_200.123_456_7;
         signals.span.seconds = 0.1 + 0.2;
@@ -135,7 +136,7 @@ mod tests {
         fs::write(&file, "old").unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
         std::os::unix::fs::symlink(&file, &link).unwrap();
-        let signals = Window { schema_version: SCHEMA_VERSION, ..Window::default() };
+        let signals = fill!(Window { schema_version: SCHEMA_VERSION });
         Destination::new(&link).unwrap().write(&signals).unwrap();
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);

@@ -1,11 +1,11 @@
 use super::*;
 use crate::{rank, report};
-use kerno_model::errno;
 use kerno_model::{
     Address, BlockedTask, CgroupThrottle, DiskDevice, DiskOpStat, DiskSubmitter, DiskSummary, ErrnoCount, Fact,
     FdSummary, Filesystem, Limit, NamedProcess, OomSummary, Process, RequestKind, RuleId, SchedSummary, Scope,
     Severity, Span, SyscallOffender, SyscallSummary, WaitsFor,
 };
+use kerno_model::{errno, fill};
 
 fn finding(id: &'static str, subject: Subject) -> Finding {
     Finding::new(RuleId::new(id), Severity::Warning).about(subject)
@@ -13,10 +13,7 @@ fn finding(id: &'static str, subject: Subject) -> Finding {
 
 fn process(pid: u32) -> Subject {
     let id = ProcessId { pid, ..ProcessId::default() };
-    Subject {
-        process: Some(NamedProcess { id, comm: format!("p{pid}"), ..NamedProcess::default() }),
-        ..Subject::default()
-    }
+    fill!(Subject { process: Some(NamedProcess { id, comm: format!("p{pid}"), ..NamedProcess::default() }) })
 }
 
 fn device(name: &str) -> Subject {
@@ -30,11 +27,11 @@ fn end(address: &str) -> Address {
 }
 
 fn local(address: &str) -> Subject {
-    Subject { local: Some(end(address)), ..Subject::default() }
+    fill!(Subject { local: Some(end(address)) })
 }
 
 fn remote(address: &str) -> Subject {
-    Subject { remote: Some(end(address)), ..Subject::default() }
+    fill!(Subject { remote: Some(end(address)) })
 }
 
 fn fails(id: &'static str, pid: u32, call: &str, errno: i32) -> Finding {
@@ -76,8 +73,8 @@ fn machine(offenders: Vec<SyscallOffender>) -> Window {
     let root = Filesystem { mount: "/".into(), dev: "8:1".into(), ..Filesystem::default() };
     let srv = Filesystem { mount: "/srv".into(), dev: "8:0".into(), ..Filesystem::default() };
     let processes = (100..110).map(|pid| (pid, Process { pid, ..Process::default() })).collect();
-    Window {
-        span: Span { seconds: 30.0, ..Span::default() },
+    fill!(Window {
+        span: fill!(Span { seconds: 30.0 }),
         disk_io: Some(DiskSummary { devices, filesystems: vec![root, srv], ..DiskSummary::default() }),
         syscall_latency: Some(SyscallSummary { offenders, ..SyscallSummary::default() }),
         oom_track: Some(OomSummary {
@@ -88,8 +85,7 @@ fn machine(offenders: Vec<SyscallOffender>) -> Window {
         sched_delay: Some(SchedSummary::default()),
         fd_track: Some(FdSummary::default()),
         processes,
-        ..Window::default()
-    }
+    })
 }
 
 fn submits(mut window: Window, pid: u32, dev: &str) -> Window {
@@ -255,7 +251,7 @@ fn a_full_file_system_explains_enospc() {
 #[test]
 fn a_kill_explains_what_led_to_it() {
     let window = machine(vec![]);
-    let in_cgroup = |pid, path: &str| Subject { cgroup: Some(path.into()), ..process(pid) };
+    let in_cgroup = |pid, path: &str| fill!(Subject { cgroup: Some(path.into()), ..process(pid) });
     let of_cgroup = |id, path: &str| finding(id, Subject::cgroup(path)).fact(Fact::Scope(Scope::Cgroup(path.into())));
     let of_machine = |id| finding(id, Subject::default()).fact(Fact::Scope(Scope::Machine));
     // A process is in some cgroup anyway.
@@ -299,8 +295,9 @@ fn a_leak_explains_what_it_runs_into() {
     explains(&window, &leak, &machine_full);
     let open = |id, pid, errno| fails(id, pid, "openat", errno);
     let exhausted = finding("fd_exhaustion", process(101)).fact(Fact::AtLimit(Limit::Descriptors));
-    let overflow =
-        |pid| finding("tcp_accept_queue_overflow", Subject { process: process(pid).process, ..local("0.0.0.0:80") });
+    let overflow = |pid| {
+        finding("tcp_accept_queue_overflow", fill!(Subject { process: process(pid).process, ..local("0.0.0.0:80") }))
+    };
     for cause in [leak, exhausted] {
         explains(&window, &cause, &open("syscall_error_rate", 101, errno::EMFILE));
         explains(&window, &cause, &open("file_open_storm", 101, errno::EMFILE));
@@ -373,7 +370,7 @@ fn a_listener_that_does_not_accept_explains_what_goes_to_it() {
     let failures = vec![failure(101, 80), failure(102, 81)];
     window.tcp_monitor = Some(kerno_model::TcpSummary { failures, ..Default::default() });
     let listener =
-        finding("tcp_accept_queue_overflow", Subject { process: process(100).process, ..local("0.0.0.0:80") });
+        finding("tcp_accept_queue_overflow", fill!(Subject { process: process(100).process, ..local("0.0.0.0:80") }));
     for id in ["tcp_connect_failures", "tcp_retransmit_storm", "tcp_rtt_inflation"] {
         explains(&window, &listener, &finding(id, remote("127.0.0.1:80")));
         explains(&window, &listener, &finding(id, remote("[::ffff:10.0.0.1]:80")));
@@ -397,7 +394,7 @@ fn loss_on_a_path_explains_what_else_is_wrong_on_it() {
     let failed = |errno| finding("tcp_connect_failures", remote("192.0.2.1:443")).fact(Fact::Errno(errno));
     explains(&window, &loss, &failed(errno::ETIMEDOUT));
     independent(&window, &loss, &failed(errno::ECONNREFUSED));
-    let subject = Subject { process: process(101).process, ..remote("192.0.2.1:1") };
+    let subject = fill!(Subject { process: process(101).process, ..remote("192.0.2.1:1") });
     let refused = finding("tcp_connect_failures", subject).fact(Fact::Errno(errno::ECONNREFUSED));
     explains(&window, &refused, &fails("syscall_error_rate", 101, "connect", errno::ECONNREFUSED));
     independent(&window, &refused, &fails("syscall_error_rate", 101, "open", errno::EACCES));

@@ -5,7 +5,7 @@ use kerno_model::{
     DiskSummary, ErrnoCount, FdProcess, FdSummary, FileProcess, FileSummary, Filesystem, FilesystemWriter, Histogram,
     OomKill, OomSummary, Process, ProcessMemory, SchedSummary, SchedWaiter, Series, Span, SyscallOffender,
     SyscallSummary, TaskUse, TcpFailure, TcpFailureReason, TcpListener, TcpNamespace, TcpPeer, TcpSummary, Window,
-    errno,
+    errno, fill,
 };
 
 const MS: u64 = 1_000_000;
@@ -45,8 +45,8 @@ fn window(processes: &[(u32, &str)]) -> Window {
         let (pid, comm) = (*pid, (*comm).to_owned());
         (pid, Process { pid, comm, alive: true, started_ns: u64::from(pid) * 7, ..Process::default() })
     };
-    Window {
-        span: Span { started_ns: 1_000_000_000, seconds: f64::from(SECONDS), ..Span::default() },
+    fill!(Window {
+        span: fill!(Span { started_ns: 1_000_000_000, seconds: f64::from(SECONDS) }),
         syscall_latency: Some(SyscallSummary::default()),
         tcp_monitor: Some(TcpSummary::default()),
         oom_track: Some(OomSummary {
@@ -59,8 +59,7 @@ fn window(processes: &[(u32, &str)]) -> Window {
         fd_track: Some(FdSummary { files_max: 100_000, ..FdSummary::default() }),
         file_audit: Some(FileSummary::default()),
         processes: processes.iter().map(process).collect(),
-        ..Window::default()
-    }
+    })
 }
 
 fn slow_call(window: &mut Window, pid: u32, name: &str) {

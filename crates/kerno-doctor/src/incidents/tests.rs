@@ -1,5 +1,5 @@
 use super::*;
-use kerno_model::{Effect, RuleId, Subject};
+use kerno_model::{Effect, RuleId, Subject, fill};
 use proptest::prelude::*;
 
 fn finding(place: u8, severity: Severity, excess: f64) -> Finding {
@@ -22,7 +22,7 @@ impl Watch {
 
     fn window(&mut self, seconds: f64, findings: &[Finding]) -> Vec<Course> {
         let started_ns = (self.now_seconds * 1e9) as u64;
-        let span = Span { started_unix: self.now_seconds, started_ns, seconds, samples: 2, ..Span::default() };
+        let span = fill!(Span { started_unix: self.now_seconds, started_ns, seconds, samples: 2 });
         let (incidents, transitions) = step(std::mem::take(&mut self.incidents), &span, findings);
         self.incidents = incidents;
         self.now_seconds += seconds;

@@ -6,6 +6,7 @@ use super::Diagnosis;
 /// A change of an incident, in words.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Change {
     /// The kind of change.
     pub course: Course,

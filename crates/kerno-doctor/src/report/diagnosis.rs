@@ -9,6 +9,7 @@ use crate::rule_by_id;
 /// A measurement.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Evidence {
     /// The name of the quantity within the rule. Stable.
     #[serde(default)]
@@ -26,6 +27,7 @@ pub struct Evidence {
 /// An example of what happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Exemplar {
     /// When it happened, in seconds since the start of the window.
     pub seconds: f64,
@@ -37,6 +39,7 @@ pub struct Exemplar {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
+#[non_exhaustive]
 pub struct Culprit {
     /// The id of a process.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -95,6 +98,7 @@ impl From<&Subject> for Culprit {
 /// A command to run next.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Fix {
     /// The command, with the actual process, device or address filled in.
     pub command: String,
@@ -107,6 +111,7 @@ pub struct Fix {
 /// When something will happen if the trend continues.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Eta {
     /// Seconds from the end of the window until then.
     pub seconds: f64,
@@ -119,6 +124,7 @@ pub struct Eta {
 /// A step in the chain from a cause to its consequences.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Step {
     /// When it began, in seconds since the start of the window; 0 if it had begun before.
     pub seconds: f64,
@@ -129,6 +135,7 @@ pub struct Step {
 /// A problem, with its culprit and what to do about it, in words.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Diagnosis {
     /// The rule that found it, such as `fd_leak`. Stable.
     pub id: String,

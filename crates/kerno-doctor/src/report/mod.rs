@@ -24,6 +24,7 @@ use kerno_model::{CostOfObserving, Finding, HostFacts, Missing, SCHEMA_VERSION, 
 /// The findings of a window, with the context needed to judge them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
 pub struct Report {
     /// Version of the serialised form. Grows when a field changes its meaning or is removed.
     pub schema_version: u32,

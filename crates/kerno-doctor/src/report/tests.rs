@@ -1,5 +1,5 @@
 use super::*;
-use kerno_model::{Container, Course, IncidentId, Safety, SummaryLoss, Unit};
+use kerno_model::{Container, Course, IncidentId, Safety, SummaryLoss, Unit, fill};
 
 /// A machine on which one process floods a disk that a database waits for, and another process leaks sockets.
 pub(super) fn report() -> Report {
@@ -75,8 +75,8 @@ pub(super) fn report() -> Report {
         ..Culprit::default()
     };
     leak.eta = Some(Eta { seconds: 40.0, what: "any open fails with EMFILE".into(), fit: 0.997 });
-    let window = Window {
-        host: HostFacts {
+    let window = fill!(Window {
+        host: fill!(HostFacts {
             hostname: "db-3".into(),
             boot_id: String::new(),
             kernel: "6.18.44".into(),
@@ -89,22 +89,21 @@ pub(super) fn report() -> Report {
             container: None,
             kubernetes: true,
             uptime_seconds: 1_051_200.0,
-        },
-        span: Span { started_unix: 1_795_362_894.5, started_ns: 1, seconds: 30.01, samples: 25, ..Span::default() },
-        missing: vec![Missing {
+        }),
+        span: fill!(Span { started_unix: 1_795_362_894.5, started_ns: 1, seconds: 30.01, samples: 25 }),
+        missing: vec![fill!(Missing {
             signal: "sched_delay".into(),
             what: "pressure".into(),
             reason: "the kernel keeps no pressure figures (CONFIG_PSI is off, or psi=0)".into(),
-        }],
-        cost: CostOfObserving {
+        })],
+        cost: fill!(CostOfObserving {
             cpu_seconds: 0.11,
             resident_bytes: 22 << 20,
             loss: [("disk_io".to_owned(), SummaryLoss { overflow: 1_203, ..SummaryLoss::default() })].into(),
-        },
+        }),
         disk_io: Some(kerno_model::DiskSummary::default()),
         fd_track: Some(kerno_model::FdSummary::default()),
-        ..Window::default()
-    };
+    });
     Report::with(&window, vec![disk, leak])
 }
 
@@ -212,7 +211,7 @@ fn what_json_cannot_hold_does_not_get_in() {
         .measured("a", f64::NAN, Unit::Count, None)
         .measured("b", 1.0, Unit::Count, Some(f64::INFINITY));
     finding.excess = f64::INFINITY;
-    finding.eta = Some(kerno_model::Eta { at: kerno_model::Moment::default(), seconds: f64::INFINITY, fit: 1.0 });
+    finding.eta = Some(kerno_model::Eta::new(kerno_model::Moment::default(), f64::INFINITY, 1.0));
     finding.consequences.push(finding.clone());
     let report = Report::new(&Window::default(), &[finding]);
     let json = serde_json::to_string(&report).unwrap();

@@ -225,6 +225,8 @@ pub(super) fn first_evidence(finding: &Diagnosis) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use kerno_model::fill;
+
     use super::*;
 
     #[test]
@@ -233,7 +235,7 @@ mod tests {
         assert_eq!((date(951_826_154.0), clock(951_826_154.0)), ("2000-02-29".into(), "12:09:14".into()));
         assert_eq!((date(1_795_362_894.5), clock_ms(1_795_362_894.5)), ("2026-11-22".into(), "15:54:54.500".into()));
         assert_eq!(clock_ms(1.9999), "00:00:02.000");
-        let window = Span { started_unix: 0.0, seconds: 30.0, ..Span::default() };
+        let window = fill!(Span { started_unix: 0.0, seconds: 30.0 });
         assert_eq!(since(Some(18.0), &window), "00:00:18 UTC, 12 s before the end");
         assert_eq!(since(None, &window), "before 00:00:00 UTC, when the window began");
     }
@@ -281,7 +283,7 @@ mod tests {
     #[test]
     fn what_was_not_seen_is_named_once() {
         let missing =
-            |signal: &str, what: &str| Missing { signal: signal.into(), what: what.into(), reason: "r".into() };
+            |signal: &str, what: &str| fill!(Missing { signal: signal.into(), what: what.into(), reason: "r".into() });
         assert_eq!(unseen(&missing("disk_io", "all")), "disk_io: r");
         assert_eq!(unseen(&missing("all", "cgroups")), "cgroups: r");
         assert_eq!(unseen(&missing("disk_io", "files")), "disk_io, files: r");

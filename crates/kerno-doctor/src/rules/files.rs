@@ -164,6 +164,7 @@ mod tests {
     use super::*;
     use crate::Thresholds;
     use crate::rules::testing::words_hold;
+    use kerno_model::fill;
     use kerno_model::{FileSummary, Span};
 
     fn process(opens: u64, failed: u64, repeated: u64) -> FileProcess {
@@ -183,11 +184,10 @@ mod tests {
     }
 
     fn found(process: FileProcess) -> Vec<Finding> {
-        let window = Window {
-            span: Span { started_ns: 1_000_000_000, seconds: 10.0, ..Span::default() },
+        let window = fill!(Window {
+            span: fill!(Span { started_ns: 1_000_000_000, seconds: 10.0 }),
             file_audit: Some(FileSummary { processes: vec![process], ..FileSummary::default() }),
-            ..Window::default()
-        };
+        });
         let findings = judge(&window, &FileOpenStorm::with(&Thresholds::default()));
         findings.iter().for_each(words_hold);
         findings

@@ -87,7 +87,7 @@ fn finding(window: &Window, rule: &BlockedTasks, kind: WaitsFor, mut tasks: Vec<
         if let Some(place) = place(task) {
             let at = window.moment((window.covered_seconds() - task.seconds).max(0.0));
             let what = format!("{} ({}) fell asleep in {}{}", task.comm, task.tid, place, called_by(task, place));
-            finding.exemplars.push(Exemplar { at, what });
+            finding.exemplars.push(Exemplar::new(at, what));
         }
     }
     let fell_asleep = window.covered_seconds() - longest;

@@ -13,6 +13,7 @@ mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use kerno_model::fill;
 use kerno_model::saved::read_window;
 use kerno_model::*;
 use proptest::prelude::*;
@@ -265,11 +266,11 @@ fn harmed(mut window: Window, harm: u16, started_ns: &mut u64) -> Option<Window>
         sched.cpus.truncate(1);
         sched.groups.truncate(1);
         window.disk_io.as_mut().unwrap().devices.truncate(1);
-        window.missing.push(Missing {
+        window.missing.push(fill!(Missing {
             signal: "disk_io".into(),
             what: "a device".into(),
             reason: "it is broken".into(),
-        });
+        }));
     }
     if is(7) && is(8) {
         window.disk_io = None;
@@ -300,15 +301,15 @@ fn opened(begin: f64, opens: &BTreeMap<u32, u64>) -> Window {
     processes.sort_by_key(|process| (std::cmp::Reverse(process.opens), process.pid));
     processes.truncate(64);
     let part = FileSummary { opens: opens.values().sum(), processes, ..FileSummary::default() };
-    Window { file_audit: Some(part), ..empty(begin, 1.0) }
+    fill!(Window { file_audit: Some(part), ..empty(begin, 1.0) })
 }
 
 /// A window of so many seconds that begins then, with nothing in it.
 fn empty(begin: f64, seconds: f64) -> Window {
-    let host = HostFacts { hostname: "host".into(), boot_id: "boot".into(), ..HostFacts::default() };
+    let host = fill!(HostFacts { hostname: "host".into(), boot_id: "boot".into() });
     let started_ns = (begin * 1e9) as u64;
-    let span = Span { started_unix: 1e9 + begin, started_ns, seconds, samples: 2, ..Span::default() };
-    Window { schema_version: SCHEMA_VERSION, host, span, ..Window::default() }
+    let span = fill!(Span { started_unix: 1e9 + begin, started_ns, seconds, samples: 2 });
+    fill!(Window { schema_version: SCHEMA_VERSION, host, span })
 }
 
 #[test]
@@ -317,10 +318,16 @@ fn inexact_values_say_so() {
     let mut rtt_us = Histogram::new();
     rtt_us.record(100);
     let group = |processes| CpuGroup { comm: "cc".into(), processes, ..CpuGroup::default() };
-    let with = |begin, processes| Window {
-        tcp_monitor: Some(TcpSummary { peers: vec![peer.clone()], rtt_us: rtt_us.clone(), ..TcpSummary::default() }),
-        sched_delay: Some(SchedSummary { groups: vec![group(processes)], ..SchedSummary::default() }),
-        ..empty(begin, 5.0)
+    let with = |begin, processes| {
+        fill!(Window {
+            tcp_monitor: Some(TcpSummary {
+                peers: vec![peer.clone()],
+                rtt_us: rtt_us.clone(),
+                ..TcpSummary::default()
+            }),
+            sched_delay: Some(SchedSummary { groups: vec![group(processes)], ..SchedSummary::default() }),
+            ..empty(begin, 5.0)
+        })
     };
     let whole = merged(&[with(0.0, 4), with(5.0, 2)]);
     let told = &whole.merged.as_ref().unwrap().inexact;
@@ -367,13 +374,15 @@ fn what_does_not_belong_together_is_refused_and_changes_nothing() {
 
 #[test]
 fn a_signal_that_was_observed_for_a_part_of_the_time_says_so() {
-    let with = |begin, share| Window {
-        disk_io: Some(DiskSummary {
-            some_stalled: Some(share),
-            dirty_bytes: [(0.0, 1.0), (10.0, 2.0)].into_iter().collect(),
-            ..DiskSummary::default()
-        }),
-        ..empty(begin, 10.0)
+    let with = |begin, share| {
+        fill!(Window {
+            disk_io: Some(DiskSummary {
+                some_stalled: Some(share),
+                dirty_bytes: [(0.0, 1.0), (10.0, 2.0)].into_iter().collect(),
+                ..DiskSummary::default()
+            }),
+            ..empty(begin, 10.0)
+        })
     };
     let whole = merged(&[empty(0.0, 10.0), with(10.0, 0.2), with(20.0, 0.6), empty(30.0, 10.0)]);
     let disk = whole.disk_io.as_ref().unwrap();
@@ -391,11 +400,11 @@ fn a_process_id_that_is_used_again_is_another_process() {
     let with = |begin: f64, started_ns, comm: &str, opens| {
         let process = Process { pid: 7, comm: comm.into(), started_ns, alive: true, ..Process::default() };
         let opener = FileProcess { pid: 7, comm: comm.into(), opens, ..FileProcess::default() };
-        Window {
+        fill!(Window {
             file_audit: Some(FileSummary { opens, processes: vec![opener], ..FileSummary::default() }),
             processes: [(7, process)].into(),
             ..empty(begin, 5.0)
-        }
+        })
     };
     let whole = merged(&[with(0.0, 1, "old", 3), with(5.0, 9, "new", 4), with(10.0, 9, "new", 5)]);
     let files = whole.file_audit.unwrap();
@@ -412,7 +421,11 @@ fn lists_stay_bounded_and_what_is_left_out_is_counted() {
         let process = |i| (begin * 1000 + i, Process { pid: begin * 1000 + i, started_ns: 5, ..Process::default() });
         let files =
             FileSummary { opens: 64 * 65 / 2, processes: (0..64).map(opener).collect(), ..FileSummary::default() };
-        Window { file_audit: Some(files), processes: (0..900).map(process).collect(), ..empty(f64::from(begin), 1.0) }
+        fill!(Window {
+            file_audit: Some(files),
+            processes: (0..900).map(process).collect(),
+            ..empty(f64::from(begin), 1.0)
+        })
     };
     let whole = merged(&(0..10).map(with).collect::<Vec<_>>());
     let (files, notes) = (whole.file_audit.unwrap(), whole.merged.unwrap());

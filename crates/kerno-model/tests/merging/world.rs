@@ -6,6 +6,7 @@ mod parts;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
+use kerno_model::fill;
 use kerno_model::*;
 use proptest::prelude::*;
 
@@ -183,19 +184,17 @@ impl World {
     pub fn window(&self, from: u64, to: u64) -> Window {
         let (from_ms, to_ms) = (from * 1000, to * 1000);
         let events: Vec<_> = self.events.iter().filter(|(at, _)| (from_ms..to_ms).contains(at)).collect();
-        let mut window = Window {
+        let mut window = fill!(Window {
             schema_version: SCHEMA_VERSION,
             kerno_version: "test".into(),
-            host: HostFacts { hostname: "host".into(), boot_id: "boot".into(), cpus: 2, ..HostFacts::default() },
-            span: Span {
+            host: fill!(HostFacts { hostname: "host".into(), boot_id: "boot".into(), cpus: 2 }),
+            span: fill!(Span {
                 started_unix: BEGIN_UNIX + from as f64,
                 started_ns: ns(from_ms),
                 seconds: (to - from) as f64,
                 samples: u32::try_from(to - from + 1).unwrap(),
-                ..Span::default()
-            },
-            ..Window::default()
-        };
+            }),
+        });
         window.cost.cpu_seconds = (to - from) as f64 * 0.25;
         window.cost.resident_bytes = to;
         window.cost.loss.insert("disk_io".into(), SummaryLoss { overflow: to - from, untracked: 1, missed_runs: 0 });

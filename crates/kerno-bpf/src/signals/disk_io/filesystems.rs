@@ -7,8 +7,8 @@ use std::os::unix::fs::MetadataExt as _;
 use super::devices::{Dev, number, parse_number, whole_disk};
 use crate::engine::{MountWatch, Question, Resolver};
 use crate::probe::unescape_mount;
-use kerno_model::Filesystem;
 use kerno_model::Missing;
+use kerno_model::{Filesystem, fill};
 
 /// The most that are looked at.
 const MAX_FILESYSTEMS: usize = 128;
@@ -132,7 +132,7 @@ impl Filesystems {
             others => format!(" and {others} more"),
         };
         let what = format!("room on the file system at {}{others}", first.mount);
-        Some(Missing { signal: "disk_io".into(), what, reason: reason.clone() })
+        Some(fill!(Missing { signal: "disk_io".into(), what, reason: reason.clone() }))
     }
 
     pub(super) const fn mounts(&self) -> &HashMap<Dev, Vec<String>> {

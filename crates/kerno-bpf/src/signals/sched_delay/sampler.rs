@@ -9,9 +9,9 @@ use super::throttle::ThrottleMeter;
 use crate::engine::{Cumulative, Gaps, PressureMeter, ProcFile, Sampler, Tasks, Tick};
 use crate::event::Comm;
 use crate::probe::{Hook, Host, KernelHash, LoadError, MappedBlocks, Object, Plan, SummaryPrograms, VolatileBlock};
-use kerno_model::SummaryLoss;
 use kerno_model::{CpuHolder, CpuStat, SchedSummary, SchedWaiter};
 use kerno_model::{Histogram, Missing, Series, Window};
+use kerno_model::{SummaryLoss, fill};
 
 /// A wait after a wake-up of this length is a long one: a machine that is merely busy has few.
 const SLOW_NS: u64 = 5_000_000;
@@ -258,7 +258,11 @@ impl Sampler for Sampled {
 
     fn finish(&mut self, tick: &Tick<'_>, signals: &mut Window) {
         let mut missing = |what: &str, reason: &str| {
-            signals.missing.push(Missing { signal: "sched_delay".into(), what: what.into(), reason: reason.into() });
+            signals.missing.push(fill!(Missing {
+                signal: "sched_delay".into(),
+                what: what.into(),
+                reason: reason.into(),
+            }));
         };
         let some_stalled = match self.pressure.take(tick.seconds) {
             Ok((some, _)) => Some(some),

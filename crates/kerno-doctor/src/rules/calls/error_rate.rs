@@ -256,6 +256,7 @@ mod tests {
     use crate::Thresholds;
     use crate::rules::testing::words_hold;
     use kerno_model::Span;
+    use kerno_model::fill;
 
     fn observed(name: &str, errno: i32, count: u64) -> Window {
         let offender = SyscallOffender {
@@ -265,11 +266,10 @@ mod tests {
             errors: vec![ErrnoCount::new(errno, count)],
             ..SyscallOffender::default()
         };
-        Window {
-            span: Span { seconds: 10.0, ..Span::default() },
+        fill!(Window {
+            span: fill!(Span { seconds: 10.0 }),
             syscall_latency: Some(SyscallSummary { offenders: vec![offender], ..SyscallSummary::default() }),
-            ..Window::default()
-        }
+        })
     }
 
     fn found(name: &str, errno: i32, count: u64) -> Vec<Finding> {

@@ -169,6 +169,7 @@ mod tests {
     use super::*;
     use crate::Thresholds;
     use crate::rules::testing::words_hold;
+    use kerno_model::fill;
     use kerno_model::{Process, Span, SyscallExemplar};
 
     fn observed(name: &str, slow: u64, each_ms: u64, waited_ms: u64) -> Window {
@@ -189,11 +190,10 @@ mod tests {
             }],
             ..SyscallOffender::default()
         };
-        let mut window = Window {
-            span: Span { started_ns: 1_000_000_000, seconds: 10.0, ..Span::default() },
+        let mut window = fill!(Window {
+            span: fill!(Span { started_ns: 1_000_000_000, seconds: 10.0 }),
             syscall_latency: Some(SyscallSummary { offenders: vec![offender], ..SyscallSummary::default() }),
-            ..Window::default()
-        };
+        });
         let mut process = Process { pid: 4711, ..Process::default() };
         process.used.wait_ns = waited_ms * 1_000_000;
         window.processes.insert(4711, process);

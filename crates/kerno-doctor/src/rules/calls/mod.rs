@@ -44,7 +44,7 @@ fn exemplars(window: &Window, offender: &SyscallOffender) -> Vec<Exemplar> {
         };
         let (name, took) = (&offender.name, amount::millis(millis(exemplar.latency_ns)));
         let what = format!("{name} of thread {} took {took} and {result}", exemplar.tid);
-        Exemplar { at: window.moment_ns(exemplar.timestamp_ns), what }
+        Exemplar::new(window.moment_ns(exemplar.timestamp_ns), what)
     };
     offender.exemplars.iter().map(words).collect()
 }

@@ -67,11 +67,12 @@ mod tests {
     use crate::Thresholds;
     use crate::rules::testing::words_hold;
     use kerno_model::SchedSummary;
+    use kerno_model::fill;
 
     fn stolen(shares: &[f64]) -> Vec<Finding> {
         let cpus = (0..).zip(shares).map(|(cpu, steal)| CpuStat { cpu, steal: *steal, ..CpuStat::default() }).collect();
         let sched_delay = Some(SchedSummary { cpus, ..SchedSummary::default() });
-        judge(&Window { sched_delay, ..Window::default() }, &CpuSteal::with(&Thresholds::default()))
+        judge(&fill!(Window { sched_delay }), &CpuSteal::with(&Thresholds::default()))
     }
 
     #[test]

@@ -242,6 +242,7 @@ mod tests {
     use crate::Thresholds;
     use crate::rules::descriptors::sample::{observed, process};
     use crate::rules::testing::words_hold;
+    use kerno_model::fill;
     use kerno_model::{Entity, FileProcess, FileSummary, SyscallOffender, SyscallSummary};
 
     fn exhausted(window: &Window) -> Vec<Finding> {
@@ -266,7 +267,8 @@ mod tests {
         let [finding] = &exhausted(&near)[..] else { panic!("one finding") };
         assert_eq!(title(finding), "postgres (4711) is about to run out of file descriptors: 922 of 1,024 open");
         assert_eq!(finding.severity, Severity::Warning);
-        let failing = Window { syscall_latency: failed(errno::EMFILE, 37), ..observed(vec![process(|_| 1024.0)]) };
+        let failing =
+            fill!(Window { syscall_latency: failed(errno::EMFILE, 37), ..observed(vec![process(|_| 1024.0)]) });
         let [finding] = &exhausted(&failing)[..] else { panic!("one finding") };
         assert_eq!(
             title(finding),
@@ -292,10 +294,10 @@ mod tests {
             ..FileProcess::default()
         };
         let file_audit = Some(FileSummary { processes: vec![opener], ..FileSummary::default() });
-        let gone = Window { syscall_latency: failed(errno::EMFILE, 37), file_audit, ..observed(Vec::new()) };
+        let gone = fill!(Window { syscall_latency: failed(errno::EMFILE, 37), file_audit, ..observed(Vec::new()) });
         let [finding] = &exhausted(&gone)[..] else { panic!("one finding") };
         assert_eq!(title(finding), "postgres (4711) ran out of file descriptors: 40 calls failed with EMFILE");
-        let other = Window { syscall_latency: failed(errno::EACCES, 37), ..observed(Vec::new()) };
+        let other = fill!(Window { syscall_latency: failed(errno::EACCES, 37), ..observed(Vec::new()) });
         assert!(exhausted(&other).is_empty());
     }
 
@@ -309,7 +311,7 @@ mod tests {
             "the machine is near its limit of open files: 95,000 of 100,000 open (95 %); postgres (4711) has the most, 800"
         );
         assert_eq!((finding.scope(), finding.is_at(Limit::OpenFiles)), (Some(&Scope::Machine), true));
-        let failing = Window { syscall_latency: failed(errno::ENFILE, 2), ..observed(Vec::new()) };
+        let failing = fill!(Window { syscall_latency: failed(errno::ENFILE, 2), ..observed(Vec::new()) });
         let [finding] = &exhausted(&failing)[..] else { panic!("one finding") };
         assert_eq!(finding.victims[0].pid(), Some(4711));
     }
@@ -330,7 +332,7 @@ mod tests {
     fn inotify_instances_are_no_descriptors() {
         let mut calls = failed(errno::EMFILE, 37);
         calls.as_mut().unwrap().offenders[0].name = "inotify_init1".into();
-        assert!(exhausted(&Window { syscall_latency: calls, ..observed(Vec::new()) }).is_empty());
+        assert!(exhausted(&fill!(Window { syscall_latency: calls, ..observed(Vec::new()) })).is_empty());
     }
 
     #[test]
@@ -351,9 +353,9 @@ mod tests {
         machine.fd_track.as_mut().unwrap().files = [(0.0, 95_000.0)].into_iter().collect();
         let windows = [
             observed(vec![process(|_| 922.0)]),
-            Window { syscall_latency: failed(errno::EMFILE, 37), ..observed(vec![process(|_| 1024.0)]) },
-            Window { syscall_latency: failed(errno::EMFILE, 37), ..observed(Vec::new()) },
-            Window { syscall_latency: failed(errno::ENFILE, 2), ..observed(Vec::new()) },
+            fill!(Window { syscall_latency: failed(errno::EMFILE, 37), ..observed(vec![process(|_| 1024.0)]) }),
+            fill!(Window { syscall_latency: failed(errno::EMFILE, 37), ..observed(Vec::new()) }),
+            fill!(Window { syscall_latency: failed(errno::ENFILE, 2), ..observed(Vec::new()) }),
             machine,
         ];
         for window in windows {

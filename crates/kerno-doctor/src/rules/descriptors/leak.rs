@@ -100,7 +100,7 @@ fn leak(window: &Window, rule: &FdLeak, process: &FdProcess, growth: &Growth) ->
         }
     }
     finding.since = growth.since.map(|since| window.moment(since));
-    finding.eta = Some(Eta { at: window.moment(window.covered_seconds() + left), seconds: left, fit: growth.fit });
+    finding.eta = Some(Eta::new(window.moment(window.covered_seconds() + left), left, growth.fit));
     finding.excess = growth.net / rule.min_growth;
     // A longer look and a straighter line say more.
     let all_of_one_kind = leaked.is_some_and(|kind| kind.growth as f64 >= 0.3 * growth.net);

@@ -45,7 +45,7 @@ fn raise_limit(finding: Finding, process: &FdProcess, why: &str) -> Finding {
 
 #[cfg(test)]
 mod sample {
-    use kerno_model::{FdProcess, FdSummary, Series, Window};
+    use kerno_model::{FdProcess, FdSummary, Series, Window, fill};
 
     /// A process with so many open file descriptors at each second of five.
     pub(super) fn process(open: impl Fn(f64) -> f64) -> FdProcess {
@@ -55,6 +55,6 @@ mod sample {
 
     pub(super) fn observed(processes: Vec<FdProcess>) -> Window {
         let part = FdSummary { processes, files_max: 100_000, ..FdSummary::default() };
-        Window { fd_track: Some(part), ..Window::default() }
+        fill!(Window { fd_track: Some(part) })
     }
 }

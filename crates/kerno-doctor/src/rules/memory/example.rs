@@ -58,13 +58,14 @@ fn words(finding: &Finding) -> Words {
 mod tests {
     use super::*;
     use crate::Thresholds;
+    use kerno_model::fill;
     use kerno_model::{Process, Span, TaskUse};
 
     fn found(major_faults: u64) -> Vec<Finding> {
         let used = TaskUse { major_faults, ..TaskUse::default() };
         let process = Process { pid: 815, comm: "java".into(), used, ..Process::default() };
-        let span = Span { seconds: 10.0, ..Span::default() };
-        let window = Window { span, processes: [(815, process)].into(), ..Window::default() };
+        let span = fill!(Span { seconds: 10.0 });
+        let window = fill!(Window { span, processes: [(815, process)].into() });
         judge(&window, &MajorFaults::with(&Thresholds::default()))
     }
 

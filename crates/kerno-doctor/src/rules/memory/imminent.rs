@@ -153,7 +153,7 @@ fn with_trend(finding: Finding, window: &Window, rule: &OomImminent, growth: &Gr
         Some(rule.min_fit),
     );
     finding.since = growth.since.map(|since| window.moment(since));
-    finding.eta = Some(Eta { at: window.moment(window.covered_seconds() + seconds), seconds, fit: growth.fit });
+    finding.eta = Some(Eta::new(window.moment(window.covered_seconds() + seconds), seconds, growth.fit));
     finding
 }
 
@@ -212,6 +212,7 @@ mod tests {
     use super::*;
     use crate::Thresholds;
     use crate::rules::testing::words_hold;
+    use kerno_model::fill;
     use kerno_model::{Entity, ProcessMemory};
 
     const MIB: f64 = 1048576.0;
@@ -237,7 +238,7 @@ mod tests {
     }
 
     fn found(part: OomSummary) -> Vec<Finding> {
-        let window = Window { oom_track: Some(part), ..Window::default() };
+        let window = fill!(Window { oom_track: Some(part) });
         judge(&window, &OomImminent::with(&Thresholds::default()))
     }
 

@@ -1,4 +1,5 @@
 use kerno_model::amount::{bytes, number};
+use kerno_model::fill;
 use kerno_model::{
     CgroupMemory, Entity, Exemplar, Fact, Finding, KillScope, Limit, MemoryHolder, OomKill, OomSummary, Safety, Scope,
     Severity, Subject, Unit, Window,
@@ -122,11 +123,12 @@ fn describe(
         if kill.triggered_pid > 0 {
             what = format!("{what}, when {} needed memory", name(kill.triggered_pid, &kill.triggered_comm));
         }
-        Exemplar { at: window.moment_ns(kill.timestamp_ns), what }
+        Exemplar::new(window.moment_ns(kill.timestamp_ns), what)
     };
     finding.exemplars = kills.iter().take(MAX_NAMED).map(exemplar).collect();
-    let victim =
-        |kill: &&OomKill| Subject { cgroup: kill.cgroup.clone(), ..Subject::process(window, kill.pid, &kill.comm) };
+    let victim = |kill: &&OomKill| {
+        fill!(Subject { cgroup: kill.cgroup.clone(), ..Subject::process(window, kill.pid, &kill.comm) })
+    };
     finding.victims = kills.iter().take(MAX_NAMED).map(victim).collect();
     finding.since = Some(window.moment_ns(first.timestamp_ns));
     finding.excess = number / rule.min_kills;
@@ -241,7 +243,7 @@ mod tests {
         };
         let kills_total = kills.len() as u64;
         let part = OomSummary { kills, kills_total, cgroups: vec![cgroup], ..OomSummary::default() };
-        let mut window = Window { oom_track: Some(part), ..Window::default() };
+        let mut window = fill!(Window { oom_track: Some(part) });
         window.span.started_ns = 1_000_000_000;
         judge(&window, &OomKilled::with(&Thresholds::default()))
     }

@@ -140,10 +140,11 @@ mod tests {
     use super::*;
     use crate::Thresholds;
     use crate::rules::testing::words_hold;
+    use kerno_model::fill;
     use kerno_model::{OomSummary, ProcessMemory, TaskUse};
 
     fn found(part: OomSummary) -> Vec<Finding> {
-        let mut window = Window { oom_track: Some(part), ..Window::default() };
+        let mut window = fill!(Window { oom_track: Some(part) });
         window.span.seconds = 10.0;
         let used = TaskUse { major_faults: 500, ..TaskUse::default() };
         window.processes.insert(9, Process { pid: 9, comm: "slow".into(), used, ..Process::default() });

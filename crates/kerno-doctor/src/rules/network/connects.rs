@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use kerno_model::amount::number;
+use kerno_model::fill;
 use kerno_model::{
     Effect, Fact, Finding, Severity, Subject, TcpFailure, TcpFailureReason, TcpPeer, TcpSummary, Unit, Window, errno,
 };
@@ -229,7 +230,7 @@ fn one(window: &Window, tcp: &TcpSummary, rule: &ConnectFailures, group: &Group<
         if seldom { Severity::Info } else { severity(group.count, group.succeeded, window.seconds(), reason) };
     let own = process(window, group.pid(), group.comm());
     let mut finding = found(window, rule, severity, &[group])
-        .about(Subject { remote: Some(group.service.into()), ..own })
+        .about(fill!(Subject { remote: Some(group.service.into()), ..own }))
         .detail("server_overflows", reason == TcpFailureReason::TimedOut && overflows(tcp, group))
         .measured("share_of_attempts", group.share(), Unit::Ratio, Some(rule.share));
     let mut victims: Vec<_> = group.failures.iter().filter(|failure| failure.pid != 0).collect();

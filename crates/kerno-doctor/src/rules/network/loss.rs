@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use kerno_model::amount::{number, share};
+use kerno_model::fill;
 use kerno_model::{
     Address, ConnectionOwner, Effect, Fact, Finding, Scope, Severity, Subject, TcpPeer, TcpSummary, Unit, Window,
 };
@@ -77,7 +78,7 @@ impl Path<'_> {
             [peer] if peer.outgoing => SocketAddr::new(remote, peer.port).into(),
             _ => remote.into(),
         };
-        Subject { remote: Some(remote), ..process(window, self.main_owner(), "") }
+        fill!(Subject { remote: Some(remote), ..process(window, self.main_owner(), "") })
     }
 }
 

@@ -99,6 +99,7 @@ fn is_public(address: IpAddr) -> bool {
 mod testing {
     use super::*;
     use crate::Thresholds;
+    use kerno_model::fill;
     use kerno_model::{Process, Span, TcpNamespace};
 
     pub(super) fn observed(edit: impl FnOnce(&mut TcpSummary)) -> Window {
@@ -110,11 +111,8 @@ mod testing {
             ..TcpSummary::default()
         };
         edit(&mut tcp);
-        let mut window = Window {
-            span: Span { started_ns: 1_000_000_000, seconds: 10.0, ..Span::default() },
-            tcp_monitor: Some(tcp),
-            ..Window::default()
-        };
+        let mut window =
+            fill!(Window { span: fill!(Span { started_ns: 1_000_000_000, seconds: 10.0 }), tcp_monitor: Some(tcp) });
         for (pid, comm) in [(4711, "postgres"), (815, "client")] {
             let process = Process { pid, comm: comm.into(), ..Process::default() };
             window.processes.insert(pid, process);

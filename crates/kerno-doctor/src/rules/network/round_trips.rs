@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use kerno_model::amount::millis;
+use kerno_model::fill;
 use kerno_model::{Effect, Finding, Severity, Subject, Unit, Window};
 
 use super::{Namespace, is_client_from_afar, process, ss_address, who, worst};
@@ -52,7 +53,7 @@ fn inflation(window: &Window, rule: &RttInflation) -> Vec<Finding> {
         let (remote, pid) = (peer.remote, peer.owners.first().map_or(0, |owner| owner.pid));
         let severity = if is_client_from_afar(peer) { Severity::Info } else { Severity::Warning };
         let mut finding = RttInflation::finding(severity)
-            .about(Subject { remote: Some(remote.into()), ..process(window, pid, "") })
+            .about(fill!(Subject { remote: Some(remote.into()), ..process(window, pid, "") }))
             .measured("round_trip", f64::from(now) / 1000.0, Unit::Milliseconds, None)
             .measured("lowest_round_trip", f64::from(lowest) / 1000.0, Unit::Milliseconds, None)
             .measured("multiple_of_lowest", factor, Unit::Times, Some(rule.factor))

@@ -166,7 +166,7 @@ fn exemplar(window: &Window, failure: &DiskFailure) -> Exemplar {
         failure.error,
         number(failure.count as f64)
     );
-    Exemplar { at: window.moment_ns(failure.timestamp_ns), what }
+    Exemplar::new(window.moment_ns(failure.timestamp_ns), what)
 }
 
 fn words(finding: &Finding) -> Words {

@@ -215,11 +215,8 @@ fn eta(window: &Window, room: &Room<'_>, rule: &DiskFull) -> Option<Eta> {
     let seconds = series.seconds_until(0.0, rule.fit)?;
     let trend = series.trend()?;
     let seen = going.last()?.0 - going.first()?.0;
-    (trend.per_second < 0.0 && times * 2 >= going.len() - 1 && seconds <= seen * FORESIGHT).then(|| Eta {
-        at: window.moment(window.covered_seconds() + seconds),
-        seconds,
-        fit: trend.fit,
-    })
+    (trend.per_second < 0.0 && times * 2 >= going.len() - 1 && seconds <= seen * FORESIGHT)
+        .then(|| Eta::new(window.moment(window.covered_seconds() + seconds), seconds, trend.fit))
 }
 
 fn finding(window: &Window, disk: &DiskSummary, fs: &Filesystem, room: &Room<'_>, rule: &DiskFull) -> Option<Finding> {

@@ -2,7 +2,7 @@
 
 use kerno_model::{
     DiskDevice, DiskOpStat, DiskSubmitter, DiskSummary, Finding, Histogram, Process, RequestKind, Safety, Series, Span,
-    Subject, SyncStat, SyscallSummary, TaskUse, Window,
+    Subject, SyncStat, SyscallSummary, TaskUse, Window, fill,
 };
 
 use crate::Thresholds;
@@ -67,13 +67,12 @@ pub(super) fn sync(pid: u32, comm: &str, calls: u64, mean_ns: u64) -> SyncStat {
 }
 
 pub(super) fn observed(disk: DiskSummary, syncs: Vec<SyncStat>, processes: Vec<(u32, Process)>) -> Window {
-    Window {
-        span: Span { seconds: SECONDS, ..Span::default() },
+    fill!(Window {
+        span: fill!(Span { seconds: SECONDS }),
         disk_io: Some(disk),
         syscall_latency: Some(SyscallSummary { syncs, ..SyscallSummary::default() }),
         processes: processes.into_iter().collect(),
-        ..Window::default()
-    }
+    })
 }
 
 pub(super) fn judge(window: &Window) -> Vec<Finding> {
@@ -109,11 +108,11 @@ pub(super) fn words_last(finding: &Finding) {
     let read: Finding = serde_json::from_str(&saved).unwrap();
     assert_eq!((crate::words(&read), read.fingerprint()), (words, finding.fingerprint()));
 
-    let without_evidence = Finding { evidence: Vec::new(), ..read.clone() };
-    let without_facts = Finding { facts: Vec::new(), ..read.clone() };
-    let without_subject = Finding { subject: Subject::default(), ..read.clone() };
-    let bare = Finding { evidence: Vec::new(), facts: Vec::new(), subject: Subject::default(), ..read.clone() };
-    let unknown = Finding { variant: "of_another_version".into(), ..bare.clone() };
+    let without_evidence = fill!(Finding { evidence: Vec::new(), ..read.clone() });
+    let without_facts = fill!(Finding { facts: Vec::new(), ..read.clone() });
+    let without_subject = fill!(Finding { subject: Subject::default(), ..read.clone() });
+    let bare = fill!(Finding { evidence: Vec::new(), facts: Vec::new(), subject: Subject::default(), ..read.clone() });
+    let unknown = fill!(Finding { variant: "of_another_version".into(), ..bare.clone() });
     for stripped in [without_evidence, without_facts, without_subject, bare, unknown] {
         let words = crate::words(&stripped);
         assert!(!words.title.trim().is_empty(), "{stripped:?}");

@@ -1,6 +1,7 @@
 //! A cgroup at its own I/O limit.
 
 use kerno_model::amount::{quantity, share};
+use kerno_model::fill;
 use kerno_model::{
     CgroupIo, DiskSummary, Entity, Fact, Finding, IoLimitKind, Limit, RequestKind, Safety, Scope, Severity, Subject,
     Unit, Value, Window,
@@ -28,7 +29,7 @@ pub(super) fn judge(window: &Window, disk: &DiskSummary, cgroup: &CgroupIo, rule
         .max_by_key(|p| p.used.read_bytes + p.used.write_bytes);
     let subject = match busiest {
         Some(process) => {
-            Subject { cgroup: Some(cgroup.path.clone()), ..Subject::process(window, process.pid, &process.comm) }
+            fill!(Subject { cgroup: Some(cgroup.path.clone()), ..Subject::process(window, process.pid, &process.comm) })
         }
         None => Subject::cgroup(&cgroup.path),
     };
