@@ -16,8 +16,8 @@ mod incident;
 mod loss;
 mod merge;
 mod merged;
-mod moment;
 pub mod metric;
+mod moment;
 #[doc(hidden)]
 pub mod paths;
 mod process;
