@@ -70,17 +70,19 @@ impl Drop for Handle {
 
 /// A signal whose programs and maps are in the kernel, attached to nothing yet. Dropping it unloads them.
 #[derive(Debug)]
-pub struct Prepared(Handle);
+pub struct Prepared {
+    handle: Handle,
+}
 
 impl Prepared {
     pub(super) fn new(shared: std::sync::Arc<Shared>) -> Self {
         let hooks = lock(&shared.kernel).programs.as_ref().map_or_else(Vec::new, Share::hooks);
-        Self(Handle { shared, hooks })
+        Self { handle: Handle { shared, hooks } }
     }
 
     /// Whether its programs are those of other signals, too.
     pub(super) fn is_shared(&self) -> bool {
-        lock(&self.0.shared.kernel).programs.as_ref().is_some_and(Share::is_shared)
+        lock(&self.handle.shared.kernel).programs.as_ref().is_some_and(Share::is_shared)
     }
 
     /// Attaches the programs: events come from here on.
@@ -88,8 +90,8 @@ impl Prepared {
     /// # Errors
     /// [`LoadError::Refused`]; then nothing of it is left in the kernel.
     pub fn attach(self) -> Result<Handle, LoadError> {
-        self.0.shared.attach()?;
-        Ok(self.0)
+        self.handle.shared.attach()?;
+        Ok(self.handle)
     }
 }
 
