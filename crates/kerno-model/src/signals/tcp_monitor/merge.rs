@@ -15,6 +15,10 @@ impl Part for TcpSummary {
 
     fn cuts(&self, notes: &mut Merged) {
         cut_lists(notes, [&self.failures]);
+        if self.failures.iter().any(|failure| failure.waiting > 0) {
+            // That of an attempt that waits is when it began, and not when it failed.
+            notes.inexact.insert("tcp_monitor.failures.first_ns".to_owned(), Inexact::Other);
+        }
         if self.namespaces.len() >= MAX_NAMESPACES {
             notes.cut(TcpNamespace::LIST, None);
         }
@@ -63,17 +67,21 @@ impl Entry for TcpFailure {
         key(self) == key(later) && joint.same_process((self.pid, &self.comm), (later.pid, &later.comm))
     }
 
-    fn join(&mut self, later: &Self, joint: &mut Joint<'_>) {
+    fn join(&mut self, later: &Self, _joint: &mut Joint<'_>) {
         latest_text(&mut self.comm, &later.comm);
-        let waited = self.settle(joint);
-        self.first_ns = if waited { later.first_ns } else { earliest(self.first_ns, later.first_ns) };
+        // Of attempts that all wait, as long as none has failed.
+        if self.settle() {
+            self.first_ns = later.first_ns;
+        } else if later.count > later.waiting {
+            self.first_ns = earliest(self.first_ns, later.first_ns);
+        }
         add(&mut self.count, later.count);
         self.waiting = later.waiting;
         self.error.count = self.count;
     }
 
-    fn absent_later(&mut self, joint: &mut Joint<'_>) -> bool {
-        !self.settle(joint)
+    fn absent_later(&mut self, _joint: &mut Joint<'_>) -> bool {
+        !self.settle()
     }
 
     fn order(&self, other: &Self) -> Ordering {
@@ -89,14 +97,9 @@ impl Entry for TcpFailure {
 impl TcpFailure {
     /// Leaves out the attempts that waited at the end: they wait still, or have failed or succeeded since, which the later window tells.
     /// True if there were no others.
-    fn settle(&mut self, joint: &mut Joint<'_>) -> bool {
-        let waiting = std::mem::take(&mut self.waiting);
-        self.count = self.count.saturating_sub(waiting);
+    fn settle(&mut self) -> bool {
+        self.count = self.count.saturating_sub(std::mem::take(&mut self.waiting));
         self.error.count = self.count;
-        if waiting > 0 && self.count > 0 {
-            // That of one that waited is when it began, and not when it failed.
-            joint.inexact("tcp_monitor.failures.first_ns", Inexact::Other);
-        }
         self.count == 0
     }
 }
