@@ -9,7 +9,7 @@ use kerno_doctor::report::Diagnosis;
 use kerno_model::FdProcess;
 use kerno_model::Window;
 
-use crate::support::{Child, Link, compare, observer};
+use crate::support::{Child, Link, compare, observer, slowness};
 
 /// Samples as `doctor` does in a short window.
 pub fn watch(observer: &mut Observer, window: Duration) {
@@ -207,8 +207,18 @@ fn leaks_are_found_with_what_is_leaked_and_steady_processes_are_not() {
     });
     let churning = leaking(Duration::from_millis(1), |_| close(leak_file("/etc/hostname")));
     let mut observer = observer(&["fd_track"]);
-    watch(&mut observer, Duration::from_millis(3500));
-    let signals = observer.finish().unwrap();
+    let mut window = || {
+        watch(&mut observer, Duration::from_millis(3500));
+        observer.finish().unwrap()
+    };
+    let mut signals = window();
+    // Emulated, what is open may come too late for the first windows, which say so.
+    let is_late = |signals: &Window| signals.missing.iter().any(|missing| missing.signal == "fd_track");
+    for _ in 0..3 {
+        if slowness() > 1 && is_late(&signals) {
+            signals = window();
+        }
+    }
     let found = findings(&signals, "fd_leak");
     let of = |child: &Child| found.iter().filter(|finding| finding.culprit.pid == Some(child.pid)).collect::<Vec<_>>();
     for (child, what) in [
