@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use kerno_bpf::SchedEvent;
 use kerno_bpf::WaitReason;
 
-use crate::support::{Child, Link, allowed_cpus, init_switches, monotonic_ns, pin, slowness};
+use crate::support::{Child, Link, allowed_cpus, init_switches, monotonic_ns, pin, slowness, usage};
 
 /// What the kernel's own accounting says of the calling thread, at a moment.
 #[derive(Clone, Copy, Debug)]
@@ -27,12 +27,7 @@ impl Account {
     /// Of the calling thread. Switches and time belong together: taken again until no switch came between.
     pub fn take() -> Self {
         let switches = || {
-            // SAFETY: the struct is writable and may be zero.
-            let usage = unsafe {
-                let mut usage: libc::rusage = std::mem::zeroed();
-                assert_eq!(libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage), 0);
-                usage
-            };
+            let usage = usage(libc::RUSAGE_THREAD);
             (usage.ru_nvcsw.cast_unsigned(), usage.ru_nivcsw.cast_unsigned())
         };
         // SAFETY: no arguments.

@@ -8,7 +8,7 @@ use crate::cgroups::{Cgroup, v2_mount};
 use crate::sched_account::{Account, Span, round_trip_ns};
 use crate::support::{
     Child, Run, allowed_cpus, init_switches, monotonic_ns, nap_until_switched, observe, options, pid, pin, scaled,
-    set_comm, slowness,
+    set_comm, slowness, usage,
 };
 
 /// The last CPU this process may use.
@@ -294,12 +294,7 @@ fn new_tasks_wait_once_as_new_also_when_an_id_is_used_again() {
             }
         }
         // How often they slept, all lives together: more often than they pause when a lock is held as they begin or end.
-        // SAFETY: usage is writable.
-        let slept = unsafe {
-            let mut usage: libc::rusage = std::mem::zeroed();
-            assert_eq!(libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage), 0);
-            usage.ru_nvcsw
-        };
+        let slept = usage(libc::RUSAGE_CHILDREN).ru_nvcsw;
         link.tell(wanted as u64);
         link.tell(slept as u64);
     });

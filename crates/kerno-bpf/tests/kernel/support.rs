@@ -451,16 +451,19 @@ pub fn monotonic_ns() -> u64 {
     now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
+/// What the calling thread, its process or its children have used so far: `who` of getrusage(2).
+pub fn usage(who: i32) -> libc::rusage {
+    // SAFETY: the struct is writable and may be zero.
+    unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        assert_eq!(libc::getrusage(who, &raw mut usage), 0);
+        usage
+    }
+}
+
 /// Naps until this thread left the CPU so often: a nap whose time is over before the thread is asleep takes no switch.
 pub fn nap_until_switched(times: u64) {
-    let left = || {
-        // SAFETY: the struct is writable and may be zero.
-        unsafe {
-            let mut usage: libc::rusage = std::mem::zeroed();
-            assert_eq!(libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage), 0);
-            usage.ru_nvcsw.cast_unsigned()
-        }
-    };
+    let left = || usage(libc::RUSAGE_THREAD).ru_nvcsw.cast_unsigned();
     let before = left();
     while left() - before < times {
         std::thread::sleep(Duration::from_micros(200));
