@@ -1,6 +1,6 @@
 //! Tells steady growth from what merely rose: a burst that is over, a level that was reached, noise.
 
-use kerno_model::Series;
+use kerno_model::{Series, Window};
 
 /// Fewer points, or a shorter time, prove nothing.
 const MIN_POINTS: usize = 6;
@@ -9,6 +9,40 @@ const MIN_SECONDS: f64 = 1.8;
 const STILL_FLAT: f64 = 0.02;
 /// In the last third of the time it must keep up at least this share of its pace.
 const STILL_GOING: f64 = 0.5;
+
+/// Thresholds of growth are meant for windows up to this length. Over longer ones a trend is believed for longer, in proportion.
+pub(crate) const SHORT_SECONDS: f64 = 30.0;
+
+/// No trend is believed for longer than this: work changes with the time of day.
+const LONGEST_SECONDS: f64 = 12.0 * 3600.0;
+
+/// From this length on, a window shows how use changes with the time of day, which looks like growth.
+pub(crate) const LONG_SECONDS: f64 = 600.0;
+
+/// For how many seconds a trend in this window is believed, if it is for `seconds` in a short one.
+pub(crate) fn horizon(window: &Window, seconds: f64) -> f64 {
+    (seconds * (window.covered_seconds() / SHORT_SECONDS).max(1.0)).min(LONGEST_SECONDS.max(seconds))
+}
+
+/// What grew goes on growing in the last part of the window: one whose last point is older than this share of it is over, or not looked at
+/// any more.
+const LATE: f64 = 0.2;
+
+/// Whether a series was still looked at when the window ended.
+pub(crate) fn is_current(window: &Window, series: &Series) -> bool {
+    let last = series.points().last().map_or(0.0, |point| point.0);
+    window.covered_seconds() - last <= (window.covered_seconds() * LATE).max(SHORT_SECONDS)
+}
+
+/// Whether a quantity that grew to `level`, by `net`, has been as high before and came down again: a saw-tooth, such as of a garbage
+/// collector or of logs that are rotated. That it does so again is no news until it is higher than it ever was.
+pub(crate) fn was_here_before(past: &Series, level: f64, net: f64) -> bool {
+    let mut highest = f64::NEG_INFINITY;
+    past.points().iter().any(|(_, value)| {
+        highest = highest.max(*value);
+        highest >= level && *value <= level - net / 2.0
+    })
+}
 
 /// A quantity that grew until the end of the window.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -75,6 +109,15 @@ mod tests {
         // Half-way through the window.
         let late = steady_growth(&series(|t| 100.0 + 50.0 * (t - 2.0).max(0.0)), 0.9).unwrap();
         assert!((late.since.unwrap() - 2.0).abs() < 0.21 && (late.per_second - 50.0).abs() < 2.0, "{late:?}");
+    }
+
+    #[test]
+    fn a_saw_tooth_was_here_before_and_a_leak_was_not() {
+        let teeth = series(|t| 100.0 + 40.0 * (t % 1.5));
+        assert!(was_here_before(&teeth, 150.0, 40.0));
+        assert!(!was_here_before(&teeth, 200.0, 40.0), "it is higher than ever");
+        assert!(!was_here_before(&series(|t| 100.0 + t), 104.8, 4.8));
+        assert!(!was_here_before(&series(|t| 100.0 + t + (t * 20.0).sin()), 104.0, 4.8), "noise");
     }
 
     #[test]

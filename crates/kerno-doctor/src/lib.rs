@@ -15,9 +15,11 @@ mod rule;
 mod rules;
 pub(crate) mod shell;
 pub(crate) mod title;
+mod trends;
 
 pub use rule::{Rule, ThresholdError, ThresholdInfo, Thresholds, Words};
-pub(crate) use rule::{rule, suffers};
+pub(crate) use rule::{Trend, rule, suffers};
+pub use trends::Trends;
 
 use kerno_model::{Entity, Finding, Window};
 
@@ -44,7 +46,12 @@ pub fn words(finding: &Finding) -> Words {
 
 /// Judges what was observed: root causes with their consequences under them, the worst first. Empty when nothing is wrong.
 pub fn judge(window: &Window, thresholds: &Thresholds) -> Vec<Finding> {
-    relate(rules().flat_map(|rule| (rule.judge)(window, thresholds)).collect(), window)
+    relate(found(window, thresholds), window)
+}
+
+/// What each rule finds, before causes are looked for.
+fn found(window: &Window, thresholds: &Thresholds) -> Vec<Finding> {
+    rules().flat_map(|rule| (rule.judge)(window, thresholds)).collect()
 }
 
 /// Puts consequences under their causes, withdraws commands whose target has ended, and ranks.

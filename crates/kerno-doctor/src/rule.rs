@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use kerno_model::{Effect, Evidence, Finding, Unit, Window};
+use kerno_model::{Effect, Evidence, Finding, Series, Unit, Window};
 
 use crate::causes::{Tie, Ties};
 
@@ -22,9 +22,14 @@ pub struct Rule {
     /// What its findings do to others.
     pub causes: &'static [Effect],
     pub(crate) suffers: &'static [Suffers],
+    /// Of a rule that looks for growth: the quantity that grows, whose past tells whether that is new.
+    pub(crate) trend: Option<Trend>,
     pub(crate) judge: fn(&Window, &Thresholds) -> Vec<Finding>,
     pub(crate) words: fn(&Finding) -> Words,
 }
+
+/// What a finding says to be growing, as it was over a window.
+pub(crate) type Trend = fn(&Window, &Finding) -> Option<Series>;
 
 impl Rule {
     /// What was measured, in words.
@@ -166,13 +171,15 @@ impl Thresholds {
 /// Defines a rule with its thresholds as the fields of a struct: `RuleStruct::RULE` is the [`Rule`].
 ///
 /// The first of the two functions, `fn(&Window, &RuleStruct) -> Vec<Finding>`, finds; the second, `fn(&Finding) -> Words`, makes words of
-/// a finding and of nothing else, so that it can be told in other words, and elsewhere.
+/// a finding and of nothing else, so that it can be told in other words, and elsewhere. A rule that looks for growth names the quantity that
+/// grows with `trend`, and is then judged over hours too.
 macro_rules! rule {
     (
         $(#[$meta:meta])*
         $name:ident = $id:literal, $signal:literal, $title:literal, $about:literal, $judge:path, $words:path;
         causes: [$($effect:ident),* $(,)?];
         suffers: [$($suffers:expr),* $(,)?];
+        $(trend: $trend:path;)?
         thresholds: { $($field:ident: $default:literal $unit:ident, $min:literal ..= $max:literal, $text:literal;)* }
         evidence: { $($quantity:ident: $label:literal;)* }
     ) => {
@@ -199,6 +206,12 @@ macro_rules! rule {
                 evidence: &[$((stringify!($quantity), $label),)*],
                 causes: &[$(kerno_model::Effect::$effect,)*],
                 suffers: &[$($suffers,)*],
+                trend: {
+                    #[allow(unused_mut, unused_assignments, reason = "most rules have none")]
+                    let mut trend: Option<$crate::Trend> = None;
+                    $(trend = Some($trend);)?
+                    trend
+                },
                 judge: |window, thresholds| $judge(window, &Self::with(thresholds)),
                 words: $words,
             };

@@ -1,15 +1,17 @@
 use kerno_model::amount::{number, quantity, span};
-use kerno_model::{Eta, Fact, FdProcess, Finding, Limit, Scope, Severity, Subject, Unit, Window};
+use kerno_model::{Eta, Fact, FdProcess, Finding, Limit, Scope, Series, Severity, Subject, Unit, Window};
 
 use super::{count_targets, holder, raise_limit};
-use crate::growth::{Growth, steady_growth};
+use crate::growth::{Growth, LONG_SECONDS, SHORT_SECONDS, horizon, is_current, steady_growth};
 use crate::title::title;
 use crate::{Words, rule};
 
-/// In windows longer than this a slower leak is believed.
-const SHORT_SECONDS: f64 = 30.0;
 /// Growth by a smaller share of what is open is no leak.
 const MATTERS: f64 = 0.02;
+
+/// In a long window, growth that does not lead to the limit soon must have this share of what is open: a server has more connections at
+/// noon than in the morning.
+const MATTERS_LONG: f64 = 0.5;
 
 /// A program has started up after so long, and needs less of its limit for it.
 const START_SECONDS: f64 = 10.0;
@@ -31,6 +33,7 @@ rule! {
         judge, words;
     causes: [DescriptorsFill, NoDescriptors];
     suffers: [];
+    trend: open;
     thresholds: {
         min_growth: 20.0 Count, 1.0 ..= 1e9, "net new file descriptors in the window";
         min_per_second: 1.0 PerSecond, 0.001 ..= 1e9, "new file descriptors per second; proportionally fewer in windows longer than 30 seconds";
@@ -49,20 +52,29 @@ rule! {
 
 fn judge(window: &Window, rule: &FdLeak) -> Vec<Finding> {
     let processes = window.fd_track.iter().flat_map(|part| &part.processes);
+    let long = window.covered_seconds() >= LONG_SECONDS;
     processes
+        .filter(|process| is_current(window, &process.open))
         .filter_map(|process| {
             let growth = steady_growth(&process.open, rule.min_fit)?;
             // The longer it was seen to go on, the slower a leak may be.
             let per_second = rule.min_per_second * (SHORT_SECONDS / window.covered_seconds()).min(1.0);
             // Of a server with very many connections some more are no leak, unless they lead to the limit soon.
             #[allow(clippy::cast_precision_loss, reason = "a limit")]
-            let matters = growth.net >= MATTERS * growth.last
-                || growth.seconds_until(process.soft_limit as f64) <= rule.critical_seconds;
+            let left = growth.seconds_until(process.soft_limit as f64);
+            let matters = growth.net >= if long { MATTERS_LONG } else { MATTERS } * growth.last
+                || left <= horizon(window, rule.critical_seconds);
             let enough = growth.net >= rule.min_growth && growth.per_second >= per_second && matters;
             let enough = enough && !starts_up(window, process);
             enough.then(|| leak(window, rule, process, &growth))
         })
         .collect()
+}
+
+/// What grows.
+fn open(window: &Window, finding: &Finding) -> Option<Series> {
+    let processes = &window.fd_track.as_ref()?.processes;
+    processes.iter().find(|process| Some(process.pid) == finding.pid()).map(|process| process.open.clone())
 }
 
 /// It began in this window, and what it has opened so far may be all that it needs.

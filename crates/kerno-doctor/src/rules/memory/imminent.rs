@@ -4,7 +4,7 @@ use kerno_model::{
 };
 
 use super::{CGROUP, MACHINE, advise_cgroup, advise_machine, is_in, place, subject, user, user_of_memory};
-use crate::growth::{Growth, steady_growth};
+use crate::growth::{Growth, horizon, is_current, steady_growth};
 use crate::title::title;
 use crate::{Words, rule, suffers};
 
@@ -18,8 +18,9 @@ rule! {
         judge, words;
     causes: [MemoryRunsOut, MemoryShort];
     suffers: [suffers(Effect::MemoryRanOut, |t, a, b| t.same_memory(a, b), "memory was about to run out, and did")];
+    trend: in_use;
     thresholds: {
-        horizon_seconds: 600.0 Seconds, 1.0 ..= 1e6, "how far ahead a trend is believed";
+        horizon_seconds: 600.0 Seconds, 1.0 ..= 1e6, "how far ahead a trend is believed; proportionally farther in windows longer than 30 seconds, 12 hours at most";
         critical_seconds: 120.0 Seconds, 0.0 ..= 1e6, "critical when memory runs out sooner than this";
         min_fit: 0.9 Ratio, 0.0 ..= 1.0, "how well a straight line must fit (R squared)";
         min_growth: 0.02 Ratio, 0.0 ..= 1.0, "growth in the window, as a share of the limit";
@@ -73,8 +74,9 @@ fn of_cgroup(window: &Window, rule: &OomImminent, cgroup: &CgroupMemory) -> Opti
     let growth = steady_growth(&cgroup.used_bytes, rule.min_fit).filter(|growth| {
         let left = growth.seconds_until(limit);
         let far = used >= rule.min_used * limit || left <= rule.critical_seconds;
-        growth.net >= rule.min_growth * limit && left <= rule.horizon_seconds && far
+        growth.net >= rule.min_growth * limit && left <= horizon(window, rule.horizon_seconds) && far
     });
+    let growth = growth.filter(|_| is_current(window, &cgroup.used_bytes));
     let held_up = cgroup.limit_hits > 0 || cgroup.some_stalled.is_some_and(|stalled| stalled >= rule.stalled);
     let full = used >= rule.full * limit;
     if growth.is_none() && !(full && held_up) {
@@ -114,13 +116,10 @@ fn of_cgroup(window: &Window, rule: &OomImminent, cgroup: &CgroupMemory) -> Opti
 #[allow(clippy::cast_precision_loss, reason = "bytes")]
 fn of_machine(window: &Window, rule: &OomImminent, part: &OomSummary) -> Option<Finding> {
     let total = (part.total_bytes + part.swap_total_bytes) as f64;
-    let free = |index: usize| part.swap_free_bytes.points().get(index).map_or(0.0, |point| point.1);
-    let points = part.available_bytes.points().iter().enumerate();
-    let used: Series = points.map(|(i, (at, available))| (*at, total - available - free(i))).collect();
-    let growth = steady_growth(&used, rule.min_fit)?;
+    let growth = steady_growth(&used_of_machine(part), rule.min_fit)?;
     let left = growth.seconds_until(total);
     let available = total - growth.last;
-    let soon = available <= rule.machine_available * total && left <= rule.horizon_seconds;
+    let soon = available <= rule.machine_available * total && left <= horizon(window, rule.horizon_seconds);
     if total <= 0.0 || !soon || growth.net < rule.min_growth * total {
         return None;
     }
@@ -135,6 +134,30 @@ fn of_machine(window: &Window, rule: &OomImminent, part: &OomSummary) -> Option<
     finding.confidence = 0.8;
     finding = with_trend(finding, window, rule, &growth, total);
     Some(advise_machine(finding, process.is_some_and(|process| !process.alive)))
+}
+
+/// The machine's memory and swap that are neither available nor free. In long series the points of the two may be at other times: the nearest
+/// later one is taken.
+#[allow(clippy::cast_precision_loss, reason = "bytes")]
+fn used_of_machine(part: &OomSummary) -> Series {
+    let total = (part.total_bytes + part.swap_total_bytes) as f64;
+    let free = |at: f64| {
+        let points = part.swap_free_bytes.points();
+        let next = points.partition_point(|point| point.0 < at);
+        points.get(next).or_else(|| points.last()).map_or(0.0, |point| point.1)
+    };
+    let points = part.available_bytes.points().iter();
+    points.map(|(at, available)| (*at, total - available - free(*at))).collect()
+}
+
+/// What grows.
+fn in_use(window: &Window, finding: &Finding) -> Option<Series> {
+    let part = window.oom_track.as_ref()?;
+    if finding.variant == MACHINE {
+        return Some(used_of_machine(part));
+    }
+    let is_it = |cgroup: &&CgroupMemory| finding.has(&Fact::Scope(Scope::Cgroup(cgroup.path.clone())));
+    part.cgroups.iter().find(is_it).map(|cgroup| cgroup.used_bytes.clone())
 }
 
 fn severity(rule: &OomImminent, growth: Option<&Growth>, limit: f64) -> Severity {

@@ -12,6 +12,7 @@ use kerno_model::{
 
 use self::suspect::{Known, Refused, Suspect, refused, suspect};
 use super::process_of;
+use crate::growth::horizon;
 use crate::shell::word;
 use crate::{Words, rule};
 
@@ -44,11 +45,12 @@ rule! {
         judge, words;
     causes: [NoSpace];
     suffers: [];
+    trend: taken;
     thresholds: {
         used: 0.95 Ratio, 0.5 ..= 1.0, "share of bytes or inodes in use that is a warning";
         used_critical: 0.99 Ratio, 0.5 ..= 1.0, "share in use that is critical";
         spare: 2e10 Bytes, 0.0 ..= 1e15, "a file system with more bytes left than this is not full, whatever the share";
-        eta: 600.0 Seconds, 1.0 ..= 86400.0, "a file system that will be full sooner than this is a warning";
+        eta: 600.0 Seconds, 1.0 ..= 86400.0, "a file system that will be full sooner than this is a warning; proportionally later in windows longer than 30 seconds, 12 hours at most";
         fit: 0.8 Ratio, 0.0 ..= 1.0, "how well a straight line must fit for a forecast (R squared)";
     }
     evidence: {
@@ -199,6 +201,15 @@ fn judge_one(window: &Window, disk: &DiskSummary, fs: &Filesystem, rule: &DiskFu
     findings.into_iter().next()
 }
 
+/// What grows.
+fn taken(window: &Window, finding: &Finding) -> Option<Series> {
+    let resource = Resource::of(finding);
+    let mount = finding.subject.mount.as_ref()?;
+    let fs = window.disk_io.as_ref()?.filesystems.iter().find(|fs| fs.mount == *mount)?;
+    let left = if resource == Resource::Space { &fs.available_bytes } else { &fs.free_inodes };
+    Some(left.points().iter().map(|(at, left)| (*at, resource.size(fs) - left)).collect())
+}
+
 /// In how many seconds nothing is left, when that can be told: by a line through what was seen since room began to go, if it went
 /// on until the end.
 fn eta(window: &Window, room: &Room<'_>, rule: &DiskFull) -> Option<Eta> {
@@ -221,8 +232,9 @@ fn eta(window: &Window, room: &Room<'_>, rule: &DiskFull) -> Option<Eta> {
 
 fn finding(window: &Window, disk: &DiskSummary, fs: &Filesystem, room: &Room<'_>, rule: &DiskFull) -> Option<Finding> {
     // With half of it left, a copy or a build will mostly be done before it is gone.
-    let eta = eta(window, room, rule)
-        .filter(|eta| eta.seconds <= if room.used >= HALF { rule.eta } else { rule.eta.min(SOON_SECONDS) });
+    let eta = eta(window, room, rule).filter(|eta| {
+        eta.seconds <= horizon(window, if room.used >= HALF { rule.eta } else { rule.eta.min(SOON_SECONDS) })
+    });
     let nearly_full = room.used >= rule.used && room.scarce;
     if !nearly_full && eta.is_none() {
         return None;
