@@ -25,6 +25,9 @@ pub(crate) struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   sudo kerno doctor                              show what is wrong, who causes it, and what to do
+  sudo kerno start                               watch for ever, and remember
+  kerno incidents                                show what was wrong, and when
+  kerno doctor --at 03:02                        show what was wrong then
   kerno check                                    show what works on this machine
   sudo kerno trace all --errors-only             print everything that fails, as it happens
   sudo kerno trace syscall --min-latency 100ms   print slow system calls
@@ -42,6 +45,12 @@ Examples:
   sudo kerno doctor --save snapshot.json              save what was observed ...
   kerno doctor --from snapshot.json                   ... and judge it again, on any machine
   sudo kerno doctor --set fd_leak.min_growth=50       use another threshold, this once
+  kerno doctor --at 03:02                             what was wrong then, if `kerno start` was running
+  kerno doctor --at '2026-11-28 03:02' --for 5m       the same, over five minutes about that time
+  kerno doctor --last 10m                             what was wrong in the last ten minutes
+
+The past (--at, --last) is asked of the `kerno start` that runs here, or read from a store with --store, also one that was copied \
+from another machine. It is judged with the thresholds of today.
 
 Kerno reads thresholds and defaults of these options from a file: the one that --config names, else the one that KERNO_CONFIG \
 names, else /etc/kerno/config.toml. The environment (KERNO_FD_LEAK__MIN_GROWTH=50, KERNO_DOCTOR__DURATION=10s) overrides the \
@@ -76,6 +85,12 @@ pub(crate) enum Command {
     /// Watch the machine, then report what is wrong, who causes it, who suffers, the evidence, and what to type next
     #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor(Box<DoctorArgs>),
+    /// Watch for ever: follow incidents, remember, and serve metrics
+    #[command(after_help = START_EXAMPLES)]
+    Start(Box<StartArgs>),
+    /// Show incidents: what was wrong, from when to when
+    #[command(after_help = INCIDENTS_EXAMPLES)]
+    Incidents(IncidentsArgs),
     /// Print kernel events as they happen
     #[command(after_help = TRACE_EXAMPLES)]
     Trace(Box<TraceArgs>),
@@ -91,6 +106,42 @@ pub(crate) enum Command {
     },
 }
 
+const START_EXAMPLES: &str = "\
+Examples:
+  sudo kerno start                               watch in windows of 10 seconds, until it is stopped
+  sudo kerno start --interval 30s --http off     longer windows, no HTTP
+  sudo kerno start --check-config                read the configuration, say what is wrong with it, and exit
+  kerno incidents                                what was wrong
+  kerno doctor --at 03:02                        the report of that time
+  curl http://127.0.0.1:7653/metrics             for Prometheus
+
+It logs to standard error. SIGHUP reads the configuration again: thresholds and the interval change at once, the rest when it is started \
+again. SIGTERM or Ctrl-C stops it. Options override the environment (KERNO_START__INTERVAL=30s), which overrides the file:
+
+  [start]
+  interval = \"10s\"              # 1s to 5m
+  store = \"/var/lib/kerno\"      # or \"off\"
+  store_size = \"1GiB\"           # never more than a tenth of the file system
+  socket = \"/run/kerno/kerno.sock\"
+  http = \"127.0.0.1:7653\"       # or \"off\"
+  log = \"text\"                  # or \"json\"
+  signals = [\"all\"]
+  redact = false                # true leaves out command lines
+
+Privileges: root, or CAP_BPF and CAP_PERFMON. Members of the group kerno may use the socket, if there is such a group.";
+
+const INCIDENTS_EXAMPLES: &str = "\
+Examples:
+  kerno incidents                          all that are known, the latest last
+  kerno incidents --open                   those that go on
+  kerno incidents --since '8h ago' --severity critical
+  kerno incidents show fd_leak-1f3a...     one with its evidence and what to do
+  kerno incidents follow                   changes as they happen
+  kerno incidents --output json            an array, for programs
+  kerno incidents --store ./kerno          of a store that was copied here
+
+Incidents are asked of the `kerno start` that runs here, or read from a store with --store.";
+
 /// How to print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
@@ -105,7 +156,7 @@ pub(crate) enum Output {
 pub(crate) enum ReportOutput {
     /// For people: as wide as the terminal, with colours on a terminal
     Text,
-    /// For programs: a JSON object; with --continuous, one on each line
+    /// For programs: JSON; with --continuous, one object on each line
     Json,
     /// For chats and tickets: Markdown
     Markdown,
@@ -142,6 +193,23 @@ pub(crate) struct DoctorArgs {
           conflicts_with_all = ["duration", "signals", "continuous", "interval", "save"])]
     pub(crate) from: Option<PathBuf>,
 
+    /// Report on that time instead of watching: 03:02, "2026-11-28 03:02", "10 min ago"
+    #[arg(long, value_name = "TIME", value_parser = values::moment,
+          conflicts_with_all = ["duration", "signals", "continuous", "interval", "from"])]
+    pub(crate) at: Option<u64>,
+
+    /// With --at: report on this long about that time [default: 1m]
+    #[arg(long = "for", value_name = "TIME", requires = "at", value_parser = values::positive_duration)]
+    pub(crate) length: Option<Duration>,
+
+    /// Report on the time until now, such as 10m, instead of watching
+    #[arg(long, value_name = "TIME", value_parser = values::positive_duration,
+          conflicts_with_all = ["at", "duration", "signals", "continuous", "interval", "from"])]
+    pub(crate) last: Option<Duration>,
+
+    #[command(flatten)]
+    pub(crate) past: PastArgs,
+
     /// Exit with status 1 if a finding is at least as severe as --fail-on
     #[arg(long)]
     pub(crate) exit_code: bool,
@@ -169,6 +237,115 @@ pub(crate) struct DoctorArgs {
     /// List all rules with their thresholds and reasons, and exit
     #[arg(long, conflicts_with_all = ["duration", "signals", "continuous", "interval", "save", "from", "exit_code", "redact"])]
     pub(crate) list_rules: bool,
+}
+
+/// Where the past is asked for.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct PastArgs {
+    /// Read the past from this store instead of asking the kerno that runs
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, global = true)]
+    pub(crate) store: Option<PathBuf>,
+
+    /// Ask the kerno that listens on this socket [default: /run/kerno/kerno.sock]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, conflicts_with = "store", global = true)]
+    pub(crate) socket: Option<PathBuf>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct StartArgs {
+    /// Length of each window, 1s to 5m [default: 10s]
+    #[arg(short, long, value_name = "TIME", value_parser = values::positive_duration)]
+    pub(crate) interval: Option<Duration>,
+
+    /// Keep windows and incidents in this directory, or "off" [default: /var/lib/kerno]
+    #[arg(long, value_name = "DIR|off", value_hint = ValueHint::DirPath)]
+    pub(crate) store: Option<PathBuf>,
+
+    /// Listen on this Unix socket for the other commands, or "off" [default: /run/kerno/kerno.sock]
+    #[arg(long, value_name = "PATH|off", value_hint = ValueHint::FilePath)]
+    pub(crate) socket: Option<PathBuf>,
+
+    /// Serve HTTP on this address of this machine's loopback, or "off" [default: 127.0.0.1:7653]
+    #[arg(long, value_name = "ADDR|off")]
+    pub(crate) http: Option<String>,
+
+    /// Watch only these signals [default: all]
+    #[arg(short, long, value_name = "SIGNAL[,SIGNAL...]", value_delimiter = ',', value_parser = signal_parser())]
+    pub(crate) signals: Vec<String>,
+
+    /// Leave out command lines, which may contain secrets
+    #[arg(long)]
+    pub(crate) redact: bool,
+
+    /// Write the log as text or as JSON, one object a line [default: text]
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub(crate) log: Option<Output>,
+
+    /// Read the configuration, say what is wrong with it, and exit
+    #[arg(long)]
+    pub(crate) check_config: bool,
+
+    /// Read settings and thresholds from this file [default: /etc/kerno/config.toml, if it exists]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Set a threshold, such as fd_leak.min_growth=50; may be repeated
+    #[arg(long, value_name = "RULE.THRESHOLD=VALUE", value_parser = set_threshold)]
+    pub(crate) set: Vec<SetThreshold>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct IncidentsArgs {
+    #[command(subcommand)]
+    pub(crate) action: Option<IncidentsAction>,
+
+    /// Only those that go on
+    #[arg(long, conflicts_with = "closed")]
+    pub(crate) open: bool,
+
+    /// Only those that are over
+    #[arg(long)]
+    pub(crate) closed: bool,
+
+    /// Only those at least so severe: critical, warning or info
+    #[arg(long, value_name = "SEVERITY", value_parser = severity_parser(), hide_possible_values = true, global = true)]
+    pub(crate) severity: Option<Severity>,
+
+    /// Only those that this rule found
+    #[arg(long, value_name = "RULE", global = true)]
+    pub(crate) rule: Option<String>,
+
+    /// Only those of this service or container
+    #[arg(long, value_name = "UNIT", global = true)]
+    pub(crate) unit: Option<String>,
+
+    /// Only those that went on after this time: 03:02, "2026-11-28 03:02", "8h ago"
+    #[arg(long, value_name = "TIME", value_parser = values::moment)]
+    pub(crate) since: Option<u64>,
+
+    /// Only those that began before this time
+    #[arg(long, value_name = "TIME", value_parser = values::moment)]
+    pub(crate) until: Option<u64>,
+
+    /// Write text, JSON, or Markdown
+    #[arg(short, long, value_enum, default_value_t = ReportOutput::Text, value_name = "FORMAT", global = true)]
+    pub(crate) output: ReportOutput,
+
+    #[command(flatten)]
+    pub(crate) past: PastArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum IncidentsAction {
+    /// List them; this is what happens without a subcommand
+    List,
+    /// Show one with its evidence and what to do
+    Show {
+        /// Its id, or enough of its beginning to tell it from others
+        id: String,
+    },
+    /// Print changes as they happen, until Ctrl-C
+    Follow,
 }
 
 /// The value of a `--set`.

@@ -5,8 +5,11 @@ mod check;
 mod config;
 mod doctor;
 mod error;
+mod incidents;
 mod output;
+mod past;
 mod privileges;
+mod start;
 mod stop;
 mod trace;
 mod values;
@@ -23,6 +26,8 @@ fn main() -> ExitCode {
     let cli = Cli::from_arg_matches(&args::command().get_matches()).unwrap_or_else(|error| error.exit());
     let result = match cli.command {
         Command::Doctor(args) => doctor::run(&args),
+        Command::Start(args) => start::run(&args),
+        Command::Incidents(args) => incidents::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Completions { shell } => completions(shell),

@@ -19,9 +19,14 @@ pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
     duration(text).and_then(|d| if d.is_zero() { Err("must be longer than zero".to_owned()) } else { Ok(d) })
 }
 
-/// `4MiB`, `256K`, `65536`: binary units only, since a ring's size is a power of two.
-pub(crate) fn size(text: &str) -> Result<u32, String> {
-    let example = "expected a size such as 64KiB, 4MiB or 65536";
+/// `03:02`, `2026-11-28 03:02`, `10 min ago`: nanoseconds since 1970.
+pub(crate) fn moment(text: &str) -> Result<u64, String> {
+    kerno_daemon::parse_moment(text, &jiff::Zoned::now())
+}
+
+/// `1GiB`, `512 MiB`: any number of bytes.
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
+    let example = "expected a size such as 512MiB or 1GiB";
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().map_err(|_| example.to_owned())?;
@@ -30,10 +35,17 @@ pub(crate) fn size(text: &str) -> Result<u32, String> {
         "k" | "kib" => 1 << 10,
         "m" | "mib" => 1 << 20,
         "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1 << 40,
         _ => return Err(example.to_owned()),
     };
-    let bytes = number.checked_mul(factor).and_then(|bytes| u32::try_from(bytes).ok());
-    bytes
+    number.checked_mul(factor).ok_or_else(|| example.to_owned())
+}
+
+/// `4MiB`, `256K`, `65536`: binary units only, since a ring's size is a power of two.
+pub(crate) fn size(text: &str) -> Result<u32, String> {
+    let whole = bytes(text).map_err(|_| "expected a size such as 64KiB, 4MiB or 65536".to_owned())?;
+    u32::try_from(whole)
+        .ok()
         .filter(|bytes| bytes.is_power_of_two() && (4096..=1 << 30).contains(bytes))
         .ok_or_else(|| "must be a power of two between 4KiB and 1GiB".to_owned())
 }

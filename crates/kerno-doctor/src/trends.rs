@@ -48,10 +48,7 @@ impl Trends {
     /// Judges a window, and what is due of the spans that end with it: root causes with their consequences under them, the worst first. What
     /// was found in a longer span stays until that is judged again.
     pub fn judge(&mut self, window: &Window, thresholds: &Thresholds) -> Vec<Finding> {
-        if self.add(window).is_err() {
-            *self = Self::default();
-            self.levels[0].push_back(window.clone());
-        }
+        self.remember(window);
         for (span, seconds) in SPANS.into_iter().enumerate() {
             self.since[span] += window.span.covered_seconds();
             if self.since[span] >= (seconds / LOOKS).min(OFTEN) {
@@ -68,6 +65,14 @@ impl Trends {
             }
         }
         relate(findings, window)
+    }
+
+    /// Adds a window without judging it, such as one that was saved before a restart.
+    pub fn remember(&mut self, window: &Window) {
+        if self.add(window).is_err() {
+            *self = Self::default();
+            self.levels[0].push_back(window.clone());
+        }
     }
 
     /// Forgets what was found, for other thresholds. The windows stay.

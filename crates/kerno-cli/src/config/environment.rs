@@ -1,4 +1,4 @@
-//! `KERNO_<RULE>__<THRESHOLD>`, `KERNO_DOCTOR__<SETTING>` and `KERNO_CONFIG`.
+//! `KERNO_<RULE>__<THRESHOLD>`, `KERNO_DOCTOR__<SETTING>`, `KERNO_START__<SETTING>` and `KERNO_CONFIG`.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -6,11 +6,10 @@ use std::path::PathBuf;
 use anyhow::bail;
 use kerno::doctor;
 
-use super::{Config, DoctorConfig, Value, suggest};
+use super::{Config, SECTIONS, Value, suggest};
 
 const PREFIX: &str = "KERNO_";
 const CONFIG_FILE: &str = "KERNO_CONFIG";
-const DOCTOR: &str = "doctor";
 
 /// The file that the environment names.
 pub(super) fn config_file(variables: &[(OsString, OsString)]) -> Option<PathBuf> {
@@ -45,14 +44,16 @@ impl Config {
                 let meant = meant.map_or_else(|| ".".to_owned(), |nearest| format!("; did you mean {nearest}?"));
                 bail!(
                     "unknown environment variable {name}{meant} It may be {CONFIG_FILE}, {PREFIX}<RULE>__<THRESHOLD> \
-                     (`kerno doctor --list-rules` has them), or {PREFIX}DOCTOR__ and one of: {}",
-                    DoctorConfig::KEYS.map(str::to_uppercase).join(", ")
+                     (`kerno doctor --list-rules` has them), or {}",
+                    sections()
                 );
             };
             let untyped = Value::Untyped(value.to_owned());
-            let result = match *section {
-                DOCTOR => self.set_doctor(key, &untyped),
-                rule => self.set_threshold(rule, key, &untyped, &name),
+            let is_section = SECTIONS.iter().any(|(name, _)| name == section);
+            let result = if is_section {
+                self.set(section, key, &untyped)
+            } else {
+                self.set_threshold(section, key, &untyped, &name)
             };
             if let Err(problem) = result {
                 bail!("{name}: {}", problem.text());
@@ -62,10 +63,19 @@ impl Config {
     }
 }
 
+/// What there is for each section, in words.
+fn sections() -> String {
+    let of = SECTIONS.map(|(section, keys)| {
+        let keys: Vec<_> = keys.iter().map(|key| key.to_uppercase()).collect();
+        format!("{PREFIX}{}__ and one of: {}", section.to_uppercase(), keys.join(", "))
+    });
+    of.join("; or ")
+}
+
 /// Each variable with its section and key.
 fn known_variables() -> Vec<(String, &'static str, &'static str)> {
     let thresholds = doctor::rules().flat_map(|rule| rule.thresholds.iter().map(move |info| (rule.id, info.name)));
-    let settings = DoctorConfig::KEYS.iter().map(|key| (DOCTOR, *key));
+    let settings = SECTIONS.iter().flat_map(|(section, keys)| keys.iter().map(move |key| (*section, *key)));
     let name = |section: &str, key: &str| format!("{PREFIX}{}__{}", section.to_uppercase(), key.to_uppercase());
     thresholds.chain(settings).map(|(section, key)| (name(section, key), section, key)).collect()
 }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, anyhow, bail};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, Problem, Value, suggest};
+use super::{Config, Problem, SECTIONS, Value, suggest};
 
 /// No configuration is longer, and a device is endless.
 const MAX_BYTES: u64 = 1 << 20;
@@ -85,12 +85,15 @@ impl Config {
                         }
                     }
                 }
-                "doctor" => {
+                _ if SECTIONS.iter().any(|(section, _)| *section == name) => {
                     for (key, value) in in_order(table(name, value)?) {
-                        self.set_doctor(key.get_ref(), &plain(value)).map_err(|p| located(p, key, value))?;
+                        self.set(name, key.get_ref(), &plain(value)).map_err(|p| located(p, key, value))?;
                     }
                 }
-                _ => return Err(Mistake::at(&section.span(), suggest::unknown("section", name, &["rules", "doctor"]))),
+                _ => {
+                    let sections: Vec<_> = ["rules"].into_iter().chain(SECTIONS.map(|(section, _)| section)).collect();
+                    return Err(Mistake::at(&section.span(), suggest::unknown("section", name, &sections)));
+                }
             }
         }
         Ok(())

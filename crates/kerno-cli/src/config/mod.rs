@@ -13,7 +13,9 @@ use kerno::doctor::{self, Rule, ThresholdError, ThresholdInfo, Thresholds};
 use kerno::model::Severity;
 use kerno::signals;
 
-use crate::args::{ALL, SetThreshold};
+use clap::ValueEnum as _;
+
+use crate::args::{ALL, Output, SetThreshold};
 use crate::values;
 
 /// Read if it exists.
@@ -26,6 +28,7 @@ pub(crate) struct Config {
     /// Where each threshold that is set was set last.
     origins: BTreeMap<(&'static str, &'static str), String>,
     pub(crate) doctor: DoctorConfig,
+    pub(crate) start: StartConfig,
 }
 
 /// Defaults of the flags of `kerno doctor`.
@@ -41,6 +44,26 @@ pub(crate) struct DoctorConfig {
 impl DoctorConfig {
     const KEYS: [&'static str; 5] = ["duration", "interval", "fail_on", "signals", "redact"];
 }
+
+/// Settings of `kerno start`.
+#[derive(Debug, Default)]
+pub(crate) struct StartConfig {
+    pub(crate) interval: Option<Duration>,
+    pub(crate) signals: Option<Vec<String>>,
+    pub(crate) redact: Option<bool>,
+    pub(crate) store: Option<PathBuf>,
+    pub(crate) store_size: Option<u64>,
+    pub(crate) socket: Option<PathBuf>,
+    pub(crate) http: Option<String>,
+    pub(crate) log: Option<Output>,
+}
+
+impl StartConfig {
+    const KEYS: [&'static str; 8] = ["interval", "signals", "redact", "store", "store_size", "socket", "http", "log"];
+}
+
+/// The sections of the file besides `rules`, with their keys. They are also those of the environment.
+const SECTIONS: [(&str, &[&str]); 2] = [("doctor", &DoctorConfig::KEYS), ("start", &StartConfig::KEYS)];
 
 /// A value as its source has it.
 #[derive(Clone, Debug, PartialEq)]
@@ -116,6 +139,41 @@ impl Config {
         Ok(())
     }
 
+    /// Sets a key of one of [`SECTIONS`].
+    fn set(&mut self, section: &str, key: &str, value: &Value) -> Result<(), Problem> {
+        match section {
+            "start" => self.set_start(key, value),
+            _ => self.set_doctor(key, value),
+        }
+    }
+
+    fn set_start(&mut self, key: &str, value: &Value) -> Result<(), Problem> {
+        let start = &mut self.start;
+        let wrong = |allowed: &str, what: String| Problem::Value(format!("start.{key} is {allowed}; this is {what}"));
+        let words = |allowed: &str| text(value).map_err(|what| wrong(allowed, what));
+        let refused = |why: String| Problem::Value(format!("start.{key}: {why}"));
+        match key {
+            "interval" => {
+                start.interval = Some(values::positive_duration(&words("a time such as \"10s\"")?).map_err(refused)?);
+            }
+            "signals" => start.signals = Some(signal_names(value, &wrong)?),
+            "redact" => start.redact = Some(boolean(value).map_err(|what| wrong("true or false", what))?),
+            "store" => start.store = Some(words("a directory, or \"off\"")?.into()),
+            "store_size" => {
+                start.store_size = Some(values::bytes(&words("a size such as \"1GiB\"")?).map_err(refused)?);
+            }
+            "socket" => start.socket = Some(words("a path, or \"off\"")?.into()),
+            "http" => start.http = Some(words("an address such as \"127.0.0.1:7653\", or \"off\"")?),
+            "log" => {
+                const ALLOWED: &str = "\"text\" or \"json\"";
+                let form = words(ALLOWED)?;
+                start.log = Some(Output::from_str(&form, false).map_err(|_| wrong(ALLOWED, format!("{form:?}")))?);
+            }
+            _ => return Err(Problem::Key(suggest::unknown("setting of start", key, &StartConfig::KEYS))),
+        }
+        Ok(())
+    }
+
     fn set_doctor(&mut self, key: &str, value: &Value) -> Result<(), Problem> {
         let doctor = &mut self.doctor;
         let wrong = |allowed: &str, what: String| Problem::Value(format!("doctor.{key} is {allowed}; this is {what}"));
@@ -131,21 +189,21 @@ impl Config {
                 let text = text(value).map_err(|what| wrong(ALLOWED, what))?;
                 doctor.fail_on = Some(severity(&text).ok_or_else(|| wrong(ALLOWED, format!("{text:?}")))?);
             }
-            "signals" => {
-                let names = list(value).map_err(|what| wrong("a list such as [\"tcp\", \"disk\"]", what))?;
-                for name in &names {
-                    if name != ALL && signals::by_name(name).is_none() {
-                        return Err(Problem::Value(unknown_signal(name)));
-                    }
-                }
-                doctor.signals = Some(names);
-            }
+            "signals" => doctor.signals = Some(signal_names(value, &wrong)?),
             "redact" => doctor.redact = Some(boolean(value).map_err(|what| wrong("true or false", what))?),
             _ => {
                 return Err(Problem::Key(suggest::unknown("setting of doctor", key, &DoctorConfig::KEYS)));
             }
         }
         Ok(())
+    }
+}
+
+fn signal_names(value: &Value, wrong: &dyn Fn(&str, String) -> Problem) -> Result<Vec<String>, Problem> {
+    let names = list(value).map_err(|what| wrong("a list such as [\"tcp\", \"disk\"]", what))?;
+    match names.iter().find(|name| *name != ALL && signals::by_name(name).is_none()) {
+        Some(unknown) => Err(Problem::Value(unknown_signal(unknown))),
+        None => Ok(names),
     }
 }
 

@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use kerno::doctor::{self, Rule, ThresholdInfo};
 use kerno::model::Unit;
 
-use super::print;
 use crate::args::ReportOutput;
 use crate::config::Config;
 use crate::output::Style;
@@ -74,7 +73,7 @@ fn one_line(text: &str) -> String {
 
 fn text(rules: &[RuleEntry<'_>], style: Style) -> String {
     let mut text = String::new();
-    let width = print::width();
+    let width = crate::output::width();
     let wrapped = |indent: &str, words: &str| {
         let options = textwrap::Options::new(width).initial_indent(indent).subsequent_indent(indent);
         textwrap::fill(words, options)

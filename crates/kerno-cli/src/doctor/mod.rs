@@ -12,13 +12,13 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use kerno::doctor::judge;
 use kerno::engine::{Engine, ObserverOptions};
-use kerno::model::Severity;
+use kerno::model::{Severity, Window};
 use kerno::{CancelToken, Host};
 
 use crate::args::{ALL, DoctorArgs};
 use crate::config::Config;
 use crate::error::note;
-use crate::{output, privileges, stop};
+use crate::{output, past, privileges, stop};
 use print::Printer;
 use progress::Progress;
 use snapshot::Destination;
@@ -39,17 +39,21 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
         output::print(list::rules(&config, args.output)?.as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let worst = match &args.from {
-        Some(file) => from_snapshot(args, &config, file)?,
-        None => from_kernel(args, &config)?,
+    let worst = match (&args.from, past::range(args)) {
+        (Some(file), _) => judged(args, &config, snapshot::read(file)?)?,
+        (None, Some(range)) => judged(args, &config, past::window(&args.past, range)?)?,
+        (None, None) => from_kernel(args, &config)?,
     };
     let fail_on = args.fail_on.or(config.doctor.fail_on).unwrap_or(Severity::Critical);
     let failed = args.exit_code && worst.is_some_and(|worst| worst >= fail_on);
     Ok(if failed { ExitCode::from(FOUND) } else { ExitCode::SUCCESS })
 }
 
-fn from_snapshot(args: &DoctorArgs, config: &Config, file: &std::path::Path) -> anyhow::Result<Option<Severity>> {
-    let mut signals = snapshot::read(file)?;
+/// Reports on what was observed before.
+fn judged(args: &DoctorArgs, config: &Config, mut signals: Window) -> anyhow::Result<Option<Severity>> {
+    if let Some(file) = &args.save {
+        Destination::new(file)?.write(&signals)?;
+    }
     if is_redacted(args, config) {
         signals.processes.values_mut().for_each(|process| process.cmdline.clear());
     }

@@ -3,13 +3,7 @@ use kerno::model::{Finding, Window};
 use kerno::report::{self, Change, Report, TextStyle};
 
 use crate::args::ReportOutput;
-use crate::output::{self, Style};
-
-/// Columns where no terminal says how many.
-const WIDTH: usize = 80;
-
-/// Columns of text that still reads well.
-const WIDTHS: std::ops::RangeInclusive<usize> = 40..=120;
+use crate::output::{self, Style, WIDTHS, width};
 
 /// Prints reports, and from the second on what changed.
 pub(super) struct Printer {
@@ -91,9 +85,4 @@ fn markdown_changes(changes: Option<&[Change]>) -> String {
             text.lines().map(|line| format!("    {line}\n")).collect::<String>() + "\n"
         }
     }
-}
-
-pub(super) fn width() -> usize {
-    let terminal = terminal_size::terminal_size_of(std::io::stdout());
-    terminal.map_or(WIDTH, |(width, _)| usize::from(width.0).clamp(*WIDTHS.start(), *WIDTHS.end()))
 }

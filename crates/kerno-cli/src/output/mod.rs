@@ -17,6 +17,18 @@ use text::Text;
 /// Large enough that a burst of events is few writes.
 const BUFFER_BYTES: usize = 256 << 10;
 
+/// Columns where no terminal says how many.
+const WIDTH: usize = 80;
+
+/// Columns of text that still reads well.
+pub(crate) const WIDTHS: std::ops::RangeInclusive<usize> = 40..=120;
+
+/// The columns of reports: those of the terminal, as far as they read well.
+pub(crate) fn width() -> usize {
+    let terminal = terminal_size::terminal_size_of(std::io::stdout());
+    terminal.map_or(WIDTH, |(width, _)| usize::from(width.0).clamp(*WIDTHS.start(), *WIDTHS.end()))
+}
+
 /// The short name of the signal that an event belongs to.
 pub(crate) fn alias(event_type: EventType) -> &'static str {
     signals::by_event_type(event_type).map_or(event_type.name(), |signal| signal.alias)

@@ -8,6 +8,7 @@ mod check;
 mod doctor;
 mod errors;
 mod idle;
+mod start;
 mod terminal;
 mod time_namespace;
 mod trace;

@@ -115,6 +115,9 @@ pub struct Fix {
 pub struct Eta {
     /// Seconds from the end of the window until then.
     pub seconds: f64,
+    /// When that is, in nanoseconds since 1970; `None` if that is not known.
+    #[serde(default)]
+    pub at_unix_ns: Option<u64>,
     /// What will happen then.
     pub what: String,
     /// How well the trend fits the measurements (R squared), 0 to 1.
@@ -194,7 +197,7 @@ impl Diagnosis {
         Self::told(finding, &window.span, true)
     }
 
-    fn told(finding: &Finding, span: &Span, root: bool) -> Self {
+    pub(super) fn told(finding: &Finding, span: &Span, root: bool) -> Self {
         let rule = rule_by_id(finding.rule.as_str());
         let words = crate::words(finding);
         let label =
@@ -238,6 +241,7 @@ impl Diagnosis {
             since_unix_ns: finding.since.map(|since| since.unix_ns),
             eta: finding.eta.as_ref().filter(|eta| eta.seconds.is_finite() && eta.fit.is_finite()).map(|eta| Eta {
                 seconds: eta.seconds,
+                at_unix_ns: Some(eta.at.unix_ns).filter(|at| *at > 0),
                 what: words.outlook,
                 fit: eta.fit,
             }),

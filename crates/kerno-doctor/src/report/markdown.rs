@@ -55,7 +55,7 @@ fn write_finding(out: &mut String, finding: &Diagnosis, window: &Span) -> Writte
     if !who.is_empty() {
         writeln!(out, "- **Who:** {}", who.join(", "))?;
     }
-    writeln!(out, "- **Since:** {}", since(finding.since, window))?;
+    writeln!(out, "- **Since:** {}", since(finding, window))?;
     if let Some(eta) = &finding.eta {
         let fit = quantity(eta.fit, Unit::Ratio);
         writeln!(out, "- **Soon:** {} in {} (trend fit {fit})", plain(&eta.what), span(eta.seconds))?;

@@ -3,6 +3,7 @@
 
 mod changes;
 mod diagnosis;
+mod incident;
 mod markdown;
 #[cfg(feature = "schema")]
 mod schema;
@@ -13,10 +14,11 @@ use serde::{Deserialize, Serialize};
 
 pub use changes::{Before, Change};
 pub use diagnosis::{Culprit, Diagnosis, Eta, Evidence, Exemplar, Fix, Step};
+pub use incident::IncidentReport;
 pub use markdown::markdown;
 #[cfg(feature = "schema")]
 pub use schema::json_schema;
-pub use text::{TextStyle, changes_text, finding_text, text};
+pub use text::{TextStyle, changes_text, finding_text, incident_text, incidents_text, text};
 
 use kerno_model::amount::span;
 use kerno_model::{CostOfObserving, Finding, HostFacts, Missing, SCHEMA_VERSION, Severity, Span, Window};

@@ -74,7 +74,7 @@ pub(super) fn report() -> Report {
         }),
         ..Culprit::default()
     };
-    leak.eta = Some(Eta { seconds: 40.0, what: "any open fails with EMFILE".into(), fit: 0.997 });
+    leak.eta = Some(Eta { seconds: 40.0, at_unix_ns: None, what: "any open fails with EMFILE".into(), fit: 0.997 });
     let window = fill!(Window {
         host: fill!(HostFacts {
             hostname: "db-3".into(),

@@ -7,7 +7,7 @@ use super::words::{
     clock, clock_ms, cost, date, first_evidence, looked_for, losses, machine, name, one_line, particulars, safe, since,
     unseen, verbatim, verdict,
 };
-use super::{Change, Culprit, Diagnosis, Evidence, Fix, Report};
+use super::{Change, Culprit, Diagnosis, Evidence, Fix, IncidentReport, Report};
 use kerno_model::amount::{quantity, span};
 use kerno_model::{Course, Safety, Severity, Span, Unit};
 
@@ -116,6 +116,47 @@ pub fn changes_text(changes: &[Change], style: &TextStyle) -> String {
     page.out
 }
 
+/// Renders incidents for a terminal or a pipe, a few lines each, in their order.
+pub fn incidents_text(incidents: &[IncidentReport], style: &TextStyle) -> String {
+    let mut page = Page::new(style);
+    for incident in incidents {
+        let paint = if incident.closed.is_none() { Paint::of(incident.severity) } else { Paint::Dim };
+        let state = if incident.closed.is_none() { "OPEN" } else { "CLOSED" };
+        page.labelled(0, state, 10, &format!("{}: {}", incident.severity, safe(&incident.title)), paint);
+        page.set(10, 10, &safe(&format!("{}, {}", life(incident), incident.id)), Paint::Dim);
+    }
+    page.out
+}
+
+/// Renders one incident for a terminal or a pipe: its life, and its finding at its worst.
+pub fn incident_text(incident: &IncidentReport, style: &TextStyle) -> String {
+    const LABELS: usize = 10;
+    let mut page = Page::new(style);
+    page.labelled(0, "Incident", LABELS, &safe(incident.id.as_str()), Paint::Bold);
+    page.labelled(0, "State", LABELS, &life(incident), Paint::Plain);
+    if incident.first.title != incident.title {
+        page.labelled(0, "At first", LABELS, &safe(&incident.first.title), Paint::Plain);
+    }
+    if incident.last.title != incident.title {
+        page.labelled(0, "At last", LABELS, &safe(&incident.last.title), Paint::Plain);
+    }
+    page.out.push('\n');
+    set_finding(&mut page, &incident.finding, &incident.span());
+    page.out
+}
+
+/// Its life: `open since 2026-11-29 03:02:10 UTC, lasted 4 min`.
+fn life(incident: &IncidentReport) -> String {
+    let time = |text: &str| text.replace('T', " ").replace('Z', " UTC");
+    let state = if incident.closed.is_none() { "open since" } else { "closed, began" };
+    let again = match incident.reopened {
+        0 => String::new(),
+        1 => ", came back once".to_owned(),
+        times => format!(", came back {times} times"),
+    };
+    format!("{state} {}, lasted {}{again}", time(&incident.opened), incident.lasted())
+}
+
 fn header(page: &mut Page, report: &Report) {
     let window = &report.window;
     let title = format!(
@@ -155,9 +196,11 @@ fn set_finding(page: &mut Page, finding: &Diagnosis, window: &Span) {
     let sure = quantity(finding.confidence, Unit::Ratio);
     page.set(10, 10, &safe(&format!("{}, {sure} sure", finding.id)), Paint::Dim);
     culprit(page, &finding.culprit);
-    page.labelled(2, "Since", LABELS, &since(finding.since, window), Paint::Plain);
+    page.labelled(2, "Since", LABELS, &since(finding, window), Paint::Plain);
     if let Some(eta) = &finding.eta {
-        let at = clock(window.started_unix + window.covered_seconds() + eta.seconds);
+        #[allow(clippy::cast_precision_loss, reason = "a time of day")]
+        let at = eta.at_unix_ns.map(|at| at as f64 / 1e9);
+        let at = clock(at.unwrap_or(window.started_unix + window.covered_seconds() + eta.seconds));
         let fit = quantity(eta.fit, Unit::Ratio);
         let line = format!("{} in {}, at {at} UTC (trend fit {fit})", safe(&eta.what), span(eta.seconds));
         page.labelled(2, "Soon", LABELS, &line, Paint::Bold);

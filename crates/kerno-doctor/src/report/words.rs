@@ -40,9 +40,15 @@ fn whole_seconds(unix: f64) -> i64 {
     unix.floor() as i64
 }
 
-/// When something began: `15:54:06 UTC, 26 s before the end`.
-pub(super) fn since(since: Option<f64>, window: &Span) -> String {
-    match since {
+/// When a finding began: `15:54:06 UTC, 26 s before the end`; of an incident, whose span is a moment, only the time.
+pub(super) fn since(finding: &Diagnosis, window: &Span) -> String {
+    let is_moment = window.covered_seconds() == 0.0;
+    match finding.since {
+        #[allow(clippy::cast_precision_loss, reason = "a time of day")]
+        Some(_) if is_moment && finding.since_unix_ns.is_some() => {
+            format!("{} UTC", clock(finding.since_unix_ns.unwrap_or(0) as f64 / 1e9))
+        }
+        None if is_moment => format!("before {} UTC", clock(window.started_unix)),
         Some(seconds) => {
             let before_end = (window.seconds - seconds).max(0.0);
             let before_end = if before_end >= 10.0 { before_end.round() } else { before_end };
@@ -229,6 +235,14 @@ mod tests {
 
     use super::*;
 
+    fn began(since: Option<f64>) -> Diagnosis {
+        Diagnosis {
+            since,
+            since_unix_ns: since.map(|_| 20_000_000_000),
+            ..Diagnosis::made("fd_leak", "fd_track", Severity::Warning, "")
+        }
+    }
+
     #[test]
     fn times_are_utc() {
         assert_eq!((date(0.0), clock(0.0)), ("1970-01-01".into(), "00:00:00".into()));
@@ -236,8 +250,11 @@ mod tests {
         assert_eq!((date(1_795_362_894.5), clock_ms(1_795_362_894.5)), ("2026-11-22".into(), "15:54:54.500".into()));
         assert_eq!(clock_ms(1.9999), "00:00:02.000");
         let window = fill!(Span { started_unix: 0.0, seconds: 30.0 });
-        assert_eq!(since(Some(18.0), &window), "00:00:18 UTC, 12 s before the end");
-        assert_eq!(since(None, &window), "before 00:00:00 UTC, when the window began");
+        assert_eq!(since(&began(Some(18.0)), &window), "00:00:18 UTC, 12 s before the end");
+        assert_eq!(since(&began(None), &window), "before 00:00:00 UTC, when the window began");
+        let moment = fill!(Span { started_unix: 30.0 });
+        assert_eq!(since(&began(Some(0.0)), &moment), "00:00:20 UTC");
+        assert_eq!(since(&began(None), &moment), "before 00:00:30 UTC");
     }
 
     #[test]

@@ -1,0 +1,96 @@
+//! Changes of incidents as they happen.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::HeaderMap;
+use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use serde::Serialize;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::App;
+use super::routes::{Refused, Which};
+use crate::state::Change;
+
+/// So often something is sent, so that both ends see that the other is gone.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// Changes that this listener was too slow for.
+#[derive(Serialize)]
+struct Lost {
+    lost: u64,
+}
+
+/// A form of the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// One JSON object a line; an empty line now and then.
+    Lines,
+    /// Server-sent events.
+    Sse,
+}
+
+impl Form {
+    fn change(self, change: &Change) -> Option<String> {
+        let json = serde_json::to_string(change).ok()?;
+        Some(match self {
+            Self::Lines => json + "\n",
+            Self::Sse => format!("event: {}\nid: {}\ndata: {json}\n\n", change.course.name(), change.incident.id),
+        })
+    }
+
+    fn lost(self, lost: u64) -> Option<String> {
+        let json = serde_json::to_string(&Lost { lost }).ok()?;
+        Some(match self {
+            Self::Lines => json + "\n",
+            Self::Sse => format!("event: lost\ndata: {json}\n\n"),
+        })
+    }
+
+    const fn keep_alive(self) -> &'static str {
+        match self {
+            Self::Lines => "\n",
+            Self::Sse => ": kerno\n\n",
+        }
+    }
+}
+
+pub(super) async fn events(
+    State(app): State<App>,
+    which: Result<Query<Which>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Refused> {
+    let Query(which) = which?;
+    let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let form = if accept.contains("text/event-stream") { Form::Sse } else { Form::Lines };
+    let content_type = if form == Form::Sse { "text/event-stream" } else { "application/x-ndjson" };
+    let listening = app.shared.listen();
+    // The head goes out with the first bytes.
+    let begin = stream::iter([Ok::<_, Infallible>(form.keep_alive().to_owned())]);
+    let rest = stream::unfold((listening, which), move |(mut listening, which)| async move {
+        let told = next(&mut listening, &which, form).await?;
+        Some((Ok::<_, Infallible>(told), (listening, which)))
+    });
+    let body = Body::from_stream(futures_util::StreamExt::chain(begin, rest));
+    Ok(([(CONTENT_TYPE, content_type), (CACHE_CONTROL, "no-store")], body).into_response())
+}
+
+/// What is to be sent next; `None` at the end.
+async fn next(listening: &mut Receiver<Arc<Change>>, which: &Which, form: Form) -> Option<String> {
+    loop {
+        match tokio::time::timeout(KEEP_ALIVE, listening.recv()).await {
+            Ok(Ok(change)) if which.has(&change.incident) => return form.change(&change),
+            Ok(Ok(_)) => {}
+            Ok(Err(RecvError::Lagged(lost))) => return form.lost(lost),
+            Ok(Err(RecvError::Closed)) => return None,
+            Err(_) => return Some(form.keep_alive().to_owned()),
+        }
+    }
+}

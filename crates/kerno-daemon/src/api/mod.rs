@@ -1,0 +1,260 @@
+//! HTTP: listeners, limits, and the thread that serves.
+
+mod events;
+mod exposition;
+mod routes;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::serve::Listener;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use kerno_store::Reader;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Semaphore, watch};
+use tokio_io_timeout::TimeoutStream;
+
+use crate::state::Shared;
+
+/// Connections at a time, of all listeners together. One more is closed at once.
+const MAX_CONNECTIONS: usize = 600;
+
+/// A request's head must come within this, and so must the next one on a connection that is kept.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A client that reads nothing for so long is gone.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The longest head of a request.
+const MAX_HEAD_BYTES: usize = 16 << 10;
+
+/// The members of this group may use the socket, besides root.
+const GROUP: &str = "kerno";
+
+/// Why a socket or an address cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// Somebody answers on the socket.
+    #[error("{0} is in use: another kerno runs; stop it first, or choose another place with --socket and --store")]
+    Running(PathBuf),
+    /// There is something else at the socket's place.
+    #[error("{0} exists and is no socket; remove it, or choose another place with --socket")]
+    NoSocket(PathBuf),
+    /// The socket cannot be made.
+    #[error("cannot listen on {path}")]
+    Socket {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The address cannot be used.
+    #[error("cannot listen on {address}; choose another with --http")]
+    Address {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Sockets that are bound, and not served yet.
+#[derive(Debug)]
+pub(crate) struct Listeners {
+    unix: Option<(UnixListener, SocketFile)>,
+    tcp: Option<(TcpListener, SocketAddr)>,
+}
+
+/// Removes the socket from the file system when it is dropped.
+#[derive(Debug)]
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+impl Listeners {
+    pub(crate) fn bind(socket: Option<&Path>, http: Option<SocketAddr>) -> Result<Self, BindError> {
+        let unix = socket.map(bind_unix).transpose()?;
+        let tcp = http.map(|address| {
+            let listener = TcpListener::bind(address)?;
+            listener.set_nonblocking(true)?;
+            let address = listener.local_addr()?;
+            Ok((listener, address))
+        });
+        let tcp = tcp.transpose().map_err(|source: io::Error| BindError::Address {
+            address: http.unwrap_or_else(|| ([0; 4], 0).into()),
+            source,
+        })?;
+        Ok(Self { unix, tcp })
+    }
+}
+
+fn bind_unix(path: &Path) -> Result<(UnixListener, SocketFile), BindError> {
+    let failed = |source| BindError::Socket { path: path.to_owned(), source };
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(failed)?;
+    }
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => return Err(BindError::NoSocket(path.to_owned())),
+        Ok(_) if UnixStream::connect(path).is_ok() => return Err(BindError::Running(path.to_owned())),
+        // Of a daemon that was killed.
+        Ok(_) => std::fs::remove_file(path).map_err(failed)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    // Nobody may connect before the mode and the group are set.
+    let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+    let bound = UnixListener::bind(path);
+    rustix::process::umask(mask);
+    let listener = bound.map_err(failed)?;
+    let file = SocketFile(path.to_owned());
+    listener.set_nonblocking(true).map_err(failed)?;
+    if let Some(group) = uzers::get_group_by_name(GROUP) {
+        std::os::unix::fs::chown(path, None, Some(group.gid())).map_err(failed)?;
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
+    Ok((listener, file))
+}
+
+/// What the routes answer from.
+#[derive(Clone, Debug)]
+struct App {
+    shared: Arc<Shared>,
+    reader: Option<Reader>,
+}
+
+/// The thread that serves.
+#[derive(Debug)]
+pub(crate) struct Api {
+    http: Option<SocketAddr>,
+    stop: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+    _file: Option<SocketFile>,
+}
+
+impl Api {
+    pub(crate) fn start(listeners: Listeners, shared: Arc<Shared>, reader: Option<Reader>) -> io::Result<Self> {
+        let (stop, stopped) = watch::channel(false);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .max_blocking_threads(2)
+            .thread_name("kerno http")
+            .build()?;
+        let http = listeners.tcp.as_ref().map(|(_, address)| *address);
+        let (unix, file) = listeners.unix.map_or((None, None), |(listener, file)| (Some(listener), Some(file)));
+        let tcp = listeners.tcp.map(|(listener, _)| listener);
+        let app = App { shared, reader };
+        let work = move || {
+            runtime.block_on(serve(tcp, unix, app, stopped));
+            // A question to a store that hangs is not waited for.
+            runtime.shutdown_background();
+        };
+        let thread = std::thread::Builder::new().name("kerno http".into()).spawn(work)?;
+        Ok(Self { http, stop, thread: Some(thread), _file: file })
+    }
+
+    pub(crate) const fn http(&self) -> Option<SocketAddr> {
+        self.http
+    }
+
+    /// Ends the connections, those that do not end by themselves after this time.
+    pub(crate) fn stop(mut self, timeout: Duration) {
+        let _ = self.stop.send(true);
+        let deadline = Instant::now() + timeout;
+        while self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if let Some(thread) = self.thread.take_if(|thread| thread.is_finished()) {
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn serve(tcp: Option<TcpListener>, unix: Option<UnixListener>, app: App, stop: watch::Receiver<bool>) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut tasks = Vec::new();
+    match tcp.map(tokio::net::TcpListener::from_std).transpose() {
+        Ok(Some(listener)) => {
+            let router = routes::router(app.clone(), routes::Whom::Local);
+            tasks.push(tokio::spawn(accept(listener, router, Arc::clone(&places), stop.clone())));
+        }
+        Ok(None) => {}
+        Err(error) => tracing::error!("HTTP is not served: {error}"),
+    }
+    match unix.map(tokio::net::UnixListener::from_std).transpose() {
+        Ok(Some(listener)) => {
+            let router = routes::router(app, routes::Whom::Socket);
+            tasks.push(tokio::spawn(accept(listener, router, Arc::clone(&places), stop.clone())));
+        }
+        Ok(None) => {}
+        Err(error) => tracing::error!("the socket is not served: {error}"),
+    }
+    let mut stopped = stop;
+    told(&mut stopped).await;
+    for task in tasks {
+        let _ = task.await;
+    }
+    // All places are free again when every connection has ended.
+    let all = u32::try_from(MAX_CONNECTIONS).unwrap_or(u32::MAX);
+    let _ = tokio::time::timeout(Duration::from_millis(500), places.acquire_many(all)).await;
+}
+
+async fn accept<L: Listener>(mut listener: L, router: Router, places: Arc<Semaphore>, mut stop: watch::Receiver<bool>) {
+    loop {
+        // It waits by itself after an error, such as no descriptor left.
+        let stream = tokio::select! {
+            (stream, _) = listener.accept() => stream,
+            () = told(&mut stop) => return,
+        };
+        // Without a place it is closed: a queue would only make others wait too.
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+        let (router, stop) = (router.clone(), stop.clone());
+        tokio::spawn(async move {
+            connection(stream, router, stop).await;
+            drop(place);
+        });
+    }
+}
+
+/// Ends when the server is told to stop.
+async fn told(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+async fn connection<S>(stream: S, router: Router, mut stop: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(WRITE_TIMEOUT));
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router));
+    let mut serving = std::pin::pin!(serving);
+    tokio::select! {
+        // Errors are the client's: it was slow, sent nonsense or left.
+        _ = serving.as_mut() => {}
+        () = told(&mut stop) => {
+            serving.as_mut().graceful_shutdown();
+            let _ = serving.await;
+        }
+    }
+}

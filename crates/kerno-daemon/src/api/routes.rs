@@ -1,0 +1,288 @@
+//! What is served, and how questions are read.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::header::{ACCEPT, CONTENT_TYPE, HOST, USER_AGENT};
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use kerno_doctor::report::{IncidentReport, Report};
+use kerno_doctor::{Thresholds, judge};
+use kerno_model::{IncidentState, Severity, Window};
+use serde::{Deserialize, Serialize};
+
+use super::{App, events, exposition};
+use crate::past::{self, Past};
+use crate::times::{Range, of_query};
+
+/// What `report` and `windows` look at unless told otherwise.
+const LENGTH: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// The most windows of one answer.
+const MAX_WINDOWS: usize = 10_000;
+
+/// Who may ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whom {
+    /// Whoever may open the socket.
+    Socket,
+    /// Every user of this machine.
+    Local,
+}
+
+pub(super) fn router(app: App, whom: Whom) -> Router {
+    let router = Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/api/v1/status", get(status))
+        .route("/api/v1/incidents", get(incidents))
+        .route("/api/v1/incidents/{id}", get(incident))
+        .route("/api/v1/windows", get(windows))
+        .route("/api/v1/report", get(report))
+        .route("/api/v1/events", get(events::events))
+        .fallback(async || Refused::not_found("there is nothing of this name; see /api/v1/status"))
+        .method_not_allowed_fallback(async || Refused(StatusCode::METHOD_NOT_ALLOWED, "only GET is allowed".into()))
+        .with_state(app);
+    match whom {
+        Whom::Socket => router,
+        Whom::Local => router.layer(from_fn(of_this_machine)),
+    }
+}
+
+/// A web page that a user of this machine looks at must not read what is served here: its own host name may lead here, and browsers send that.
+async fn of_this_machine(request: axum::extract::Request, next: Next) -> Response {
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name = host
+        .rsplit_once(':')
+        .filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()))
+        .map_or(host, |(name, _)| name);
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    let local = name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    if !local {
+        return Refused(StatusCode::MISDIRECTED_REQUEST, "the Host of the request is not this machine".into())
+            .into_response();
+    }
+    next.run(request).await
+}
+
+/// An answer that says what is wrong.
+pub(super) struct Refused(pub(super) StatusCode, pub(super) String);
+
+impl Refused {
+    fn not_found(why: &str) -> Self {
+        Self(StatusCode::NOT_FOUND, why.to_owned())
+    }
+
+    fn bad(why: impl Into<String>) -> Self {
+        Self(StatusCode::BAD_REQUEST, why.into())
+    }
+}
+
+#[derive(Serialize)]
+struct Problem {
+    error: String,
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        (self.0, axum::Json(Problem { error: self.1 })).into_response()
+    }
+}
+
+impl From<QueryRejection> for Refused {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::bad(rejection.body_text())
+    }
+}
+
+impl From<past::PastError> for Refused {
+    fn from(error: past::PastError) -> Self {
+        let status = match error {
+            past::PastError::Nothing(_) => StatusCode::NOT_FOUND,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self(status, past::explain(&error))
+    }
+}
+
+type Answer<T> = Result<T, Refused>;
+
+async fn healthz(State(app): State<App>) -> Response {
+    told(app.shared.health())
+}
+
+async fn readyz(State(app): State<App>) -> Response {
+    told(app.shared.ready())
+}
+
+fn told(result: Result<(), String>) -> Response {
+    match result {
+        Ok(()) => "ok\n".into_response(),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why + "\n").into_response(),
+    }
+}
+
+async fn metrics(State(app): State<App>, headers: HeaderMap) -> Response {
+    let of = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let format = exposition::Format::of(of(ACCEPT));
+    let samples = app.shared.metrics(of(USER_AGENT));
+    ([(CONTENT_TYPE, format.content_type())], exposition::write(&samples, format)).into_response()
+}
+
+async fn status(State(app): State<App>) -> Response {
+    axum::Json(app.shared.status()).into_response()
+}
+
+/// What incidents to show.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Which {
+    state: Option<IncidentState>,
+    severity: Option<Severity>,
+    rule: Option<String>,
+    unit: Option<String>,
+    from: Option<String>,
+    to: Option<String>,
+}
+
+impl Which {
+    fn range(&self) -> Answer<Option<Range>> {
+        let now = jiff::Zoned::now();
+        let moment =
+            |name: &str, text: &str| of_query(text, &now).map_err(|why| Refused::bad(format!("{name}: {why}")));
+        if self.from.is_none() && self.to.is_none() {
+            return Ok(None);
+        }
+        let from_ns = self.from.as_deref().map_or(Ok(0), |text| moment("from", text))?;
+        let to_ns = self.to.as_deref().map_or(Ok(u64::MAX), |text| moment("to", text))?;
+        Ok(Some(Range { from_ns, to_ns }))
+    }
+
+    pub(super) fn has(&self, incident: &IncidentReport) -> bool {
+        self.state.is_none_or(|state| incident.state == state)
+            && self.severity.is_none_or(|least| incident.severity >= least)
+            && self.rule.as_ref().is_none_or(|rule| incident.rule == *rule)
+            && self.unit.as_ref().is_none_or(|unit| incident.unit.as_ref() == Some(unit))
+    }
+}
+
+async fn incidents(State(app): State<App>, which: Result<Query<Which>, QueryRejection>) -> Answer<Response> {
+    let Query(which) = which?;
+    let range = which.range()?;
+    let mut all = all_incidents(app).await?;
+    all.retain(|incident| {
+        let end = incident.closed_unix_ns.unwrap_or(u64::MAX);
+        which.has(incident) && range.is_none_or(|range| incident.opened_unix_ns < range.to_ns && end >= range.from_ns)
+    });
+    Ok(axum::Json(all).into_response())
+}
+
+async fn incident(State(app): State<App>, Path(id): Path<String>) -> Answer<Response> {
+    let found = all_incidents(app).await?.into_iter().find(|incident| incident.id.as_str() == id);
+    let found = found.ok_or_else(|| Refused::not_found("no incident has this id; /api/v1/incidents lists them"))?;
+    Ok(axum::Json(found).into_response())
+}
+
+async fn all_incidents(app: App) -> Answer<Vec<IncidentReport>> {
+    let followed = app.shared.incidents();
+    let kept = match app.reader {
+        Some(reader) => asked(move || past::incidents(&reader)).await??,
+        None => Vec::new(),
+    };
+    Ok(past::together(kept, followed))
+}
+
+/// A stretch of time.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct When {
+    from: Option<String>,
+    to: Option<String>,
+    /// One window over the whole time instead of those that it is made of.
+    merged: bool,
+}
+
+impl When {
+    fn range(&self) -> Answer<Option<Range>> {
+        let now = jiff::Zoned::now();
+        let moment =
+            |name: &str, text: &str| of_query(text, &now).map_err(|why| Refused::bad(format!("{name}: {why}")));
+        let to_ns = self.to.as_deref().map(|text| moment("to", text)).transpose()?;
+        let range = match self.from.as_deref() {
+            None => to_ns.map(|to_ns| Range::before(to_ns, LENGTH)),
+            Some(from) => {
+                let now_ns = u64::try_from(now.timestamp().as_nanosecond()).unwrap_or(0);
+                Some(Range { from_ns: moment("from", from)?, to_ns: to_ns.unwrap_or(now_ns) })
+            }
+        };
+        match range {
+            Some(range) if range.from_ns >= range.to_ns => Err(Refused::bad("from must be before to")),
+            range => Ok(range),
+        }
+    }
+}
+
+async fn windows(State(app): State<App>, when: Result<Query<When>, QueryRejection>) -> Answer<Response> {
+    let Query(when) = when?;
+    let Some(range) = when.range()? else {
+        let latest = app.shared.latest().ok_or_else(|| Refused::from(past::PastError::Nothing("yet".into())))?;
+        return Ok(if when.merged { json(&*latest)? } else { lines(&[latest])? });
+    };
+    let reader = app.reader.ok_or_else(no_store)?;
+    if when.merged {
+        let window = asked(move || Past::Store(reader).window(range)).await??;
+        return json(&window);
+    }
+    let windows =
+        asked(move || reader.windows(range.from_ns, range.to_ns).take(MAX_WINDOWS).collect::<Result<Vec<_>, _>>())
+            .await?;
+    let windows: Vec<_> = windows.map_err(past::PastError::from)?.into_iter().map(Arc::new).collect();
+    lines(&windows)
+}
+
+fn json(value: &impl Serialize) -> Answer<Response> {
+    Ok(axum::Json(value).into_response())
+}
+
+fn lines(windows: &[Arc<Window>]) -> Answer<Response> {
+    let mut body = Vec::new();
+    for window in windows {
+        serde_json::to_writer(&mut body, &**window)
+            .map_err(|error| Refused(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+        body.push(b'\n');
+    }
+    Ok(([(CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+}
+
+async fn report(State(app): State<App>, when: Result<Query<When>, QueryRejection>) -> Answer<Response> {
+    let Query(when) = when?;
+    let report = match when.range()? {
+        None => app.shared.report().ok_or_else(|| Refused::from(past::PastError::Nothing("yet".into())))?,
+        Some(range) => {
+            let (reader, thresholds) = (app.reader.ok_or_else(no_store)?, app.shared.thresholds());
+            asked(move || past_report(reader, range, &thresholds)).await??
+        }
+    };
+    json(&report)
+}
+
+fn past_report(reader: kerno_store::Reader, range: Range, thresholds: &Thresholds) -> Result<Report, past::PastError> {
+    let window = Past::Store(reader).window(range)?;
+    Ok(Report::new(&window, &judge(&window, thresholds)))
+}
+
+fn no_store() -> Refused {
+    Refused::not_found("kerno runs without a store: only the latest window is known")
+}
+
+/// Asks the store, off the thread that serves.
+async fn asked<T: Send + 'static>(question: impl FnOnce() -> T + Send + 'static) -> Answer<T> {
+    tokio::task::spawn_blocking(question)
+        .await
+        .map_err(|_| Refused(StatusCode::INTERNAL_SERVER_ERROR, "the answer failed".into()))
+}

@@ -1,0 +1,30 @@
+//! Kerno, always on: watches in windows without a gap, follows incidents over them, remembers both, and answers questions over HTTP.
+//!
+//! [`Daemon::start`] loads the programs and opens everything that can fail; [`Daemon::run`] watches until it is told to stop. One thread
+//! watches (the [engine](kerno_bpf::engine)), the caller's thread judges, one writes to the store, and one serves HTTP, so that neither a slow
+//! disk nor a slow client delays judgement.
+//!
+//! | what | where |
+//! |---|---|
+//! | the loop: windows in, incidents and totals out | `watching.rs` |
+//! | what the loop knows and others read | `state.rs` |
+//! | writing to the store | `writer.rs` |
+//! | the past, from the store | `past.rs` |
+//! | HTTP: listeners and their limits, routes, metrics | `api/` |
+//! | asking a running daemon | [`Client`] |
+
+mod api;
+mod client;
+mod past;
+mod settings;
+mod state;
+mod times;
+mod watching;
+mod writer;
+
+pub use client::{Client, ClientError, Lines};
+pub use past::{Past, PastError};
+pub use settings::{DEFAULT_HTTP, DEFAULT_SOCKET, DEFAULT_STORE, INTERVALS, Settings};
+pub use state::{Status, StoreStatus};
+pub use times::{Range, parse_moment};
+pub use watching::{Daemon, DaemonError};

@@ -1,0 +1,120 @@
+//! The past: from a running daemon, or from a store.
+
+use std::error::Error as _;
+use std::path::Path;
+
+use kerno_doctor::incidents::Incidents;
+use kerno_doctor::report::IncidentReport;
+use kerno_model::{Incident, IncidentRecord, Window};
+use kerno_store::{Reader, StoreError};
+
+use crate::client::{Client, ClientError};
+use crate::times::Range;
+use crate::writer::INCIDENTS;
+
+/// Where the past is asked for.
+#[derive(Debug)]
+pub enum Past {
+    /// A daemon that runs.
+    Daemon(Client),
+    /// A store, of this machine or another.
+    Store(Reader),
+}
+
+/// Why the past is not known.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PastError {
+    /// Nothing was observed then.
+    #[error("nothing was observed {0}")]
+    Nothing(String),
+    /// The store cannot be read.
+    #[error("cannot read the store")]
+    Store(#[from] StoreError),
+    /// The daemon does not answer, or refuses.
+    #[error(transparent)]
+    Daemon(#[from] ClientError),
+}
+
+impl Past {
+    /// The past in this store.
+    ///
+    /// # Errors
+    /// If there is none, or it cannot be read.
+    pub fn of_store(directory: &Path) -> Result<Self, PastError> {
+        Ok(Self::Store(Reader::open(directory)?))
+    }
+
+    /// What was observed in a stretch of time, as one window.
+    ///
+    /// # Errors
+    /// [`PastError::Nothing`] if nothing was.
+    pub fn window(&self, range: Range) -> Result<Window, PastError> {
+        match self {
+            Self::Daemon(client) => Ok(client.window(range)?),
+            Self::Store(reader) => {
+                let found = reader.between(range.from_ns, range.to_ns)?;
+                found.map(|found| found.window).ok_or_else(|| PastError::Nothing(known(reader)))
+            }
+        }
+    }
+
+    /// All incidents that are known, the oldest first.
+    ///
+    /// # Errors
+    /// Why they cannot be read.
+    pub fn incidents(&self) -> Result<Vec<IncidentReport>, PastError> {
+        match self {
+            Self::Daemon(client) => Ok(client.incidents()?),
+            Self::Store(reader) => Ok(together(incidents(reader)?, Vec::new())),
+        }
+    }
+}
+
+/// When something was observed, in words.
+fn known(reader: &Reader) -> String {
+    let time = |ns: u64| {
+        jiff::Timestamp::from_nanosecond(ns.into())
+            .map_or_else(|_| String::new(), |at| at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
+    };
+    match reader.covered() {
+        Some((from, to)) => format!("then; the store has {} to {}", time(from), time(to)),
+        None => "then; the store is empty".to_owned(),
+    }
+}
+
+/// Those of a store: as they were when they changed last, and those that go on as they were last seen.
+pub(crate) fn incidents(reader: &Reader) -> Result<Vec<IncidentRecord>, PastError> {
+    let mut records = reader.incidents()?;
+    let followed = reader.state::<Incidents>(INCIDENTS).ok().flatten().unwrap_or_default();
+    for incident in followed.all() {
+        match records.iter_mut().find(|record| record.incident.id == incident.id) {
+            Some(record) => record.incident = incident.clone(),
+            None => records.push(IncidentRecord::new(incident.clone())),
+        }
+    }
+    Ok(records)
+}
+
+/// Those that were kept with those that are followed now, which are newer; the oldest first.
+pub(crate) fn together(mut kept: Vec<IncidentRecord>, followed: Vec<Incident>) -> Vec<IncidentReport> {
+    for incident in followed {
+        match kept.iter_mut().find(|record| record.incident.id == incident.id) {
+            Some(record) => record.incident = incident,
+            None => kept.push(IncidentRecord::new(incident)),
+        }
+    }
+    kept.sort_by_key(|record| record.incident.opened.unix_ns);
+    kept.iter().map(|record| IncidentReport::of(&record.incident)).collect()
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn explain(error: &PastError) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text += &format!(": {cause}");
+        source = cause.source();
+    }
+    text
+}

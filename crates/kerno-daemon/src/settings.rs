@@ -1,0 +1,51 @@
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kerno_doctor::Thresholds;
+
+/// Where windows and incidents are kept unless set otherwise.
+pub const DEFAULT_STORE: &str = "/var/lib/kerno";
+/// The Unix socket for the command unless set otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/kerno/kerno.sock";
+/// Where HTTP is served unless set otherwise: on this machine only.
+pub const DEFAULT_HTTP: &str = "127.0.0.1:7653";
+/// How long a window may be.
+pub const INTERVALS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(300);
+
+/// How the daemon watches, and where it keeps and tells what it sees.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The length of each window; see [`INTERVALS`].
+    pub interval: Duration,
+    /// The signals, by name; all that can run here if empty.
+    pub signals: Vec<String>,
+    /// Whether to leave out command lines, which may contain secrets.
+    pub redact: bool,
+    /// The directory of the store; `None` keeps nothing.
+    pub store: Option<PathBuf>,
+    /// The store's size and for how long it keeps what.
+    pub keep: kerno_store::Settings,
+    /// The Unix socket; `None` for none.
+    pub socket: Option<PathBuf>,
+    /// The address for HTTP, which must be one of this machine's loopback; `None` for none.
+    pub http: Option<SocketAddr>,
+    /// What counts as wrong.
+    pub thresholds: Thresholds,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(10),
+            signals: Vec::new(),
+            redact: false,
+            store: Some(DEFAULT_STORE.into()),
+            keep: kerno_store::Settings::default(),
+            socket: Some(DEFAULT_SOCKET.into()),
+            http: DEFAULT_HTTP.parse().ok(),
+            thresholds: Thresholds::default(),
+        }
+    }
+}

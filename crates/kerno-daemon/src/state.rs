@@ -1,0 +1,266 @@
+//! What the loop knows, for those who ask.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use kerno_doctor::Thresholds;
+use kerno_doctor::incidents::Incidents;
+use kerno_doctor::report::{IncidentReport, Report};
+use kerno_model::catalogue::{Mark, Totals};
+use kerno_model::metric::Sample;
+use kerno_model::{CostOfObserving, Course, Finding, Incident, Missing, Severity, Window};
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
+
+/// Changes of incidents that a slow listener may be behind before it loses the oldest.
+const CHANGES: usize = 256;
+
+/// Readers of metrics whose place is remembered.
+const MAX_READERS: usize = 16;
+
+/// Windows may be late by so much before it counts as a failure: samples take long on a busy machine.
+const LATE: Duration = Duration::from_secs(30);
+
+/// How a running daemon is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct Status {
+    /// The version of kerno that runs.
+    pub kerno_version: String,
+    /// Its process.
+    pub pid: u32,
+    /// The machine.
+    pub hostname: String,
+    /// Seconds since it started.
+    pub uptime_seconds: f64,
+    /// The length of a window in seconds.
+    pub interval_seconds: f64,
+    /// Windows that it has judged.
+    pub windows: u64,
+    /// Windows that came faster than they could be judged, and were dropped.
+    pub windows_lost: u64,
+    /// Seconds since the latest window ended; `None` before the first.
+    pub latest_seconds_ago: Option<f64>,
+    /// Open incidents, by severity.
+    pub open_incidents: BTreeMap<String, usize>,
+    /// The signals that are observed.
+    pub observed: Vec<String>,
+    /// What cannot be observed, and why.
+    pub missing: Vec<Missing>,
+    /// What observing cost in the latest window.
+    pub cost: CostOfObserving,
+    /// The store; `None` without one.
+    pub store: Option<StoreStatus>,
+}
+
+/// How writing to the store goes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct StoreStatus {
+    /// Where it is.
+    pub directory: String,
+    /// How much it takes.
+    pub bytes: u64,
+    /// How much it may take.
+    pub cap_bytes: u64,
+    /// Windows written since the start.
+    pub written: u64,
+    /// Windows that could not be written, or that came while writing took too long.
+    pub lost: u64,
+    /// Why it cannot be written to now; `None` if it can.
+    pub failing: Option<String>,
+}
+
+/// A change of an incident, for those who listen.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Change {
+    pub(crate) course: Course,
+    pub(crate) incident: IncidentReport,
+}
+
+/// What the loop shares with the threads that answer.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    known: Mutex<Known>,
+    changes: broadcast::Sender<Arc<Change>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    started: Instant,
+    interval: Duration,
+    windows: u64,
+    lost: u64,
+    latest: Option<(Arc<Window>, Instant)>,
+    findings: Vec<Finding>,
+    incidents: Vec<Incident>,
+    totals: Totals,
+    readers: Vec<(String, Mark)>,
+    thresholds: Thresholds,
+    store: Option<StoreStatus>,
+    /// Why it watches no more.
+    ended: Option<String>,
+}
+
+/// What one window changed.
+pub(crate) struct Judged<'a> {
+    pub(crate) window: Arc<Window>,
+    pub(crate) findings: Vec<Finding>,
+    pub(crate) incidents: &'a Incidents,
+    pub(crate) transitions: &'a [kerno_model::Transition],
+    pub(crate) lost: u64,
+}
+
+impl Shared {
+    pub(crate) fn new(interval: Duration, thresholds: Thresholds, incidents: &Incidents) -> Self {
+        let known = Known {
+            started: Instant::now(),
+            interval,
+            windows: 0,
+            lost: 0,
+            latest: None,
+            findings: Vec::new(),
+            incidents: incidents.all().cloned().collect(),
+            totals: Totals::new(),
+            readers: Vec::new(),
+            thresholds,
+            store: None,
+            ended: None,
+        };
+        Self { known: Mutex::new(known), changes: broadcast::channel(CHANGES).0 }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Nothing is done under the lock that could leave it half done.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what a window changed, and tells those who listen.
+    pub(crate) fn judged(&self, judged: Judged<'_>) {
+        let incidents: Vec<Incident> = judged.incidents.all().cloned().collect();
+        let open: Vec<Incident> = incidents.iter().filter(|incident| incident.is_open()).cloned().collect();
+        let now_unix_ns = judged.window.span.end().unix_ns;
+        let mut known = self.known();
+        known.windows += 1;
+        known.lost = judged.lost;
+        known.totals.add(&judged.window);
+        known.totals.add_incidents(&open, judged.transitions, now_unix_ns);
+        known.latest = Some((judged.window, Instant::now()));
+        known.findings = judged.findings;
+        let changed: Vec<_> = judged
+            .transitions
+            .iter()
+            .filter_map(|transition| {
+                let incident = incidents.iter().find(|incident| incident.id == transition.id)?;
+                Some(Change { course: transition.course, incident: IncidentReport::of(incident) })
+            })
+            .collect();
+        known.incidents = incidents;
+        drop(known);
+        for change in changed {
+            // An error says that nobody listens.
+            let _ = self.changes.send(Arc::new(change));
+        }
+    }
+
+    pub(crate) fn configure(&self, interval: Duration, thresholds: Thresholds) {
+        let mut known = self.known();
+        known.interval = interval;
+        known.thresholds = thresholds;
+    }
+
+    pub(crate) fn set_store(&self, store: StoreStatus) {
+        self.known().store = Some(store);
+    }
+
+    /// It watches no more.
+    pub(crate) fn end(&self, why: String) {
+        self.known().ended = Some(why);
+    }
+
+    pub(crate) fn listen(&self) -> broadcast::Receiver<Arc<Change>> {
+        self.changes.subscribe()
+    }
+
+    pub(crate) fn thresholds(&self) -> Thresholds {
+        self.known().thresholds.clone()
+    }
+
+    /// The incidents that are open or were of late.
+    pub(crate) fn incidents(&self) -> Vec<Incident> {
+        self.known().incidents.clone()
+    }
+
+    /// The report of the latest window; `None` before the first.
+    pub(crate) fn report(&self) -> Option<Report> {
+        let known = self.known();
+        let (window, _) = known.latest.as_ref()?;
+        Some(Report::new(window, &known.findings))
+    }
+
+    /// The latest window.
+    pub(crate) fn latest(&self) -> Option<Arc<Window>> {
+        self.known().latest.as_ref().map(|(window, _)| Arc::clone(window))
+    }
+
+    /// All series, with the largest values since this reader asked last.
+    pub(crate) fn metrics(&self, reader: &str) -> Vec<Sample> {
+        let mut known = self.known();
+        let place = known.readers.iter().position(|(name, _)| name == reader);
+        let (_, since) = place.map_or_else(|| (String::new(), Mark::default()), |place| known.readers.remove(place));
+        if known.readers.len() >= MAX_READERS {
+            known.readers.remove(0);
+        }
+        let now = known.totals.mark();
+        known.readers.push((reader.to_owned(), now));
+        known.totals.read(since)
+    }
+
+    /// Why it does not work; `Ok` if it does.
+    pub(crate) fn health(&self) -> Result<(), String> {
+        let known = self.known();
+        if let Some(why) = &known.ended {
+            return Err(why.clone());
+        }
+        let since = known.latest.as_ref().map_or(known.started, |(_, at)| *at).elapsed();
+        if since > known.interval * 3 + LATE {
+            return Err(format!("no window for {} s", since.as_secs()));
+        }
+        Ok(())
+    }
+
+    /// Whether it has seen a window, and works.
+    pub(crate) fn ready(&self) -> Result<(), String> {
+        self.health()?;
+        if self.known().latest.is_some() { Ok(()) } else { Err("the first window is not over".to_owned()) }
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        let known = self.known();
+        let window = known.latest.as_ref().map(|(window, _)| window);
+        let mut open_incidents: BTreeMap<String, usize> = [Severity::Critical, Severity::Warning, Severity::Info]
+            .map(|severity| (severity.name().to_owned(), 0))
+            .into();
+        for incident in known.incidents.iter().filter(|incident| incident.is_open()) {
+            *open_incidents.entry(incident.severity.name().to_owned()).or_default() += 1;
+        }
+        Status {
+            kerno_version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            hostname: window.map_or_else(String::new, |window| window.host.hostname.clone()),
+            uptime_seconds: known.started.elapsed().as_secs_f64(),
+            interval_seconds: known.interval.as_secs_f64(),
+            windows: known.windows,
+            windows_lost: known.lost,
+            latest_seconds_ago: known.latest.as_ref().map(|(_, at)| at.elapsed().as_secs_f64()),
+            open_incidents,
+            observed: window.map_or_else(Vec::new, |window| window.observed().into_iter().map(str::to_owned).collect()),
+            missing: window.map_or_else(Vec::new, |window| window.missing.clone()),
+            cost: window.map_or_else(CostOfObserving::default, |window| window.cost.clone()),
+            store: known.store.clone(),
+        }
+    }
+}

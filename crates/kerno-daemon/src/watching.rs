@@ -1,0 +1,286 @@
+//! The daemon: from its settings to the loop.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use kerno_bpf::CancelToken;
+use kerno_bpf::engine::{Engine, Next, ObserverOptions, WatchError, Windows};
+use kerno_doctor::incidents::{self, Incidents};
+use kerno_doctor::{Trends, words};
+use kerno_model::{Course, IncidentId, Severity, Transition, Window};
+use kerno_store::{Reader, Store, StoreError};
+use sd_notify::NotifyState;
+
+use crate::api::{Api, BindError, Listeners};
+use crate::settings::{INTERVALS, Settings};
+use crate::state::{Judged, Shared};
+use crate::times::Range;
+use crate::writer::{INCIDENTS, Writer};
+
+/// Windows that wait to be judged.
+const QUEUE: usize = 32;
+
+/// How often the loop looks whether something is to be done besides windows.
+const TURN: Duration = Duration::from_millis(500);
+
+/// What was seen in this time before a restart is taken into account for slow trends.
+const REMEMBERED: Duration = Duration::from_secs(3600);
+
+/// How long a stop waits for the store, and for clients.
+const PATIENCE: Duration = Duration::from_millis(700);
+
+/// Why the daemon could not start, or ended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DaemonError {
+    /// A setting is impossible.
+    #[error("{0}")]
+    Setting(String),
+    /// The store cannot be opened.
+    #[error("cannot open the store")]
+    Store(#[from] StoreError),
+    /// A socket or an address cannot be used.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// This machine cannot be watched, or not any longer.
+    #[error("cannot watch this machine")]
+    Watch(#[from] WatchError),
+    /// There is no thread or descriptor left.
+    #[error("cannot start")]
+    Start(#[source] std::io::Error),
+}
+
+/// A daemon that has loaded and opened everything it needs.
+pub struct Daemon {
+    settings: Settings,
+    engine: Engine,
+    windows: Windows,
+    shared: Arc<Shared>,
+    trends: Trends,
+    incidents: Incidents,
+    writer: Option<Writer>,
+    api: Api,
+}
+
+impl std::fmt::Debug for Daemon {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Daemon").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Daemon {
+    /// Checks settings without starting anything.
+    ///
+    /// # Errors
+    /// [`DaemonError::Setting`] for the first one that is impossible.
+    pub fn check(settings: &Settings) -> Result<(), DaemonError> {
+        if !INTERVALS.contains(&settings.interval) {
+            return Err(DaemonError::Setting(format!(
+                "the interval is {:?}; it may be {:?} to {:?}",
+                settings.interval,
+                INTERVALS.start(),
+                INTERVALS.end()
+            )));
+        }
+        if let Some(http) = settings.http.filter(|http| !http.ip().is_loopback()) {
+            return Err(DaemonError::Setting(format!(
+                "HTTP is served on this machine's loopback only, such as 127.0.0.1:{}; {http} would let everybody on the network read it",
+                http.port()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Opens the store, the socket and the address, loads all that can run here, and takes up the incidents that were open when it was
+    /// stopped. The first window begins.
+    ///
+    /// # Errors
+    /// The first of these that fails.
+    pub fn start(settings: Settings) -> Result<Self, DaemonError> {
+        Self::check(&settings)?;
+        let store = match &settings.store {
+            Some(directory) => {
+                let (store, notes) = Store::open(directory, settings.keep.clone())?;
+                for note in notes {
+                    tracing::warn!(directory = %directory.display(), "store: {note}");
+                }
+                Some((store, directory.clone()))
+            }
+            None => None,
+        };
+        let incidents = match &store {
+            Some((store, _)) => store.state::<Incidents>(INCIDENTS)?.unwrap_or_default(),
+            None => Incidents::default(),
+        };
+        let reader = store.as_ref().map(|(store, _)| store.reader());
+        let listeners = Listeners::bind(settings.socket.as_deref(), settings.http)?;
+        let shared = Arc::new(Shared::new(settings.interval, settings.thresholds.clone(), &incidents));
+        let options = ObserverOptions { signals: settings.signals.clone(), redact: settings.redact };
+        let engine = Engine::start(options)?;
+        for missing in engine.missing() {
+            tracing::warn!(signal = missing.signal, "not observed: {}: {}", missing.what, missing.reason);
+        }
+        let windows = engine.subscribe(QUEUE).map_err(DaemonError::Start)?;
+        engine.watch(settings.interval);
+        let trends = reader.as_ref().map_or_else(Trends::default, remembered);
+        let api = Api::start(listeners, Arc::clone(&shared), reader).map_err(DaemonError::Start)?;
+        let writer = match store {
+            Some((store, directory)) => {
+                Some(Writer::start(store, &directory, Arc::clone(&shared)).map_err(DaemonError::Start)?)
+            }
+            None => None,
+        };
+        Ok(Self { settings, engine, windows, shared, trends, incidents, writer, api })
+    }
+
+    /// Where HTTP is served; `None` if it is not. Of port 0, the one that was given.
+    pub fn http(&self) -> Option<SocketAddr> {
+        self.api.http()
+    }
+
+    /// Watches until it is cancelled. Settings that arrive meanwhile are taken over as far as that is possible while it runs.
+    ///
+    /// # Errors
+    /// Why it cannot watch any longer.
+    pub fn run(mut self, cancel: &CancelToken, reloads: &Receiver<Settings>) -> Result<(), DaemonError> {
+        tracing::info!(
+            interval_seconds = self.settings.interval.as_secs_f64(),
+            store = self.settings.store.as_ref().map(|path| path.display().to_string()),
+            socket = self.settings.socket.as_ref().map(|path| path.display().to_string()),
+            http = self.api.http().map(|http| http.to_string()),
+            "watching"
+        );
+        notify(&[NotifyState::Ready]);
+        let result = self.watch(cancel, reloads);
+        notify(&[NotifyState::Stopping]);
+        tracing::info!("stopping");
+        self.stop(result)
+    }
+
+    fn watch(&mut self, cancel: &CancelToken, reloads: &Receiver<Settings>) -> Result<(), DaemonError> {
+        let watchdog = sd_notify::watchdog_enabled().map(|every| every / 3);
+        let (mut told, mut late) = (Instant::now(), false);
+        loop {
+            match self.windows.next_within(TURN, cancel) {
+                Next::Window(window) => self.judge(window),
+                Next::TimedOut => {}
+                Next::Cancelled => return Ok(()),
+                // Stopping gives the reason.
+                Next::Ended => return Err(DaemonError::Watch(WatchError::Failed)),
+            }
+            if let Ok(settings) = reloads.try_recv() {
+                self.reload(settings);
+            }
+            let overrun = self.engine.overrun();
+            if let Some(overrun) = overrun.as_ref().filter(|_| !late) {
+                tracing::warn!(part = overrun.part, seconds = overrun.lasted.as_secs_f64(), "a sample takes long");
+            }
+            late = overrun.is_some();
+            // An engine that hangs is to be started again by whoever supervises.
+            if watchdog.is_some_and(|every| told.elapsed() >= every) && self.shared.health().is_ok() {
+                told = Instant::now();
+                notify(&[NotifyState::Watchdog]);
+            }
+        }
+    }
+
+    fn judge(&mut self, window: Arc<Window>) {
+        let findings = self.trends.judge(&window, &self.settings.thresholds);
+        let before = std::mem::take(&mut self.incidents);
+        let (incidents, transitions) = incidents::step(before, &window.span, &findings);
+        self.incidents = incidents;
+        transitions.iter().for_each(log);
+        self.shared.judged(Judged {
+            window: Arc::clone(&window),
+            findings,
+            incidents: &self.incidents,
+            transitions: &transitions,
+            lost: self.windows.lost(),
+        });
+        if let Some(writer) = &self.writer {
+            let is_changed = |id: &IncidentId| transitions.iter().any(|transition| transition.id == *id);
+            let changed: Vec<_> = self.incidents.all().filter(|incident| is_changed(&incident.id)).cloned().collect();
+            // Those that go on are seen longer, which is no change.
+            let goes_on = !changed.is_empty() || self.incidents.open().next().is_some();
+            writer.offer(window, changed, goes_on.then(|| self.incidents.clone()));
+        }
+    }
+
+    fn reload(&mut self, settings: Settings) {
+        notify(&[NotifyState::Reloading]);
+        let ours = &self.settings;
+        let fixed = [
+            ("signals", ours.signals != settings.signals),
+            ("redact", ours.redact != settings.redact),
+            ("store", ours.store != settings.store || ours.keep != settings.keep),
+            ("socket", ours.socket != settings.socket),
+            ("http", ours.http != settings.http),
+        ];
+        for (name, changed) in fixed {
+            if changed {
+                tracing::warn!(setting = name, "this setting changes when kerno is started again");
+            }
+        }
+        if settings.interval != ours.interval {
+            self.engine.watch(settings.interval);
+        }
+        if settings.thresholds != ours.thresholds {
+            self.trends.forget_findings();
+        }
+        let Settings { interval, thresholds, .. } = settings;
+        self.shared.configure(interval, thresholds.clone());
+        self.settings.interval = interval;
+        self.settings.thresholds = thresholds;
+        tracing::info!(interval_seconds = interval.as_secs_f64(), "settings read again");
+        notify(&[NotifyState::Ready]);
+    }
+
+    fn stop(self, result: Result<(), DaemonError>) -> Result<(), DaemonError> {
+        if let Err(error) = &result {
+            self.shared.end(error.to_string());
+        }
+        let stopped = self.engine.stop();
+        self.api.stop(PATIENCE);
+        if let Some(writer) = self.writer
+            && !writer.stop(PATIENCE)
+        {
+            tracing::error!("the store did not take everything in time");
+        }
+        stopped.map_err(DaemonError::Watch).and(result)
+    }
+}
+
+/// What was seen of late, by a daemon before.
+fn remembered(reader: &Reader) -> Trends {
+    let mut trends = Trends::default();
+    let now = jiff::Timestamp::now().as_nanosecond();
+    let past = Range::before(u64::try_from(now).unwrap_or(0), REMEMBERED);
+    for window in reader.windows(past.from_ns, past.to_ns) {
+        match window {
+            Ok(window) => trends.remember(&window),
+            Err(error) => tracing::warn!("store: {error}"),
+        }
+    }
+    trends
+}
+
+fn log(transition: &Transition) {
+    let title = words(&transition.finding).title;
+    let (id, rule) = (transition.id.as_str(), transition.finding.rule.as_str());
+    let (course, severity) = (transition.course.name(), transition.severity.name());
+    let is_bad = matches!(transition.course, Course::Opened | Course::Reopened | Course::Worse);
+    if is_bad && transition.severity >= Severity::Warning {
+        tracing::warn!(incident = id, rule, course, severity, "{title}");
+    } else {
+        tracing::info!(incident = id, rule, course, severity, "{title}");
+    }
+}
+
+/// Tells systemd; without it, nobody.
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!("cannot notify the service manager: {error}");
+    }
+}

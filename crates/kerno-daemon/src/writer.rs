@@ -1,0 +1,171 @@
+//! Writes to the store in a thread of its own: a disk that hangs delays neither judgement nor alerts.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use kerno_doctor::incidents::Incidents;
+use kerno_model::{Incident, IncidentId, IncidentRecord, Window};
+use kerno_store::Store;
+
+use crate::state::{Shared, StoreStatus};
+
+/// Windows that wait while the disk is slow.
+const QUEUE: usize = 32;
+
+/// Incidents that wait until they can be written.
+const MAX_PENDING: usize = 4096;
+
+/// The name under which the incidents that go on are kept.
+pub(crate) const INCIDENTS: &str = "incidents";
+
+/// What is written after a window.
+struct Job {
+    window: Arc<Window>,
+    changed: Vec<Incident>,
+    /// All that are followed, if any changed.
+    incidents: Option<Incidents>,
+}
+
+/// The thread that writes.
+pub(crate) struct Writer {
+    jobs: Option<SyncSender<Job>>,
+    thread: Option<JoinHandle<()>>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Writer {
+    pub(crate) fn start(store: Store, directory: &Path, shared: Arc<Shared>) -> std::io::Result<Self> {
+        let (jobs, received) = sync_channel(QUEUE);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let mut work = Work {
+            store,
+            directory: directory.display().to_string(),
+            shared,
+            dropped: Arc::clone(&dropped),
+            written: 0,
+            failed: 0,
+            failing: None,
+            pending: BTreeMap::new(),
+            followed: None,
+        };
+        work.tell();
+        let thread = std::thread::Builder::new().name("kerno store".into()).spawn(move || work.run(&received))?;
+        Ok(Self { jobs: Some(jobs), thread: Some(thread), dropped })
+    }
+
+    /// Never waits: if the disk is too slow, the window is not kept. Incidents that changed are told again with the next one.
+    pub(crate) fn offer(&self, window: Arc<Window>, changed: Vec<Incident>, incidents: Option<Incidents>) -> bool {
+        let job = Job { window, changed, incidents };
+        let accepted = self.jobs.as_ref().is_some_and(|jobs| jobs.try_send(job).is_ok());
+        if !accepted {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        accepted
+    }
+
+    /// Ends when everything is written, or after this time.
+    pub(crate) fn stop(mut self, timeout: Duration) -> bool {
+        drop(self.jobs.take());
+        let deadline = Instant::now() + timeout;
+        while self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.thread.take().is_none_or(|thread| thread.join().is_ok())
+    }
+}
+
+struct Work {
+    store: Store,
+    directory: String,
+    shared: Arc<Shared>,
+    dropped: Arc<AtomicU64>,
+    written: u64,
+    failed: u64,
+    failing: Option<String>,
+    /// Incidents whose latest form is not written yet.
+    pending: BTreeMap<IncidentId, Incident>,
+    followed: Option<Incidents>,
+}
+
+impl Work {
+    fn run(&mut self, jobs: &Receiver<Job>) {
+        loop {
+            match jobs.recv_timeout(Duration::from_secs(30)) {
+                Ok(job) => self.write(job),
+                // Another try for what could not be written, though no window came.
+                Err(RecvTimeoutError::Timeout) => self.write_incidents(),
+                Err(RecvTimeoutError::Disconnected) => return self.write_incidents(),
+            }
+            self.tell();
+        }
+    }
+
+    fn write(&mut self, job: Job) {
+        for incident in job.changed {
+            self.pending.insert(incident.id.clone(), incident);
+        }
+        while self.pending.len() > MAX_PENDING {
+            self.pending.pop_first();
+        }
+        self.followed = job.incidents.or(self.followed.take());
+        match self.store.append(&job.window) {
+            Ok(()) => {
+                self.written += 1;
+                self.succeeded();
+            }
+            Err(error) => {
+                self.failed += 1;
+                self.failed_with(&error.to_string());
+            }
+        }
+        self.write_incidents();
+    }
+
+    fn write_incidents(&mut self) {
+        while let Some((id, incident)) = self.pending.pop_first() {
+            if let Err(error) = self.store.put_incident(&IncidentRecord::new(incident.clone())) {
+                self.pending.insert(id, incident);
+                return self.failed_with(&error.to_string());
+            }
+        }
+        if let Some(followed) = self.followed.take()
+            && let Err(error) = self.store.put_state(INCIDENTS, &followed)
+        {
+            self.followed = Some(followed);
+            self.failed_with(&error.to_string());
+        }
+    }
+
+    fn failed_with(&mut self, why: &str) {
+        if self.failing.as_deref() != Some(why) {
+            tracing::error!(directory = self.directory, "cannot write to the store: {why}; watching goes on");
+        }
+        self.failing = Some(why.to_owned());
+    }
+
+    fn succeeded(&mut self) {
+        if self.failing.take().is_some() {
+            tracing::info!(directory = self.directory, "the store can be written to again");
+        }
+    }
+
+    fn tell(&self) {
+        let status = self.store.status();
+        self.shared.set_store(StoreStatus {
+            directory: self.directory.clone(),
+            bytes: status.bytes,
+            cap_bytes: status.cap_bytes,
+            written: self.written,
+            lost: self.failed + self.dropped.load(Ordering::Relaxed),
+            failing: self.failing.clone(),
+        });
+    }
+}
