@@ -52,10 +52,7 @@ impl Past {
     pub fn window(&self, range: Range) -> Result<Window, PastError> {
         match self {
             Self::Daemon(client) => Ok(client.window(range)?),
-            Self::Store(reader) => {
-                let found = reader.between(range.from_ns, range.to_ns)?;
-                found.map(|found| found.window).ok_or_else(|| PastError::Nothing(known(reader)))
-            }
+            Self::Store(reader) => window(reader, range),
         }
     }
 
@@ -71,13 +68,22 @@ impl Past {
     }
 }
 
+/// What a store has of a stretch of time, as one window.
+pub(crate) fn window(reader: &Reader, range: Range) -> Result<Window, PastError> {
+    match reader.between(range.from_ns, range.to_ns)? {
+        Some(found) => Ok(found.window),
+        None => Err(PastError::Nothing(known(reader))),
+    }
+}
+
 /// When something was observed, in words.
 fn known(reader: &Reader) -> String {
     let time = |ns: u64| {
         jiff::Timestamp::from_nanosecond(ns.into())
             .map_or_else(|_| String::new(), |at| at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
     };
-    match reader.covered() {
+    let covered = reader.status().ok().and_then(|status| status.oldest.zip(status.newest));
+    match covered {
         Some((from, to)) => format!("then; the store has {} to {}", time(from), time(to)),
         None => "then; the store is empty".to_owned(),
     }

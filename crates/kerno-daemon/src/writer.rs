@@ -162,7 +162,7 @@ impl Work {
         self.shared.set_store(StoreStatus {
             directory: self.directory.clone(),
             bytes: status.bytes,
-            cap_bytes: status.cap_bytes,
+            cap_bytes: status.limit_bytes,
             written: self.written,
             lost: self.failed + self.dropped.load(Ordering::Relaxed),
             failing: self.failing.clone(),

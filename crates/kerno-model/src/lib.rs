@@ -21,6 +21,7 @@ mod moment;
 #[doc(hidden)]
 pub mod paths;
 mod process;
+mod record;
 pub mod saved;
 mod series;
 mod signals;
@@ -40,6 +41,7 @@ pub use loss::SummaryLoss;
 pub use merged::{Cut, Gap, Inexact, MergeError, Merged};
 pub use moment::Moment;
 pub use process::{Container, Process, TaskUse};
+pub use record::{Change, ChangeKind, IncidentRecord};
 pub use series::{Series, Trend};
 pub use signals::{
     BlockedTask, CgroupIo, CgroupMemory, CgroupThrottle, ConnectionOwner, CpuGroup, CpuHolder, CpuStat, DescriptorKind,

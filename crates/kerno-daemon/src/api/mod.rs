@@ -135,7 +135,7 @@ fn bind_unix(path: &Path) -> Result<(UnixListener, SocketFile), BindError> {
 #[derive(Clone, Debug)]
 struct App {
     shared: Arc<Shared>,
-    reader: Option<Reader>,
+    reader: Option<Arc<Reader>>,
 }
 
 /// The thread that serves.
@@ -159,7 +159,7 @@ impl Api {
         let http = listeners.tcp.as_ref().map(|(_, address)| *address);
         let (unix, file) = listeners.unix.map_or((None, None), |(listener, file)| (Some(listener), Some(file)));
         let tcp = listeners.tcp.map(|(listener, _)| listener);
-        let app = App { shared, reader };
+        let app = App { shared, reader: reader.map(Arc::new) };
         let work = move || {
             runtime.block_on(serve(tcp, unix, app, stopped));
             // A question to a store that hangs is not waited for.

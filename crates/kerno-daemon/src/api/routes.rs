@@ -13,10 +13,11 @@ use axum::routing::get;
 use kerno_doctor::report::{IncidentReport, Report};
 use kerno_doctor::{Thresholds, judge};
 use kerno_model::{IncidentState, Severity, Window};
+use kerno_store::Reader;
 use serde::{Deserialize, Serialize};
 
 use super::{App, events, exposition};
-use crate::past::{self, Past};
+use crate::past;
 use crate::times::{Range, of_query};
 
 /// What `report` and `windows` look at unless told otherwise.
@@ -235,7 +236,7 @@ async fn windows(State(app): State<App>, when: Result<Query<When>, QueryRejectio
     };
     let reader = app.reader.ok_or_else(no_store)?;
     if when.merged {
-        let window = asked(move || Past::Store(reader).window(range)).await??;
+        let window = asked(move || past::window(&reader, range)).await??;
         return json(&window);
     }
     let windows =
@@ -265,14 +266,14 @@ async fn report(State(app): State<App>, when: Result<Query<When>, QueryRejection
         None => app.shared.report().ok_or_else(|| Refused::from(past::PastError::Nothing("yet".into())))?,
         Some(range) => {
             let (reader, thresholds) = (app.reader.ok_or_else(no_store)?, app.shared.thresholds());
-            asked(move || past_report(reader, range, &thresholds)).await??
+            asked(move || past_report(&reader, range, &thresholds)).await??
         }
     };
     json(&report)
 }
 
-fn past_report(reader: kerno_store::Reader, range: Range, thresholds: &Thresholds) -> Result<Report, past::PastError> {
-    let window = Past::Store(reader).window(range)?;
+fn past_report(reader: &Reader, range: Range, thresholds: &Thresholds) -> Result<Report, past::PastError> {
+    let window = past::window(reader, range)?;
     Ok(Report::new(&window, &judge(&window, thresholds)))
 }
 

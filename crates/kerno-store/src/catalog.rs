@@ -1,0 +1,170 @@
+//! The files of a directory and what is in them, for readers: without a lock, beside a writer.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::cover::{Cover, Piece};
+use crate::format::{Head, Kind, Opening};
+use crate::scan::{Entry, Hole, Look, Tail, opening, scan};
+use crate::{StoreError, Timestamp};
+
+/// A file of windows or incidents.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    pub(crate) path: PathBuf,
+    pub(crate) head: Head,
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) holes: Vec<Hole>,
+    pub(crate) header_damaged: bool,
+    /// Damage at the end, which may also be a record that is being written.
+    pub(crate) tail: Option<Hole>,
+    inode: u64,
+    scanned: u64,
+    pub(crate) len: u64,
+}
+
+/// A record of a listed file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The number of the file.
+    pub(crate) file: u64,
+    pub(crate) entry: Entry,
+}
+
+impl Place {
+    pub(crate) const fn overlaps(&self, from: Timestamp, to: Timestamp) -> bool {
+        let head = &self.entry.head;
+        head.started_unix_ns < to && head.ended_unix_ns() > from
+    }
+
+    pub(crate) const fn is_within(&self, from: Timestamp, to: Timestamp) -> bool {
+        let head = &self.entry.head;
+        head.started_unix_ns >= from && head.ended_unix_ns() <= to
+    }
+}
+
+/// All files of a directory.
+#[derive(Debug, Default)]
+pub(crate) struct Catalog {
+    /// By number, which no two files share.
+    pub(crate) windows: BTreeMap<u64, Listed>,
+    pub(crate) incidents: BTreeMap<u64, Listed>,
+}
+
+/// The names in a directory.
+pub(crate) fn names(dir: &Path) -> Result<Vec<String>, StoreError> {
+    let entries = std::fs::read_dir(dir).map_err(StoreError::io("read the directory", dir))?;
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(StoreError::io("read the directory", dir))?;
+        names.extend(entry.file_name().into_string().ok());
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+impl Catalog {
+    /// Looks at what is new in the directory. Returns whether it has anything of a store.
+    pub(crate) fn refresh(&mut self, dir: &Path) -> Result<bool, StoreError> {
+        let mut is_store = false;
+        let (mut windows, mut incidents) = (BTreeMap::new(), BTreeMap::new());
+        for name in names(dir)? {
+            is_store |= name == crate::lock::NAME;
+            let Some(named) = Head::of_file_name(&name) else { continue };
+            is_store = true;
+            let (known, listed) = match named.kind {
+                Kind::Windows => (&mut self.windows, &mut windows),
+                Kind::Incidents => (&mut self.incidents, &mut incidents),
+                Kind::State => continue,
+            };
+            let path = dir.join(&name);
+            let number = named.number;
+            let known = known.remove(&number).filter(|known| known.path == path);
+            match look_at(&path, named, known) {
+                Ok(found) => drop(listed.insert(number, found)),
+                // Removed since the directory was read.
+                Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        (self.windows, self.incidents) = (windows, incidents);
+        Ok(is_store)
+    }
+
+    /// The records of each tier, the finest first.
+    fn tiers(&self) -> BTreeMap<u64, Vec<Piece<Place>>> {
+        let mut tiers: BTreeMap<u64, Vec<Piece<Place>>> = BTreeMap::new();
+        for (number, file) in &self.windows {
+            let pieces = file.entries.iter().filter(|entry| entry.head.count > 0).map(|entry| Piece {
+                first: entry.head.first,
+                last: entry.head.last(),
+                record: Place { file: *number, entry: *entry },
+            });
+            tiers.entry(file.head.resolution_seconds).or_default().extend(pieces);
+        }
+        tiers
+    }
+
+    /// The finest records that overlap a time, in the order in which they were appended.
+    pub(crate) fn finest(&self, from: Timestamp, to: Timestamp) -> Vec<Piece<Place>> {
+        let cover = Cover::finest(self.tiers().into_values());
+        cover.pieces().filter(|piece| piece.record.overlaps(from, to)).copied().collect()
+    }
+
+    /// The fewest records that have all windows that overlap a time, and as few others as possible.
+    pub(crate) fn coarsest(&self, from: Timestamp, to: Timestamp) -> Vec<Piece<Place>> {
+        let tiers = self.tiers();
+        let cover = Cover::finest(tiers.values().cloned());
+        cover.coarsest(
+            tiers.into_values(),
+            |place| place.overlaps(from, to) && place.is_within(from, to),
+            |place| place.overlaps(from, to),
+        )
+    }
+
+    /// The boot of the machine that a file is of.
+    pub(crate) fn boot(&self, place: &Place) -> (&str, &str) {
+        self.windows.get(&place.file).map_or(("", ""), |file| (&file.head.hostname, &file.head.boot_id))
+    }
+}
+
+fn look_at(path: &Path, named: Head, known: Option<Listed>) -> Result<Listed, StoreError> {
+    let file = File::open(path).map_err(StoreError::io("open", path))?;
+    let meta = file.metadata().map_err(StoreError::io("read", path))?;
+    let (inode, len) = (meta.ino(), meta.len());
+    let mut listed = match known {
+        Some(known) if known.inode == inode && known.len <= len => {
+            if known.len == len && known.tail.is_none() {
+                return Ok(known);
+            }
+            known
+        }
+        _ => {
+            let (head, begin, header_damaged) = match opening(&file).map_err(StoreError::io("read", path))? {
+                Opening::Ours(head, begin) => (head, begin, false),
+                Opening::Newer(what) => return Err(StoreError::Newer { path: path.to_owned(), what }),
+                Opening::Damaged => (named, 0, true),
+            };
+            Listed {
+                path: path.to_owned(),
+                head,
+                entries: Vec::new(),
+                holes: Vec::new(),
+                header_damaged,
+                tail: None,
+                inode,
+                scanned: begin,
+                len,
+            }
+        }
+    };
+    let mut found = scan(&file, listed.scanned, len, Look::Heads).map_err(StoreError::io("read", path))?;
+    listed.entries.append(&mut found.entries);
+    listed.holes.append(&mut found.holes);
+    listed.tail = (found.tail == Tail::Damaged).then_some(Hole { offset: found.end, bytes: len - found.end });
+    (listed.scanned, listed.len) = (found.end, len);
+    Ok(listed)
+}

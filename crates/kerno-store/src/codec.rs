@@ -1,0 +1,62 @@
+//! From windows to bytes and back.
+
+use std::io::Read;
+
+use kerno_model::Window;
+use kerno_model::saved::{ReadError, read_window};
+
+use brotli::enc::{BrotliEncoderParams, StandardAlloc};
+
+/// The quality of the compression, from 0 to 11: see docs/decisions/store.md.
+const QUALITY: i32 = 5;
+
+/// A window as bytes, not yet compressed.
+pub(crate) fn pack(window: &Window) -> Result<Vec<u8>, serde_json::Error> {
+    serde_json::to_vec(window)
+}
+
+/// A window from bytes that [`pack`] made, in this version or an earlier one.
+pub(crate) fn unpack(raw: &[u8]) -> Result<Window, ReadError> {
+    read_window(raw)
+}
+
+/// The most bytes that a value has before compression.
+pub(crate) const MAX_RAW_BYTES: usize = 64 << 20;
+
+/// Compresses. What is alike in `dictionary` costs little; the same one is needed to decompress.
+pub(crate) fn compress(raw: &[u8], dictionary: &[u8]) -> Vec<u8> {
+    let bits = usize::BITS - (raw.len() + dictionary.len() + 32).leading_zeros();
+    let params = BrotliEncoderParams {
+        quality: QUALITY,
+        #[allow(clippy::cast_possible_wrap, reason = "at most 64")]
+        lgwin: bits.clamp(10, 24) as i32,
+        size_hint: raw.len(),
+        ..BrotliEncoderParams::default()
+    };
+    let mut out = Vec::with_capacity(raw.len() / 6);
+    let (mut input, mut output) = (vec![0; 1 << 15], vec![0; 1 << 15]);
+    let result = brotli::BrotliCompressCustomIoCustomDict(
+        &mut brotli::IoReaderWrapper(&mut { raw }),
+        &mut brotli::IoWriterWrapper(&mut out),
+        &mut input,
+        &mut output,
+        &params,
+        StandardAlloc::default(),
+        &mut |_, _, _, _| (),
+        dictionary,
+        std::io::ErrorKind::UnexpectedEof.into(),
+    );
+    debug_assert!(result.is_ok(), "neither a slice nor a vector fails");
+    out
+}
+
+/// What was compressed: `None` if it is not that.
+pub(crate) fn decompress(compressed: &[u8], dictionary: &[u8], raw_bytes: usize) -> Option<Vec<u8>> {
+    if raw_bytes > MAX_RAW_BYTES {
+        return None;
+    }
+    let mut raw = Vec::with_capacity(raw_bytes);
+    let reader = brotli::Decompressor::new_with_custom_dict(compressed, 1 << 13, dictionary.to_vec().into());
+    reader.take(raw_bytes as u64 + 1).read_to_end(&mut raw).ok()?;
+    (raw.len() == raw_bytes).then_some(raw)
+}

@@ -1,0 +1,92 @@
+//! Made-up windows of a machine.
+
+use kerno_model::saved::read_window;
+use kerno_model::{Process, SCHEMA_VERSION, Window};
+
+/// When the made-up machine begins to be watched: seconds since 1970.
+pub const BEGIN: f64 = 1_784_563_200.0;
+
+/// A second, in nanoseconds.
+pub const SECOND: u64 = 1_000_000_000;
+
+/// A machine that is watched.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    pub boot: u32,
+    /// Seconds since 1970.
+    pub wall: f64,
+    /// `CLOCK_MONOTONIC`, in seconds.
+    pub uptime: f64,
+    pub count: u64,
+    /// Windows are like this one.
+    pub like: Window,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self { boot: 1, wall: BEGIN, uptime: 1000.0, count: 0, like: small() }
+    }
+}
+
+impl Machine {
+    /// The next window.
+    pub fn watch(&mut self, seconds: f64) -> Window {
+        let mut window = self.like.clone();
+        window.span.started_unix = self.wall;
+        window.span.started_ns = (self.uptime * 1e9) as u64;
+        (window.span.seconds, window.span.unwatched_seconds, window.span.samples) = (seconds, 0.0, 2);
+        window.host.boot_id = format!("boot-{}", self.boot);
+        window.host.hostname = "made-up".into();
+        self.count += 1;
+        window.cost.cpu_seconds = self.count as f64;
+        for process in window.processes.values_mut() {
+            process.used.run_ns = self.count * 1_000_003 % 7_777_777;
+        }
+        self.pass(seconds);
+        window
+    }
+
+    /// Time goes by, unwatched.
+    pub fn pass(&mut self, seconds: f64) {
+        self.wall += seconds;
+        self.uptime += seconds;
+    }
+
+    pub fn reboot(&mut self, off_seconds: f64) {
+        self.boot += 1;
+        self.wall += off_seconds;
+        self.uptime = 5.0;
+    }
+
+    pub fn now_ns(&self) -> u64 {
+        (self.wall * 1e9) as u64
+    }
+}
+
+/// A window of a few hundred bytes.
+pub fn small() -> Window {
+    let mut window = Window::default();
+    window.schema_version = SCHEMA_VERSION;
+    window.kerno_version = "0.1.0".into();
+    for pid in [1, 40, 77] {
+        let mut process = Process::default();
+        process.pid = pid;
+        process.comm = format!("process-{pid}");
+        process.alive = true;
+        process.started_ns = u64::from(pid) * 1_000_000;
+        window.processes.insert(pid, process);
+    }
+    window
+}
+
+/// A recorded window.
+pub fn recorded(name: &str) -> Window {
+    let path = format!("{}/../../tests/corpus/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    read_window(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// All names of recorded windows.
+pub fn corpus() -> Vec<String> {
+    let index = format!("{}/../../tests/corpus/INDEX", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read_to_string(index).unwrap().lines().map(str::to_owned).collect()
+}
