@@ -1,15 +1,16 @@
 //! What the loop knows, for those who ask.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use kerno_doctor::Thresholds;
 use kerno_doctor::incidents::Incidents;
 use kerno_doctor::report::{IncidentReport, Report};
-use kerno_model::catalogue::{Mark, Totals};
+use kerno_model::catalogue::{Daemon, Mark, Totals};
 use kerno_model::metric::Sample;
-use kerno_model::{CostOfObserving, Course, Finding, Incident, Missing, Severity, Window};
+use kerno_model::{CostOfObserving, Course, Finding, Incident, Missing, Severity, Window, fill};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
@@ -85,6 +86,8 @@ pub(crate) struct Change {
 #[derive(Debug)]
 pub(crate) struct Shared {
     known: Mutex<Known>,
+    /// Connections refused since that was told.
+    refused: AtomicU64,
     changes: broadcast::Sender<Arc<Change>>,
 }
 
@@ -101,6 +104,9 @@ struct Known {
     readers: Vec<(String, Mark)>,
     thresholds: Thresholds,
     store: Option<StoreStatus>,
+    /// What was told of the store and of windows that were lost.
+    told: StoreStatus,
+    told_lost: u64,
     /// Why it watches no more.
     ended: Option<String>,
 }
@@ -114,7 +120,31 @@ pub(crate) struct Judged<'a> {
     pub(crate) lost: u64,
 }
 
+impl Known {
+    /// Adds what the daemon counts of itself to the totals.
+    fn tell_of_itself(&mut self, lost: u64, refused: u64, now_unix_ns: u64) {
+        let store = self.store.clone();
+        let now = store.clone().unwrap_or_default();
+        let daemon = fill!(Daemon {
+            windows_lost: lost - self.told_lost,
+            store_bytes: store.map(|store| store.bytes),
+            store_limit_bytes: now.cap_bytes,
+            store_writable: now.failing.is_none(),
+            store_windows: now.written - self.told.written,
+            store_windows_lost: now.lost - self.told.lost,
+            connections_refused: refused,
+        });
+        self.totals.add_daemon(&daemon, now_unix_ns);
+        (self.told, self.told_lost) = (now, lost);
+    }
+}
+
 impl Shared {
+    /// A connection was closed because there were too many.
+    pub(crate) fn refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn new(interval: Duration, thresholds: Thresholds, incidents: &Incidents) -> Self {
         let known = Known {
             started: Instant::now(),
@@ -128,9 +158,11 @@ impl Shared {
             readers: Vec::new(),
             thresholds,
             store: None,
+            told: StoreStatus::default(),
+            told_lost: 0,
             ended: None,
         };
-        Self { known: Mutex::new(known), changes: broadcast::channel(CHANGES).0 }
+        Self { known: Mutex::new(known), refused: AtomicU64::new(0), changes: broadcast::channel(CHANGES).0 }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -148,6 +180,7 @@ impl Shared {
         known.lost = judged.lost;
         known.totals.add(&judged.window);
         known.totals.add_incidents(&open, judged.transitions, now_unix_ns);
+        known.tell_of_itself(judged.lost, self.refused.swap(0, Ordering::Relaxed), now_unix_ns);
         known.latest = Some((judged.window, Instant::now()));
         known.findings = judged.findings;
         let changed: Vec<_> = judged

@@ -188,11 +188,12 @@ impl Api {
 
 async fn serve(tcp: Option<TcpListener>, unix: Option<UnixListener>, app: App, stop: watch::Receiver<bool>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let shared = Arc::clone(&app.shared);
     let mut tasks = Vec::new();
     match tcp.map(tokio::net::TcpListener::from_std).transpose() {
         Ok(Some(listener)) => {
             let router = routes::router(app.clone(), routes::Whom::Local);
-            tasks.push(tokio::spawn(accept(listener, router, Arc::clone(&places), stop.clone())));
+            tasks.push(tokio::spawn(accept(listener, router, Arc::clone(&shared), Arc::clone(&places), stop.clone())));
         }
         Ok(None) => {}
         Err(error) => tracing::error!("HTTP is not served: {error}"),
@@ -200,7 +201,7 @@ async fn serve(tcp: Option<TcpListener>, unix: Option<UnixListener>, app: App, s
     match unix.map(tokio::net::UnixListener::from_std).transpose() {
         Ok(Some(listener)) => {
             let router = routes::router(app, routes::Whom::Socket);
-            tasks.push(tokio::spawn(accept(listener, router, Arc::clone(&places), stop.clone())));
+            tasks.push(tokio::spawn(accept(listener, router, Arc::clone(&shared), Arc::clone(&places), stop.clone())));
         }
         Ok(None) => {}
         Err(error) => tracing::error!("the socket is not served: {error}"),
@@ -215,7 +216,13 @@ async fn serve(tcp: Option<TcpListener>, unix: Option<UnixListener>, app: App, s
     let _ = tokio::time::timeout(Duration::from_millis(500), places.acquire_many(all)).await;
 }
 
-async fn accept<L: Listener>(mut listener: L, router: Router, places: Arc<Semaphore>, mut stop: watch::Receiver<bool>) {
+async fn accept<L: Listener>(
+    mut listener: L,
+    router: Router,
+    shared: Arc<Shared>,
+    places: Arc<Semaphore>,
+    mut stop: watch::Receiver<bool>,
+) {
     loop {
         // It waits by itself after an error, such as no descriptor left.
         let stream = tokio::select! {
@@ -223,7 +230,10 @@ async fn accept<L: Listener>(mut listener: L, router: Router, places: Arc<Semaph
             () = told(&mut stop) => return,
         };
         // Without a place it is closed: a queue would only make others wait too.
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            shared.refused();
+            continue;
+        };
         let (router, stop) = (router.clone(), stop.clone());
         tokio::spawn(async move {
             connection(stream, router, stop).await;

@@ -6,6 +6,7 @@
 //! Labels whose values are names from the machine have a bound: the first by weight have series of their own, and one with the value `other`
 //! has exactly the rest. So a node has at most [`MAX_SERIES`](crate::metric::MAX_SERIES) series, whatever runs on it.
 
+mod daemon;
 mod incidents;
 mod processes;
 mod select;
@@ -18,6 +19,7 @@ mod tests;
 use crate::metric::{Describe, Give, Metric, Sample, Weighed};
 use crate::{Incident, Transition, Window};
 
+pub use daemon::Daemon;
 use select::Selections;
 pub use totals::{Mark, Totals};
 
@@ -82,7 +84,8 @@ impl Part {
 /// The whole catalogue.
 pub fn parts() -> Vec<Part> {
     let of_incidents = [Part::of::<[Incident]>("incidents"), Part::of::<[Transition]>("changes of incidents")];
-    PARTS.iter().map(|part| part.description()).chain(of_incidents).collect()
+    let of_daemon = Part::of::<Daemon>("daemon");
+    PARTS.iter().map(|part| part.description()).chain(of_incidents).chain([of_daemon]).collect()
 }
 
 /// All numbers of the catalogue.

@@ -2,7 +2,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 
 use super::select::{Identity, Selections, accumulates, identity};
-use super::{given, weighed};
+use super::{Daemon, given, weighed};
 use crate::metric::{Amount, Sample};
 use crate::{Incident, Transition, Window};
 
@@ -31,6 +31,7 @@ pub struct Mark(u64);
 enum Source {
     Window,
     Incidents,
+    Daemon,
 }
 
 #[derive(Clone, Debug)]
@@ -93,6 +94,16 @@ impl Totals {
             sample.created_unix_ns = now_unix_ns;
         }
         self.take(samples, Source::Incidents);
+    }
+
+    /// Tells how the daemon is, and what it counted since the last time. `now_unix_ns` is the time, in nanoseconds since 1970.
+    pub fn add_daemon(&mut self, daemon: &Daemon, now_unix_ns: u64) {
+        self.series.retain(|_, held| held.source != Source::Daemon || accumulates(&held.sample.amount));
+        let mut samples = Selections::default().bound(given(daemon));
+        for sample in &mut samples {
+            sample.created_unix_ns = now_unix_ns;
+        }
+        self.take(samples, Source::Daemon);
     }
 
     /// Where a reader is that reads now, for its next [`read`](Self::read).

@@ -1,0 +1,87 @@
+use crate::metric::{Describe, Described, Measure, Metric};
+
+/// What a daemon counts about itself. Counts are those since they were told last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Daemon {
+    /// Windows that came faster than they could be judged, and were dropped.
+    pub windows_lost: u64,
+    /// What the store takes, in bytes; `None` without a store.
+    pub store_bytes: Option<u64>,
+    /// What the store may take, in bytes.
+    pub store_limit_bytes: u64,
+    /// Whether the store can be written to.
+    pub store_writable: bool,
+    /// Windows that were written to the store.
+    pub store_windows: u64,
+    /// Windows that could not be written to the store.
+    pub store_windows_lost: u64,
+    /// Connections that were closed at once because there were too many.
+    pub connections_refused: u64,
+}
+
+const WINDOWS: Measure = Measure::things("window");
+
+#[allow(clippy::cast_precision_loss, reason = "sizes")]
+impl Describe for Daemon {
+    const ABOUT: &'static str = "The daemon itself (`kerno start`)";
+    const METRICS: &'static [Described<Self>] = &[
+        Described {
+            metric: Metric::counter(
+                "kerno.daemon.windows.lost",
+                WINDOWS,
+                "Windows that came faster than they could be judged.",
+            ),
+            give: |part, give| give.of(&[], 0.0).add(part.windows_lost),
+        },
+        Described {
+            metric: Metric::counter(
+                "kerno.daemon.connections.refused",
+                Measure::things("connection"),
+                "Connections that were closed at once because there were too many.",
+            ),
+            give: |part, give| give.of(&[], 0.0).add(part.connections_refused),
+        },
+        Described {
+            metric: Metric::gauge("kerno.store.usage", Measure::BYTES, "What the store takes on disk."),
+            give: |part, give| {
+                if let Some(bytes) = part.store_bytes {
+                    give.of(&[], 0.0).set(bytes as f64);
+                }
+            },
+        },
+        Described {
+            metric: Metric::gauge("kerno.store.limit", Measure::BYTES, "What the store may take on disk."),
+            give: |part, give| {
+                if part.store_bytes.is_some() {
+                    give.of(&[], 0.0).set(part.store_limit_bytes as f64);
+                }
+            },
+        },
+        Described {
+            metric: Metric::worst(
+                "kerno.store.writable",
+                Measure::things("store"),
+                "Whether the store can be written to: 1 if so, 0 if writing fails.",
+            ),
+            give: |part, give| {
+                if part.store_bytes.is_some() {
+                    give.of(&[], 0.0).set(f64::from(u8::from(part.store_writable)));
+                }
+            },
+        },
+        Described {
+            metric: Metric::counter("kerno.store.windows.written", WINDOWS, "Windows that were written to the store."),
+            give: |part, give| give.of(&[], 0.0).add(part.store_windows),
+        },
+        Described {
+            metric: Metric::counter(
+                "kerno.store.windows.lost",
+                WINDOWS,
+                "Windows that could not be written to the store.",
+            ),
+            give: |part, give| give.of(&[], 0.0).add(part.store_windows_lost),
+        },
+    ];
+    const LEFT_OUT: &'static [(&'static str, &'static str)] = &[];
+}
