@@ -9,11 +9,13 @@
 //! | the loop: windows in, incidents and totals out | `watching.rs` |
 //! | what the loop knows and others read | `state.rs` |
 //! | writing to the store | `writer.rs` |
+//! | what changed on the machine | `changes/` |
 //! | the past, from the store | `past.rs` |
 //! | HTTP: listeners and their limits, routes, metrics | `api/` |
 //! | asking a running daemon | [`Client`] |
 
 mod api;
+mod changes;
 mod client;
 mod past;
 mod settings;

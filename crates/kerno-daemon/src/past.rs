@@ -5,7 +5,7 @@ use std::path::Path;
 
 use kerno_doctor::incidents::Incidents;
 use kerno_doctor::report::IncidentReport;
-use kerno_model::{Incident, IncidentRecord, Window};
+use kerno_model::{IncidentRecord, Window};
 use kerno_store::{Reader, StoreError};
 
 use crate::client::{Client, ClientError};
@@ -103,15 +103,15 @@ pub(crate) fn incidents(reader: &Reader) -> Result<Vec<IncidentRecord>, PastErro
 }
 
 /// Those that were kept with those that are followed now, which are newer; the oldest first.
-pub(crate) fn together(mut kept: Vec<IncidentRecord>, followed: Vec<Incident>) -> Vec<IncidentReport> {
-    for incident in followed {
-        match kept.iter_mut().find(|record| record.incident.id == incident.id) {
-            Some(record) => record.incident = incident,
-            None => kept.push(IncidentRecord::new(incident)),
+pub(crate) fn together(mut kept: Vec<IncidentRecord>, followed: Vec<IncidentRecord>) -> Vec<IncidentReport> {
+    for record in followed {
+        match kept.iter_mut().find(|known| known.incident.id == record.incident.id) {
+            Some(known) => *known = record,
+            None => kept.push(record),
         }
     }
     kept.sort_by_key(|record| record.incident.opened.unix_ns);
-    kept.iter().map(|record| IncidentReport::of(&record.incident)).collect()
+    kept.iter().map(IncidentReport::of).collect()
 }
 
 /// An error with its causes, in one line.

@@ -10,7 +10,9 @@ use kerno_doctor::incidents::Incidents;
 use kerno_doctor::report::{IncidentReport, Report};
 use kerno_model::catalogue::{Daemon, Mark, Totals};
 use kerno_model::metric::Sample;
-use kerno_model::{CostOfObserving, Course, Finding, Incident, Missing, Severity, Window, fill};
+use kerno_model::{
+    CostOfObserving, Course, Finding, Incident, IncidentId, IncidentRecord, Missing, Severity, Window, fill,
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
@@ -100,6 +102,8 @@ struct Known {
     latest: Option<(Arc<Window>, Instant)>,
     findings: Vec<Finding>,
     incidents: Vec<Incident>,
+    /// What changed on the machine before each.
+    changed: BTreeMap<IncidentId, Vec<kerno_model::Change>>,
     totals: Totals,
     readers: Vec<(String, Mark)>,
     thresholds: Thresholds,
@@ -121,6 +125,12 @@ pub(crate) struct Judged<'a> {
 }
 
 impl Known {
+    fn record(&self, incident: &Incident) -> IncidentRecord {
+        let mut record = IncidentRecord::new(incident.clone());
+        record.changes = self.changed.get(&incident.id).cloned().unwrap_or_default();
+        record
+    }
+
     /// Adds what the daemon counts of itself to the totals.
     fn tell_of_itself(&mut self, lost: u64, refused: u64, now_unix_ns: u64) {
         let store = self.store.clone();
@@ -154,6 +164,7 @@ impl Shared {
             latest: None,
             findings: Vec::new(),
             incidents: incidents.all().cloned().collect(),
+            changed: BTreeMap::new(),
             totals: Totals::new(),
             readers: Vec::new(),
             thresholds,
@@ -188,7 +199,7 @@ impl Shared {
             .iter()
             .filter_map(|transition| {
                 let incident = incidents.iter().find(|incident| incident.id == transition.id)?;
-                Some(Change { course: transition.course, incident: IncidentReport::of(incident) })
+                Some(Change { course: transition.course, incident: IncidentReport::of(&known.record(incident)) })
             })
             .collect();
         known.incidents = incidents;
@@ -222,9 +233,15 @@ impl Shared {
         self.known().thresholds.clone()
     }
 
+    /// Tells what changed on the machine before each incident.
+    pub(crate) fn set_changes(&self, changed: BTreeMap<IncidentId, Vec<kerno_model::Change>>) {
+        self.known().changed = changed;
+    }
+
     /// The incidents that are open or were of late.
-    pub(crate) fn incidents(&self) -> Vec<Incident> {
-        self.known().incidents.clone()
+    pub(crate) fn incidents(&self) -> Vec<IncidentRecord> {
+        let known = self.known();
+        known.incidents.iter().map(|incident| known.record(incident)).collect()
     }
 
     /// The report of the latest window; `None` before the first.

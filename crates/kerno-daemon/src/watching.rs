@@ -1,5 +1,6 @@
 //! The daemon: from its settings to the loop.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -9,11 +10,12 @@ use kerno_bpf::CancelToken;
 use kerno_bpf::engine::{Engine, Next, ObserverOptions, WatchError, Windows};
 use kerno_doctor::incidents::{self, Incidents};
 use kerno_doctor::{Trends, words};
-use kerno_model::{Course, IncidentId, Severity, Transition, Window};
+use kerno_model::{Change, Course, Incident, IncidentId, IncidentRecord, Moment, Severity, Transition, Window};
 use kerno_store::{Reader, Store, StoreError};
 use sd_notify::NotifyState;
 
 use crate::api::{Api, BindError, Listeners};
+use crate::changes::{Changes, WindowChanges};
 use crate::settings::{INTERVALS, Settings};
 use crate::state::{Judged, Shared};
 use crate::times::Range;
@@ -60,6 +62,10 @@ pub struct Daemon {
     shared: Arc<Shared>,
     trends: Trends,
     incidents: Incidents,
+    changes: Changes,
+    of_windows: WindowChanges,
+    /// What changed before each incident that is followed.
+    changed: BTreeMap<IncidentId, Vec<Change>>,
     writer: Option<Writer>,
     api: Api,
 }
@@ -125,6 +131,10 @@ impl Daemon {
         let windows = engine.subscribe(QUEUE).map_err(DaemonError::Start)?;
         engine.watch(settings.interval);
         let trends = reader.as_ref().map_or_else(Trends::default, remembered);
+        let of_windows = reader.as_ref().map_or_else(WindowChanges::default, last_window);
+        let changed = reader.as_ref().map_or_else(BTreeMap::new, |reader| changes_of(reader, &incidents));
+        shared.set_changes(changed.clone());
+        let changes = Changes::start().map_err(DaemonError::Start)?;
         let api = Api::start(listeners, Arc::clone(&shared), reader).map_err(DaemonError::Start)?;
         let writer = match store {
             Some((store, directory)) => {
@@ -132,7 +142,7 @@ impl Daemon {
             }
             None => None,
         };
-        Ok(Self { settings, engine, windows, shared, trends, incidents, writer, api })
+        Ok(Self { settings, engine, windows, shared, trends, incidents, changes, of_windows, changed, writer, api })
     }
 
     /// Where HTTP is served; `None` if it is not. Of port 0, the one that was given.
@@ -192,6 +202,8 @@ impl Daemon {
         let (incidents, transitions) = incidents::step(before, &window.span, &findings);
         self.incidents = incidents;
         transitions.iter().for_each(log);
+        self.changes.add(self.of_windows.look(&window));
+        self.remember_changes(&transitions);
         self.shared.judged(Judged {
             window: Arc::clone(&window),
             findings,
@@ -201,11 +213,31 @@ impl Daemon {
         });
         if let Some(writer) = &self.writer {
             let is_changed = |id: &IncidentId| transitions.iter().any(|transition| transition.id == *id);
-            let changed: Vec<_> = self.incidents.all().filter(|incident| is_changed(&incident.id)).cloned().collect();
+            let changed = self.incidents.all().filter(|incident| is_changed(&incident.id));
+            let changed: Vec<_> = changed.map(|incident| self.record(incident)).collect();
             // Those that go on are seen longer, which is no change.
             let goes_on = !changed.is_empty() || self.incidents.open().next().is_some();
             writer.offer(window, changed, goes_on.then(|| self.incidents.clone()));
         }
+    }
+
+    /// Looks what changed before each incident that opened.
+    fn remember_changes(&mut self, transitions: &[Transition]) {
+        for transition in transitions.iter().filter(|transition| transition.course == Course::Opened) {
+            let began = transition.finding.since.map_or(transition.at, |since| since.min(transition.at));
+            // What came between its begin and its first window may have to do with it too.
+            let changes = self.changes.before(Moment { unix_ns: transition.at.unix_ns, ..began });
+            self.changed.insert(transition.id.clone(), changes);
+        }
+        let followed: BTreeSet<_> = self.incidents.all().map(|incident| &incident.id).collect();
+        self.changed.retain(|id, _| followed.contains(id));
+        self.shared.set_changes(self.changed.clone());
+    }
+
+    fn record(&self, incident: &Incident) -> IncidentRecord {
+        let mut record = IncidentRecord::new(incident.clone());
+        record.changes = self.changed.get(&incident.id).cloned().unwrap_or_default();
+        record
     }
 
     fn reload(&mut self, settings: Settings) {
@@ -264,6 +296,23 @@ fn remembered(reader: &Reader) -> Trends {
         }
     }
     trends
+}
+
+/// What the machine was like when it was last watched.
+fn last_window(reader: &Reader) -> WindowChanges {
+    let newest = reader.status().ok().and_then(|status| status.newest);
+    let range = newest.map(|newest| Range::before(newest.saturating_add(1), Duration::from_secs(1)));
+    let window = range.and_then(|range| reader.windows(range.from_ns, range.to_ns).flatten().last());
+    window.map_or_else(WindowChanges::default, |window| WindowChanges::after(&window))
+}
+
+/// What changed before the incidents that are followed, as it was kept.
+fn changes_of(reader: &Reader, incidents: &Incidents) -> BTreeMap<IncidentId, Vec<Change>> {
+    let followed: BTreeSet<_> = incidents.all().map(|incident| &incident.id).collect();
+    let kept = reader.incidents().unwrap_or_default().into_iter();
+    kept.filter(|record| followed.contains(&record.incident.id))
+        .map(|record| (record.incident.id, record.changes))
+        .collect()
 }
 
 fn log(transition: &Transition) {

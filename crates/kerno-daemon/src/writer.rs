@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kerno_doctor::incidents::Incidents;
-use kerno_model::{Incident, IncidentId, IncidentRecord, Window};
+use kerno_model::{IncidentId, IncidentRecord, Window};
 use kerno_store::Store;
 
 use crate::state::{Shared, StoreStatus};
@@ -26,7 +26,7 @@ pub(crate) const INCIDENTS: &str = "incidents";
 /// What is written after a window.
 struct Job {
     window: Arc<Window>,
-    changed: Vec<Incident>,
+    changed: Vec<IncidentRecord>,
     /// All that are followed, if any changed.
     incidents: Option<Incidents>,
 }
@@ -59,7 +59,12 @@ impl Writer {
     }
 
     /// Never waits: if the disk is too slow, the window is not kept. Incidents that changed are told again with the next one.
-    pub(crate) fn offer(&self, window: Arc<Window>, changed: Vec<Incident>, incidents: Option<Incidents>) -> bool {
+    pub(crate) fn offer(
+        &self,
+        window: Arc<Window>,
+        changed: Vec<IncidentRecord>,
+        incidents: Option<Incidents>,
+    ) -> bool {
         let job = Job { window, changed, incidents };
         let accepted = self.jobs.as_ref().is_some_and(|jobs| jobs.try_send(job).is_ok());
         if !accepted {
@@ -91,7 +96,7 @@ struct Work {
     failed: u64,
     failing: Option<String>,
     /// Incidents whose latest form is not written yet.
-    pending: BTreeMap<IncidentId, Incident>,
+    pending: BTreeMap<IncidentId, IncidentRecord>,
     followed: Option<Incidents>,
 }
 
@@ -109,8 +114,8 @@ impl Work {
     }
 
     fn write(&mut self, job: Job) {
-        for incident in job.changed {
-            self.pending.insert(incident.id.clone(), incident);
+        for record in job.changed {
+            self.pending.insert(record.incident.id.clone(), record);
         }
         while self.pending.len() > MAX_PENDING {
             self.pending.pop_first();
@@ -130,9 +135,9 @@ impl Work {
     }
 
     fn write_incidents(&mut self) {
-        while let Some((id, incident)) = self.pending.pop_first() {
-            if let Err(error) = self.store.put_incident(&IncidentRecord::new(incident.clone())) {
-                self.pending.insert(id, incident);
+        while let Some((id, record)) = self.pending.pop_first() {
+            if let Err(error) = self.store.put_incident(&record) {
+                self.pending.insert(id, record);
                 return self.failed_with(&error.to_string());
             }
         }

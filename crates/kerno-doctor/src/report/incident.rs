@@ -1,7 +1,9 @@
 //! Incidents, for people and programs.
 
 use kerno_model::amount::span;
-use kerno_model::{Finding, Fingerprint, Incident, IncidentId, IncidentState, Moment, Severity, Span, fill};
+use kerno_model::{
+    Change, ChangeKind, Finding, Fingerprint, IncidentId, IncidentRecord, IncidentState, Moment, Severity, Span, fill,
+};
 use serde::{Deserialize, Serialize};
 
 use super::Diagnosis;
@@ -48,11 +50,61 @@ pub struct IncidentReport {
     pub first: Diagnosis,
     /// The latest finding.
     pub last: Diagnosis,
+    /// What changed on the machine shortly before it opened, in the order of time. Context, not causes.
+    #[serde(default)]
+    pub changes: Vec<Changed>,
+}
+
+/// Something that changed on the machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
+pub struct Changed {
+    /// When, as `2026-11-29T03:02:10Z`.
+    pub at: String,
+    /// When, in nanoseconds since 1970.
+    pub at_unix_ns: u64,
+    /// The kind of change, such as `unit_restarted`.
+    pub kind: ChangeKind,
+    /// What changed, in words.
+    pub what: String,
+}
+
+impl Changed {
+    fn of(change: &Change) -> Self {
+        let from = match (&change.before, &change.after) {
+            (Some(before), Some(after)) => format!(", from {before} to {after}"),
+            (None, Some(after)) => format!(": {after}"),
+            (Some(before), None) => format!(", was {before}"),
+            (None, None) => String::new(),
+        };
+        let what = &change.what;
+        let words = match change.kind {
+            ChangeKind::ProcessStarted | ChangeKind::UnitStarted => format!("{what} started"),
+            ChangeKind::UnitRestarted => format!("{what} was restarted"),
+            ChangeKind::ProcessEnded => format!("{what} ended"),
+            ChangeKind::UnitStopped => format!("{what} stopped"),
+            ChangeKind::Binary => format!("the program {what} was replaced or is new"),
+            ChangeKind::Package if change.after.is_none() && change.before.is_some() => {
+                format!("package {what} was removed")
+            }
+            ChangeKind::Package => format!("package {what} was installed{from}"),
+            ChangeKind::Mount if change.after.is_none() => format!("{what} was unmounted{from}"),
+            ChangeKind::Mount if change.before.is_none() => format!("{what} was mounted{from}"),
+            ChangeKind::Mount => format!("{what} was mounted in another way{from}"),
+            ChangeKind::Sysctl => format!("sysctl {what} was set{from}"),
+            ChangeKind::ProcessLimit | ChangeKind::CgroupLimit => format!("the limit of {what} was set{from}"),
+            ChangeKind::Kernel => format!("another kernel runs{from}"),
+            _ => format!("{what}{from}"),
+        };
+        Self { at: rfc3339(change.at), at_unix_ns: change.at.unix_ns, kind: change.kind, what: words }
+    }
 }
 
 impl IncidentReport {
     /// Puts an incident into words.
-    pub fn of(incident: &Incident) -> Self {
+    pub fn of(record: &IncidentRecord) -> Self {
+        let incident = &record.incident;
         let words = |finding: &Finding| Diagnosis::at(finding, incident.opened);
         let finding = words(&incident.worst);
         let subject = &incident.worst.subject;
@@ -75,6 +127,7 @@ impl IncidentReport {
             under: incident.under,
             first: words(&incident.first),
             last: words(&incident.last),
+            changes: record.changes.iter().map(Changed::of).collect(),
             finding,
         }
     }

@@ -142,6 +142,13 @@ pub fn incident_text(incident: &IncidentReport, style: &TextStyle) -> String {
     }
     page.out.push('\n');
     set_finding(&mut page, &incident.finding, &incident.span());
+    if !incident.changes.is_empty() {
+        page.set(2, 2, "What changed before", Paint::Bold);
+        for change in &incident.changes {
+            let at = change.at.get(11..19).unwrap_or(&change.at);
+            page.labelled(4, at, 10, &safe(&change.what), Paint::Plain);
+        }
+    }
     page.out
 }
 
