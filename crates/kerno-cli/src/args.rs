@@ -91,6 +91,9 @@ pub(crate) enum Command {
     /// Show incidents: what was wrong, from when to when
     #[command(after_help = INCIDENTS_EXAMPLES)]
     Incidents(IncidentsArgs),
+    /// Compare two times: what differs between them, the largest first
+    #[command(after_help = COMPARE_EXAMPLES)]
+    Compare(CompareArgs),
     /// Print kernel events as they happen
     #[command(after_help = TRACE_EXAMPLES)]
     Trace(Box<TraceArgs>),
@@ -129,6 +132,15 @@ again. SIGTERM or Ctrl-C stops it. Options override the environment (KERNO_START
   redact = false                # true leaves out command lines
 
 Privileges: root, or CAP_BPF and CAP_PERFMON. Members of the group kerno may use the socket, if there is such a group.";
+
+const COMPARE_EXAMPLES: &str = "\
+Examples:
+  kerno compare --at 03:02 --with 02:00            the minutes about both times
+  kerno compare --at 03:02 --with '2026-11-27 03:02' --for 10m
+  kerno compare --at now --with '1h ago' --output json
+
+It compares rates, values, and the median and 99th percentile of distributions, by service where they are known by service. What changed by \
+less than half is left out. Both times are asked of the `kerno start` that runs here, or read from a store with --store.";
 
 const INCIDENTS_EXAMPLES: &str = "\
 Examples:
@@ -330,6 +342,32 @@ pub(crate) struct IncidentsArgs {
     /// Write text, JSON, or Markdown
     #[arg(short, long, value_enum, default_value_t = ReportOutput::Text, value_name = "FORMAT", global = true)]
     pub(crate) output: ReportOutput,
+
+    #[command(flatten)]
+    pub(crate) past: PastArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CompareArgs {
+    /// The time that is looked at: 03:02, "2026-11-28 03:02", "10 min ago", now
+    #[arg(long, value_name = "TIME", value_parser = values::moment)]
+    pub(crate) at: u64,
+
+    /// The time that it is compared with, when all was well
+    #[arg(long, value_name = "TIME", value_parser = values::moment)]
+    pub(crate) with: u64,
+
+    /// How long about each time is looked at [default: 1m]
+    #[arg(long = "for", value_name = "TIME", value_parser = values::positive_duration)]
+    pub(crate) length: Option<Duration>,
+
+    /// Show at most this many differences
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 30)]
+    pub(crate) top: usize,
+
+    /// Write text, or a JSON array of all differences
+    #[arg(short, long, value_enum, default_value_t = Output::Text, value_name = "FORMAT")]
+    pub(crate) output: Output,
 
     #[command(flatten)]
     pub(crate) past: PastArgs,

@@ -18,9 +18,14 @@ pub(crate) fn range(args: &DoctorArgs) -> Option<Range> {
     if let Some(last) = args.last {
         return Some(Range::before(now_ns, last));
     }
-    let length = args.length.unwrap_or(LENGTH);
+    args.at.map(|at| about(at, args.length))
+}
+
+/// The time about a moment.
+pub(crate) fn about(at: u64, length: Option<Duration>) -> Range {
+    let length = length.unwrap_or(LENGTH);
     let half = u64::try_from((length / 2).as_nanos()).unwrap_or(u64::MAX);
-    args.at.map(|at| Range::before(at.saturating_add(half), length))
+    Range::before(at.saturating_add(half), length)
 }
 
 /// Where to ask.

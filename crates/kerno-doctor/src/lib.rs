@@ -4,6 +4,7 @@
 //! `rules` has the rules, by theme; [`knowledge`] what is true of Linux whatever was observed; the causes decide which finding explains
 //! which; [`report`] makes text, Markdown and JSON of it.
 mod causes;
+mod compare;
 #[cfg(any(test, feature = "corpus"))]
 #[doc(hidden)]
 pub mod corpus;
@@ -17,6 +18,7 @@ pub(crate) mod shell;
 pub(crate) mod title;
 mod trends;
 
+pub use compare::{Difference, compare};
 pub use rule::{Rule, ThresholdError, ThresholdInfo, Thresholds, Words};
 pub(crate) use rule::{Trend, rule, suffers};
 pub use trends::Trends;

@@ -90,7 +90,8 @@ pub use kerno_model as model;
 pub mod doctor {
     // Not the tables of what is normal on Linux: they grow with every rule, and are no promise.
     pub use kerno_doctor::{
-        Rule, ThresholdError, ThresholdInfo, Thresholds, Trends, Words, incidents, judge, rule_by_id, rules, words,
+        Difference, Rule, ThresholdError, ThresholdInfo, Thresholds, Trends, Words, compare, incidents, judge,
+        rule_by_id, rules, words,
     };
 }
 
