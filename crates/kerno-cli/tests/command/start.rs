@@ -305,6 +305,20 @@ fn metrics_come_in_the_form_that_is_asked_for() {
         open.contains("kerno_windows_created ") && open.contains("# UNIT kerno_cpu_time_seconds seconds"),
         "{open}"
     );
+    let accept = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,text/plain;q=0.5";
+    let mut stream = TcpStream::connect(daemon.http).unwrap();
+    write!(stream, "GET /metrics HTTP/1.0\r\nHost: localhost\r\nAccept: {accept}\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let body = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4;
+    let head = text(&answer[..body]).to_lowercase();
+    assert!(
+        head.contains("content-type: application/vnd.google.protobuf; proto=io.prometheus.client.metricfamily"),
+        "{head}"
+    );
+    // Families with their length before them, the first by its name.
+    let name = b"kerno_build_info";
+    assert!(answer[body..].windows(name.len()).any(|bytes| bytes == name));
     let series = plain.lines().filter(|line| !line.starts_with('#')).count();
     println!("{series} series");
     assert!(series <= 2000, "{series}");

@@ -1,7 +1,4 @@
-//! Samples as Prometheus and OpenMetrics write them.
-//!
-//! Written here because no crate has classic buckets, times of creation, exemplars and what [`Sample`] knows of both forms together; the
-//! formats are small and fixed. Sources: the [text format] of Prometheus and [OpenMetrics 1.0].
+//! The [text format] of Prometheus and [OpenMetrics 1.0].
 //!
 //! [text format]: https://prometheus.io/docs/instrumenting/exposition_formats/
 //! [OpenMetrics 1.0]: https://prometheus.io/docs/specs/om/open_metrics_spec/
@@ -10,49 +7,15 @@ use std::fmt::Write as _;
 
 use kerno_model::metric::{Exemplar, Kind, Sample};
 
-/// A form of writing metrics down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
-    /// The text format of Prometheus, 0.0.4.
-    Text,
-    /// OpenMetrics 1.0.0.
-    OpenMetrics,
-}
-
-/// The most characters of all labels of an exemplar together, by OpenMetrics.
-const MAX_EXEMPLAR: usize = 128;
-
-impl Format {
-    /// The one that the client likes best, by its `Accept`.
-    pub(super) fn of(accept: &str) -> Self {
-        let quality = |kind: &str| -> f64 {
-            let of = accept.split(',').filter(|part| part.trim().starts_with(kind));
-            let quality = |part: &str| {
-                part.split(';')
-                    .find_map(|parameter| parameter.trim().strip_prefix("q="))
-                    .map_or(1.0, |q| q.parse().unwrap_or(0.0))
-            };
-            of.map(quality).fold(0.0, f64::max)
-        };
-        let open = quality("application/openmetrics-text");
-        if open > 0.0 && open >= quality("text/plain") { Self::OpenMetrics } else { Self::Text }
-    }
-
-    pub(super) const fn content_type(self) -> &'static str {
-        match self {
-            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
-            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
-        }
-    }
-}
+use super::exemplar_labels;
 
 /// All samples, which must be sorted by name.
-pub(super) fn write(samples: &[Sample], format: Format) -> String {
-    let mut out = Writer { out: String::new(), format };
+pub(super) fn write(samples: &[Sample], open: bool) -> String {
+    let mut out = Writer { out: String::new(), open };
     for family in samples.chunk_by(|a, b| a.metric.name == b.metric.name) {
         out.family(family);
     }
-    if format == Format::OpenMetrics {
+    if open {
         out.out.push_str("# EOF\n");
     }
     out.out
@@ -60,21 +23,22 @@ pub(super) fn write(samples: &[Sample], format: Format) -> String {
 
 struct Writer {
     out: String,
-    format: Format,
+    /// Whether it is OpenMetrics.
+    open: bool,
 }
 
 impl Writer {
     fn family(&mut self, samples: &[Sample]) {
         let Some(metric) = samples.first().map(|sample| sample.metric) else { return };
         let (family, name) = (metric.family(), metric.prometheus());
-        let kind = match (metric.kind, self.format) {
+        let kind = match (metric.kind, self.open) {
             (Kind::Counter, _) => "counter",
             (Kind::Histogram(_), _) => "histogram",
-            (Kind::Info, Format::OpenMetrics) => "info",
+            (Kind::Info, true) => "info",
             _ => "gauge",
         };
         // The text format names what its samples are called; OpenMetrics leaves the endings out.
-        let described = if self.format == Format::Text { &name } else { &family };
+        let described = if self.open { &family } else { &name };
         self.describe(described, kind, metric.measure.suffix(), metric.help);
         for sample in samples {
             match metric.kind {
@@ -97,9 +61,9 @@ impl Writer {
     }
 
     fn describe(&mut self, family: &str, kind: &str, unit: &str, help: &str) {
-        let _ = writeln!(self.out, "# HELP {family} {}", escaped(help, self.format == Format::OpenMetrics));
+        let _ = writeln!(self.out, "# HELP {family} {}", escaped(help, self.open));
         let _ = writeln!(self.out, "# TYPE {family} {kind}");
-        if self.format == Format::OpenMetrics && !unit.is_empty() {
+        if self.open && !unit.is_empty() {
             let _ = writeln!(self.out, "# UNIT {family} {unit}");
         }
     }
@@ -127,12 +91,10 @@ impl Writer {
 
     #[allow(clippy::cast_precision_loss, reason = "a time within microseconds")]
     fn exemplar(&mut self, exemplar: &Exemplar, value: f64) {
-        if self.format != Format::OpenMetrics {
+        if !self.open {
             return;
         }
-        let pid = exemplar.pid.to_string();
-        let room = MAX_EXEMPLAR - "pid".len() - pid.len() - "comm".len();
-        let comm: String = exemplar.comm.chars().take(room).collect();
+        let [(_, pid), (_, comm)] = exemplar_labels(exemplar);
         let _ = write!(self.out, " # {{pid=\"{pid}\",comm=\"{}\"}} {value:?}", escaped(&comm, true));
         if let Some(unix_ns) = exemplar.unix_ns {
             let _ = write!(self.out, " {:.3}", unix_ns as f64 / 1e9);
@@ -142,7 +104,7 @@ impl Writer {
     /// The text format has no such thing: there it would be a number of its own.
     #[allow(clippy::cast_precision_loss, reason = "a time within microseconds")]
     fn created(&mut self, family: &str, sample: &Sample) {
-        if self.format == Format::OpenMetrics {
+        if self.open {
             self.line(&format!("{family}_created"), sample, None, (sample.created_unix_ns / 1_000_000) as f64 / 1e3);
         }
     }
@@ -193,17 +155,6 @@ fn escaped(text: &str, quotes: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_format_is_what_the_client_likes_best() {
-        assert_eq!(Format::of(""), Format::Text);
-        assert_eq!(Format::of("*/*"), Format::Text);
-        assert_eq!(Format::of("text/html"), Format::Text);
-        let prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
-        assert_eq!(Format::of(prometheus), Format::OpenMetrics);
-        assert_eq!(Format::of("text/plain;q=0.9,application/openmetrics-text;q=0.1"), Format::Text);
-        assert_eq!(Format::of("application/openmetrics-text;q=nonsense"), Format::Text);
-    }
 
     #[test]
     fn numbers_and_texts_are_written_so_that_they_are_read_back() {
