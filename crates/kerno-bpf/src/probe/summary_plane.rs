@@ -14,7 +14,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::error::LoadError;
 use super::group::{Group, Member};
-use super::object::Object;
+use super::object::{Iteration, Object};
 use super::plan::Plan;
 use super::programs::{Programs, Share, SignalCounters};
 use super::{Host, faults, sys};
@@ -85,17 +85,10 @@ impl SummaryPrograms {
         self.share.with(|loaded| loaded.run_iterator(name, buffer))
     }
 
-    /// As [`Self::iterate`], for output that may be very large: adds at most `room` bytes to `buffer`, and returns how many bytes did not
-    /// fit. With `ends`, a program that asks for the same object again (returns 1) ends the walk.
-    pub(crate) fn iterate_into(
-        &mut self,
-        name: &str,
-        buffer: &mut Vec<u8>,
-        room: usize,
-        ends: bool,
-    ) -> io::Result<u64> {
+    /// As [`Self::iterate`], for output that may be very large or is wanted in parts: begins, and the caller reads.
+    pub(crate) fn begin_iterator(&mut self, name: &str) -> io::Result<Iteration> {
         faults::pass(name)?;
-        self.share.with(|loaded| loaded.run_iterator_into(name, buffer, room, ends))
+        self.share.with(|loaded| loaded.begin_iterator(name))
     }
 
     /// Maps an array that may be (`BPF_F_MMAPABLE`). The `max_entries` of a `PER_CPU_BLOCK` the plan has set to [`possible_cpus`](super::possible_cpus).
@@ -263,13 +256,13 @@ where
         Ok(keys.into_iter().zip(values).take(found).collect())
     }
 
-    /// Reads all elements and removes them: from now on sums start at zero. What a program adds at this moment may be lost.
-    pub(crate) fn take(&self) -> io::Result<HashMap<K, V>> {
-        faults::pass(&self.name)?;
-        let room = self.max_entries as usize;
-        let (mut keys, mut values) = (vec![K::new_zeroed(); room], vec![V::new_zeroed(); room]);
-        let found = sys::take_batch(self.data.fd().as_fd(), keys.as_mut_bytes(), values.as_mut_bytes(), room)?;
-        Ok(keys.into_iter().zip(values).take(found).collect())
+    /// Reads the elements with such keys and removes them. If no program writes to these any more, nothing is lost.
+    pub(crate) fn take(&self, wanted: impl Fn(&K) -> bool) -> io::Result<Vec<(K, V)>> {
+        let found: Vec<_> = self.read()?.into_iter().filter(|(key, _)| wanted(key)).collect();
+        let mut keys: Vec<K> = found.iter().map(|(key, _)| *key).collect();
+        let count = keys.len();
+        sys::delete_batch(self.data.fd().as_fd(), keys.as_mut_bytes(), count)?;
+        Ok(found)
     }
 
     /// Removes elements to make room for new ones. Only for elements that no program writes to any more (of a process that ended).

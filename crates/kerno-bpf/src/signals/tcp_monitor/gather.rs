@@ -111,6 +111,7 @@ impl Services {
             port: if outgoing { row.remote_port } else { row.local_port },
             family: row.family,
             outgoing: u8::from(outgoing),
+            window: 0,
         }
     }
 
@@ -338,6 +339,7 @@ fn failed(
             port: row.remote_port,
             family: row.family,
             pad0: 0,
+            window: 0,
         };
         let value =
             failures.entry(key).or_insert_with(|| FailureValue { first_ns: row.since_ns, ..FailureValue::default() });

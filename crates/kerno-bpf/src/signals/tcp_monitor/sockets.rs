@@ -25,6 +25,10 @@ impl Sockets {
         Self { owners: rows.iter().map(owner).collect(), rows, places }
     }
 
+    pub(super) const fn len(&self) -> usize {
+        self.rows.len()
+    }
+
     pub(super) fn rows(&self) -> std::slice::Iter<'_, Row> {
         self.rows.iter()
     }
