@@ -388,6 +388,7 @@ const fn reason(errno: i32) -> TcpFailureReason {
 mod tests {
     use zerocopy::FromZeros as _;
 
+    use super::super::sockets::Filling;
     use super::super::wire::INCOMING;
     use super::*;
 
@@ -408,7 +409,9 @@ mod tests {
     fn table(rows: impl IntoIterator<Item = Row>) -> Sockets {
         let owner =
             |row: &Row| [(1, 100), (2, 200), (9, 900)].iter().find(|(sock, _)| *sock == row.sock).map_or(0, |o| o.1);
-        Sockets::new(rows.into_iter().collect(), owner)
+        let mut filling = Filling::default();
+        filling.add(rows.into_iter().collect(), &Sockets::default());
+        filling.with_owners(owner)
     }
 
     fn key(remote: u8) -> PeerKey {

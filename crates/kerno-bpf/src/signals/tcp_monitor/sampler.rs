@@ -1,10 +1,10 @@
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::mem::offset_of;
 use std::time::{Duration, Instant};
 
 use super::counters::Counters;
 use super::gather::{Readings, gather};
-use super::sockets::Sockets;
+use super::sockets::{Filling, Sockets};
 use super::walk::{self, Namespace, Part, Walk};
 use super::wire::{Block, Counts, FailureKey, FailureValue, LISTEN, PeerKey, PeerValue, Row};
 use crate::engine::{Cumulative, FastMap, Gap, Gaps, Sampler, Tick, is_gone};
@@ -66,6 +66,7 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
         programs,
         before: Reading::default(),
         walk: Walk::default(),
+        found: Filling::default(),
         window: 1,
         counters: HashMap::new(),
         gaps: Gaps::new("tcp_monitor"),
@@ -87,6 +88,7 @@ struct Sampled {
     before: Reading,
     /// What was looked at for the end of this window.
     walk: Walk,
+    found: Filling,
     /// The number of this window (met.h).
     window: u32,
     /// Of each network namespace, by its inode number.
@@ -156,7 +158,7 @@ impl Sampled {
             return;
         }
         // The window's end is a part, too.
-        let rows = known.saturating_sub(self.walk.rows.len()) / (left + 1);
+        let rows = known.saturating_sub(self.walk.count) / (left + 1);
         self.walk_on(tick, Part::Rows(u32::try_from(rows).unwrap_or(u32::MAX)));
     }
 
@@ -165,6 +167,7 @@ impl Sampled {
         let (namespaces, beyond) = walk::namespaces(tick.tasks);
         self.tell_window(true);
         self.walk.go_on(&mut self.programs, &namespaces, part);
+        self.found.add(std::mem::take(&mut self.walk.rows), &self.before.sockets);
         (namespaces, beyond)
     }
 
@@ -172,35 +175,36 @@ impl Sampled {
     fn read(&mut self, tick: &Tick<'_>) -> Reading {
         let totals = self.totals();
         let (namespaces, beyond) = self.walk_on(tick, Part::Rest);
-        let mut found = std::mem::take(&mut self.walk);
+        let Walk { beyond: sockets_beyond, unread, why, .. } = std::mem::take(&mut self.walk);
+        let mut found = std::mem::take(&mut self.found);
         self.window += 1;
         self.tell_window(false);
         let mut missing = |what: String, reason: String| self.gaps.add(Gap { what, reason });
         if beyond > 0 {
             missing(format!("{beyond} network namespaces"), "there are too many to look into each".to_owned());
         }
-        if !found.unread.is_empty() {
-            let many = if found.unread.len() == 1 { "" } else { "s" };
-            let what = format!("the sockets of {} network namespace{many}", found.unread.len());
-            missing(what, found.why.unwrap_or_default());
+        if !unread.is_empty() {
+            let many = if unread.len() == 1 { "" } else { "s" };
+            let what = format!("the sockets of {} network namespace{many}", unread.len());
+            missing(what, why.unwrap_or_default());
         }
-        if found.beyond > 0 {
-            missing(format!("{} sockets", found.beyond), "there are too many to look at each".to_owned());
+        if sockets_beyond > 0 {
+            missing(format!("{} sockets", sockets_beyond), "there are too many to look at each".to_owned());
         }
         // As they were: what they have sent until then is not to be taken for new when they can be looked at again.
-        let unread: HashSet<u32> = found.unread.iter().copied().collect();
-        found.rows.extend(self.before.sockets.rows().filter(|row| unread.contains(&row.netns)));
+        let of_unread = self.before.sockets.rows().filter(|row| unread.contains(&row.netns));
+        found.add(of_unread.copied().collect(), &self.before.sockets);
         let is_there = |pid| tick.tasks.process(pid).is_some_and(|process| process.alive);
         self.kept_owners = (self.kept_owners + 1) % KEEP_OWNERS;
-        let sockets = if self.kept_owners > 0 && self.before.sockets.still_owned(&found.rows, is_there) {
-            Sockets::new(found.rows, |row| self.before.sockets.find(row.sock).map_or(0, |(_, pid)| pid))
+        let sockets = if self.kept_owners > 0 && found.still_owned(is_there) {
+            found.with_known_owners()
         } else {
             self.kept_owners = 0;
             let owners = walk::owners(&mut self.programs);
             let owners = self.gaps.note("owners of connections", owners).unwrap_or_default();
-            Sockets::new(found.rows, |row| owners.get(&row.sock).map_or(0, |owner| owner.pid))
+            found.with_owners(|row| owners.get(&row.sock).map_or(0, |owner| owner.pid))
         };
-        Reading { totals, sockets, unread: found.unread, namespaces, cut: beyond > 0 }
+        Reading { totals, sockets, unread, namespaces, cut: beyond > 0 }
     }
 
     fn look_at_queues(&mut self, tick: &Tick<'_>) {

@@ -80,7 +80,10 @@ pub(super) fn namespaces(tasks: &Tasks) -> (Vec<Namespace>, usize) {
 /// The sockets of all namespaces, looked at in parts.
 #[derive(Debug, Default)]
 pub(super) struct Walk {
+    /// Of the latest part, to be taken away.
     pub(super) rows: Vec<Row>,
+    /// How many there were in all parts.
+    pub(super) count: usize,
     /// Sockets that found no room.
     pub(super) beyond: u64,
     /// Namespaces that could not be looked into, by their inode number, and why (the first).
@@ -109,19 +112,18 @@ impl Walk {
             self.unread = namespaces.iter().map(|namespace| namespace.inode).collect();
             self.seen.extend(&self.unread);
             self.why.get_or_insert_with(|| error.to_string());
-            self.rows.clear();
         }
     }
 
     fn walk(&mut self, programs: &mut SummaryPrograms, namespaces: &[Namespace], part: Part) -> io::Result<()> {
         let end = match part {
-            Part::Rows(rows) => self.rows.len().saturating_add(rows as usize),
+            Part::Rows(rows) => self.count.saturating_add(rows as usize),
             Part::Rest => usize::MAX,
         };
         let begun = Instant::now();
         let mut buffer = Vec::new();
         let mut next = namespaces.iter();
-        while self.rows.len() < end {
+        while self.count < end {
             let (namespace, opened) = match self.open.take() {
                 Some((namespace, iteration)) => (namespace, Ok(Some(iteration))),
                 None => match next.find(|namespace| !self.seen.contains(&namespace.inode)) {
@@ -133,21 +135,20 @@ impl Walk {
             let late = (self.took + begun.elapsed() > PATIENCE).then(|| io::Error::other("it takes too long"));
             let result = late.map_or(opened, Err).and_then(|iteration| {
                 let Some(mut iteration) = iteration else { return Ok(None) };
-                let left = end.saturating_sub(self.rows.len());
+                let left = end.saturating_sub(self.count);
                 programs.tell("walk_left", u32::try_from(left).unwrap_or(u32::MAX))?;
-                let room = (MAX_ROWS.saturating_sub(self.rows.len()) * size_of::<Row>()).saturating_sub(buffer.len());
+                let room = MAX_ROWS.saturating_sub(self.count) * size_of::<Row>();
                 let (stop, beyond) = iteration.read(&mut buffer, room)?;
                 self.beyond += beyond / size_of::<Row>() as u64;
                 Ok((stop == Stop::Rest).then_some(iteration))
             });
+            self.count += buffer.len() / size_of::<Row>();
             self.rows.reserve(buffer.len() / size_of::<Row>());
             self.rows.extend(buffer.chunks_exact(size_of::<Row>()).filter_map(|row| Row::read_from_bytes(row).ok()));
             buffer.clear();
             match result {
                 Ok(rests) => self.open = rests.map(|iteration| (namespace, iteration)),
                 Err(error) => {
-                    // What was seen of it is a part only.
-                    self.rows.retain(|row| row.netns != namespace.inode);
                     self.unread.push(namespace.inode);
                     let needs = if error.kind() == io::ErrorKind::PermissionDenied { ": it takes root" } else { "" };
                     self.why.get_or_insert_with(|| format!("{error}{needs}"));
