@@ -112,6 +112,7 @@ impl Services {
             family: row.family,
             outgoing: u8::from(outgoing),
             window: 0,
+            pad0: 0,
         }
     }
 
@@ -340,6 +341,7 @@ fn failed(
             family: row.family,
             pad0: 0,
             window: 0,
+            pad1: 0,
         };
         let value =
             failures.entry(key).or_insert_with(|| FailureValue { first_ns: row.since_ns, ..FailureValue::default() });

@@ -64,8 +64,9 @@ struct peer_key {
 	__u8 family;
 	__u8 outgoing;
 	__u32 window; /* its number (met.h) */
+	__u32 pad0;
 };
-_Static_assert(sizeof(struct peer_key) == 28, "struct peer_key changed size");
+_Static_assert(sizeof(struct peer_key) == 32, "struct peer_key changed size");
 const volatile struct peer_key *const volatile layout_of_peer_key SEC(".rodata") = NULL;
 
 /* Since the reader last took it away. */
@@ -103,8 +104,9 @@ struct failure_key {
 	__u8 family;
 	__u8 pad0;
 	__u32 window; /* its number (met.h) */
+	__u32 pad1;
 };
-_Static_assert(sizeof(struct failure_key) == 36, "struct failure_key changed size");
+_Static_assert(sizeof(struct failure_key) == 40, "struct failure_key changed size");
 const volatile struct failure_key *const volatile layout_of_failure_key SEC(".rodata") = NULL;
 
 struct failure_value {

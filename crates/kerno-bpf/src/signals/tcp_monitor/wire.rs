@@ -67,6 +67,7 @@ pub(super) struct PeerKey {
     pub(super) outgoing: u8,
     /// 0 once it is known.
     pub(super) window: u32,
+    pub(super) pad0: u32,
 }
 
 impl PeerKey {
@@ -131,6 +132,7 @@ pub(super) struct FailureKey {
     pub(super) pad0: u8,
     /// 0 once it is known.
     pub(super) window: u32,
+    pub(super) pad1: u32,
 }
 
 impl FailureKey {
@@ -234,12 +236,12 @@ mod tests {
     #[test]
     fn mirrors_are_as_the_kernel_side_has_them() {
         let object = aya::include_bytes_aligned!("../../../objects/tcp_monitor_summary.bpf.o");
-        let fields = fields!(PeerKey: remote netns port family outgoing window);
+        let fields = fields!(PeerKey: remote netns port family outgoing window pad0);
         assert_matches(object, "peer_key", size_of::<PeerKey>(), fields);
         let fields = fields!(PeerValue: first_retransmit_ns retransmits syn_retransmits closed_segments closed_retransmits
             closed_spurious srtt_sum_us srtt_count min_rtt_us established closed pid pad0);
         assert_matches(object, "peer_value", size_of::<PeerValue>(), fields);
-        let fields = fields!(FailureKey: remote netns pid error port family pad0 window);
+        let fields = fields!(FailureKey: remote netns pid error port family pad0 window pad1);
         assert_matches(object, "failure_key", size_of::<FailureKey>(), fields);
         let fields = fields!(FailureValue: first_ns count comm);
         assert_matches(object, "failure_value", size_of::<FailureValue>(), fields);
