@@ -51,8 +51,11 @@ impl Object {
         let source = self.prepare(plan, kernel)?;
         let load = |(name, hook)| (name, hook, source.load(name, hook, kernel));
         let mut programs = Vec::with_capacity(plan.programs.len());
-        // The verifier needs a processor's time for each, and no lock that others need.
-        for (name, hook, loaded) in parallel::each(plan.programs.clone(), load) {
+        // The verifier needs a processor's time for each, and no lock that others need. The longest first, so that no processor is left with it
+        // when the others are done.
+        let mut longest_first = plan.programs.clone();
+        longest_first.sort_by_key(|(name, _)| std::cmp::Reverse(source.length(name)));
+        for (name, hook, loaded) in parallel::each(longest_first, load) {
             let (name, fd) = match loaded {
                 Ok(fd) => (name, fd),
                 Err(error) => match plan.substitute(name) {
@@ -169,6 +172,12 @@ struct Source {
 }
 
 impl Source {
+    /// Of a program with the functions that it calls, in instructions; 0 if there is no such program.
+    fn length(&self, name: &str) -> usize {
+        let key = self.object.programs.get(name).map(aya_obj::Program::function_key);
+        key.and_then(|key| self.object.functions.get(&key)).map_or(0, |function| function.instructions.len())
+    }
+
     fn load(&self, name: &str, hook: Hook, kernel: &Btf) -> Result<OwnedFd, ProgramError> {
         let key = self.object.programs.get(name).ok_or(ProgramError::NotInObject)?.function_key();
         let function = self.object.functions.get(&key).ok_or(ProgramError::NotInObject)?;
