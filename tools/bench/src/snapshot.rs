@@ -98,6 +98,10 @@ impl Walks {
     }
 }
 
+/// How many samples a window has, and how long after one another. Accept queues are looked at once a second.
+const SAMPLES: usize = 12;
+const INTERVAL: Duration = Duration::from_millis(90);
+
 #[derive(Default)]
 struct Part {
     sampling: Vec<f64>,
@@ -120,25 +124,37 @@ fn measure(name: &str, walks: &mut Walks, rounds: usize) -> anyhow::Result<Vec<R
         if window { &mut part.ending } else { &mut part.sampling }.push(seconds * 1e3);
     };
     for _ in 0..rounds {
-        // Accept queues are looked at once a second.
-        std::thread::sleep(Duration::from_millis(1050));
-        for window in [false, true] {
-            let before = observer.spent().clone();
+        let mut before = observer.spent().clone();
+        let mut slowest = Duration::ZERO;
+        let mut wall = Duration::ZERO;
+        for left in (1..=SAMPLES).rev() {
+            std::thread::sleep(INTERVAL);
             let start = Instant::now();
+            observer.sample_with(Some(left))?;
+            slowest = slowest.max(start.elapsed());
+            wall += start.elapsed();
+        }
+        for window in [false, true] {
+            let mut samples = SAMPLES as f64;
             if window {
+                std::thread::sleep(INTERVAL);
+                let start = Instant::now();
                 observer.finish()?;
+                wall = start.elapsed();
+                samples = 1.0;
             } else {
-                observer.sample()?;
+                add("the longest, by the wall's clock", window, slowest.as_secs_f64());
             }
-            add("all of it, by the wall's clock", window, start.elapsed().as_secs_f64());
+            add("all of it, by the wall's clock", window, wall.as_secs_f64() / samples);
             let mut all = 0.0;
             for (part, now) in observer.spent() {
                 let earlier = before.get(part).copied().unwrap_or_default();
-                let took = now.windows - earlier.windows + now.sampling - earlier.sampling;
+                let took = (now.windows - earlier.windows + now.sampling - earlier.sampling) / samples;
                 add(part, window, took);
                 all += took;
             }
             add("all of it, CPU time", window, all);
+            before = observer.spent().clone();
         }
         let took = WALKS.iter().map(|name| walks.take(name)).collect::<anyhow::Result<Vec<_>>>()?;
         walked.sampling.push(took.iter().take(WALKS_OF_A_SAMPLE).sum());
@@ -152,6 +168,9 @@ fn measure(name: &str, walks: &mut Walks, rounds: usize) -> anyhow::Result<Vec<R
             [("a sample", &took.sampling, &walked.sampling), ("a window's end", &took.ending, &walked.ending)]
         {
             let subject = format!("{what} with: {name}");
+            if took.is_empty() {
+                continue;
+            }
             let row = Row::new(&subject, part, "ms", Spread::of(took)?);
             if !together {
                 rows.push(row);

@@ -69,7 +69,7 @@ struct signal_struct;
 
 struct task_struct {
 	struct thread_info thread_info;
-	unsigned int __state; /* `volatile long state` before 5.14 (2f064a59a11f): struct task_struct___pre_5_14 */
+	unsigned int __state;
 	int exit_state;
 	int pid;
 	int tgid;
@@ -83,6 +83,10 @@ struct task_struct {
 	struct files_struct *files;
 	struct signal_struct *signal;
 	struct css_set *cgroups;
+} CORE;
+
+struct task_struct___pre_5_14 { /* 2f064a59a11f */
+	long state;
 } CORE;
 
 /*

@@ -42,29 +42,37 @@ const volatile __u8 cfg_signals[SIGNALS] = {};
 #include "../signals/tcp_monitor/tcp_monitor.bpf.c"
 #undef SIGNAL
 
+/*
+ * An argument of the hook, read anew for each handler. The verifier follows a handler once for all that the one before it can have found out about
+ * the arguments, such as whether the call failed, as long as they are the same values.
+ */
+#define ARGUMENT(number) (((volatile unsigned long long *)ctx)[number])
+#define REGS ((struct pt_regs *)ARGUMENT(0))
+#define NUMBER_OR_RESULT ((long)ARGUMENT(1))
+
 SEC("tp_btf/sys_enter")
-int BPF_PROG(on_sys_enter, struct pt_regs *regs, long nr)
+int on_sys_enter(unsigned long long *ctx)
 {
 	if (cfg_signals[FD_TRACK])
-		fd_track_sys_enter(regs, nr);
+		fd_track_sys_enter(REGS, NUMBER_OR_RESULT);
 	/* Last: the call's time begins here. */
 	if (cfg_signals[SYSCALL_LATENCY])
-		syscall_latency_sys_enter(regs, nr);
+		syscall_latency_sys_enter(REGS, NUMBER_OR_RESULT);
 	return 0;
 }
 
 SEC("tp_btf/sys_exit")
-int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
+int on_sys_exit(unsigned long long *ctx)
 {
 	/* First: the call's time ends here. */
 	if (cfg_signals[SYSCALL_LATENCY])
-		syscall_latency_sys_exit(regs, ret);
+		syscall_latency_sys_exit(REGS, NUMBER_OR_RESULT);
 	if (cfg_signals[FD_TRACK])
-		fd_track_sys_exit(regs, ret);
+		fd_track_sys_exit(REGS, NUMBER_OR_RESULT);
 	if (cfg_signals[FILE_AUDIT])
-		file_audit_sys_exit(regs, ret);
+		file_audit_sys_exit(REGS, NUMBER_OR_RESULT);
 	if (cfg_signals[TCP_MONITOR])
-		tcp_monitor_sys_exit(regs, ret);
+		tcp_monitor_sys_exit(REGS, NUMBER_OR_RESULT);
 	return 0;
 }
 

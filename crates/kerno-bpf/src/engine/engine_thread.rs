@@ -209,7 +209,7 @@ fn run(mut observer: Observer, commands: &Receiver<Command>, hub: &Hub, stop: &A
         let Some(pacer) = &mut pacer else { continue };
         match pacer.next() {
             (Due::Sample, Duration::ZERO) => {
-                observer.sample()?;
+                observer.sample_with(Some(pacer.left()))?;
                 pacer.sampled(observer.sample_cost());
             }
             (Due::End, Duration::ZERO) => {

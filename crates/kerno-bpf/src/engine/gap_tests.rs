@@ -237,7 +237,6 @@ fn a_read_that_fails_is_told_and_the_next_window_has_no_more_than_what_came() {
         "errors",
         "offenders",
         "syncs",
-        "submitters",
         "openers",
         "on_task",
         "meminfo",

@@ -285,7 +285,7 @@ impl Observer {
         self.samples = 1;
         self.cpu_seconds = 0.0;
         self.loss_before = self.samplers.iter().map(|(info, sampler)| (info.name, sampler.loss())).collect();
-        let tick = Tick { seconds: 0.0, now_ns: started_ns, tasks: &self.tasks, resolver: &self.resolver };
+        let tick = Tick { seconds: 0.0, now_ns: started_ns, left: None, tasks: &self.tasks, resolver: &self.resolver };
         let mut watch = Stopwatch::start();
         for (info, sampler) in &mut self.samplers {
             self.watchdog.enter(info.name);
@@ -304,14 +304,23 @@ impl Observer {
     /// [`WatchError::Tasks`] when the kernel's tasks could not be read many times in a row. One failure is no error: what processes used
     /// comes with the next sample.
     pub fn sample(&mut self) -> Result<(), WatchError> {
+        self.sample_with(None)
+    }
+
+    /// [`sample`](Self::sample), when it is known how many more samples this window has, its end's included: what would make the end take long is
+    /// then done in parts.
+    ///
+    /// # Errors
+    /// As [`sample`](Self::sample).
+    pub fn sample_with(&mut self, left: Option<usize>) -> Result<(), WatchError> {
         self.resolver.begin();
         self.watchdog.begin();
-        let result = self.look();
+        let result = self.look(left);
         self.watchdog.end();
         result
     }
 
-    fn look(&mut self) -> Result<(), WatchError> {
+    fn look(&mut self, left: Option<usize>) -> Result<(), WatchError> {
         let now_ns = monotonic_ns();
         let seconds = seconds_between(self.started_ns, now_ns);
         let mut watch = Stopwatch::start();
@@ -322,7 +331,7 @@ impl Observer {
         self.watchdog.enter(PROCESSES);
         self.identities.notice(self.tasks.processes(), &self.resolver);
         self.spent.entry(PROCESSES).or_default().sampling += watch.lap();
-        let tick = Tick { seconds, now_ns, tasks: &self.tasks, resolver: &self.resolver };
+        let tick = Tick { seconds, now_ns, left, tasks: &self.tasks, resolver: &self.resolver };
         for (info, sampler) in &mut self.samplers {
             self.watchdog.enter(info.name);
             sampler.sample(&tick);
@@ -358,7 +367,7 @@ impl Observer {
             if cancel.wait(wait) || due == Due::End {
                 return self.finish();
             }
-            self.sample()?;
+            self.sample_with(Some(pacer.left()))?;
             pacer.sampled(self.sample_cost);
         }
     }
@@ -376,7 +385,7 @@ impl Observer {
     /// # Errors
     /// As [`sample`](Self::sample).
     pub fn finish(&mut self) -> Result<Window, WatchError> {
-        self.sample()?;
+        self.sample_with(Some(0))?;
         self.resolver.begin();
         self.watchdog.begin();
         let now_ns = monotonic_ns();
@@ -400,7 +409,7 @@ impl Observer {
             }),
             missing: self.missing.clone(),
         });
-        let tick = Tick { seconds, now_ns, tasks: &self.tasks, resolver: &self.resolver };
+        let tick = Tick { seconds, now_ns, left: Some(0), tasks: &self.tasks, resolver: &self.resolver };
         for (info, sampler) in &mut self.samplers {
             self.watchdog.enter(info.name);
             sampler.finish(&tick, &mut signals);

@@ -69,6 +69,16 @@ impl Pacer {
         if elapsed >= self.window { (Due::End, Duration::ZERO) } else { (due, at.saturating_sub(elapsed)) }
     }
 
+    /// How many samples the window has after the one that is due now, its end's included, if they take as long as the latest.
+    pub(super) fn left(&self) -> usize {
+        let (mut at, mut left) = (self.next, 1);
+        while at.saturating_add(self.interval + self.interval / 2) < self.window {
+            at += self.interval;
+            left += 1;
+        }
+        left
+    }
+
     /// A sample was taken, which took this much CPU time, in seconds.
     pub(super) fn sampled(&mut self, cost: f64) {
         self.sampled_at(self.begun.elapsed(), cost);
@@ -112,6 +122,17 @@ mod tests {
             now += Duration::from_secs_f64(cost);
             pacer.sampled_at(now, cost);
         }
+    }
+
+    #[test]
+    fn what_is_left_of_a_window_is_known() {
+        let mut pacer = Pacer::begin(Duration::from_secs(1));
+        for (at_ms, left) in [(200, 4), (400, 3), (600, 2), (800, 1)] {
+            assert_eq!((pacer.left(), pacer.next_at(Duration::from_millis(at_ms)).0), (left, Due::Sample));
+            pacer.sampled_at(Duration::from_millis(at_ms + 1), 0.0);
+        }
+        assert_eq!(pacer.next_at(Duration::from_millis(801)).0, Due::End);
+        assert_eq!(Pacer::begin(Duration::from_secs(30)).left(), 23);
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub(crate) struct Tick<'a> {
     pub(crate) seconds: f64,
     /// `CLOCK_MONOTONIC` now.
     pub(crate) now_ns: u64,
+    /// How many samples this window has after this one, its end's included. `None` if nobody knows.
+    pub(crate) left: Option<usize>,
     /// Every task, sampled just now.
     pub(crate) tasks: &'a Tasks,
     /// Asks what may never be answered.

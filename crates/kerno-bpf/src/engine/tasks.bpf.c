@@ -123,10 +123,6 @@ struct task_struct___row {
 	__u64 start_boottime; /* since 5.5 (cf25e24db61c); before, real_start_time */
 } CORE;
 
-struct task_struct___pre_5_14 {
-	long state;
-} CORE;
-
 #define RLIMIT_NOFILE 7
 #define MM_ANONPAGES 1
 

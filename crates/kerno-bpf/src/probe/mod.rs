@@ -38,7 +38,7 @@ pub use handle::{Handle, Prepared};
 pub use host::{Capability, Host, running_kernel};
 pub(crate) use host::{in_initial_pid_namespace, possible_cpus};
 pub use loader::{Availability, Loader, SignalLoader};
-pub(crate) use object::Object;
+pub(crate) use object::{Iteration, Object, Stop};
 pub use options::{Filter, FilterKind, Options};
 pub(crate) use plan::{Hook, Plan};
 pub use set::LoaderSet;

@@ -51,8 +51,11 @@ impl Object {
         let source = self.prepare(plan, kernel)?;
         let load = |(name, hook)| (name, hook, source.load(name, hook, kernel));
         let mut programs = Vec::with_capacity(plan.programs.len());
-        // The verifier needs a processor's time for each, and no lock that others need.
-        for (name, hook, loaded) in parallel::each(plan.programs.clone(), load) {
+        // The verifier needs a processor's time for each, and no lock that others need. The longest first, so that no processor is left with it
+        // when the others are done.
+        let mut longest_first = plan.programs.clone();
+        longest_first.sort_by_key(|(name, _)| std::cmp::Reverse(source.length(name)));
+        for (name, hook, loaded) in parallel::each(longest_first, load) {
             let (name, fd) = match loaded {
                 Ok(fd) => (name, fd),
                 Err(error) => match plan.substitute(name) {
@@ -169,6 +172,12 @@ struct Source {
 }
 
 impl Source {
+    /// Of a program with the functions that it calls, in instructions; 0 if there is no such program.
+    fn length(&self, name: &str) -> usize {
+        let key = self.object.programs.get(name).map(aya_obj::Program::function_key);
+        key.and_then(|key| self.object.functions.get(&key)).map_or(0, |function| function.instructions.len())
+    }
+
     fn load(&self, name: &str, hook: Hook, kernel: &Btf) -> Result<OwnedFd, ProgramError> {
         let key = self.object.programs.get(name).ok_or(ProgramError::NotInObject)?.function_key();
         let function = self.object.functions.get(&key).ok_or(ProgramError::NotInObject)?;
@@ -323,32 +332,52 @@ impl Loaded {
         }
     }
 
-    /// Runs a loaded iterator until its end (with `ends`, or until its program asks for the same object again); appends at most `room`
-    /// bytes and gives how many more there were.
-    pub(super) fn run_iterator_into(&self, name: &str, out: &mut Vec<u8>, room: usize, ends: bool) -> io::Result<u64> {
-        let mut file = self.open_iterator(name)?;
-        let mut chunk = vec![0; 1 << 15];
-        let (mut left, mut beyond) = (room, 0);
-        loop {
-            match file.read(&mut chunk) {
-                Ok(0) => return Ok(beyond),
-                Ok(bytes) => {
-                    let kept = bytes.min(left);
-                    out.extend(chunk.iter().take(kept));
-                    left -= kept;
-                    beyond += (bytes - kept) as u64;
-                }
-                Err(error) if ends && error.raw_os_error() == Some(libc::EAGAIN) => return Ok(beyond),
-                Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) => {}
-                Err(error) => return Err(error),
-            }
-        }
+    /// Begins to run a loaded iterator in the caller's network namespace.
+    pub(super) fn begin_iterator(&self, name: &str) -> io::Result<Iteration> {
+        Ok(Iteration { file: self.open_iterator(name)?, chunk: vec![0; 1 << 15] })
     }
 
     fn open_iterator(&self, name: &str) -> io::Result<File> {
         let program = self.programs.iter().find(|program| program.name == name);
         let program = program.ok_or_else(|| io::Error::other(ProgramError::NotInObject))?;
         Ok(File::from(sys::open_iterator(program.fd.as_fd())?))
+    }
+}
+
+/// An iterator that is being read. It stays where it is until it is read on, in whatever thread.
+#[derive(Debug)]
+pub(crate) struct Iteration {
+    file: File,
+    chunk: Vec<u8>,
+}
+
+/// Why an iterator is read no further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// There is no more.
+    End,
+    /// Its program asked for the same object again (returned 1), or the kernel lets others have their turn. It can be read on.
+    Rest,
+}
+
+impl Iteration {
+    /// Reads until it stops; appends at most `room` bytes and gives how many more there were.
+    pub(crate) fn read(&mut self, out: &mut Vec<u8>, room: usize) -> io::Result<(Stop, u64)> {
+        let (mut left, mut beyond) = (room, 0);
+        loop {
+            match self.file.read(&mut self.chunk) {
+                Ok(0) => return Ok((Stop::End, beyond)),
+                Ok(bytes) => {
+                    let kept = bytes.min(left);
+                    out.extend(self.chunk.iter().take(kept));
+                    left -= kept;
+                    beyond += (bytes - kept) as u64;
+                }
+                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => return Ok((Stop::Rest, beyond)),
+                Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 

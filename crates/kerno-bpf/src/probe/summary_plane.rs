@@ -6,6 +6,7 @@ use std::hash::Hash;
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use aya::maps::{Array, Map, MapData};
 use kerno_model::SummaryLoss;
@@ -14,7 +15,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::error::LoadError;
 use super::group::{Group, Member};
-use super::object::Object;
+use super::object::{Iteration, Object};
 use super::plan::Plan;
 use super::programs::{Programs, Share, SignalCounters};
 use super::{Host, faults, sys};
@@ -85,17 +86,10 @@ impl SummaryPrograms {
         self.share.with(|loaded| loaded.run_iterator(name, buffer))
     }
 
-    /// As [`Self::iterate`], for output that may be very large: adds at most `room` bytes to `buffer`, and returns how many bytes did not
-    /// fit. With `ends`, a program that asks for the same object again (returns 1) ends the walk.
-    pub(crate) fn iterate_into(
-        &mut self,
-        name: &str,
-        buffer: &mut Vec<u8>,
-        room: usize,
-        ends: bool,
-    ) -> io::Result<u64> {
+    /// As [`Self::iterate`], for output that may be very large or is wanted in parts: begins, and the caller reads.
+    pub(crate) fn begin_iterator(&mut self, name: &str) -> io::Result<Iteration> {
         faults::pass(name)?;
-        self.share.with(|loaded| loaded.run_iterator_into(name, buffer, room, ends))
+        self.share.with(|loaded| loaded.begin_iterator(name))
     }
 
     /// Maps an array that may be (`BPF_F_MMAPABLE`). The `max_entries` of a `PER_CPU_BLOCK` the plan has set to [`possible_cpus`](super::possible_cpus).
@@ -103,7 +97,15 @@ impl SummaryPrograms {
         let Some(Map::Array(map)) = self.share.take_map(name) else {
             return Err(self.share.missing_map(name));
         };
-        MappedBlocks::map(map).map_err(|error| LoadError::Io("cannot map a summary", error))
+        MappedBlocks::map(map, Access::Reads).map_err(|error| LoadError::Io("cannot map a summary", error))
+    }
+
+    /// As [`Self::mapped`], for elements that programs take and this side [gives back](MappedBlocks::give_back).
+    pub(crate) fn mapped_places<T: FromBytes>(&mut self, name: &str) -> Result<MappedBlocks<T>, LoadError> {
+        let Some(Map::Array(map)) = self.share.take_map(name) else {
+            return Err(self.share.missing_map(name));
+        };
+        MappedBlocks::map(map, Access::GivesBack).map_err(|error| LoadError::Io("cannot map a summary", error))
     }
 
     /// Takes a hash map (`HASH` or `LRU_HASH`) of plain keys and values.
@@ -151,6 +153,7 @@ impl SummaryPrograms {
 /// Each word is consistent; two words may be from different moments.
 pub(crate) struct MappedBlocks<T> {
     map: MmapRaw,
+    access: Access,
     /// Keeps the map in the kernel.
     _data: MapData,
     stride: usize,
@@ -163,20 +166,47 @@ impl<T> fmt::Debug for MappedBlocks<T> {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    Reads,
+    GivesBack,
+}
+
 impl<T: FromBytes> MappedBlocks<T> {
-    fn map(data: MapData) -> io::Result<Self> {
+    fn map(data: MapData, access: Access) -> io::Result<Self> {
         let info = data.info().map_err(io::Error::other)?;
         let stride = (info.value_size() as usize).next_multiple_of(8);
         if stride != size_of::<T>().next_multiple_of(8) {
             return Err(io::Error::other(format!("a block has {stride} bytes, its mirror {}", size_of::<T>())));
         }
         let bytes = stride * info.max_entries() as usize;
-        let map = MmapOptions::new().len(bytes).map_raw_read_only(data.fd().as_fd().as_raw_fd())?;
-        Ok(Self { map, _data: data, stride, block: PhantomData })
+        let fd = data.fd().as_fd().as_raw_fd();
+        let mut options = MmapOptions::new();
+        options.len(bytes);
+        let map = if access == Access::Reads { options.map_raw_read_only(fd) } else { options.map_raw(fd) }?;
+        Ok(Self { map, access, _data: data, stride, block: PhantomData })
     }
 
     pub(crate) fn len(&self) -> usize {
         self.map.len() / self.stride
+    }
+
+    /// Gives a taken place back, of an element that no program adds to any more (of a process that ended). The element begins with the number and
+    /// the claims that `in_flight_take` (in_flight.h) takes it with.
+    pub(crate) fn give_back(&self, place: usize) {
+        const CLAIMS: usize = 1;
+        if self.access != Access::GivesBack || place >= self.len() {
+            return;
+        }
+        // SAFETY: within the mapping, which can be written to; aligned to 8 bytes, as is each stride.
+        let at = |word: usize| unsafe { self.map.as_mut_ptr().add(place * self.stride).cast::<u64>().add(word) };
+        // SAFETY: as above; programs of the kernel use atomic operations, too, or plain loads and stores of whole words.
+        unsafe {
+            // What it held goes first, and the claim last: who takes it finds zeroes.
+            (CLAIMS + 1..self.stride / 8).for_each(|word| AtomicU64::from_ptr(at(word)).store(0, Ordering::Relaxed));
+            AtomicU64::from_ptr(at(0)).store(0, Ordering::Release);
+            AtomicU32::from_ptr(at(CLAIMS).cast()).fetch_sub(1, Ordering::AcqRel);
+        }
     }
 
     /// Each block in turn; the kernel writes while it is read, so only through volatile reads.
@@ -263,13 +293,13 @@ where
         Ok(keys.into_iter().zip(values).take(found).collect())
     }
 
-    /// Reads all elements and removes them: from now on sums start at zero. What a program adds at this moment may be lost.
-    pub(crate) fn take(&self) -> io::Result<HashMap<K, V>> {
-        faults::pass(&self.name)?;
-        let room = self.max_entries as usize;
-        let (mut keys, mut values) = (vec![K::new_zeroed(); room], vec![V::new_zeroed(); room]);
-        let found = sys::take_batch(self.data.fd().as_fd(), keys.as_mut_bytes(), values.as_mut_bytes(), room)?;
-        Ok(keys.into_iter().zip(values).take(found).collect())
+    /// Reads the elements with such keys and removes them. If no program writes to these any more, nothing is lost.
+    pub(crate) fn take(&self, wanted: impl Fn(&K) -> bool) -> io::Result<Vec<(K, V)>> {
+        let found: Vec<_> = self.read()?.into_iter().filter(|(key, _)| wanted(key)).collect();
+        let mut keys: Vec<K> = found.iter().map(|(key, _)| *key).collect();
+        let count = keys.len();
+        sys::delete_batch(self.data.fd().as_fd(), keys.as_mut_bytes(), count)?;
+        Ok(found)
     }
 
     /// Removes elements to make room for new ones. Only for elements that no program writes to any more (of a process that ended).

@@ -170,15 +170,6 @@ pub(super) fn freeze(map: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Reads all elements of a hash map in one call, into tables for `room` keys and values. Returns how many there were (Linux 5.6).
 pub(super) fn lookup_batch(map: BorrowedFd<'_>, keys: &mut [u8], values: &mut [u8], room: usize) -> io::Result<usize> {
-    batch(bpf_cmd::BPF_MAP_LOOKUP_BATCH, map, keys, values, room)
-}
-
-/// As [`lookup_batch`], and removes them from the map (Linux 5.6).
-pub(super) fn take_batch(map: BorrowedFd<'_>, keys: &mut [u8], values: &mut [u8], room: usize) -> io::Result<usize> {
-    batch(bpf_cmd::BPF_MAP_LOOKUP_AND_DELETE_BATCH, map, keys, values, room)
-}
-
-fn batch(command: bpf_cmd, map: BorrowedFd<'_>, keys: &mut [u8], values: &mut [u8], room: usize) -> io::Result<usize> {
     let mut position = 0u32;
     // SAFETY: a plain C struct for which all zeroes is a valid value.
     let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
@@ -187,13 +178,26 @@ fn batch(command: bpf_cmd, map: BorrowedFd<'_>, keys: &mut [u8], values: &mut [u
     attr.batch.keys = keys.as_mut_ptr() as u64;
     attr.batch.values = values.as_mut_ptr() as u64;
     attr.batch.count = u32::try_from(room).unwrap_or(u32::MAX);
-    let result = call(command, &mut attr);
+    let result = call(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr);
     // SAFETY: the kernel has written how many it copied, even if it returns ENOENT, which says that these were all.
     let found = unsafe { attr.batch.count } as usize;
     match result {
         Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
         _ => Ok(found.min(room)),
     }
+}
+
+/// Removes the elements with these keys, all of which are there (Linux 5.6).
+pub(super) fn delete_batch(map: BorrowedFd<'_>, keys: &mut [u8], count: usize) -> io::Result<()> {
+    if count == 0 {
+        return Ok(());
+    }
+    // SAFETY: a plain C struct for which all zeroes is a valid value.
+    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    attr.batch.map_fd = map.as_raw_fd().cast_unsigned();
+    attr.batch.keys = keys.as_mut_ptr() as u64;
+    attr.batch.count = u32::try_from(count).unwrap_or(u32::MAX);
+    call(bpf_cmd::BPF_MAP_DELETE_BATCH, &mut attr)
 }
 
 /// Removes an element if it is there.

@@ -56,6 +56,7 @@ mod syscall_latency;
 mod syscall_summary;
 mod task_summary;
 mod tcp_monitor;
+mod tcp_parts;
 mod tcp_summary;
 #[cfg(target_arch = "x86_64")]
 mod verifier;

@@ -4,7 +4,7 @@
  *
  * hooks   those of disk_io.bpf.c (requests.h), since 6.5 without block_rq_insert: waits begin at request.start_time_ns
  * key     (device, kind); (process, device); (device, kind, errno) and the same with the process
- * cost    a look-up into an array and one into a hash map a completed request, beside those that follow it
+ * cost    two look-ups into arrays a completed request, beside those that follow it
  * not     what disk_io.bpf.c does not see either
  */
 #include "kernel.h"
@@ -17,8 +17,9 @@
 #define DEVICE_OPS_BITS 7
 #define MAX_DEVICE_OPS (1 << DEVICE_OPS_BITS)
 /* From where its number says on. */
-#define DEVICE_OP_PROBES 16
-#define MAX_SUBMITTERS 2048
+#define PROBES 16
+#define SUBMITTERS_BITS 12
+#define MAX_SUBMITTERS (1 << SUBMITTERS_BITS)
 #define MAX_ERRORS 128
 #define MAX_FAILURES 64
 
@@ -42,12 +43,10 @@ struct {
 	__type(value, struct device_op);
 } device_ops SEC(".maps");
 
-struct submitter_key {
-	__u32 pid;
-	__u32 dev;
-};
-
 struct submitted {
+	__u64 number; /* of process and device; 0: free */
+	__u32 claims; /* as in in_flight.h */
+	__u32 pad;
 	__u64 requests;
 	__u64 read_bytes;
 	__u64 write_bytes;
@@ -55,12 +54,14 @@ struct submitted {
 	__u64 total_ns;
 	char comm[TASK_COMM_LEN];
 };
-_Static_assert(sizeof(struct submitted) == 56, "struct submitted changed size");
+_Static_assert(sizeof(struct submitted) == 72, "struct submitted changed size");
 
+/* As device_ops; the reader gives the places of processes back that have ended. */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, MAX_SUBMITTERS);
-	__type(key, struct submitter_key);
+	__type(key, __u32);
 	__type(value, struct submitted);
 } submitters SEC(".maps");
 
@@ -115,7 +116,7 @@ static __always_inline struct device_op *device_op_of(const struct pending *pend
 	struct device_op *sum = NULL, *there;
 
 #pragma clang loop unroll(disable)
-	for (__u32 i = 0; i < DEVICE_OP_PROBES; i++) {
+	for (__u32 i = 0; i < PROBES; i++) {
 		__u32 at = (first + i) % MAX_DEVICE_OPS;
 
 		there = bpf_map_lookup_elem(&device_ops, &at);
@@ -127,19 +128,40 @@ static __always_inline struct device_op *device_op_of(const struct pending *pend
 	return sum;
 }
 
+/* Likewise, and where a place has been given back: an element may stand behind one that is free. */
+static __always_inline struct submitted *submitted_of(const struct pending *pending)
+{
+	__u64 number = (__u64)pending->submitter.pid << 32 | pending->dev;
+	__u32 first = number * IN_FLIGHT_MIX >> (64 - SUBMITTERS_BITS);
+	struct submitted *sum = NULL, *there;
+
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < PROBES; i++) {
+		__u32 at = (first + i) % MAX_SUBMITTERS;
+
+		there = bpf_map_lookup_elem(&submitters, &at);
+		if (!there)
+			break;
+		if (there->number == number) {
+			sum = there;
+			break;
+		}
+		if (in_flight_take(&there->claims, &there->number, number)) {
+			__builtin_memcpy(there->comm, pending->submitter.comm, sizeof(there->comm));
+			sum = there;
+			break;
+		}
+	}
+	return sum;
+}
+
 static __always_inline void add_to_submitter(const struct pending *pending, __u32 op, __u64 total_ns)
 {
-	struct submitter_key key = { .pid = pending->submitter.pid, .dev = pending->dev };
-	struct submitted *submitted = bpf_map_lookup_elem(&submitters, &key), first = {};
+	struct submitted *submitted = submitted_of(pending);
 
 	if (!submitted) {
-		__builtin_memcpy(first.comm, pending->submitter.comm, sizeof(first.comm));
-		bpf_map_update_elem(&submitters, &key, &first, BPF_NOEXIST);
-		submitted = bpf_map_lookup_elem(&submitters, &key);
-		if (!submitted) {
-			count_overflow();
-			return;
-		}
+		count_overflow();
+		return;
 	}
 	__sync_fetch_and_add(&submitted->requests, 1);
 	__sync_fetch_and_add(&submitted->total_ns, total_ns);

@@ -158,6 +158,16 @@ static __always_inline __u8 record_flags(__u32 cmd_flags)
 	return flags;
 }
 
+/* Summaries ask for no more than whether a flush has to precede it. */
+static __always_inline __u8 kept_flags(__u32 cmd_flags)
+{
+#ifdef ONLY_PROCESSES
+	return FLAG_BIT(cmd_flags, __REQ_PREFLUSH) * FLAG_PREFLUSH;
+#else
+	return record_flags(cmd_flags);
+#endif
+}
+
 static __always_inline bool in_flush_sequence(const struct request *rq)
 {
 	return rq->rq_flags >> (cfg_flush_seq_bit & 31) & 1;
@@ -258,11 +268,11 @@ static __always_inline struct pending *remember_by(const struct request *rq, con
 	pending->refused = refused;
 	pending->op_code = rq->cmd_flags & REQ_OP_MASK;
 	/* Now rather than later: the flush machinery takes PREFLUSH and FUA off the request once it has seen to them. */
-	pending->flags = record_flags(rq->cmd_flags);
+	pending->flags = kept_flags(rq->cmd_flags);
 	if (!cfg_has_io_start) {
 		bio = rq->biotail;
 		if (bio)
-			pending->flags |= record_flags(BPF_CORE_READ(bio, bi_opf));
+			pending->flags |= kept_flags(BPF_CORE_READ(bio, bi_opf));
 	}
 	return pending;
 }

@@ -11,7 +11,7 @@ use super::loader;
 use super::writers::Writers;
 use crate::engine::{Cumulative, Delta, Gaps, PressureMeter, ProcFile, Sampler, Tick};
 use crate::event::Comm;
-use crate::probe::{Host, KernelHash, LoadError, MappedBlocks, Object, Plan, SummaryPrograms, meminfo};
+use crate::probe::{Host, KernelHash, LoadError, MappedBlocks, Object, Plan, SummaryPrograms, VolatileBlock, meminfo};
 use kerno_model::SummaryLoss;
 use kerno_model::{DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter, DiskSummary};
 use kerno_model::{ErrnoCount, Histogram, RequestKind, Series, Window};
@@ -55,8 +55,7 @@ impl WireOp {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable)]
-#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct SubmitterKey {
     pid: u32,
     dev: u32,
@@ -65,12 +64,26 @@ struct SubmitterKey {
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct WireSubmitted {
+    number: u64,
+    claims: u32,
+    pad: u32,
     requests: u64,
     read_bytes: u64,
     write_bytes: u64,
     flushes: u64,
     total_ns: u64,
     comm: Comm,
+}
+
+impl WireSubmitted {
+    /// Two CPUs may each have taken a place for the same.
+    fn add(&mut self, other: &Self) {
+        self.requests += other.requests;
+        self.read_bytes += other.read_bytes;
+        self.write_bytes += other.write_bytes;
+        self.flushes += other.flushes;
+        self.total_ns += other.total_ns;
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable)]
@@ -132,7 +145,7 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
     let mut programs = SummaryPrograms::load(object, plan, host)?;
     Ok(Box::new(Sampled {
         ops: programs.mapped("device_ops")?,
-        submitters: programs.hash("submitters")?,
+        submitters: programs.mapped_places("submitters")?,
         errors: programs.hash("errors")?,
         failures: programs.hash("failures")?,
         programs,
@@ -176,7 +189,7 @@ impl Default for Kept {
 struct Sampled {
     programs: SummaryPrograms,
     ops: MappedBlocks<WireOp>,
-    submitters: KernelHash<SubmitterKey, WireSubmitted>,
+    submitters: MappedBlocks<WireSubmitted>,
     errors: KernelHash<ErrorKey, u64>,
     failures: KernelHash<FailureKey, WireFailure>,
     kept: Kept,
@@ -202,7 +215,7 @@ impl Sampler for Sampled {
         // Later windows begin where the one before ended.
         if !std::mem::replace(&mut self.begun, true) {
             self.kept.ops.begin(Ok(ops(&self.ops)));
-            self.kept.submitters.begin(self.submitters.read());
+            self.kept.submitters.begin(Ok(submitted(&self.submitters)));
             self.kept.errors.begin(self.errors.read());
             self.pressure.begin();
         }
@@ -225,7 +238,7 @@ impl Sampler for Sampled {
 
     fn finish(&mut self, tick: &Tick<'_>, signals: &mut Window) {
         let ops = self.gaps.delta(self.kept.ops.advance(Ok(ops(&self.ops))));
-        let submitters = self.gaps.delta(self.kept.submitters.advance(self.submitters.read()));
+        let submitters = self.gaps.delta(self.kept.submitters.advance(Ok(submitted(&self.submitters))));
         let errors = self.gaps.delta(self.kept.errors.advance(self.errors.read()));
         let failures = self.gaps.note("requests to disks that failed", self.failures.read()).unwrap_or_default();
         let mut filesystems = self.filesystems.list().to_vec();
@@ -250,7 +263,10 @@ impl Sampler for Sampled {
         let gone =
             |pid: u32| !tick.tasks.process(pid).is_some_and(|process| process.alive) && pid != std::process::id();
         if let Some(delta) = submitters {
-            self.submitters.remove(delta.now.extract_if(|key, _| gone(key.pid)).map(|(key, _)| key));
+            let ended: HashSet<_> = delta.now.extract_if(|key, _| gone(key.pid)).map(|(key, _)| key).collect();
+            let places = self.submitters.iter().enumerate();
+            let ended = places.filter(|(_, block)| submitter_key(block).is_some_and(|key| ended.contains(&key)));
+            ended.for_each(|(place, _)| self.submitters.give_back(place));
         }
     }
 
@@ -293,6 +309,24 @@ fn ops(mapped: &MappedBlocks<WireOp>) -> Ops {
         ops.entry(OpKey { dev, op }).and_modify(|known| known.add(&sum)).or_insert(sum);
     }
     ops
+}
+
+/// Whose sums these are; `None` if the place is free.
+fn submitter_key(block: &VolatileBlock<'_, WireSubmitted>) -> Option<SubmitterKey> {
+    let number = block.project::<u64>(offset_of!(WireSubmitted, number)).read();
+    let [pid, dev] = [number >> 32, number & 0xffff_ffff].map(|part| u32::try_from(part).unwrap_or(0));
+    (number != 0).then_some(SubmitterKey { pid, dev })
+}
+
+fn submitted(mapped: &MappedBlocks<WireSubmitted>) -> Submitters {
+    let mut submitters = Submitters::new();
+    for block in mapped.iter() {
+        if let Some(key) = submitter_key(&block) {
+            let sum = block.read();
+            submitters.entry(key).and_modify(|known| known.add(&sum)).or_insert(sum);
+        }
+    }
+    submitters
 }
 
 /// Those that `/proc/diskstats` tells of, with what the kernel side has added up.
@@ -410,7 +444,7 @@ mod tests {
             size_of::<WireOp>(),
             fields!(WireOp: number claims pad bytes queue_ns device_ns),
         );
-        let fields = fields!(WireSubmitted: requests read_bytes write_bytes flushes total_ns comm);
+        let fields = fields!(WireSubmitted: number claims pad requests read_bytes write_bytes flushes total_ns comm);
         assert_matches(object, "submitted", size_of::<WireSubmitted>(), fields);
         let fields = fields!(WireFailure: timestamp_ns sector count nr_bytes pad comm);
         assert_matches(object, "failure", size_of::<WireFailure>(), fields);

@@ -21,10 +21,6 @@
 #define REASON_PREEMPTED 2
 #define REASON_NEW 3
 
-struct task_struct___pre_5_14 {
-	long state;
-} CORE;
-
 #define TASK_DEAD 0x80 /* linux/sched.h */
 
 static __always_inline __u32 task_state(struct task_struct *task)

@@ -111,6 +111,8 @@ impl Services {
             port: if outgoing { row.remote_port } else { row.local_port },
             family: row.family,
             outgoing: u8::from(outgoing),
+            window: 0,
+            pad0: 0,
         }
     }
 
@@ -338,6 +340,8 @@ fn failed(
             port: row.remote_port,
             family: row.family,
             pad0: 0,
+            window: 0,
+            pad1: 0,
         };
         let value =
             failures.entry(key).or_insert_with(|| FailureValue { first_ns: row.since_ns, ..FailureValue::default() });
@@ -386,6 +390,7 @@ const fn reason(errno: i32) -> TcpFailureReason {
 mod tests {
     use zerocopy::FromZeros as _;
 
+    use super::super::sockets::Filling;
     use super::super::wire::INCOMING;
     use super::*;
 
@@ -406,7 +411,9 @@ mod tests {
     fn table(rows: impl IntoIterator<Item = Row>) -> Sockets {
         let owner =
             |row: &Row| [(1, 100), (2, 200), (9, 900)].iter().find(|(sock, _)| *sock == row.sock).map_or(0, |o| o.1);
-        Sockets::new(rows.into_iter().collect(), owner)
+        let mut filling = Filling::default();
+        filling.add(rows.into_iter().collect(), &Sockets::default());
+        filling.with_owners(owner)
     }
 
     fn key(remote: u8) -> PeerKey {

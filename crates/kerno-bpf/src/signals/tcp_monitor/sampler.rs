@@ -1,11 +1,11 @@
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::mem::offset_of;
 use std::time::{Duration, Instant};
 
 use super::counters::Counters;
 use super::gather::{Readings, gather};
-use super::sockets::Sockets;
-use super::walk::{self, Namespace, Which};
+use super::sockets::{Filling, Sockets};
+use super::walk::{self, Namespace, Part, Walk};
 use super::wire::{Block, Counts, FailureKey, FailureValue, LISTEN, PeerKey, PeerValue, Row};
 use crate::engine::{Cumulative, FastMap, Gap, Gaps, Sampler, Tick, is_gone};
 use crate::probe::{Hook, Host, KernelHash, LoadError, MappedBlocks, Object, Plan, SummaryPrograms};
@@ -16,6 +16,12 @@ use kerno_model::{TcpSummary, Window};
 const QUEUE_INTERVAL_NS: u64 = 1_000_000_000;
 /// And not at all between a window's ends where a look takes longer.
 const QUEUE_PATIENCE: Duration = Duration::from_millis(5);
+
+/// The walk over all sockets that ends a window begins with one of the samples before, and goes on with each. So many sockets are worth a
+/// part of their own. With fewer, they are all looked at when the window ends.
+const PART_SOCKETS: usize = 4096;
+/// The most parts. The interval between two looks at a socket is about as long as the window, but earlier by up to half of it.
+const MAX_PARTS: usize = 12;
 
 /// Looking for owners means a walk over all descriptors. Where no socket is new it is left out, but for every so many windows: a process may
 /// hand its sockets to another and live on.
@@ -59,6 +65,9 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
         failures: programs.hash("failures")?,
         programs,
         before: Reading::default(),
+        walk: Walk::default(),
+        found: Filling::default(),
+        window: 1,
         counters: HashMap::new(),
         gaps: Gaps::new("tcp_monitor"),
         begun: false,
@@ -77,6 +86,11 @@ struct Sampled {
     programs: SummaryPrograms,
     /// As it was when the window began.
     before: Reading,
+    /// What was looked at for the end of this window.
+    walk: Walk,
+    found: Filling,
+    /// The number of this window (met.h).
+    window: u32,
     /// Of each network namespace, by its inode number.
     counters: HashMap<u32, Cumulative<Counters>>,
     /// What could not be looked at in this window.
@@ -130,36 +144,67 @@ impl Sampled {
         totals
     }
 
-    fn read(&mut self, tick: &Tick<'_>) -> Reading {
+    /// Tells the kernel side the number of the window, and whether its walk is under way.
+    fn tell_window(&mut self, walks: bool) {
+        let told = self.programs.tell("walk", self.window << 1 | u32::from(walks));
+        self.gaps.note("which connections ended before they were looked at", told);
+    }
+
+    /// Looks at a part of the sockets where there are many, in the last samples of a window.
+    fn look_at_some(&mut self, tick: &Tick<'_>) {
+        let Some(left) = tick.left.filter(|left| *left > 0) else { return };
+        let known = self.before.sockets.len();
+        if left >= (known / PART_SOCKETS).min(MAX_PARTS) {
+            return;
+        }
+        // The window's end is a part, too.
+        let rows = known.saturating_sub(self.walk.count) / (left + 1);
+        self.walk_on(tick, Part::Rows(u32::try_from(rows).unwrap_or(u32::MAX)));
+    }
+
+    /// Returns the namespaces there are, whether there are more, and how many sockets.
+    fn walk_on(&mut self, tick: &Tick<'_>, part: Part) -> (Vec<Namespace>, usize) {
         let (namespaces, beyond) = walk::namespaces(tick.tasks);
+        self.tell_window(true);
+        self.walk.go_on(&mut self.programs, &namespaces, part);
+        self.found.add(std::mem::take(&mut self.walk.rows), &self.before.sockets);
+        (namespaces, beyond)
+    }
+
+    /// Looks at what was not looked at yet, and ends the window for the kernel side.
+    fn read(&mut self, tick: &Tick<'_>) -> Reading {
         let totals = self.totals();
-        let mut found = walk::sockets(&mut self.programs, Which::All, &namespaces);
+        let (namespaces, beyond) = self.walk_on(tick, Part::Rest);
+        let Walk { beyond: sockets_beyond, unread, why, .. } = std::mem::take(&mut self.walk);
+        let mut found = std::mem::take(&mut self.found);
+        self.window += 1;
+        self.tell_window(false);
         let mut missing = |what: String, reason: String| self.gaps.add(Gap { what, reason });
         if beyond > 0 {
             missing(format!("{beyond} network namespaces"), "there are too many to look into each".to_owned());
         }
-        if !found.unread.is_empty() {
-            let many = if found.unread.len() == 1 { "" } else { "s" };
-            let what = format!("the sockets of {} network namespace{many}", found.unread.len());
-            missing(what, found.why.unwrap_or_default());
+        if !unread.is_empty() {
+            let many = if unread.len() == 1 { "" } else { "s" };
+            let what = format!("the sockets of {} network namespace{many}", unread.len());
+            missing(what, why.unwrap_or_default());
         }
-        if found.beyond > 0 {
-            missing(format!("{} sockets", found.beyond), "there are too many to look at each".to_owned());
+        if sockets_beyond > 0 {
+            missing(format!("{} sockets", sockets_beyond), "there are too many to look at each".to_owned());
         }
         // As they were: what they have sent until then is not to be taken for new when they can be looked at again.
-        let unread: HashSet<u32> = found.unread.iter().copied().collect();
-        found.rows.extend(self.before.sockets.rows().filter(|row| unread.contains(&row.netns)));
+        let of_unread = self.before.sockets.rows().filter(|row| unread.contains(&row.netns));
+        found.add(of_unread.copied().collect(), &self.before.sockets);
         let is_there = |pid| tick.tasks.process(pid).is_some_and(|process| process.alive);
         self.kept_owners = (self.kept_owners + 1) % KEEP_OWNERS;
-        let sockets = if self.kept_owners > 0 && self.before.sockets.still_owned(&found.rows, is_there) {
-            Sockets::new(found.rows, |row| self.before.sockets.find(row.sock).map_or(0, |(_, pid)| pid))
+        let sockets = if self.kept_owners > 0 && found.still_owned(is_there) {
+            found.with_known_owners()
         } else {
             self.kept_owners = 0;
             let owners = walk::owners(&mut self.programs);
             let owners = self.gaps.note("owners of connections", owners).unwrap_or_default();
-            Sockets::new(found.rows, |row| owners.get(&row.sock).map_or(0, |owner| owner.pid))
+            found.with_owners(|row| owners.get(&row.sock).map_or(0, |owner| owner.pid))
         };
-        Reading { totals, sockets, unread: found.unread, namespaces, cut: beyond > 0 }
+        Reading { totals, sockets, unread, namespaces, cut: beyond > 0 }
     }
 
     fn look_at_queues(&mut self, tick: &Tick<'_>) {
@@ -171,12 +216,34 @@ impl Sampled {
         let mut namespaces = self.before.namespaces.clone();
         namespaces.retain(|namespace| listening.contains(&namespace.inode));
         let begun = Instant::now();
-        for row in walk::sockets(&mut self.programs, Which::Listening, &namespaces).rows {
+        for row in walk::listening(&mut self.programs, &namespaces) {
             let longest = self.queues.get(&row.sock).map_or(0, |earlier| earlier.queued);
             self.queues.insert(row.sock, Row { queued: row.queued.max(longest), ..row });
         }
         self.queue_look = begun.elapsed();
         self.queued_ns = tick.now_ns;
+    }
+
+    /// Takes away what the kernel side took note of until the latest walk: nobody adds to that any more.
+    fn take_peers(&mut self) -> HashMap<PeerKey, PeerValue> {
+        let now = self.window;
+        let taken = self.gaps.note("who retransmitted", self.peers.take(|key| key.window < now)).unwrap_or_default();
+        let mut peers: HashMap<PeerKey, PeerValue> = HashMap::with_capacity(taken.len());
+        for (key, value) in taken {
+            *peers.entry(PeerKey { window: 0, ..key }).or_default() += value;
+        }
+        peers
+    }
+
+    fn take_failures(&mut self) -> HashMap<FailureKey, FailureValue> {
+        let now = self.window;
+        let taken = self.failures.take(|key| key.window < now);
+        let taken = self.gaps.note("who failed to connect", taken).unwrap_or_default();
+        let mut failures: HashMap<FailureKey, FailureValue> = HashMap::with_capacity(taken.len());
+        for (key, value) in taken {
+            *failures.entry(FailureKey { window: 0, ..key }).or_default() += value;
+        }
+        failures
     }
 
     fn connections(&self) -> u64 {
@@ -194,8 +261,9 @@ impl Sampler for Sampled {
     fn begin(&mut self, tick: &Tick<'_>) {
         // The end of a window is the begin of the next.
         if !std::mem::replace(&mut self.begun, true) {
-            let _ = (self.peers.take(), self.failures.take());
             self.before = self.read(tick);
+            // Of connections that ended before they were looked at.
+            drop((self.take_peers(), self.take_failures()));
             for namespace in &self.before.namespaces {
                 let counters = self.counters.entry(namespace.inode).or_insert(Cumulative::new(COUNTERS));
                 counters.begin(Counters::read(*namespace));
@@ -208,15 +276,13 @@ impl Sampler for Sampled {
 
     fn sample(&mut self, tick: &Tick<'_>) {
         self.look_at_queues(tick);
+        self.look_at_some(tick);
     }
 
     fn finish(&mut self, tick: &Tick<'_>, signals: &mut Window) {
         let mut summary = TcpSummary::default();
-        // What the kernel side took note of before the sockets: one that ends between the two is in neither, rather than in both.
-        let peers = self.gaps.note("who retransmitted", self.peers.take());
-        let failures = self.gaps.note("who failed to connect", self.failures.take()).unwrap_or_default();
         let now = self.read(tick);
-        let mut peers = peers.unwrap_or_default();
+        let (mut peers, failures) = (self.take_peers(), self.take_failures());
         // What ended there had sent some of that before the window, which cannot be told now.
         peers.retain(|key, _| !now.unread.contains(&key.netns));
         let Counts { opened, accepted, closed, reset } = now.totals.counts.since(self.before.totals.counts);

@@ -1,6 +1,8 @@
 //! All sockets at a moment, in the order in which the kernel has them. Who stays, stays in its place: two such tables are laid side by side
 //! from top to bottom, without a search for each of very many sockets.
 
+use std::collections::hash_map::Entry;
+
 use super::wire::Row;
 use crate::engine::FastMap;
 
@@ -13,16 +15,70 @@ pub(super) struct Sockets {
     places: FastMap<u64, usize>,
 }
 
+/// A table that is being filled, beside that of the window before.
+#[derive(Debug, Default)]
+pub(super) struct Filling {
+    sockets: Sockets,
+    /// Where the next one is in the table before, most likely.
+    next: usize,
+    /// Owners as they were in the table before.
+    owners: FastMap<u32, ()>,
+    /// There is one that was not in the table before, or that was nobody's there and may be somebody's by now.
+    strangers: bool,
+}
+
+impl Filling {
+    /// Adds sockets. Each has the owner that it had before.
+    pub(super) fn add(&mut self, rows: Vec<Row>, before: &Sockets) {
+        self.sockets.reserve(rows.len());
+        for row in rows {
+            let known = before.find_near(&mut self.next, row.sock).filter(|(_, earlier)| row.continues(earlier));
+            let pid = known.map_or(0, |(place, _)| before.owners.get(place).copied().unwrap_or(0));
+            if pid != 0 {
+                self.owners.entry(pid).or_default();
+            } else if known.is_none() || !row.stays_nobodys() {
+                self.strangers = true;
+            }
+            self.sockets.add(row, pid);
+        }
+    }
+
+    /// Whether each socket was there before, with an owner that is still there or none that it could have.
+    pub(super) fn still_owned(&self, is_there: impl Fn(u32) -> bool) -> bool {
+        !self.strangers && self.owners.keys().all(|pid| is_there(*pid))
+    }
+
+    /// With the owners that the sockets had before.
+    pub(super) fn with_known_owners(self) -> Sockets {
+        self.sockets
+    }
+
+    /// With these owners, 0 where none is known.
+    pub(super) fn with_owners(self, owner: impl FnMut(&Row) -> u32) -> Sockets {
+        let mut sockets = self.sockets;
+        sockets.owners = sockets.rows.iter().map(owner).collect();
+        sockets
+    }
+}
+
 impl Sockets {
-    /// `owner` tells a socket's process, 0 where it is not known.
-    pub(super) fn new(mut rows: Vec<Row>, owner: impl FnMut(&Row) -> u32) -> Self {
-        let mut places = FastMap::with_capacity_and_hasher(rows.len(), foldhash::fast::RandomState::default());
-        // A socket can be met twice, where its neighbours go while the kernel goes through them.
-        rows.retain(|row| {
-            let place = places.len();
-            *places.entry(row.sock).or_insert(place) == place
-        });
-        Self { owners: rows.iter().map(owner).collect(), rows, places }
+    fn reserve(&mut self, more: usize) {
+        self.rows.reserve(more);
+        self.owners.reserve(more);
+        self.places.reserve(more);
+    }
+
+    /// A socket can be met twice, where its neighbours go while the kernel goes through them: the first time counts.
+    fn add(&mut self, row: Row, pid: u32) {
+        if let Entry::Vacant(place) = self.places.entry(row.sock) {
+            place.insert(self.rows.len());
+            self.rows.push(row);
+            self.owners.push(pid);
+        }
+    }
+
+    pub(super) const fn len(&self) -> usize {
+        self.rows.len()
     }
 
     pub(super) fn rows(&self) -> std::slice::Iter<'_, Row> {
@@ -38,27 +94,20 @@ impl Sockets {
         self.rows.get(place).zip(self.owners.get(place).copied())
     }
 
-    /// Whether all these sockets were here already, each with an owner that is still there or none that it could have.
-    pub(super) fn still_owned(&self, rows: &[Row], is_there: impl Fn(u32) -> bool) -> bool {
-        let mut find = self.alongside();
-        rows.iter().all(|row| {
-            let Some((place, earlier)) = find(row.sock) else { return false };
-            let pid = self.owners.get(place).copied().unwrap_or(0);
-            row.continues(earlier) && if pid == 0 { row.stays_nobodys() } else { is_there(pid) }
-        })
-    }
-
     /// The places of these sockets here, asked for in the order of another such table.
     pub(super) fn alongside<'a>(&'a self) -> impl FnMut(u64) -> Option<(usize, &'a Row)> {
         let mut next = 0;
-        move |sock| {
-            let place = match self.rows.get(next) {
-                Some(row) if row.sock == sock => next,
-                _ => *self.places.get(&sock)?,
-            };
-            next = place + 1;
-            Some((place, self.rows.get(place)?))
-        }
+        move |sock| self.find_near(&mut next, sock)
+    }
+
+    /// As [`find`](Self::find). Looks here first; `next` is then the place after.
+    fn find_near(&self, next: &mut usize, sock: u64) -> Option<(usize, &Row)> {
+        let place = match self.rows.get(*next) {
+            Some(row) if row.sock == sock => *next,
+            _ => *self.places.get(&sock)?,
+        };
+        *next = place + 1;
+        Some((place, self.rows.get(place)?))
     }
 }
 
@@ -68,6 +117,13 @@ mod tests {
 
     use super::*;
 
+    fn filled(rows: Vec<Row>, before: &Sockets) -> Filling {
+        let mut filling = Filling::default();
+        // In parts.
+        rows.chunks(2).for_each(|part| filling.add(part.to_vec(), before));
+        filling
+    }
+
     fn sockets(addresses: &[u64]) -> Sockets {
         let row = |(at, sock): (usize, &u64)| {
             let mut row = Row::new_zeroed();
@@ -75,7 +131,7 @@ mod tests {
             row
         };
         let owner = |row: &Row| if row.sock == 3 { 30 } else { 0 };
-        Sockets::new(addresses.iter().enumerate().map(row).collect(), owner)
+        filled(addresses.iter().enumerate().map(row).collect(), &Sockets::default()).with_owners(owner)
     }
 
     #[test]
@@ -108,12 +164,17 @@ mod tests {
             row
         };
         let (held, waits, ended) = (socket(1, 1), socket(2, 1), socket(3, 5));
-        let before = Sockets::new(vec![held, waits, ended], |row| if row.sock == 1 { 30 } else { 0 });
-        let all_are_there = |_| true;
-        assert!(before.still_owned(&[held, ended], all_are_there));
-        assert!(!before.still_owned(&[held], |pid| pid != 30), "its process is gone");
-        assert!(!before.still_owned(&[held, waits], all_are_there), "somebody may have accepted it");
-        assert!(!before.still_owned(&[held, socket(4, 1)], all_are_there), "it is new");
-        assert!(!before.still_owned(&[Row { local_port: 9, ..held }], all_are_there), "another has its place");
+        let owner = |row: &Row| if row.sock == 1 { 30 } else { 0 };
+        let before = filled(vec![held, waits, ended], &Sockets::default()).with_owners(owner);
+        let still_owned =
+            |rows: &[Row], is_there: &dyn Fn(u32) -> bool| filled(rows.to_vec(), &before).still_owned(is_there);
+        let all_are_there = &|_: u32| true;
+        assert!(still_owned(&[held, ended], all_are_there));
+        assert!(!still_owned(&[held], &|pid| pid != 30), "its process is gone");
+        assert!(!still_owned(&[held, waits], all_are_there), "somebody may have accepted it");
+        assert!(!still_owned(&[held, socket(4, 1)], all_are_there), "it is new");
+        assert!(!still_owned(&[Row { local_port: 9, ..held }], all_are_there), "another has its place");
+        let kept = filled(vec![ended, held], &before).with_known_owners();
+        assert_eq!(kept.with_owners().map(|(_, pid)| pid).collect::<Vec<_>>(), [0, 30]);
     }
 }

@@ -18,6 +18,7 @@
 #include "in_flight.h"
 #include "sock.h"
 #include "direction.h"
+#include "met.h"
 
 #define ETIMEDOUT 110
 
@@ -62,8 +63,10 @@ struct peer_key {
 	__u16 port;
 	__u8 family;
 	__u8 outgoing;
+	__u32 window; /* its number (met.h) */
+	__u32 pad0;
 };
-_Static_assert(sizeof(struct peer_key) == 24, "struct peer_key changed size");
+_Static_assert(sizeof(struct peer_key) == 32, "struct peer_key changed size");
 const volatile struct peer_key *const volatile layout_of_peer_key SEC(".rodata") = NULL;
 
 /* Since the reader last took it away. */
@@ -100,8 +103,10 @@ struct failure_key {
 	__u16 port;
 	__u8 family;
 	__u8 pad0;
+	__u32 window; /* its number (met.h) */
+	__u32 pad1;
 };
-_Static_assert(sizeof(struct failure_key) == 32, "struct failure_key changed size");
+_Static_assert(sizeof(struct failure_key) == 40, "struct failure_key changed size");
 const volatile struct failure_key *const volatile layout_of_failure_key SEC(".rodata") = NULL;
 
 struct failure_value {
@@ -176,11 +181,12 @@ static __always_inline struct peer_value *peer_at(const struct peer_key *key)
 	return found;
 }
 
-static __always_inline struct peer_value *peer_of_sock(const struct tcp_sock *tcp, __u32 direction)
+static __always_inline struct peer_value *peer_of_sock(const struct tcp_sock *tcp, __u32 direction, __u32 window)
 {
 	struct peer_key key;
 
 	set_remote(&key, tcp);
+	key.window = window;
 	set_service(&key, direction, bpf_ntohs(((const struct inet_sock *)tcp)->inet_sport), remote_port(tcp));
 	return peer_at(&key);
 }
@@ -192,6 +198,7 @@ static __always_inline struct peer_value *peer_of(const struct flow *flow, __u32
 	__builtin_memset(&key, 0, sizeof(key));
 	__builtin_memcpy(key.remote, flow->dst_addr, 16);
 	key.netns = flow->netns;
+	key.window = window_now();
 	key.family = flow->family == AF_INET6 ? AF_INET6 : AF_INET;
 	set_service(&key, direction, flow->src_port, flow->dst_port);
 	return peer_at(&key);
@@ -211,6 +218,7 @@ static __always_inline void count_failure(const struct tcp_sock *tcp, const stru
 	key.error = error;
 	key.port = remote_port(tcp);
 	key.family = remote.family;
+	key.window = window_of(tcp);
 	found = bpf_map_lookup_elem(&failures, &key);
 	if (!found) {
 		__builtin_memset(&fresh, 0, sizeof(fresh));
@@ -259,7 +267,7 @@ static __always_inline void end_connect(const struct sock *sk, const struct tcp_
 		error = ETIMEDOUT;
 	if (state == TCP_ESTABLISHED) {
 		count(opened);
-		peer = peer_of_sock(tcp, DIRECTION_OUTGOING);
+		peer = peer_of_sock(tcp, DIRECTION_OUTGOING, window_now());
 		if (peer) {
 			__sync_fetch_and_add(&peer->established, 1);
 			if (who)
@@ -294,7 +302,7 @@ static __always_inline void accepted(const struct tcp_sock *tcp)
 	if (direction_now(tcp, TCP_ESTABLISHED) == DIRECTION_OUTGOING)
 		return;
 	count(accepted);
-	peer = peer_of_sock(tcp, DIRECTION_INCOMING);
+	peer = peer_of_sock(tcp, DIRECTION_INCOMING, window_now());
 	if (peer)
 		__sync_fetch_and_add(&peer->established, 1);
 }
@@ -320,7 +328,7 @@ static __always_inline void end_connection(const struct tcp_sock *tcp, __u8 stat
 		if (srtt_us)
 			histogram_add_atomic(&block->rtt_us, srtt_us);
 	}
-	peer = peer_of_sock(tcp, direction_now(tcp, state));
+	peer = peer_of_sock(tcp, direction_now(tcp, state), window_of(tcp));
 	if (!peer)
 		return;
 	__sync_fetch_and_add(&peer->closed, 1);
@@ -533,6 +541,8 @@ static __always_inline void write_row(struct bpf_iter__tcp *ctx, struct sock_com
 		if (row.min_rtt_us == ~0u)
 			row.min_rtt_us = 0;
 		row.direction = direction_of(tcp, state);
+		if (!meet(common))
+			count_overflow();
 	}
 	if (state == TCP_SYN_SENT) {
 		who = connects_find(sk);
@@ -544,7 +554,7 @@ static __always_inline void write_row(struct bpf_iter__tcp *ctx, struct sock_com
 	bpf_seq_write(ctx->meta->seq, &row, sizeof(row));
 }
 
-/* Requests and time-wait sockets, which are no full sockets, are left out. */
+/* Requests and time-wait sockets, which are no full sockets, are left out. The walk may rest (EAGAIN for the reader) and go on. */
 SEC("iter/tcp")
 int on_tcp(struct bpf_iter__tcp *ctx)
 {
@@ -554,8 +564,11 @@ int on_tcp(struct bpf_iter__tcp *ctx)
 	if (!common)
 		return 0;
 	state = common->skc_state;
-	if (state != TCP_NEW_SYN_RECV && state != TCP_TIME_WAIT)
-		write_row(ctx, common, state);
+	if (state == TCP_NEW_SYN_RECV || state == TCP_TIME_WAIT)
+		return 0;
+	if (state != TCP_LISTEN && walk_rests(common))
+		return 1;
+	write_row(ctx, common, state);
 	return 0;
 }
 

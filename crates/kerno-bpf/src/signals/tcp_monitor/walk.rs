@@ -1,5 +1,6 @@
 //! Looking at every socket, in every network namespace that is in use.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
@@ -12,8 +13,8 @@ use zerocopy::FromBytes as _;
 
 use super::wire::{OwnerRow, Row};
 use crate::engine::{FastMap, Tasks, cpu_clock, is_gone};
-use crate::probe::SummaryPrograms;
 use crate::probe::faults::{self, read_text};
+use crate::probe::{Iteration, Stop, SummaryPrograms};
 
 /// The most sockets that are kept of one look at all namespaces: 6 MB.
 const MAX_ROWS: usize = 65_536;
@@ -76,95 +77,161 @@ pub(super) fn namespaces(tasks: &Tasks) -> (Vec<Namespace>, usize) {
     (all, beyond)
 }
 
-/// Which sockets to look at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Which {
-    All,
-    /// Those that listen, which takes a small part of the time where there are any others.
-    Listening,
-}
-
-/// What a look at the sockets gave.
+/// The sockets of all namespaces, looked at in parts.
 #[derive(Debug, Default)]
-pub(super) struct Sockets {
+pub(super) struct Walk {
+    /// Of the latest part, to be taken away.
     pub(super) rows: Vec<Row>,
+    /// How many there were in all parts.
+    pub(super) count: usize,
     /// Sockets that found no room.
     pub(super) beyond: u64,
     /// Namespaces that could not be looked into, by their inode number, and why (the first).
     pub(super) unread: Vec<u32>,
     pub(super) why: Option<String>,
+    /// Namespaces that have been looked into, or could not be.
+    seen: HashSet<u32>,
+    /// It rests within this namespace.
+    open: Option<(Namespace, Iteration)>,
+    took: Duration,
 }
 
-/// Looks at the sockets of these namespaces. From a thread of its own, because it has to move into them.
-pub(super) fn sockets(programs: &mut SummaryPrograms, which: Which, namespaces: &[Namespace]) -> Sockets {
-    let walk = || {
-        let mut found = Sockets::default();
-        let mut buffer = Vec::new();
+/// How far a walk goes until it rests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// So many sockets, a few more or less.
+    Rows(u32),
+    Rest,
+}
+
+impl Walk {
+    /// Goes on: through the namespace where it rests, and then through those of these in which it was not yet.
+    pub(super) fn go_on(&mut self, programs: &mut SummaryPrograms, namespaces: &[Namespace], part: Part) {
+        if let Err(error) = in_thread(|| self.walk(programs, namespaces, part)) {
+            self.open = None;
+            self.unread = namespaces.iter().map(|namespace| namespace.inode).collect();
+            self.seen.extend(&self.unread);
+            self.why.get_or_insert_with(|| error.to_string());
+        }
+    }
+
+    fn walk(&mut self, programs: &mut SummaryPrograms, namespaces: &[Namespace], part: Part) -> io::Result<()> {
+        let end = match part {
+            Part::Rows(rows) => self.count.saturating_add(rows as usize),
+            Part::Rest => usize::MAX,
+        };
         let begun = Instant::now();
-        for namespace in namespaces {
-            let result = if begun.elapsed() > PATIENCE {
-                Err(io::Error::other("it takes too long"))
-            } else {
-                walk_one(programs, which, *namespace, &mut buffer)
+        let mut buffer = Vec::new();
+        let mut next = namespaces.iter();
+        while self.count < end {
+            let (namespace, opened) = match self.open.take() {
+                Some((namespace, iteration)) => (namespace, Ok(Some(iteration))),
+                None => match next.find(|namespace| !self.seen.contains(&namespace.inode)) {
+                    None => break,
+                    Some(namespace) => (*namespace, begin(programs, Which::All, *namespace)),
+                },
             };
+            self.seen.insert(namespace.inode);
+            let late = (self.took + begun.elapsed() > PATIENCE).then(|| io::Error::other("it takes too long"));
+            let result = late.map_or(opened, Err).and_then(|iteration| {
+                let Some(mut iteration) = iteration else { return Ok(None) };
+                let left = end.saturating_sub(self.count);
+                programs.tell("walk_left", u32::try_from(left).unwrap_or(u32::MAX))?;
+                let room = MAX_ROWS.saturating_sub(self.count) * size_of::<Row>();
+                let (stop, beyond) = iteration.read(&mut buffer, room)?;
+                self.beyond += beyond / size_of::<Row>() as u64;
+                Ok((stop == Stop::Rest).then_some(iteration))
+            });
+            self.count += buffer.len() / size_of::<Row>();
+            self.rows.reserve(buffer.len() / size_of::<Row>());
+            self.rows.extend(buffer.chunks_exact(size_of::<Row>()).filter_map(|row| Row::read_from_bytes(row).ok()));
+            buffer.clear();
             match result {
-                Ok(beyond) => found.beyond += beyond / size_of::<Row>() as u64,
+                Ok(rests) => self.open = rests.map(|iteration| (namespace, iteration)),
                 Err(error) => {
-                    found.unread.push(namespace.inode);
+                    self.unread.push(namespace.inode);
                     let needs = if error.kind() == io::ErrorKind::PermissionDenied { ": it takes root" } else { "" };
-                    found.why.get_or_insert_with(|| format!("{error}{needs}"));
+                    self.why.get_or_insert_with(|| format!("{error}{needs}"));
                 }
             }
         }
-        found.rows.reserve_exact(buffer.len() / size_of::<Row>());
-        found.rows.extend(buffer.chunks_exact(size_of::<Row>()).filter_map(|row| Row::read_from_bytes(row).ok()));
-        (found, cpu_clock::thread_ns())
+        self.took += begun.elapsed();
+        Ok(())
+    }
+}
+
+/// The listening sockets of these namespaces, which takes a small part of the time where there are any others.
+pub(super) fn listening(programs: &mut SummaryPrograms, namespaces: &[Namespace]) -> Vec<Row> {
+    let walk = || {
+        let mut buffer = Vec::new();
+        let begun = Instant::now();
+        for namespace in namespaces {
+            if begun.elapsed() > PATIENCE {
+                break;
+            }
+            if let Ok(Some(mut iteration)) = begin(programs, Which::Listening, *namespace) {
+                let _ = iteration.read(&mut buffer, MAX_ROWS * size_of::<Row>());
+            }
+        }
+        Ok(buffer)
     };
-    let result = std::thread::scope(|scope| {
+    let found = in_thread(walk).unwrap_or_default();
+    found.chunks_exact(size_of::<Row>()).filter_map(|row| Row::read_from_bytes(row).ok()).collect()
+}
+
+/// Runs this in a thread of its own, because it has to move into namespaces.
+fn in_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    std::thread::scope(|scope| {
         faults::pass("sockets")?;
-        let thread = std::thread::Builder::new().name("kerno sockets".into()).spawn_scoped(scope, walk)?;
-        let (found, spent_ns) = thread.join().map_err(|_| io::Error::other("its thread failed"))?;
+        let work = || (work(), cpu_clock::thread_ns());
+        let thread = std::thread::Builder::new().name("kerno sockets".into()).spawn_scoped(scope, work)?;
+        let (result, spent_ns) = thread.join().map_err(|_| io::Error::other("its thread failed"))?;
         cpu_clock::charge(spent_ns);
-        Ok(found)
-    });
-    result.unwrap_or_else(|error: io::Error| Sockets {
-        unread: namespaces.iter().map(|namespace| namespace.inode).collect(),
-        why: Some(error.to_string()),
-        ..Sockets::default()
+        result
     })
 }
 
-fn walk_one(
-    programs: &mut SummaryPrograms,
-    which: Which,
-    namespace: Namespace,
-    buffer: &mut Vec<u8>,
-) -> io::Result<u64> {
+/// Which sockets to look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Which {
+    All,
+    Listening,
+}
+
+/// Moves into a namespace and begins to look at its sockets. `None`: it has none.
+fn begin(programs: &mut SummaryPrograms, which: Which, namespace: Namespace) -> io::Result<Option<Iteration>> {
     if !namespace.has_sockets()? {
-        return Ok(0);
+        return Ok(None);
     }
     if namespace.pid != 0 {
         let file = match File::open(format!("/proc/{}/ns/net", namespace.pid)) {
             // The process has gone since the tasks were read; most likely the namespace too.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             result => result?,
         };
         if file.metadata()?.st_ino() != u64::from(namespace.inode) {
-            return Ok(0);
+            return Ok(None);
         }
         move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
     }
-    let room = (MAX_ROWS * size_of::<Row>()).saturating_sub(buffer.len());
-    match which {
-        Which::All => programs.iterate_into("on_tcp", buffer, room, false),
-        Which::Listening => programs.iterate_into("on_tcp_listener", buffer, room, true),
-    }
+    let name = match which {
+        Which::All => "on_tcp",
+        Which::Listening => "on_tcp_listener",
+    };
+    programs.begin_iterator(name).map(Some)
 }
 
 /// Whose each socket is: of several processes that have it open, the oldest.
 pub(super) fn owners(programs: &mut SummaryPrograms) -> io::Result<FastMap<u64, OwnerRow>> {
     let mut buffer = Vec::new();
-    programs.iterate_into("on_task_file", &mut buffer, 4 * MAX_ROWS * size_of::<OwnerRow>(), false)?;
+    let mut iteration = programs.begin_iterator("on_task_file")?;
+    let room = 4 * MAX_ROWS * size_of::<OwnerRow>();
+    loop {
+        let left = room.saturating_sub(buffer.len());
+        if iteration.read(&mut buffer, left)?.0 == Stop::End {
+            break;
+        }
+    }
     let mut owners: FastMap<u64, OwnerRow> = FastMap::default();
     owners.reserve(buffer.len() / size_of::<OwnerRow>());
     let rows = buffer.chunks_exact(size_of::<OwnerRow>()).filter_map(|row| OwnerRow::read_from_bytes(row).ok());

@@ -65,6 +65,9 @@ pub(super) struct PeerKey {
     pub(super) port: u16,
     pub(super) family: u8,
     pub(super) outgoing: u8,
+    /// 0 once it is known.
+    pub(super) window: u32,
+    pub(super) pad0: u32,
 }
 
 impl PeerKey {
@@ -91,6 +94,32 @@ pub(super) struct PeerValue {
     pub(super) pad0: u32,
 }
 
+/// The earlier of two moments, 0 for none.
+fn earlier(a: u64, b: u64) -> u64 {
+    if a == 0 || b == 0 { a.max(b) } else { a.min(b) }
+}
+
+impl std::ops::AddAssign for PeerValue {
+    fn add_assign(&mut self, other: Self) {
+        self.first_retransmit_ns = earlier(self.first_retransmit_ns, other.first_retransmit_ns);
+        self.retransmits += other.retransmits;
+        self.syn_retransmits += other.syn_retransmits;
+        self.closed_segments += other.closed_segments;
+        self.closed_retransmits += other.closed_retransmits;
+        self.closed_spurious += other.closed_spurious;
+        self.srtt_sum_us += other.srtt_sum_us;
+        self.srtt_count += other.srtt_count;
+        if self.min_rtt_us == 0 || (other.min_rtt_us > 0 && other.min_rtt_us < self.min_rtt_us) {
+            self.min_rtt_us = other.min_rtt_us;
+        }
+        self.established += other.established;
+        self.closed += other.closed;
+        if other.pid > 0 {
+            self.pid = other.pid;
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(super) struct FailureKey {
@@ -101,6 +130,9 @@ pub(super) struct FailureKey {
     pub(super) port: u16,
     pub(super) family: u8,
     pub(super) pad0: u8,
+    /// 0 once it is known.
+    pub(super) window: u32,
+    pub(super) pad1: u32,
 }
 
 impl FailureKey {
@@ -115,6 +147,14 @@ pub(super) struct FailureValue {
     pub(super) first_ns: u64,
     pub(super) count: u64,
     pub(super) comm: Comm,
+}
+
+impl std::ops::AddAssign for FailureValue {
+    fn add_assign(&mut self, other: Self) {
+        self.first_ns = earlier(self.first_ns, other.first_ns);
+        self.count += other.count;
+        self.comm = other.comm;
+    }
 }
 
 /// A socket.
@@ -196,12 +236,12 @@ mod tests {
     #[test]
     fn mirrors_are_as_the_kernel_side_has_them() {
         let object = aya::include_bytes_aligned!("../../../objects/tcp_monitor_summary.bpf.o");
-        let fields = fields!(PeerKey: remote netns port family outgoing);
+        let fields = fields!(PeerKey: remote netns port family outgoing window pad0);
         assert_matches(object, "peer_key", size_of::<PeerKey>(), fields);
         let fields = fields!(PeerValue: first_retransmit_ns retransmits syn_retransmits closed_segments closed_retransmits
             closed_spurious srtt_sum_us srtt_count min_rtt_us established closed pid pad0);
         assert_matches(object, "peer_value", size_of::<PeerValue>(), fields);
-        let fields = fields!(FailureKey: remote netns pid error port family pad0);
+        let fields = fields!(FailureKey: remote netns pid error port family pad0 window pad1);
         assert_matches(object, "failure_key", size_of::<FailureKey>(), fields);
         let fields = fields!(FailureValue: first_ns count comm);
         assert_matches(object, "failure_value", size_of::<FailureValue>(), fields);
