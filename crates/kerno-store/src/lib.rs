@@ -42,6 +42,7 @@ mod found;
 mod incidents;
 mod lock;
 mod mend;
+mod pack;
 mod reader;
 mod scan;
 mod settings;

@@ -34,6 +34,9 @@ const FILE_BYTES: (u64, u64) = (64 << 10, 8 << 20);
 /// The lock file and the directory.
 const OWN_BYTES: u64 = 3 * 4096;
 
+/// The year 2500: what is stored in nanoseconds has to fit.
+const MAX_SECONDS: f64 = 16_725_225_600.0;
+
 /// Windows, in whose time the wall clock must not have been before a moment, for it to be believed.
 const CLOCK_WINDOWS: usize = 360;
 
@@ -134,6 +137,11 @@ impl Store {
     /// If it could not be written; then nothing of it was. The next call tries again with its own window. [`status`](Self::status) tells
     /// since when writing fails.
     pub fn append(&mut self, window: &Window) -> Result<(), StoreError> {
+        let (started_unix, seconds) = (window.span.started_unix, window.span.covered_seconds());
+        // What cannot be read again is not written; the system has nothing to do with it.
+        if !(0.0..MAX_SECONDS).contains(&started_unix) || !(0.0..MAX_SECONDS).contains(&seconds) {
+            return Err(StoreError::Span { started_unix, seconds });
+        }
         let new = Numbered { window: window.clone(), first: self.next_window, count: 1 };
         let written = self.limit().and_then(|limit| {
             self.limit_bytes = limit;
