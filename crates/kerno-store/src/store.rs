@@ -167,12 +167,11 @@ impl Store {
     /// # Errors
     /// If it could not be written; then what was kept before still is.
     pub fn put_incident(&mut self, record: &IncidentRecord) -> Result<(), StoreError> {
-        let result = self.try_put_incident(record);
-        result.inspect_err(|error| self.fails(error))
+        let ready = ReadyIncident::new(record)?;
+        self.write_incident(ready).inspect_err(|error| self.fails(error))
     }
 
-    fn try_put_incident(&mut self, record: &IncidentRecord) -> Result<(), StoreError> {
-        let ready = ReadyIncident::new(record)?;
+    fn write_incident(&mut self, ready: ReadyIncident) -> Result<(), StoreError> {
         self.limit_bytes = self.limit()?;
         self.make_room(self.incidents.growth(&ready))?;
         let number = self.take_file_number();
