@@ -29,6 +29,9 @@ pub(crate) fn unpack(raw: &[u8]) -> Result<Window, ReadError> {
     }
 }
 
+/// With less, the encoder takes tables of 32 MB.
+const LEAST_WINDOW_BITS: u32 = 17;
+
 /// The most bytes that a value has before compression.
 pub(crate) const MAX_RAW_BYTES: usize = 64 << 20;
 
@@ -38,7 +41,7 @@ pub(crate) fn compress(raw: &[u8], dictionary: &[u8]) -> Vec<u8> {
     let params = BrotliEncoderParams {
         quality: QUALITY,
         #[allow(clippy::cast_possible_wrap, reason = "at most 64")]
-        lgwin: bits.clamp(10, 24) as i32,
+        lgwin: bits.clamp(LEAST_WINDOW_BITS, 24) as i32,
         size_hint: raw.len(),
         ..BrotliEncoderParams::default()
     };

@@ -44,6 +44,8 @@ mod lock;
 mod mend;
 mod pack;
 mod reader;
+#[cfg(test)]
+mod sample;
 mod scan;
 mod settings;
 mod state;

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use kerno_store::Store;
 
-use crate::made::{BEGIN, Machine, SECOND, all, merged, short};
+use crate::made::{BEGIN, Machine, SECOND, all, folder, merged, short};
 
 #[test]
 fn a_clock_set_back_claims_a_time_twice() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let (mut store, _) = Store::open(dir.path(), short()).unwrap();
     let mut machine = Machine::default();
     let mut windows: Vec<_> = (0..30).map(|_| machine.watch(10.0)).collect();
@@ -37,7 +37,7 @@ fn a_clock_set_back_claims_a_time_twice() {
 
 #[test]
 fn a_time_that_came_twice_is_told_of() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let (mut store, _) = Store::open(dir.path(), short()).unwrap();
     let mut machine = Machine::default();
     let mut windows: Vec<_> = (0..30).map(|_| machine.watch(10.0)).collect();
@@ -56,7 +56,7 @@ fn a_time_that_came_twice_is_told_of() {
 
 #[test]
 fn a_clock_that_jumps_ahead_removes_nothing() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let (mut store, _) = Store::open(dir.path(), short()).unwrap();
     let mut machine = Machine::default();
     let windows: Vec<_> = (0..20).map(|_| machine.watch(10.0)).collect();
@@ -70,7 +70,7 @@ fn a_clock_that_jumps_ahead_removes_nothing() {
 
 #[test]
 fn boots_are_never_mixed() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let (mut store, _) = Store::open(dir.path(), short()).unwrap();
     let mut machine = Machine::default();
     let mut windows = Vec::new();
@@ -95,7 +95,7 @@ fn boots_are_never_mixed() {
 
 #[test]
 fn a_machine_that_was_off_still_has_the_day_before() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let (mut store, _) = Store::open(dir.path(), short()).unwrap();
     let mut machine = Machine::default();
     let windows: Vec<_> = (0..20).map(|_| machine.watch(10.0)).collect();
@@ -114,7 +114,7 @@ fn a_machine_that_was_off_still_has_the_day_before() {
 
 #[test]
 fn what_was_not_watched_is_told() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let (mut store, _) = Store::open(dir.path(), short()).unwrap();
     let mut machine = Machine::default();
     let first = machine.watch(10.0);
@@ -123,10 +123,14 @@ fn what_was_not_watched_is_told() {
     [&first, &second].into_iter().for_each(|window| store.append(window).unwrap());
     let begin = BEGIN as u64 * SECOND;
     let found = store.reader().between(begin - 5 * SECOND, begin + 60 * SECOND).unwrap().unwrap();
-    let gaps: Vec<_> =
-        found.gaps.iter().map(|gap| ((gap.from + SECOND - begin) / SECOND, (gap.to - begin) / SECOND)).collect();
+    let gaps: Vec<_> = found
+        .gaps
+        .iter()
+        .skip(1)
+        .map(|gap| ((gap.from + SECOND - begin) / SECOND, (gap.to - begin) / SECOND))
+        .collect();
     assert_eq!(found.windows, 2);
-    assert_eq!(gaps[1..], [(11, 45), (56, 60)]);
+    assert_eq!(gaps, [(11, 45), (56, 60)]);
     assert_eq!((found.gaps[0].from, found.gaps[0].to), (begin - 5 * SECOND, begin));
     assert_eq!(found.window.span.unwatched_seconds.round(), 35.0);
 }

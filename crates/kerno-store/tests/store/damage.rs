@@ -7,7 +7,7 @@ use kerno_model::Window;
 use kerno_store::{Note, Reader, Store};
 
 use crate::incidents::incident;
-use crate::made::{Dice, Machine, all, copy, files, merged, short};
+use crate::made::{Dice, Machine, all, assert_same, copy, files, folder, merged, short};
 
 /// A record, found as docs/store.md says and not by the code under test.
 #[derive(Clone, Debug)]
@@ -42,7 +42,7 @@ struct Template {
 }
 
 fn template() -> Template {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     // Files of 25 s, 75 s and 250 s: several windows and keys in each, and a longer one.
     let mut settings = short();
     settings.tiers[0].keep *= 4;
@@ -50,7 +50,7 @@ fn template() -> Template {
     settings.tiers[2].keep *= 8;
     let (mut store, _) = Store::open(dir.path(), settings).unwrap();
     let mut machine = Machine::default();
-    let windows: Vec<_> = (0..150).map(|_| machine.watch(10.0)).collect();
+    let windows: Vec<_> = (0..75).map(|_| machine.watch(10.0)).collect();
     windows.iter().for_each(|window| store.append(window).unwrap());
     (0..8).for_each(|number| store.put_incident(&incident(number)).unwrap());
     store.put_state("outbox", &[1, 2, 3]).unwrap();
@@ -98,8 +98,8 @@ fn everything_else_is_read() {
     let template = template();
     let mut dice = Dice(0x5eed);
     let (mut told, mut rounds) = (0, 0);
-    while rounds < 400 {
-        let dir = tempfile::tempdir().unwrap();
+    while rounds < 300 {
+        let dir = folder();
         copy(template.dir.path(), dir.path());
         let names: Vec<_> = template.records.keys().collect();
         // Every other time the file that was written last.
@@ -167,24 +167,26 @@ fn everything_else_is_read() {
         let mut machine = template.machine.clone();
         let more: Vec<_> = (0..3).map(|_| machine.watch(10.0)).collect();
         more.iter().for_each(|window| store.append(window).unwrap());
-        assert!(all(&store.reader()).ends_with(&more), "{context}");
+        // Where the window before is lost, a coarser one may have them.
+        let is_there = |store: &Store| numbers(&all(&store.reader()), &more).len() == more.len();
+        assert!(is_there(&store), "{context}");
         store.put_incident(&incident(100)).unwrap();
         store.put_state("outbox", &[7]).unwrap();
         drop(store);
         let (store, notes) = Store::open(dir.path(), short()).unwrap();
         assert!(notes.is_empty(), "{context}: {notes:?}");
-        assert!(all(&store.reader()).ends_with(&more), "{context}");
+        assert!(is_there(&store), "{context}");
         assert_eq!(store.reader().incidents().unwrap().len(), expected + 1, "{context}");
     }
-    assert!(told > 300, "{told}");
+    assert!(told > 250, "{told}");
 }
 
 #[test]
 fn much_damage_is_survived() {
     let template = template();
     let mut dice = Dice(0xdead);
-    for round in 0..60 {
-        let dir = tempfile::tempdir().unwrap();
+    for round in 0..40 {
+        let dir = folder();
         copy(template.dir.path(), dir.path());
         for (path, mut bytes) in files(dir.path()) {
             for _ in 0..=dice.below(6) {
@@ -212,7 +214,7 @@ fn check(window: &Window, windows: &[Window], context: &str) {
     let numbers = numbers(std::slice::from_ref(window), windows);
     let of: Vec<_> = numbers.iter().map(|number| windows[*number as usize].clone()).collect();
     assert!(!of.is_empty(), "{context}: {:?}", window.span);
-    assert_eq!(*window, merged(&of), "{context}");
+    assert_same(window, &merged(&of), context);
 }
 
 /// Which of the appended windows are in these.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use kerno_store::{Note, Reader, Settings, Store, StoreError, StoreErrorKind};
 
-use crate::made::{Machine, all, files, short};
+use crate::made::{Machine, all, files, folder, short};
 
 fn text(error: &StoreError) -> String {
     let source = std::error::Error::source(error).map(|source| format!(": {source}"));
@@ -18,7 +18,7 @@ fn refused(dir: &Path) -> String {
 
 #[test]
 fn errors_name_the_path() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let root = dir.path().display().to_string();
     let path = |name: &str| dir.path().join(name);
     std::fs::write(path("file"), "x").unwrap();
@@ -40,7 +40,7 @@ fn errors_name_the_path() {
 
 #[test]
 fn who_may_not_is_told() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let store = dir.path().join("store");
     drop(Store::open(&store, short()).unwrap());
@@ -64,7 +64,7 @@ fn who_may_not_is_told() {
 
 #[test]
 fn the_second_writer_is_told_of_the_first() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let (store, _) = Store::open(dir.path(), short()).unwrap();
     let error = Store::open(dir.path(), short()).unwrap_err();
     assert_eq!(error.to_string(), format!("{} is in use by process {}", dir.path().display(), std::process::id()));
@@ -78,7 +78,7 @@ fn impossible_settings_are_refused() {
     let refuse = |change: fn(&mut Settings)| {
         let mut settings = short();
         change(&mut settings);
-        let dir = tempfile::tempdir().unwrap();
+        let dir = folder();
         let error = Store::open(dir.path(), settings).unwrap_err();
         assert!(files(dir.path()).is_empty());
         assert_eq!(error.kind(), StoreErrorKind::Usage);
@@ -94,7 +94,7 @@ fn impossible_settings_are_refused() {
 
 #[test]
 fn what_is_newer_is_left_alone() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let (mut store, _) = Store::open(dir.path(), short()).unwrap();
     let mut machine = Machine::default();
     (0..9).for_each(|_| store.append(&machine.watch(10.0)).unwrap());
@@ -124,7 +124,7 @@ fn what_is_newer_is_left_alone() {
 
 #[test]
 fn other_files_are_left_alone() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let note = dir.path().join("NOTES");
     std::fs::write(&note, "mine").unwrap();
     let (mut store, notes) = Store::open(dir.path(), short()).unwrap();
@@ -135,7 +135,7 @@ fn other_files_are_left_alone() {
 
 #[test]
 fn files_that_disappear_are_no_end() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let (mut store, _) = Store::open(dir.path(), short()).unwrap();
     let mut machine = Machine::default();
     (0..20).for_each(|_| store.append(&machine.watch(10.0)).unwrap());
@@ -151,7 +151,7 @@ fn files_that_disappear_are_no_end() {
 
 #[test]
 fn impossible_windows_are_refused() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let (mut store, _) = Store::open(dir.path(), short()).unwrap();
     for (started, seconds) in [(-1.0, 10.0), (f64::NAN, 10.0), (1.0, -3.0), (1.0, f64::INFINITY), (1e300, 1.0)] {
         let mut window = Machine::default().watch(10.0);

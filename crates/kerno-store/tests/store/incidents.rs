@@ -5,7 +5,7 @@ use std::time::Duration;
 use kerno_model::{Change, ChangeKind, Finding, Incident, IncidentRecord, IncidentState, Moment, RuleId, Severity};
 use kerno_store::{Reader, Store, StoreErrorKind};
 
-use crate::made::{BEGIN, Machine, SECOND, short};
+use crate::made::{BEGIN, Machine, SECOND, folder, short};
 
 pub fn incident(number: u64) -> IncidentRecord {
     let unix_ns = (BEGIN as u64 + number * 60) * SECOND;
@@ -23,7 +23,7 @@ fn close(record: &mut IncidentRecord, after_seconds: u64) {
 
 #[test]
 fn the_latest_of_each_is_kept() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let (mut store, _) = Store::open(dir.path(), short()).unwrap();
     let mut records: Vec<_> = (0..20).map(incident).collect();
     records.iter().rev().for_each(|record| store.put_incident(record).unwrap());
@@ -43,7 +43,7 @@ fn the_latest_of_each_is_kept() {
 
 #[test]
 fn an_incident_that_changes_all_the_time_stays_small() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let (mut store, _) = Store::open(dir.path(), short()).unwrap();
     let mut record = incident(1);
     let others: Vec<_> = (2..5).map(incident).collect();
@@ -51,8 +51,8 @@ fn an_incident_that_changes_all_the_time_stays_small() {
     // Something that cannot be compressed.
     let mut noise = crate::made::Dice(9);
     let text =
-        |noise: &mut crate::made::Dice| (0..200).map(|_| format!("{:x}", noise.below(u64::MAX))).collect::<String>();
-    for round in 0..400 {
+        |noise: &mut crate::made::Dice| (0..400).map(|_| format!("{:x}", noise.below(u64::MAX))).collect::<String>();
+    for round in 0..150 {
         record.changes[0].what = text(&mut noise);
         record.incident.reopened = round;
         store.put_incident(&record).unwrap();
@@ -65,7 +65,7 @@ fn an_incident_that_changes_all_the_time_stays_small() {
 
 #[test]
 fn incidents_are_kept_for_their_time() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let mut settings = short();
     settings.keep_incidents = Duration::from_secs(3600);
     let (mut store, _) = Store::open(dir.path(), settings.clone()).unwrap();
@@ -88,7 +88,7 @@ fn incidents_are_kept_for_their_time() {
 
 #[test]
 fn states_are_replaced() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let (mut store, _) = Store::open(dir.path(), short()).unwrap();
     assert_eq!(store.state::<Vec<u32>>("outbox").unwrap(), None);
     store.put_state("outbox", &vec![1, 2, 3]).unwrap();

@@ -5,17 +5,17 @@ use std::time::Duration;
 use kerno_store::{Reader, Settings, Store, Tier};
 use proptest::prelude::*;
 
-use crate::made::{BEGIN, Machine, SECOND, all, check_kept, merged, short};
+use crate::made::{BEGIN, Machine, SECOND, all, check_kept, folder, merged, short};
 
 #[test]
 fn what_is_appended_is_read() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let (mut store, notes) = Store::open(dir.path(), short()).unwrap();
     assert!(notes.is_empty(), "{notes:?}");
     let mut machine = Machine::default();
     let reader = Reader::open(dir.path()).unwrap();
     let mut windows = Vec::new();
-    for _ in 0..70 {
+    for _ in 0..50 {
         windows.push(machine.watch(10.0));
         store.append(windows.last().unwrap()).unwrap();
         assert_eq!(all(&reader).last(), windows.last());
@@ -37,7 +37,7 @@ fn what_is_appended_is_read() {
 
 #[test]
 fn older_windows_become_coarser() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let (mut store, _) = Store::open(dir.path(), short()).unwrap();
     let mut machine = Machine::default();
     let mut windows = Vec::new();
@@ -76,7 +76,7 @@ fn older_windows_become_coarser() {
 
 #[test]
 fn other_tiers_later_are_no_problem() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let mut machine = Machine::default();
     let mut windows = Vec::new();
     let other = |resolutions: &[(u64, u64)]| {
@@ -108,7 +108,7 @@ fn other_tiers_later_are_no_problem() {
 #[test]
 fn windows_of_any_length_are_kept() {
     for seconds in [1.0, 7.0, 45.0, 300.0] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = folder();
         let (mut store, _) = Store::open(dir.path(), short()).unwrap();
         let mut machine = Machine::default();
         let windows: Vec<_> = (0..130).map(|_| machine.watch(seconds)).collect();
@@ -143,7 +143,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn whatever_happens_each_window_is_there_once(steps in steps()) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = folder();
         let (mut store, _) = Store::open(dir.path(), short()).unwrap();
         let (mut machine, mut windows) = (Machine::default(), Vec::new());
         for step in steps {
