@@ -1,6 +1,6 @@
 //! The files of a directory and what is in them, for readers: without a lock, beside a writer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -8,8 +8,12 @@ use std::path::{Path, PathBuf};
 
 use crate::cover::{Cover, Piece};
 use crate::format::{Head, Kind, Opening};
+use crate::mend::ask_a_window;
 use crate::scan::{Entry, Hole, Look, Tail, opening, scan};
 use crate::{StoreError, Timestamp};
+
+/// So many files of each resolution are held open while windows are read. One is removed in about an hour.
+const HELD_OPEN: usize = 8;
 
 /// A file of windows or incidents.
 #[derive(Debug)]
@@ -52,6 +56,8 @@ pub(crate) struct Catalog {
     /// By number, which no two files share.
     pub(crate) windows: BTreeMap<u64, Listed>,
     pub(crate) incidents: BTreeMap<u64, Listed>,
+    /// Records that could not be read, by file and offset: coarser ones may have what they had.
+    damaged: BTreeSet<(u64, u64)>,
 }
 
 /// The names in a directory.
@@ -91,6 +97,8 @@ impl Catalog {
             }
         }
         (self.windows, self.incidents) = (windows, incidents);
+        let windows = &self.windows;
+        self.damaged.retain(|(file, _)| windows.contains_key(file));
         Ok(is_store)
     }
 
@@ -98,7 +106,8 @@ impl Catalog {
     fn tiers(&self) -> BTreeMap<u64, Vec<Piece<Place>>> {
         let mut tiers: BTreeMap<u64, Vec<Piece<Place>>> = BTreeMap::new();
         for (number, file) in &self.windows {
-            let pieces = file.entries.iter().filter(|entry| entry.head.count > 0).map(|entry| Piece {
+            let whole = |entry: &&Entry| entry.head.count > 0 && !self.damaged.contains(&(*number, entry.offset));
+            let pieces = file.entries.iter().filter(whole).map(|entry| Piece {
                 first: entry.head.first,
                 last: entry.head.last(),
                 record: Place { file: *number, entry: *entry },
@@ -123,6 +132,39 @@ impl Catalog {
             |place| place.overlaps(from, to) && place.is_within(from, to),
             |place| place.overlaps(from, to),
         )
+    }
+
+    /// Remembers that a record cannot be read. Returns whether that is news.
+    pub(crate) fn is_damaged(&mut self, place: &Place) -> bool {
+        // The last one may be being written.
+        let is_last = self.windows.get(&place.file).is_none_or(|file| file.entries.last() == Some(&place.entry));
+        !is_last && self.damaged.insert((place.file, place.entry.offset))
+    }
+
+    /// How many records of a time are known to be damaged.
+    pub(crate) fn damaged_in(&self, from: Timestamp, to: Timestamp) -> usize {
+        let is_damaged = |file: u64, entry: &Entry| self.damaged.contains(&(file, entry.offset));
+        let places = self.windows.iter().flat_map(|(file, listed)| {
+            listed
+                .entries
+                .iter()
+                .filter(|entry| is_damaged(*file, entry))
+                .map(|entry| Place { file: *file, entry: *entry })
+        });
+        places.filter(|place| place.overlaps(from, to)).count()
+    }
+
+    /// Some files of each resolution of which records are to be read: those that are removed next.
+    pub(crate) fn removed_next(&self, places: impl Iterator<Item = Place>) -> Vec<(u64, PathBuf)> {
+        let mut of_each: BTreeMap<u64, BTreeMap<u64, PathBuf>> = BTreeMap::new();
+        for place in places {
+            let Some(file) = self.windows.get(&place.file) else { continue };
+            let files = of_each.entry(file.head.resolution_seconds).or_default();
+            if files.len() < HELD_OPEN || files.contains_key(&place.file) {
+                files.entry(place.file).or_insert_with(|| file.path.clone());
+            }
+        }
+        of_each.into_values().flatten().collect()
     }
 
     /// The boot of the machine that a file is of.
@@ -162,6 +204,9 @@ fn look_at(path: &Path, named: Head, known: Option<Listed>) -> Result<Listed, St
         }
     };
     let mut found = scan(&file, listed.scanned, len, Look::Heads).map_err(StoreError::io("read", path))?;
+    if listed.header_damaged && listed.entries.is_empty() && listed.head.kind == Kind::Windows {
+        ask_a_window(path, &found, &mut listed.head);
+    }
     listed.entries.append(&mut found.entries);
     listed.holes.append(&mut found.holes);
     listed.tail = (found.tail == Tail::Damaged).then_some(Hole { offset: found.end, bytes: len - found.end });

@@ -2,23 +2,35 @@
 
 use std::io::Read;
 
-use kerno_model::Window;
-use kerno_model::saved::{ReadError, read_window};
-
 use brotli::enc::{BrotliEncoderParams, StandardAlloc};
+use kerno_model::saved::{ReadError, read_window};
+use kerno_model::{SCHEMA_VERSION, Window};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::pack;
 
 /// The quality of the compression, from 0 to 11: see docs/decisions/store.md.
 const QUALITY: i32 = 5;
 
 /// A window as bytes, not yet compressed.
 pub(crate) fn pack(window: &Window) -> Result<Vec<u8>, serde_json::Error> {
-    serde_json::to_vec(window)
+    Ok(pack::pack(&serde_json::to_value(window)?))
 }
 
-/// A window from bytes that [`pack`] made, in this version or an earlier one.
+/// A window from bytes that [`pack`] made, in this version of the saved form or an earlier one.
 pub(crate) fn unpack(raw: &[u8]) -> Result<Window, ReadError> {
-    read_window(raw)
+    let malformed = |what: String| ReadError::Malformed { line: 0, column: 0, what };
+    let value = pack::unpack(raw).ok_or_else(|| malformed("not a packed window".to_owned()))?;
+    if value.get("schema_version").and_then(Value::as_u64) == Some(SCHEMA_VERSION.into()) {
+        Window::deserialize(value).map_err(|error| malformed(error.to_string()))
+    } else {
+        read_window(value.to_string().as_bytes())
+    }
 }
+
+/// With less, the encoder takes tables of 32 MB.
+const LEAST_WINDOW_BITS: u32 = 17;
 
 /// The most bytes that a value has before compression.
 pub(crate) const MAX_RAW_BYTES: usize = 64 << 20;
@@ -29,7 +41,7 @@ pub(crate) fn compress(raw: &[u8], dictionary: &[u8]) -> Vec<u8> {
     let params = BrotliEncoderParams {
         quality: QUALITY,
         #[allow(clippy::cast_possible_wrap, reason = "at most 64")]
-        lgwin: bits.clamp(10, 24) as i32,
+        lgwin: bits.clamp(LEAST_WINDOW_BITS, 24) as i32,
         size_hint: raw.len(),
         ..BrotliEncoderParams::default()
     };

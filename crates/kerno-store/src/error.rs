@@ -85,6 +85,14 @@ pub enum StoreError {
         /// What the store may take.
         limit_bytes: u64,
     },
+    /// When a window began, or how long it was, is impossible.
+    #[error("a window of {seconds} seconds from {started_unix} on is impossible")]
+    Span {
+        /// Its start, in seconds since 1970.
+        started_unix: f64,
+        /// How long it was, in seconds.
+        seconds: f64,
+    },
     /// The settings are impossible.
     #[error("{what}")]
     Settings {
@@ -138,9 +146,11 @@ impl StoreError {
             Self::NoRoom { .. } => StoreErrorKind::NoSpace,
             Self::Io { .. } => StoreErrorKind::Io,
             Self::Damaged { .. } | Self::Window { .. } => StoreErrorKind::Damaged,
-            Self::Value { .. } | Self::TooLarge { .. } | Self::Settings { .. } | Self::StateName { .. } => {
-                StoreErrorKind::Usage
-            }
+            Self::Value { .. }
+            | Self::TooLarge { .. }
+            | Self::Span { .. }
+            | Self::Settings { .. }
+            | Self::StateName { .. } => StoreErrorKind::Usage,
         }
     }
 

@@ -33,28 +33,16 @@ pub(crate) struct Appended {
 }
 
 impl Appended {
-    /// Makes a file with this beginning. Nothing is left of it if that fails.
+    /// Makes a file with this beginning. It has its name when all of it is there, and nothing is left of it if that fails.
     pub(crate) fn create(path: PathBuf, beginning: &[u8]) -> Result<Self, StoreError> {
-        let mut options = OpenOptions::new();
-        let options = options.read(true).write(true).create_new(true).mode(0o640);
-        let file = options.open(&path).map_err(StoreError::io("create", &path))?;
-        let mut new = Self { path, file, end: 0, uncertain: false };
-        let result = new.append(beginning).and_then(|()| sync_parent(&new.path));
-        if let Err(error) = result {
-            let _ = std::fs::remove_file(&new.path);
-            return Err(error);
-        }
-        Ok(new)
+        let file = replace(&path, |file| file.write_all_at(beginning, 0))?;
+        Ok(Self { path, file, end: beginning.len() as u64, uncertain: false })
     }
 
     /// Goes on with a file whose last record ends at `end`.
     pub(crate) fn open(path: PathBuf, end: u64) -> Result<Self, StoreError> {
         let file = OpenOptions::new().read(true).write(true).open(&path).map_err(StoreError::io("open", &path))?;
         Ok(Self { path, file, end, uncertain: false })
-    }
-
-    pub(crate) const fn file(&self) -> &File {
-        &self.file
     }
 
     /// Whether the file is still what was written to it last.
@@ -86,8 +74,8 @@ impl Appended {
     }
 }
 
-/// Puts a file in the place of another, or where none is: after a crash, it is the one or the other.
-pub(crate) fn replace(path: &Path, write: impl FnOnce(&File) -> io::Result<()>) -> Result<(), StoreError> {
+/// Puts a file in the place of another, or where none is: after a crash, it is the one or the other, and whole.
+pub(crate) fn replace(path: &Path, write: impl FnOnce(&File) -> io::Result<()>) -> Result<File, StoreError> {
     let mut unfinished = path.as_os_str().to_owned();
     unfinished.push(UNFINISHED);
     let unfinished = PathBuf::from(unfinished);
@@ -101,7 +89,9 @@ pub(crate) fn replace(path: &Path, write: impl FnOnce(&File) -> io::Result<()>) 
     if result.is_err() {
         let _ = std::fs::remove_file(&unfinished);
     }
-    result.and_then(|()| sync_parent(path))
+    result?;
+    sync_parent(path)?;
+    Ok(file)
 }
 
 /// Makes the name of a new or renamed file last.

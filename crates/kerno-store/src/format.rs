@@ -223,12 +223,16 @@ impl RecordHead {
         RECORD_HEAD_BYTES as u64 + self.payload_bytes as u64
     }
 
-    /// The record as it is written. Fills in what the payload determines.
-    pub(crate) fn with_payload(mut self, payload: &[u8]) -> Vec<u8> {
-        self.payload_bytes = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-        self.payload_crc = crc(&[payload]);
+    /// Fills in what the payload determines.
+    pub(crate) fn of_payload(self, payload: &[u8]) -> Self {
+        let payload_bytes = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        Self { payload_bytes, payload_crc: crc(&[payload]), ..self }
+    }
+
+    /// The record as it is written.
+    pub(crate) fn with_payload(self, payload: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(RECORD_HEAD_BYTES + payload.len());
-        bytes.extend(self.to_bytes());
+        bytes.extend(self.of_payload(payload).to_bytes());
         bytes.extend(payload);
         bytes
     }

@@ -28,7 +28,7 @@ pub struct Found {
     /// What is also of this time and could not be merged, the earliest first: other boots, and what was watched before the wall clock was
     /// set back by so much that it showed this time twice.
     pub others: Vec<Stretch>,
-    /// How many windows of this time are damaged.
+    /// How many stored windows of this time are damaged. Coarser ones may have what they had.
     pub damaged: usize,
     /// How many windows could not be merged, because they overlap others.
     pub left_out: usize,
@@ -65,7 +65,6 @@ pub(crate) struct Finder {
     others: Vec<Stretch>,
     window: Option<Window>,
     windows: usize,
-    damaged: usize,
     left_out: usize,
     watched: Vec<Interval>,
 }
@@ -94,7 +93,7 @@ impl Finder {
             to: run.iter().map(|place| place.entry.head.ended_unix_ns()).max().unwrap_or_default(),
         });
         let others = others.collect();
-        Self { from, to, places, others, window: None, windows: 0, damaged: 0, left_out: 0, watched: Vec::new() }
+        Self { from, to, places, others, window: None, windows: 0, left_out: 0, watched: Vec::new() }
     }
 
     /// The next place to read.
@@ -117,11 +116,7 @@ impl Finder {
         self.watched.push(Interval { from: head.started_unix_ns, to: head.ended_unix_ns() });
     }
 
-    pub(crate) fn cannot_read(&mut self) {
-        self.damaged += 1;
-    }
-
-    pub(crate) fn found(mut self) -> Option<Found> {
+    pub(crate) fn found(mut self, damaged: usize) -> Option<Found> {
         let window = self.window?;
         self.watched.sort_unstable_by_key(|watched| watched.from);
         let mut gaps = Vec::new();
@@ -132,14 +127,7 @@ impl Finder {
             }
             until = until.max(watched.to);
         }
-        Some(Found {
-            window,
-            windows: self.windows,
-            gaps,
-            others: self.others,
-            damaged: self.damaged,
-            left_out: self.left_out,
-        })
+        Some(Found { window, windows: self.windows, gaps, others: self.others, damaged, left_out: self.left_out })
     }
 }
 

@@ -63,6 +63,7 @@ impl ReadyIncident {
             started_monotonic_ns: incident.opened.monotonic_ns,
             covered_ns,
         };
+        let head = head.of_payload(&payload);
         Ok(Self { head, record: head.with_payload(&payload) })
     }
 
@@ -126,9 +127,7 @@ impl IncidentLog {
         writing.append(&ready.record)?;
         let file = self.files.len() - 1;
         self.files[file].1 = writing.end;
-        let payload_bytes = u32::try_from(ready.record.len()).unwrap_or(u32::MAX) - 64;
-        let head = RecordHead { payload_bytes, ..ready.head };
-        self.live.insert(ready.head.first, Live { file, entry: Entry { offset, head } });
+        self.live.insert(ready.head.first, Live { file, entry: Entry { offset, head: ready.head } });
         Ok(())
     }
 

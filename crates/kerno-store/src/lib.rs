@@ -42,7 +42,10 @@ mod found;
 mod incidents;
 mod lock;
 mod mend;
+mod pack;
 mod reader;
+#[cfg(test)]
+mod sample;
 mod scan;
 mod settings;
 mod state;

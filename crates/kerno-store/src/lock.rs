@@ -16,7 +16,14 @@ pub(crate) const NAME: &str = "lock";
 /// Held while it exists.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for Lock {
+    /// Closing is not enough while a process that was just forked has the file, too.
+    fn drop(&mut self) {
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
 }
 
 impl Lock {
@@ -29,7 +36,7 @@ impl Lock {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
                 let mut text = String::new();
-                let read = file.take(32).read_to_string(&mut text);
+                let read = (&file).take(32).read_to_string(&mut text);
                 let pid = read.ok().and_then(|_| text.trim().parse().ok());
                 return Err(StoreError::InUse { dir: dir.to_owned(), pid });
             }
@@ -37,6 +44,6 @@ impl Lock {
         }
         // Only for whoever comes second: a full disk is no reason not to read what is there.
         let _ = file.set_len(0).and_then(|()| write!(file, "{}\n", std::process::id()));
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }

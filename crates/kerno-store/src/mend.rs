@@ -156,9 +156,10 @@ fn set_aside(path: PathBuf, file: &File, mut head: Head, found: Scan, len: u64, 
     }
 }
 
-fn ask_a_window(path: &Path, found: &Scan, head: &mut Head) {
+/// Learns from a window what the header of its file would say.
+pub(crate) fn ask_a_window(path: &Path, found: &Scan, head: &mut Head) {
     let mut files = Files::default();
-    if files.open(0, path).is_err() {
+    if files.open(0, Some(path)).is_err() {
         return;
     }
     if let Some(window) = found.entries.iter().find_map(|entry| files.window(entry).ok()) {
@@ -180,7 +181,7 @@ fn put_in_place(path: &Path, file: &File, head: &Head, found: &Scan) -> Result<P
     let copied = if found.entries.is_empty() {
         if linked { std::fs::remove_file(path).map_err(name_again()) } else { Ok(()) }
     } else {
-        replace(path, |copy| copy_records(file, copy, head, &found.entries))
+        replace(path, |copy| copy_records(file, copy, head, &found.entries)).map(drop)
     };
     if let Err(error) = copied {
         let _ = if linked { std::fs::remove_file(&aside) } else { std::fs::rename(&aside, path) };

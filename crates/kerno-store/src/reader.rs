@@ -95,11 +95,15 @@ impl Reader {
     ///
     /// What cannot be read is an item, too; those after it follow. If the directory cannot be read, that is the only item.
     pub fn windows(&self, from: Timestamp, to: Timestamp) -> Windows<'_> {
-        let (places, failed) = match self.refreshed() {
-            Ok(catalog) => (catalog.finest(from, to), None),
-            Err(error) => (Vec::new(), Some(error)),
+        let (places, files, failed) = match self.refreshed() {
+            Ok(catalog) => {
+                let places = catalog.finest(from, to);
+                let files = Files::with(catalog.removed_next(places.iter().map(|piece| piece.record)));
+                (places, files, None)
+            }
+            Err(error) => (Vec::new(), Files::default(), Some(error)),
         };
-        Windows { reader: self, range: (from, to), places: places.into(), failed, files: Files::default(), tries: 0 }
+        Windows { reader: self, range: (from, to), places: places.into(), failed, files, tries: 0 }
     }
 
     /// One window of all that overlap a time by the wall clock, merged. Of long times, coarse windows are read. `None` if nothing was watched
@@ -110,31 +114,35 @@ impl Reader {
     /// # Errors
     /// If the store cannot be read. Single windows that cannot be are only counted.
     pub fn between(&self, from: Timestamp, to: Timestamp) -> Result<Option<Found>, StoreError> {
-        for _ in 0..TRIES {
-            let (places, boots) = {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let (places, boots, next) = {
                 let catalog = self.refreshed()?;
                 let places = catalog.coarsest(from, to);
                 let boots: Vec<_> = places.iter().map(|piece| owned(catalog.boot(&piece.record))).collect();
-                (places, boots)
+                let next = catalog.removed_next(places.iter().map(|piece| piece.record));
+                (places, boots, next)
             };
+            let mut files = Files::with(next);
             let mut finder = Finder::new(from, to, places.into_iter().zip(boots));
-            let mut files = Files::default();
-            let mut gone = false;
+            let mut again = false;
             while let Some(place) = finder.next() {
                 match self.read(&place, &mut files) {
                     Ok(window) => finder.add(&place, &window),
-                    Err(error) if is_gone(&error) => {
-                        gone = true;
-                        break;
-                    }
-                    Err(_) => finder.cannot_read(),
+                    // The writer has removed the file: a coarser one has what it had.
+                    Err(error) if is_gone(&error) => again = true,
+                    Err(_) => again |= self.catalog().is_damaged(&place),
+                }
+                if again && tries < TRIES {
+                    break;
                 }
             }
-            if !gone {
-                return Ok(finder.found());
+            if !again || tries >= TRIES {
+                let damaged = self.catalog().damaged_in(from, to);
+                return Ok(finder.found(damaged));
             }
         }
-        Ok(None)
     }
 
     /// What was watched around a moment: from half of `length` before it to half of it after it. See [`between`](Self::between).
@@ -253,10 +261,11 @@ impl Reader {
     fn read(&self, place: &Place, files: &mut Files) -> Result<Window, StoreError> {
         let (path, is_last) = {
             let catalog = self.catalog();
-            let Some(listed) = catalog.windows.get(&place.file) else { return Err(gone(&self.dir)) };
-            (listed.path.clone(), listed.entries.last() == Some(&place.entry))
+            let listed = catalog.windows.get(&place.file);
+            let is_last = listed.is_some_and(|listed| listed.entries.last() == Some(&place.entry));
+            (listed.map(|listed| listed.path.clone()), is_last)
         };
-        files.open(place.file, &path)?;
+        files.open(place.file, path.as_deref())?;
         let mut tries = if is_last { TRIES } else { 1 };
         loop {
             tries -= 1;
@@ -295,8 +304,15 @@ impl Iterator for Windows<'_> {
                     let (from, to) = self.range;
                     match self.reader.refreshed() {
                         Ok(catalog) => {
-                            let rest = catalog.finest(from, to).into_iter().filter(|other| other.first >= piece.first);
+                            let places = catalog.finest(from, to);
+                            // One that began before this would repeat what was given already.
+                            let is_torn =
+                                places.iter().any(|other| other.first < piece.first && other.last >= piece.first);
+                            let rest = places.into_iter().filter(|other| other.first >= piece.first);
                             self.places = rest.collect();
+                            if is_torn {
+                                return Some(Err(error));
+                            }
                         }
                         Err(error) => return Some(Err(error)),
                     }
@@ -320,14 +336,28 @@ impl Iterator for Windows<'_> {
 pub(crate) struct Files {
     open: Option<(u64, PathBuf, File)>,
     key: Option<(u64, Vec<u8>)>,
+    /// Opened before they are removed.
+    kept: BTreeMap<u64, (PathBuf, File)>,
 }
 
 impl Files {
-    pub(crate) fn open(&mut self, number: u64, path: &Path) -> Result<(), StoreError> {
-        if !self.open.as_ref().is_some_and(|(known, ..)| *known == number) {
-            let file = File::open(path).map_err(StoreError::io("open", path))?;
-            (self.open, self.key) = (Some((number, path.to_owned(), file)), None);
+    /// Opens some files now, so that they can be read when they have been removed.
+    fn with(files: Vec<(u64, PathBuf)>) -> Self {
+        let open = |(number, path): (u64, PathBuf)| File::open(&path).ok().map(|file| (number, (path, file)));
+        Self { kept: files.into_iter().filter_map(open).collect(), ..Self::default() }
+    }
+
+    /// Goes to a file.
+    pub(crate) fn open(&mut self, number: u64, path: Option<&Path>) -> Result<(), StoreError> {
+        if self.open.as_ref().is_some_and(|(known, ..)| *known == number) {
+            return Ok(());
         }
+        let (path, file) = match (self.kept.remove(&number), path) {
+            (Some(kept), _) => kept,
+            (None, Some(path)) => (path.to_owned(), File::open(path).map_err(StoreError::io("open", path))?),
+            (None, None) => return Err(gone(Path::new(""))),
+        };
+        (self.open, self.key) = (Some((number, path, file)), None);
         Ok(())
     }
 

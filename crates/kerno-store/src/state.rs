@@ -58,7 +58,7 @@ pub(crate) fn to_bytes(name: &str, value: &impl Serialize) -> Result<(Head, Vec<
 
 /// Puts a value in the place of the one before.
 pub(crate) fn write(dir: &Path, head: &Head, bytes: &[u8]) -> Result<(), StoreError> {
-    file::replace(&dir.join(head.file_name()), |file| file.write_all_at(bytes, 0))
+    file::replace(&dir.join(head.file_name()), |file| file.write_all_at(bytes, 0)).map(drop)
 }
 
 /// Reads a value.

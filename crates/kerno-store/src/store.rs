@@ -34,6 +34,9 @@ const FILE_BYTES: (u64, u64) = (64 << 10, 8 << 20);
 /// The lock file and the directory.
 const OWN_BYTES: u64 = 3 * 4096;
 
+/// The year 2500: what is stored in nanoseconds has to fit.
+const MAX_SECONDS: f64 = 16_725_225_600.0;
+
 /// Windows, in whose time the wall clock must not have been before a moment, for it to be believed.
 const CLOCK_WINDOWS: usize = 360;
 
@@ -134,6 +137,11 @@ impl Store {
     /// If it could not be written; then nothing of it was. The next call tries again with its own window. [`status`](Self::status) tells
     /// since when writing fails.
     pub fn append(&mut self, window: &Window) -> Result<(), StoreError> {
+        let (started_unix, seconds) = (window.span.started_unix, window.span.covered_seconds());
+        // What cannot be read again is not written; the system has nothing to do with it.
+        if !(0.0..MAX_SECONDS).contains(&started_unix) || !(0.0..MAX_SECONDS).contains(&seconds) {
+            return Err(StoreError::Span { started_unix, seconds });
+        }
         let new = Numbered { window: window.clone(), first: self.next_window, count: 1 };
         let written = self.limit().and_then(|limit| {
             self.limit_bytes = limit;
@@ -159,12 +167,11 @@ impl Store {
     /// # Errors
     /// If it could not be written; then what was kept before still is.
     pub fn put_incident(&mut self, record: &IncidentRecord) -> Result<(), StoreError> {
-        let result = self.try_put_incident(record);
-        result.inspect_err(|error| self.fails(error))
+        let ready = ReadyIncident::new(record)?;
+        self.write_incident(ready).inspect_err(|error| self.fails(error))
     }
 
-    fn try_put_incident(&mut self, record: &IncidentRecord) -> Result<(), StoreError> {
-        let ready = ReadyIncident::new(record)?;
+    fn write_incident(&mut self, ready: ReadyIncident) -> Result<(), StoreError> {
         self.limit_bytes = self.limit()?;
         self.make_room(self.incidents.growth(&ready))?;
         let number = self.take_file_number();

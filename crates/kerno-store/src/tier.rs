@@ -404,7 +404,7 @@ fn seconds(ns: u64) -> f64 {
 
 fn source(file: &WindowFile) -> Option<(PathBuf, Files, Vec<Entry>)> {
     let mut files = Files::default();
-    files.open(0, &file.path).ok()?;
+    files.open(0, Some(&file.path)).ok()?;
     let opened = std::fs::File::open(&file.path).ok()?;
     let begin = match opening(&opened).ok()? {
         crate::format::Opening::Ours(_, begin) => begin,

@@ -1,7 +1,11 @@
 //! Made-up windows of a machine.
 
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
 use kerno_model::saved::read_window;
 use kerno_model::{Process, SCHEMA_VERSION, Window};
+use kerno_store::{Reader, Settings, Tier};
 
 /// When the made-up machine begins to be watched: seconds since 1970.
 pub const BEGIN: f64 = 1_784_563_200.0;
@@ -85,8 +89,85 @@ pub fn recorded(name: &str) -> Window {
     read_window(&std::fs::read(path).unwrap()).unwrap()
 }
 
-/// All names of recorded windows.
-pub fn corpus() -> Vec<String> {
-    let index = format!("{}/../../tests/corpus/INDEX", env!("CARGO_MANIFEST_DIR"));
-    std::fs::read_to_string(index).unwrap().lines().map(str::to_owned).collect()
+/// Short tiers: ten minutes of windows of 10 s in 24 files, and so on.
+pub fn short() -> Settings {
+    let mut settings = Settings::default();
+    settings.max_share = 1.0;
+    settings.tiers = vec![
+        Tier::new(Duration::from_secs(10), Duration::from_secs(600)),
+        Tier::new(Duration::from_secs(60), Duration::from_secs(1800)),
+        Tier::new(Duration::from_secs(300), Duration::from_secs(6000)),
+    ];
+    settings
+}
+
+/// All windows that a reader gives.
+pub fn all(reader: &Reader) -> Vec<Window> {
+    reader.windows(0, u64::MAX).map(Result::unwrap).collect()
+}
+
+pub fn merged(windows: &[Window]) -> Window {
+    let mut merged = windows[0].clone();
+    windows[1..].iter().for_each(|window| merged.merge(window).unwrap());
+    merged
+}
+
+/// What is kept must be the latest of these windows, without a gap, merged or not. Returns how many are there.
+pub fn check_kept(kept: &[Window], windows: &[Window]) -> usize {
+    let mut at = windows.len();
+    for window in kept.iter().rev() {
+        let count = window.merged.as_ref().map_or(1, |merged| merged.windows as usize);
+        at -= count;
+        assert_same(window, &merged(&windows[at..at + count]), &format!("{count} windows from {at}"));
+    }
+    windows.len() - at
+}
+
+/// Equal, but for what rounding does to sums of numbers with a point, which were added up in another order.
+pub fn assert_same(window: &Window, expected: &Window, context: &str) {
+    let near = |a: f64, b: f64| (a - b).abs() < 1e-6 * (1.0 + a.abs());
+    assert!(near(window.span.seconds, expected.span.seconds), "{context}: {:?} {:?}", window.span, expected.span);
+    assert!(near(window.span.unwatched_seconds, expected.span.unwatched_seconds), "{context}");
+    let mut window = window.clone();
+    (window.span.seconds, window.span.unwatched_seconds) = (expected.span.seconds, expected.span.unwatched_seconds);
+    if let (Some(ours), Some(theirs)) = (&mut window.merged, &expected.merged) {
+        assert_eq!(ours.gaps.len(), theirs.gaps.len(), "{context}");
+        for (ours, theirs) in ours.gaps.iter_mut().zip(&theirs.gaps) {
+            assert!(near(ours.at, theirs.at) && near(ours.seconds, theirs.seconds), "{context}: {ours:?} {theirs:?}");
+            *ours = *theirs;
+        }
+    }
+    assert!(window == *expected, "{context}: {window:#?}\n{expected:#?}");
+}
+
+/// A directory in memory: most tests are not about the disk.
+pub fn folder() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
+}
+
+/// All files of a directory.
+pub fn files(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = entries.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
+    files.sort();
+    files
+}
+
+pub fn copy(from: &Path, to: &Path) {
+    for (path, bytes) in files(from) {
+        std::fs::write(to.join(path.file_name().unwrap()), bytes).unwrap();
+    }
+}
+
+/// Numbers that look random and are the same in each run.
+pub struct Dice(pub u64);
+
+impl Dice {
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
 }

@@ -2,4 +2,10 @@
 
 mod made;
 
+mod clocks;
+mod damage;
+mod directory;
+mod incidents;
+mod processes;
+mod room;
 mod tiers;
