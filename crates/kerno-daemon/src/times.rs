@@ -50,7 +50,7 @@ fn moment(text: &str, now: &Zoned) -> Option<i128> {
     if let Some(seconds) = text.strip_prefix('@') {
         let seconds: f64 = seconds.parse().ok()?;
         #[allow(clippy::cast_possible_truncation, reason = "within the bounds that are checked")]
-        return (seconds.is_finite() && seconds.abs() < 1e11).then(|| (seconds * 1e9) as i128);
+        return (seconds.is_finite() && seconds.abs() < 1e11).then_some((seconds * 1e9) as i128);
     }
     if let Some(ago) = text.strip_suffix("ago") {
         let ago: SignedDuration = ago.trim().parse().ok()?;
