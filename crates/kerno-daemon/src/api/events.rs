@@ -16,7 +16,7 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::App;
-use super::routes::{Refused, Which};
+use super::questions::{Refused, Which};
 use crate::state::Change;
 
 /// So often something is sent, so that both ends see that the other is gone.

@@ -2,6 +2,7 @@
 
 mod events;
 mod exposition;
+mod questions;
 mod routes;
 
 use std::io;

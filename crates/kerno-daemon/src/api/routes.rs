@@ -1,4 +1,4 @@
-//! What is served, and how questions are read.
+//! What is served.
 
 use std::sync::Arc;
 
@@ -12,16 +12,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use kerno_doctor::report::{IncidentReport, Report};
 use kerno_doctor::{Thresholds, judge};
-use kerno_model::{IncidentState, Severity, Window};
+use kerno_model::Window;
 use kerno_store::Reader;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use super::questions::{Answer, Refused, When, Which};
 use super::{App, events, exposition};
 use crate::past;
-use crate::times::{Range, of_query};
-
-/// What `report` and `windows` look at unless told otherwise.
-const LENGTH: std::time::Duration = std::time::Duration::from_secs(30);
+use crate::times::Range;
 
 /// The most windows of one answer.
 const MAX_WINDOWS: usize = 10_000;
@@ -71,48 +69,6 @@ async fn of_this_machine(request: axum::extract::Request, next: Next) -> Respons
     next.run(request).await
 }
 
-/// An answer that says what is wrong.
-pub(super) struct Refused(pub(super) StatusCode, pub(super) String);
-
-impl Refused {
-    fn not_found(why: &str) -> Self {
-        Self(StatusCode::NOT_FOUND, why.to_owned())
-    }
-
-    fn bad(why: impl Into<String>) -> Self {
-        Self(StatusCode::BAD_REQUEST, why.into())
-    }
-}
-
-#[derive(Serialize)]
-struct Problem {
-    error: String,
-}
-
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        (self.0, axum::Json(Problem { error: self.1 })).into_response()
-    }
-}
-
-impl From<QueryRejection> for Refused {
-    fn from(rejection: QueryRejection) -> Self {
-        Self::bad(rejection.body_text())
-    }
-}
-
-impl From<past::PastError> for Refused {
-    fn from(error: past::PastError) -> Self {
-        let status = match error {
-            past::PastError::Nothing(_) => StatusCode::NOT_FOUND,
-            _ => StatusCode::SERVICE_UNAVAILABLE,
-        };
-        Self(status, past::explain(&error))
-    }
-}
-
-type Answer<T> = Result<T, Refused>;
-
 async fn healthz(State(app): State<App>) -> Response {
     told(app.shared.health())
 }
@@ -139,39 +95,6 @@ async fn status(State(app): State<App>) -> Response {
     axum::Json(app.shared.status()).into_response()
 }
 
-/// What incidents to show.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct Which {
-    state: Option<IncidentState>,
-    severity: Option<Severity>,
-    rule: Option<String>,
-    unit: Option<String>,
-    from: Option<String>,
-    to: Option<String>,
-}
-
-impl Which {
-    fn range(&self) -> Answer<Option<Range>> {
-        let now = jiff::Zoned::now();
-        let moment =
-            |name: &str, text: &str| of_query(text, &now).map_err(|why| Refused::bad(format!("{name}: {why}")));
-        if self.from.is_none() && self.to.is_none() {
-            return Ok(None);
-        }
-        let from_ns = self.from.as_deref().map_or(Ok(0), |text| moment("from", text))?;
-        let to_ns = self.to.as_deref().map_or(Ok(u64::MAX), |text| moment("to", text))?;
-        Ok(Some(Range { from_ns, to_ns }))
-    }
-
-    pub(super) fn has(&self, incident: &IncidentReport) -> bool {
-        self.state.is_none_or(|state| incident.state == state)
-            && self.severity.is_none_or(|least| incident.severity >= least)
-            && self.rule.as_ref().is_none_or(|rule| incident.rule == *rule)
-            && self.unit.as_ref().is_none_or(|unit| incident.unit.as_ref() == Some(unit))
-    }
-}
-
 async fn incidents(State(app): State<App>, which: Result<Query<Which>, QueryRejection>) -> Answer<Response> {
     let Query(which) = which?;
     let range = which.range()?;
@@ -196,36 +119,6 @@ async fn all_incidents(app: App) -> Answer<Vec<IncidentReport>> {
         None => Vec::new(),
     };
     Ok(past::together(kept, followed))
-}
-
-/// A stretch of time.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct When {
-    from: Option<String>,
-    to: Option<String>,
-    /// One window over the whole time instead of those that it is made of.
-    merged: bool,
-}
-
-impl When {
-    fn range(&self) -> Answer<Option<Range>> {
-        let now = jiff::Zoned::now();
-        let moment =
-            |name: &str, text: &str| of_query(text, &now).map_err(|why| Refused::bad(format!("{name}: {why}")));
-        let to_ns = self.to.as_deref().map(|text| moment("to", text)).transpose()?;
-        let range = match self.from.as_deref() {
-            None => to_ns.map(|to_ns| Range::before(to_ns, LENGTH)),
-            Some(from) => {
-                let now_ns = u64::try_from(now.timestamp().as_nanosecond()).unwrap_or(0);
-                Some(Range { from_ns: moment("from", from)?, to_ns: to_ns.unwrap_or(now_ns) })
-            }
-        };
-        match range {
-            Some(range) if range.from_ns >= range.to_ns => Err(Refused::bad("from must be before to")),
-            range => Ok(range),
-        }
-    }
 }
 
 async fn windows(State(app): State<App>, when: Result<Query<When>, QueryRejection>) -> Answer<Response> {
