@@ -95,4 +95,17 @@ mod tests {
         assert_eq!(Format::of("text/plain;q=0.9,application/openmetrics-text;q=0.1"), Format::Text);
         assert_eq!(Format::of("application/openmetrics-text;q=nonsense"), Format::Text);
     }
+
+    #[test]
+    fn alert_rules_ask_for_numbers_that_there_are() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/prometheus/kerno.rules.yml");
+        let text = std::fs::read_to_string(path).unwrap();
+        let expressions = text.lines().filter_map(|line| line.trim().strip_prefix("expr: "));
+        let words = expressions.flat_map(|line| line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_'));
+        let names: Vec<_> = words.filter(|word| word.starts_with("kerno_")).collect();
+        assert!(names.len() >= 4, "{names:?}");
+        for name in names {
+            assert!(kerno_model::catalogue::find(name).is_some(), "{name}");
+        }
+    }
 }
