@@ -18,7 +18,7 @@ const QUEUE_INTERVAL_NS: u64 = 1_000_000_000;
 const QUEUE_PATIENCE: Duration = Duration::from_millis(5);
 
 /// The walk over all sockets that ends a window begins with one of the samples before, and goes on with each. So many sockets are worth a
-/// part of their own. With fewer, they are all looked at when the window ends.
+/// part of their own. With fewer than two such parts, they are all looked at when the window ends.
 const PART_SOCKETS: usize = 4096;
 /// The most parts. The interval between two looks at a socket is about as long as the window, but earlier by up to half of it.
 const MAX_PARTS: usize = 12;
