@@ -43,7 +43,7 @@ impl Lock {
             Err(error) => return Err(StoreError::io("lock", &path)(error.into())),
         }
         // Only for whoever comes second: a full disk is no reason not to read what is there.
-        let _ = file.set_len(0).and_then(|()| write!(file, "{}\n", std::process::id()));
+        let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
         Ok(Self { file })
     }
 }

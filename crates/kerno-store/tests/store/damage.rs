@@ -149,15 +149,15 @@ fn everything_else_is_read() {
         }
         let kept = all(&store.reader());
         kept.iter().for_each(|window| check(window, &template.windows, &context));
-        let numbers = numbers(&kept, &template.windows);
+        let there = numbers(&kept, &template.windows);
         if windows(name) {
             // The finest ones: what is not in their file any more may be in a coarser one.
             for number in 0..template.windows.len() as u64 {
                 let is_lost = lost.iter().any(|lost| (lost.windows.0..=lost.windows.1).contains(&(number + 1)));
-                assert!(is_lost || numbers.contains(&number), "{context}: window {number} is not there");
+                assert!(is_lost || there.contains(&number), "{context}: window {number} is not there");
             }
         } else {
-            assert_eq!(numbers.len(), template.windows.len(), "{context}");
+            assert_eq!(there.len(), template.windows.len(), "{context}");
         }
         let incidents = store.reader().incidents().unwrap();
         let expected = if name.to_str().unwrap().starts_with("incidents") { 8 - lost.len() } else { 8 };
