@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 
 use kerno_model::SCHEMA_VERSION;
 
-use crate::catalog::names;
-use crate::file::{DAMAGED, UNFINISHED, replace, sync_parent};
+use crate::file::{DAMAGED, UNFINISHED, names, replace, sync_parent};
 use crate::format::{Content, EXTENSION, Head, Kind, Opening};
-use crate::reader::Files;
 use crate::scan::{Entry, Hole, Look, Scan, Tail, opening, payload, scan};
 use crate::status::Aside;
+use crate::window_files::ask_a_window;
 use crate::{Note, StoreError, lock};
 
 /// A file that is in order.
@@ -153,19 +152,6 @@ fn set_aside(path: PathBuf, file: &File, mut head: Head, found: Scan, len: u64, 
     });
     if let Ok((scan, head, begin, len)) = again {
         contents.files.push(Sound { path, head, begin, scan, len });
-    }
-}
-
-/// Learns from a window what the header of its file would say.
-pub(crate) fn ask_a_window(path: &Path, found: &Scan, head: &mut Head) {
-    let mut files = Files::default();
-    if files.open(0, Some(path)).is_err() {
-        return;
-    }
-    if let Some(window) = found.entries.iter().find_map(|entry| files.window(entry).ok()) {
-        head.boot_id = window.host.boot_id;
-        head.hostname = window.host.hostname;
-        head.kerno_version = window.kerno_version;
     }
 }
 
