@@ -32,6 +32,10 @@ pub(crate) struct Contents {
     pub(crate) files: Vec<Sound>,
     pub(crate) aside: Vec<Aside>,
     pub(crate) notes: Vec<Note>,
+    /// The highest number of a file, whether it can be read or not.
+    pub(crate) last_number: u64,
+    /// A file cannot be read at all, so that its windows are not known.
+    pub(crate) unread: bool,
 }
 
 /// Refuses a directory that a newer kerno wrote. Touches nothing.
@@ -59,7 +63,16 @@ pub(crate) fn contents(dir: &Path) -> Result<Contents, StoreError> {
             // It was to replace another file, which is still there.
             let _ = std::fs::remove_file(&path);
         } else if let Some(named) = Head::of_file_name(&name) {
-            examine(path, named, &mut contents)?;
+            contents.last_number = contents.last_number.max(named.number);
+            match examine(path.clone(), named, &mut contents) {
+                // The disk fails there, or the file belongs to somebody else: the others can be read.
+                Err(error @ StoreError::Io { .. }) => {
+                    let lost_bytes = std::fs::metadata(&path).map_or(0, |meta| meta.len());
+                    contents.notes.push(Note::Damaged { path, aside: None, lost_bytes, why: Some(error.in_full()) });
+                    contents.unread = true;
+                }
+                result => result?,
+            }
         } else if name.contains(&format!("{EXTENSION}{DAMAGED}")) {
             let bytes = std::fs::metadata(&path).map_or(0, |meta| meta.len());
             contents.aside.push(Aside { path, bytes });
