@@ -7,9 +7,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::cover::{Cover, Piece};
+use crate::file::names;
 use crate::format::{Head, Kind, Opening};
-use crate::mend::ask_a_window;
 use crate::scan::{Entry, Hole, Look, Tail, opening, scan};
+use crate::window_files::ask_a_window;
 use crate::{StoreError, Timestamp};
 
 /// So many files of each resolution are held open while windows are read. One is removed in about an hour.
@@ -58,18 +59,6 @@ pub(crate) struct Catalog {
     pub(crate) incidents: BTreeMap<u64, Listed>,
     /// Records that could not be read, by file and offset: coarser ones may have what they had.
     damaged: BTreeSet<(u64, u64)>,
-}
-
-/// The names in a directory.
-pub(crate) fn names(dir: &Path) -> Result<Vec<String>, StoreError> {
-    let entries = std::fs::read_dir(dir).map_err(StoreError::io("read the directory", dir))?;
-    let mut names = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(StoreError::io("read the directory", dir))?;
-        names.extend(entry.file_name().into_string().ok());
-    }
-    names.sort_unstable();
-    Ok(names)
 }
 
 impl Catalog {

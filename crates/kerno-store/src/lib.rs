@@ -52,6 +52,7 @@ mod state;
 mod status;
 mod store;
 mod tier;
+mod window_files;
 
 pub use error::{Note, StoreError, StoreErrorKind};
 pub use found::{Found, Interval, Stretch};

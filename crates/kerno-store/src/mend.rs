@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 
 use kerno_model::SCHEMA_VERSION;
 
-use crate::catalog::names;
-use crate::file::{DAMAGED, UNFINISHED, replace, sync_parent};
+use crate::file::{DAMAGED, UNFINISHED, names, replace, sync_parent};
 use crate::format::{Content, EXTENSION, Head, Kind, Opening};
-use crate::reader::Files;
 use crate::scan::{Entry, Hole, Look, Scan, Tail, opening, payload, scan};
 use crate::status::Aside;
+use crate::window_files::ask_a_window;
 use crate::{Note, StoreError, lock};
 
 /// A file that is in order.
@@ -33,6 +32,10 @@ pub(crate) struct Contents {
     pub(crate) files: Vec<Sound>,
     pub(crate) aside: Vec<Aside>,
     pub(crate) notes: Vec<Note>,
+    /// The highest number of a file, whether it can be read or not.
+    pub(crate) last_number: u64,
+    /// A file cannot be read at all, so that its windows are not known.
+    pub(crate) unread: bool,
 }
 
 /// Refuses a directory that a newer kerno wrote. Touches nothing.
@@ -60,7 +63,16 @@ pub(crate) fn contents(dir: &Path) -> Result<Contents, StoreError> {
             // It was to replace another file, which is still there.
             let _ = std::fs::remove_file(&path);
         } else if let Some(named) = Head::of_file_name(&name) {
-            examine(path, named, &mut contents)?;
+            contents.last_number = contents.last_number.max(named.number);
+            match examine(path.clone(), named, &mut contents) {
+                // The disk fails there, or the file belongs to somebody else: the others can be read.
+                Err(error @ StoreError::Io { .. }) => {
+                    let lost_bytes = std::fs::metadata(&path).map_or(0, |meta| meta.len());
+                    contents.notes.push(Note::Damaged { path, aside: None, lost_bytes, why: Some(error.in_full()) });
+                    contents.unread = true;
+                }
+                result => result?,
+            }
         } else if name.contains(&format!("{EXTENSION}{DAMAGED}")) {
             let bytes = std::fs::metadata(&path).map_or(0, |meta| meta.len());
             contents.aside.push(Aside { path, bytes });
@@ -153,19 +165,6 @@ fn set_aside(path: PathBuf, file: &File, mut head: Head, found: Scan, len: u64, 
     });
     if let Ok((scan, head, begin, len)) = again {
         contents.files.push(Sound { path, head, begin, scan, len });
-    }
-}
-
-/// Learns from a window what the header of its file would say.
-pub(crate) fn ask_a_window(path: &Path, found: &Scan, head: &mut Head) {
-    let mut files = Files::default();
-    if files.open(0, Some(path)).is_err() {
-        return;
-    }
-    if let Some(window) = found.entries.iter().find_map(|entry| files.window(entry).ok()) {
-        head.boot_id = window.host.boot_id;
-        head.hostname = window.host.hostname;
-        head.kerno_version = window.kerno_version;
     }
 }
 

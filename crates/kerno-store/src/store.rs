@@ -22,6 +22,9 @@ use crate::{Note, StoreError, Timestamp, state};
 /// How many windows are merged into each coarser tier in one call, so that a call takes a bounded time: more than one, to catch up.
 const MERGES_PER_CALL: usize = 16;
 
+/// A file that cannot be read has fewer windows than this.
+const UNREAD_WINDOWS: u64 = 1 << 20;
+
 /// Incidents take at most this share of the store.
 const INCIDENTS_SHARE: u64 = 4;
 
@@ -81,7 +84,6 @@ impl Store {
         refuse_newer(dir)?;
         let lock = Lock::take(dir)?;
         let contents = contents(dir)?;
-        let number = contents.files.iter().map(|file| file.head.number).max().unwrap_or(0);
         let mut files: BTreeMap<u64, VecDeque<WindowFile>> = BTreeMap::new();
         let (mut incidents, mut states) = (Vec::new(), BTreeMap::new());
         for sound in contents.files {
@@ -117,8 +119,8 @@ impl Store {
             incidents: IncidentLog::new(incidents),
             states,
             aside: contents.aside.into(),
-            next_file: number + 1,
-            next_window: last + 1,
+            next_file: contents.last_number + 1,
+            next_window: last + 1 + if contents.unread { UNREAD_WINDOWS } else { 0 },
             limit_bytes: 0,
             failing: None,
             not_written: 0,

@@ -7,10 +7,10 @@ use kerno_model::{SCHEMA_VERSION, Window};
 
 use crate::file::{Appended, room};
 use crate::format::{Content, Head, Kind, MAX_PAYLOAD_BYTES, RecordHead};
-use crate::reader::Files;
 use crate::scan::{Entry, Look, Scan, opening, scan};
 use crate::settings::Tier;
 use crate::status::TierStatus;
+use crate::window_files::Files;
 use crate::{StoreError, codec};
 
 /// After so many windows, one is compressed on its own again. If it is damaged, so many cannot be read.

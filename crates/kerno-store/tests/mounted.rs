@@ -1,5 +1,15 @@
 //! The store on file systems that are full or read-only. Needs root: each test mounts them for itself alone.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test: it fails by panicking"
+)]
+
 use std::path::{Path, PathBuf};
 
 use kerno_model::{SCHEMA_VERSION, Window};

@@ -160,3 +160,38 @@ fn impossible_windows_are_refused() {
     }
     assert_eq!(store.status().failing, None);
 }
+
+#[test]
+fn a_file_that_cannot_be_read_is_told_of() {
+    let dir = folder();
+    let (mut store, _) = Store::open(dir.path(), short()).unwrap();
+    let mut machine = Machine::default();
+    let windows: Vec<_> = (0..20).map(|_| machine.watch(10.0)).collect();
+    windows.iter().for_each(|window| store.append(window).unwrap());
+    drop(store);
+    // A directory in its place: it opens, and reading it fails, as it does where a disk is broken.
+    let newest = files(dir.path()).into_iter().map(|(path, _)| path);
+    let newest = newest.filter(|path| path.to_str().unwrap().contains("windows-10s")).max().unwrap();
+    std::fs::remove_file(&newest).unwrap();
+    std::fs::create_dir(&newest).unwrap();
+    let (mut store, notes) = Store::open(dir.path(), short()).unwrap();
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    assert!(notes[0].to_string().contains("Is a directory"), "{}", notes[0]);
+    let next = machine.watch(10.0);
+    store.append(&next).unwrap();
+    drop(store);
+    std::fs::remove_dir(&newest).unwrap();
+    let (store, _) = Store::open(dir.path(), short()).unwrap();
+    let kept = all(&store.reader());
+    assert!(kept.len() > 10 && kept.last() == Some(&next), "{}", kept.len());
+}
+
+#[test]
+fn relative_paths_work() {
+    let dir = folder();
+    let relative = dir.path().strip_prefix("/").unwrap();
+    let up: std::path::PathBuf = std::env::current_dir().unwrap().components().skip(1).map(|_| "..").collect();
+    let path = up.join(relative).join("store");
+    Store::open(&path, short()).unwrap();
+    Reader::open(&path).unwrap();
+}

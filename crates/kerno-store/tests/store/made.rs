@@ -73,11 +73,13 @@ pub fn small() -> Window {
     window.schema_version = SCHEMA_VERSION;
     window.kerno_version = "0.1.0".into();
     for pid in [1, 40, 77] {
-        let mut process = Process::default();
-        process.pid = pid;
-        process.comm = format!("process-{pid}");
-        process.alive = true;
-        process.started_ns = u64::from(pid) * 1_000_000;
+        let process = Process {
+            pid,
+            comm: format!("process-{pid}"),
+            alive: true,
+            started_ns: u64::from(pid) * 1_000_000,
+            ..Process::default()
+        };
         window.processes.insert(pid, process);
     }
     window

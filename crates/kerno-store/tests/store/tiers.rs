@@ -124,7 +124,7 @@ enum Step {
     Watch(f64, u8),
     Pass(f64),
     Reboot,
-    Step(f64),
+    SetClock(f64),
     Restart,
 }
 
@@ -133,7 +133,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => ((0..4usize), 1..20u8).prop_map(|(at, times)| Step::Watch([1.0, 9.98, 10.0, 61.5][at], times)),
         1 => (0.0..400.0).prop_map(Step::Pass),
         1 => Just(Step::Reboot),
-        1 => (-7000.0..7000.0).prop_map(Step::Step),
+        1 => (-7000.0..7000.0).prop_map(Step::SetClock),
         2 => Just(Step::Restart),
     ];
     proptest::collection::vec(step, 1..16)
@@ -156,7 +156,7 @@ proptest! {
                 }
                 Step::Pass(seconds) => machine.pass(seconds),
                 Step::Reboot => machine.reboot(60.0),
-                Step::Step(seconds) => machine.wall += seconds,
+                Step::SetClock(seconds) => machine.wall += seconds,
                 Step::Restart => {
                     drop(store);
                     let (again, notes) = Store::open(dir.path(), short()).unwrap();
