@@ -59,12 +59,15 @@ pub(crate) struct Catalog {
     pub(crate) incidents: BTreeMap<u64, Listed>,
     /// Records that could not be read, by file and offset: coarser ones may have what they had.
     damaged: BTreeSet<(u64, u64)>,
+    /// Files that cannot be read at all.
+    pub(crate) unread: Vec<PathBuf>,
 }
 
 impl Catalog {
     /// Looks at what is new in the directory. Returns whether it has anything of a store.
     pub(crate) fn refresh(&mut self, dir: &Path) -> Result<bool, StoreError> {
         let mut is_store = false;
+        self.unread.clear();
         let (mut windows, mut incidents) = (BTreeMap::new(), BTreeMap::new());
         for name in names(dir)? {
             is_store |= name == crate::lock::NAME;
@@ -82,6 +85,8 @@ impl Catalog {
                 Ok(found) => drop(listed.insert(number, found)),
                 // Removed since the directory was read.
                 Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                // The disk fails there, or it belongs to somebody else: the others can be read.
+                Err(StoreError::Io { path, .. }) => self.unread.push(path),
                 Err(error) => return Err(error),
             }
         }

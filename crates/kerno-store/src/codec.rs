@@ -18,7 +18,7 @@ pub(crate) fn pack(window: &Window) -> Result<Vec<u8>, serde_json::Error> {
     Ok(pack::pack(&serde_json::to_value(window)?))
 }
 
-/// A window from bytes that [`pack`] made, in this version of the saved form or an earlier one.
+/// A window from bytes that [`pack()`] made, in this version of the saved form or an earlier one.
 pub(crate) fn unpack(raw: &[u8]) -> Result<Window, ReadError> {
     let malformed = |what: String| ReadError::Malformed { line: 0, column: 0, what };
     let value = pack::unpack(raw).ok_or_else(|| malformed("not a packed window".to_owned()))?;

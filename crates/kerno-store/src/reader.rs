@@ -218,6 +218,12 @@ impl Reader {
     pub fn status(&self) -> Result<Coverage, StoreError> {
         let catalog = self.refreshed()?;
         let mut coverage = Coverage::default();
+        let unread = catalog.unread.iter().map(|path| Damage {
+            path: path.clone(),
+            offset: 0,
+            bytes: std::fs::metadata(path).map_or(0, |meta| meta.len()),
+        });
+        coverage.damaged.extend(unread);
         let mut boots: Vec<_> = Vec::new();
         for (file, incidents) in catalog
             .windows

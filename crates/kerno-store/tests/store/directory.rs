@@ -174,6 +174,9 @@ fn a_file_that_cannot_be_read_is_told_of() {
     let newest = newest.filter(|path| path.to_str().unwrap().contains("windows-10s")).max().unwrap();
     std::fs::remove_file(&newest).unwrap();
     std::fs::create_dir(&newest).unwrap();
+    let reader = Reader::open(dir.path()).unwrap();
+    assert!(all(&reader).len() > 10);
+    assert_eq!(reader.status().unwrap().damaged[0].path, newest);
     let (mut store, notes) = Store::open(dir.path(), short()).unwrap();
     assert_eq!(notes.len(), 1, "{notes:?}");
     assert!(notes[0].to_string().contains("Is a directory"), "{}", notes[0]);
