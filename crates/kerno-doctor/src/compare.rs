@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use kerno_model::Window;
-use kerno_model::catalogue::{find, parts, samples_by_name};
+use kerno_model::catalogue::{parts, samples_by_name};
 use kerno_model::metric::{Amount, BaseUnit, Kind, Metric, Sample};
 use serde::Serialize;
 
@@ -56,21 +56,27 @@ impl Difference {
 /// What differs between two windows of any lengths: rates, values, and the median and 99th percentile of distributions, by service where they are
 /// known by service. The largest difference first.
 pub fn compare(before: &Window, after: &Window) -> Vec<Difference> {
-    let taken = |window: &Window| -> BTreeMap<Key, Vec<Number>> {
+    let taken = |window: &Window| -> Taken {
         let samples = samples_by_name(window);
-        samples.iter().map(|sample| (key(sample), numbers(sample, window.seconds()))).collect()
+        samples.iter().map(|sample| (key(sample), (sample.metric, numbers(sample, window.seconds())))).collect()
     };
     let (was, is) = (taken(before), taken(after));
+    let parts: BTreeMap<&str, &str> =
+        parts().iter().flat_map(|part| part.metrics.iter().map(|metric| (metric.name, part.name))).collect();
+    // Whether a number was observed in a window.
+    let is_observed = |window: &Window, metric: &Metric| {
+        let part = parts.get(metric.name);
+        part.is_some_and(|part| OF_ALL.contains(part) || window.observed().contains(part))
+    };
     let mut found = Vec::new();
-    for key in was.keys().chain(is.keys().filter(|key| !was.contains_key(*key))) {
-        let (Some(metric), labels) = (find(key.0), &key.1) else { continue };
+    for (key, (metric, _)) in was.iter().chain(is.iter().filter(|(key, _)| !was.contains_key(*key))) {
+        let labels = &key.1;
         // A signal that was not observed in one of them is no difference, and neither is what kerno says of itself.
         let of_itself = OF_ITSELF.iter().any(|prefix| metric.name.starts_with(prefix));
         if of_itself || !is_observed(before, metric) || !is_observed(after, metric) {
             continue;
         }
-        let none = Vec::new();
-        let (was, is) = (was.get(key).unwrap_or(&none), is.get(key).unwrap_or(&none));
+        let (was, is) = (numbers_of(&was, key), numbers_of(&is, key));
         let longer = if was.len() >= is.len() { was } else { is };
         for (place, number) in longer.iter().enumerate() {
             let of = |numbers: &[Number]| {
@@ -87,6 +93,13 @@ pub fn compare(before: &Window, after: &Window) -> Vec<Difference> {
 
 type Key = (&'static str, Vec<String>);
 
+/// The numbers of a window, each with its metric.
+type Taken = BTreeMap<Key, (&'static Metric, Vec<Number>)>;
+
+fn numbers_of<'a>(taken: &'a Taken, key: &Key) -> &'a [Number] {
+    taken.get(key).map_or(&[], |(_, numbers)| numbers)
+}
+
 /// One number of a sample.
 #[derive(Clone, Copy, Debug)]
 struct Number {
@@ -98,12 +111,6 @@ struct Number {
 
 fn key(sample: &Sample) -> Key {
     (sample.metric.name, sample.labels.clone())
-}
-
-/// Whether a number was observed in a window.
-fn is_observed(window: &Window, metric: &Metric) -> bool {
-    let part = parts().into_iter().find(|part| part.metrics.iter().any(|known| known.name == metric.name));
-    part.is_some_and(|part| OF_ALL.contains(&part.name) || window.observed().contains(&part.name))
 }
 
 #[allow(clippy::cast_precision_loss, reason = "counts")]

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use kerno_model::{Finding, MergeError, Window};
 
 use crate::growth::was_here_before;
-use crate::{Thresholds, found, relate, rule_by_id};
+use crate::{Thresholds, found, relate, rule_by_id, rules};
 
 /// What is looked back on, in seconds.
 const SPANS: [f64; 4] = [60.0, 600.0, 3600.0, 6.0 * 3600.0];
@@ -88,9 +88,9 @@ impl Trends {
         if !is_longer || long.span.covered_seconds() < SPANS[span] * WATCHED {
             return Vec::new();
         }
-        let grows = |finding: &Finding| finding.eta.is_some() && trend_of(finding).is_some();
-        let mut found = found(&long, thresholds);
-        found.retain(|finding| grows(finding) && !self.was_here_before(finding, &long));
+        let of_growth = rules().filter(|rule| rule.trend.is_some());
+        let mut found: Vec<_> = of_growth.flat_map(|rule| (rule.judge)(&long, thresholds)).collect();
+        found.retain(|finding| finding.eta.is_some() && !self.was_here_before(finding, &long));
         // Spans are judged from the shortest on.
         self.past = Some(long);
         found
@@ -120,9 +120,8 @@ impl Trends {
     }
 
     fn add(&mut self, window: &Window) -> Result<(), MergeError> {
-        // Merging is what tells whether it follows the one before.
         if let Some(last) = self.levels.iter().find_map(|level| level.back()) {
-            last.clone().merge(window)?;
+            last.gap_to(window)?;
         }
         self.levels[0].push_back(window.clone());
         for (level, seconds) in SPANS.iter().take(3).enumerate() {

@@ -264,7 +264,10 @@ impl Window {
     }
 
     /// Seconds between the end of this window and the start of a later one; 0 if they adjoin.
-    fn gap_to(&self, later: &Self) -> Result<f64, MergeError> {
+    ///
+    /// # Errors
+    /// Why they cannot be [merged](Self::merge).
+    pub fn gap_to(&self, later: &Self) -> Result<f64, MergeError> {
         let (boot, later_boot) = (&self.host.boot_id, &later.host.boot_id);
         let known = !boot.is_empty() && !later_boot.is_empty();
         // A machine may be given another name while it runs.
