@@ -9,7 +9,7 @@ mod started;
 mod sysctl;
 mod windows;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -161,6 +161,15 @@ fn change(at: Moment, kind: ChangeKind, what: &str, before: Option<&str>, after:
     change
 }
 
+/// What differs between two states, each a text by a name.
+fn compare(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>, kind: ChangeKind) -> Vec<Change> {
+    let at = now();
+    let gone = before.iter().filter(|(name, _)| !after.contains_key(*name));
+    let gone = gone.map(|(name, was)| change(at, kind, name, Some(was), None));
+    let other = after.iter().filter(|(name, is)| before.get(*name) != Some(*is));
+    gone.chain(other.map(|(name, is)| change(at, kind, name, before.get(name).map(String::as_str), Some(is)))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,5 +192,22 @@ mod tests {
         assert_eq!(what, ["vm.swappiness", "p92", "p93", "p94", "p95", "p96", "p97", "p98", "p99"]);
         remembered.add((0..2000).map(|i| Change::new(at(i), ChangeKind::Other, "x")));
         assert_eq!(remembered.lock().len(), MAX_REMEMBERED);
+    }
+
+    #[test]
+    fn differences_are_told_with_before_and_after() {
+        let state = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
+        let before = state(&[("/", "ext4 (rw)"), ("/mnt", "xfs (rw)")]);
+        let after = state(&[("/", "ext4 (ro)"), ("/new", "tmpfs (rw)")]);
+        let changes = compare(&before, &after, ChangeKind::Mount);
+        let told: Vec<_> = changes.iter().map(|c| (c.what.as_str(), c.before.as_deref(), c.after.as_deref())).collect();
+        assert_eq!(
+            told,
+            [
+                ("/mnt", Some("xfs (rw)"), None),
+                ("/", Some("ext4 (rw)"), Some("ext4 (ro)")),
+                ("/new", None, Some("tmpfs (rw)"))
+            ]
+        );
     }
 }

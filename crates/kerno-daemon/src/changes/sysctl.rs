@@ -4,7 +4,7 @@ use std::path::Path;
 
 use kerno_model::{Change, ChangeKind};
 
-use super::mounts::compare;
+use super::compare;
 
 /// Settings of the kernel that can be changed, by name.
 #[derive(Debug, Default)]
