@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use kerno::CancelToken;
-use kerno::report::{IncidentReport, TextStyle, incident_text, incidents_text};
+use kerno::model::IncidentState;
+use kerno::report::{IncidentFilter, IncidentReport, TextStyle, incident_text, incidents_text};
 use serde::Deserialize;
 
 use crate::args::{IncidentsAction, IncidentsArgs, ReportOutput};
@@ -23,7 +24,8 @@ pub(crate) fn run(args: &IncidentsArgs) -> anyhow::Result<ExitCode> {
 
 fn list(args: &IncidentsArgs) -> anyhow::Result<()> {
     let mut incidents = past::open(&args.past)?.incidents()?;
-    incidents.retain(|incident| is_meant(args, incident));
+    let filter = filter(args);
+    incidents.retain(|incident| filter.passes(incident));
     let text = match args.output {
         ReportOutput::Json => serde_json::to_string_pretty(&incidents)? + "\n",
         ReportOutput::Text if incidents.is_empty() => "no incidents\n".to_owned(),
@@ -73,11 +75,12 @@ fn follow(args: &IncidentsArgs) -> anyhow::Result<()> {
             std::process::exit(0);
         })
         .context("cannot start a thread")?;
+    let filter = filter(args);
     for line in past::client(&args.past)?.follow()? {
         let line = line.context("the kerno that ran is gone")?;
         match serde_json::from_str(&line).context("a change cannot be read")? {
             Told::Lost { lost } => note(&format!("note: {lost} changes are not shown: the output is read too slowly")),
-            Told::Change { incident, .. } if !is_meant(args, &incident) => {}
+            Told::Change { incident, .. } if !filter.passes(&incident) => {}
             Told::Change { .. } if args.output == ReportOutput::Json => output::print((line + "\n").as_bytes())?,
             Told::Change { course, incident } => {
                 let text = incidents_text(std::slice::from_ref(&*incident), &style());
@@ -91,15 +94,14 @@ fn follow(args: &IncidentsArgs) -> anyhow::Result<()> {
     bail!("the kerno that ran has ended")
 }
 
-fn is_meant(args: &IncidentsArgs, incident: &IncidentReport) -> bool {
-    let is_open = incident.closed.is_none();
-    let end = incident.closed_unix_ns.unwrap_or(u64::MAX);
-    !(args.open && !is_open || args.closed && is_open)
-        && args.severity.is_none_or(|least| incident.severity >= least)
-        && args.rule.as_ref().is_none_or(|rule| incident.rule == *rule)
-        && args.unit.as_ref().is_none_or(|unit| incident.unit.as_ref() == Some(unit))
-        && args.since.is_none_or(|since| end >= since)
-        && args.until.is_none_or(|until| incident.opened_unix_ns < until)
+fn filter(args: &IncidentsArgs) -> IncidentFilter {
+    let state = match (args.open, args.closed) {
+        (true, _) => Some(IncidentState::Open),
+        (_, true) => Some(IncidentState::Closed),
+        _ => None,
+    };
+    let (rule, unit) = (args.rule.clone(), args.unit.clone());
+    IncidentFilter { state, severity: args.severity, rule, unit, from_unix_ns: args.since, to_unix_ns: args.until }
 }
 
 /// For chats: lines as long as they are.

@@ -1,6 +1,6 @@
 //! The past: from a running daemon, or from a store.
 
-use std::error::Error as _;
+use std::error::Error;
 use std::path::Path;
 
 use kerno_doctor::incidents::Incidents;
@@ -10,7 +10,9 @@ use kerno_store::{Reader, StoreError};
 
 use crate::client::{Client, ClientError};
 use crate::times::Range;
-use crate::writer::INCIDENTS;
+
+/// The name under which the incidents that are followed are kept.
+pub(crate) const INCIDENTS: &str = "incidents";
 
 /// Where the past is asked for.
 #[derive(Debug)]
@@ -115,7 +117,7 @@ pub(crate) fn together(mut kept: Vec<IncidentRecord>, followed: Vec<IncidentReco
 }
 
 /// An error with its causes, in one line.
-pub(crate) fn explain(error: &PastError) -> String {
+pub(crate) fn explain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

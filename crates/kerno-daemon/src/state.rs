@@ -6,13 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use kerno_doctor::Thresholds;
-use kerno_doctor::incidents::Incidents;
 use kerno_doctor::report::{IncidentReport, Report};
 use kerno_model::catalogue::{Daemon, Mark, Totals};
 use kerno_model::metric::Sample;
-use kerno_model::{
-    CostOfObserving, Course, Finding, Incident, IncidentId, IncidentRecord, Missing, Severity, Window, fill,
-};
+use kerno_model::{CostOfObserving, Course, Finding, Incident, IncidentRecord, Missing, Severity, Window, fill};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
@@ -101,9 +98,8 @@ struct Known {
     lost: u64,
     latest: Option<(Arc<Window>, Instant)>,
     findings: Vec<Finding>,
-    incidents: Vec<Incident>,
-    /// What changed on the machine before each.
-    changed: BTreeMap<IncidentId, Vec<kerno_model::Change>>,
+    /// The incidents that are followed.
+    records: Vec<IncidentRecord>,
     totals: Totals,
     readers: Vec<(String, Mark)>,
     thresholds: Thresholds,
@@ -119,18 +115,12 @@ struct Known {
 pub(crate) struct Judged<'a> {
     pub(crate) window: Arc<Window>,
     pub(crate) findings: Vec<Finding>,
-    pub(crate) incidents: &'a Incidents,
+    pub(crate) records: Vec<IncidentRecord>,
     pub(crate) transitions: &'a [kerno_model::Transition],
     pub(crate) lost: u64,
 }
 
 impl Known {
-    fn record(&self, incident: &Incident) -> IncidentRecord {
-        let mut record = IncidentRecord::new(incident.clone());
-        record.changes = self.changed.get(&incident.id).cloned().unwrap_or_default();
-        record
-    }
-
     /// Adds what the daemon counts of itself to the totals.
     fn tell_of_itself(&mut self, lost: u64, refused: u64, now_unix_ns: u64) {
         let store = self.store.clone();
@@ -155,7 +145,7 @@ impl Shared {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn new(interval: Duration, thresholds: Thresholds, incidents: &Incidents) -> Self {
+    pub(crate) fn new(interval: Duration, thresholds: Thresholds, records: Vec<IncidentRecord>) -> Self {
         let known = Known {
             started: Instant::now(),
             interval,
@@ -163,8 +153,7 @@ impl Shared {
             lost: 0,
             latest: None,
             findings: Vec::new(),
-            incidents: incidents.all().cloned().collect(),
-            changed: BTreeMap::new(),
+            records,
             totals: Totals::new(),
             readers: Vec::new(),
             thresholds,
@@ -183,8 +172,16 @@ impl Shared {
 
     /// Takes what a window changed, and tells those who listen.
     pub(crate) fn judged(&self, judged: Judged<'_>) {
-        let incidents: Vec<Incident> = judged.incidents.all().cloned().collect();
-        let open: Vec<Incident> = incidents.iter().filter(|incident| incident.is_open()).cloned().collect();
+        let followed = judged.records.iter().map(|record| &record.incident);
+        let open: Vec<Incident> = followed.filter(|incident| incident.is_open()).cloned().collect();
+        let changed: Vec<_> = judged
+            .transitions
+            .iter()
+            .filter_map(|transition| {
+                let record = judged.records.iter().find(|record| record.incident.id == transition.id)?;
+                Some(Change { course: transition.course, incident: IncidentReport::of(record) })
+            })
+            .collect();
         let now_unix_ns = judged.window.span.end().unix_ns;
         let mut known = self.known();
         known.windows += 1;
@@ -194,15 +191,7 @@ impl Shared {
         known.tell_of_itself(judged.lost, self.refused.swap(0, Ordering::Relaxed), now_unix_ns);
         known.latest = Some((judged.window, Instant::now()));
         known.findings = judged.findings;
-        let changed: Vec<_> = judged
-            .transitions
-            .iter()
-            .filter_map(|transition| {
-                let incident = incidents.iter().find(|incident| incident.id == transition.id)?;
-                Some(Change { course: transition.course, incident: IncidentReport::of(&known.record(incident)) })
-            })
-            .collect();
-        known.incidents = incidents;
+        known.records = judged.records;
         drop(known);
         for change in changed {
             // An error says that nobody listens.
@@ -233,15 +222,9 @@ impl Shared {
         self.known().thresholds.clone()
     }
 
-    /// Tells what changed on the machine before each incident.
-    pub(crate) fn set_changes(&self, changed: BTreeMap<IncidentId, Vec<kerno_model::Change>>) {
-        self.known().changed = changed;
-    }
-
     /// The incidents that are open or were of late.
     pub(crate) fn incidents(&self) -> Vec<IncidentRecord> {
-        let known = self.known();
-        known.incidents.iter().map(|incident| known.record(incident)).collect()
+        self.known().records.clone()
     }
 
     /// The report of the latest window; `None` before the first.
@@ -294,7 +277,7 @@ impl Shared {
         let mut open_incidents: BTreeMap<String, usize> = [Severity::Critical, Severity::Warning, Severity::Info]
             .map(|severity| (severity.name().to_owned(), 0))
             .into();
-        for incident in known.incidents.iter().filter(|incident| incident.is_open()) {
+        for incident in known.records.iter().map(|record| &record.incident).filter(|incident| incident.is_open()) {
             *open_incidents.entry(incident.severity.name().to_owned()).or_default() += 1;
         }
         Status {

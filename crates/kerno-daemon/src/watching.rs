@@ -16,10 +16,11 @@ use sd_notify::NotifyState;
 
 use crate::api::{Api, BindError, Listeners};
 use crate::changes::{Changes, WindowChanges};
+use crate::past::{INCIDENTS, explain};
 use crate::settings::{INTERVALS, Settings};
 use crate::state::{Judged, Shared};
 use crate::times::Range;
-use crate::writer::{INCIDENTS, Writer};
+use crate::writer::Writer;
 
 /// Windows that wait to be judged.
 const QUEUE: usize = 32;
@@ -122,7 +123,9 @@ impl Daemon {
         };
         let reader = store.as_ref().map(|(store, _)| store.reader());
         let listeners = Listeners::bind(settings.socket.as_deref(), settings.http)?;
-        let shared = Arc::new(Shared::new(settings.interval, settings.thresholds.clone(), &incidents));
+        let changed = reader.as_ref().map_or_else(BTreeMap::new, |reader| changes_of(reader, &incidents));
+        let records = records(&incidents, &changed);
+        let shared = Arc::new(Shared::new(settings.interval, settings.thresholds.clone(), records));
         let options = ObserverOptions { signals: settings.signals.clone(), redact: settings.redact };
         let engine = Engine::start(options)?;
         for missing in engine.missing() {
@@ -132,8 +135,6 @@ impl Daemon {
         engine.watch(settings.interval);
         let trends = reader.as_ref().map_or_else(Trends::default, remembered);
         let of_windows = reader.as_ref().map_or_else(WindowChanges::default, last_window);
-        let changed = reader.as_ref().map_or_else(BTreeMap::new, |reader| changes_of(reader, &incidents));
-        shared.set_changes(changed.clone());
         let changes = Changes::start().map_err(DaemonError::Start)?;
         let api = Api::start(listeners, Arc::clone(&shared), reader).map_err(DaemonError::Start)?;
         let writer = match store {
@@ -204,17 +205,12 @@ impl Daemon {
         transitions.iter().for_each(log);
         self.changes.add(self.of_windows.look(&window));
         self.remember_changes(&transitions);
-        self.shared.judged(Judged {
-            window: Arc::clone(&window),
-            findings,
-            incidents: &self.incidents,
-            transitions: &transitions,
-            lost: self.windows.lost(),
-        });
+        let records = records(&self.incidents, &self.changed);
+        let is_changed = |record: &&IncidentRecord| transitions.iter().any(|one| one.id == record.incident.id);
+        let changed: Vec<_> = records.iter().filter(is_changed).cloned().collect();
+        let lost = self.windows.lost();
+        self.shared.judged(Judged { window: Arc::clone(&window), findings, records, transitions: &transitions, lost });
         if let Some(writer) = &self.writer {
-            let is_changed = |id: &IncidentId| transitions.iter().any(|transition| transition.id == *id);
-            let changed = self.incidents.all().filter(|incident| is_changed(&incident.id));
-            let changed: Vec<_> = changed.map(|incident| self.record(incident)).collect();
             // Those that go on are seen longer, which is no change.
             let goes_on = !changed.is_empty() || self.incidents.open().next().is_some();
             writer.offer(window, changed, goes_on.then(|| self.incidents.clone()));
@@ -231,13 +227,6 @@ impl Daemon {
         }
         let followed: BTreeSet<_> = self.incidents.all().map(|incident| &incident.id).collect();
         self.changed.retain(|id, _| followed.contains(id));
-        self.shared.set_changes(self.changed.clone());
-    }
-
-    fn record(&self, incident: &Incident) -> IncidentRecord {
-        let mut record = IncidentRecord::new(incident.clone());
-        record.changes = self.changed.get(&incident.id).cloned().unwrap_or_default();
-        record
     }
 
     fn reload(&mut self, settings: Settings) {
@@ -284,6 +273,16 @@ impl Daemon {
     }
 }
 
+/// The incidents that are followed, each with what changed before it.
+fn records(incidents: &Incidents, changed: &BTreeMap<IncidentId, Vec<Change>>) -> Vec<IncidentRecord> {
+    let record = |incident: &Incident| {
+        let mut record = IncidentRecord::new(incident.clone());
+        record.changes = changed.get(&incident.id).cloned().unwrap_or_default();
+        record
+    };
+    incidents.all().map(record).collect()
+}
+
 /// What was seen of late, by a daemon before.
 fn remembered(reader: &Reader) -> Trends {
     let mut trends = Trends::default();
@@ -292,7 +291,7 @@ fn remembered(reader: &Reader) -> Trends {
     for window in reader.windows(past.from_ns, past.to_ns) {
         match window {
             Ok(window) => trends.remember(&window),
-            Err(error) => tracing::warn!("store: {error}"),
+            Err(error) => tracing::warn!("store: {}", explain(&error)),
         }
     }
     trends

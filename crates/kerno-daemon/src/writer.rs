@@ -12,6 +12,7 @@ use kerno_doctor::incidents::Incidents;
 use kerno_model::{IncidentId, IncidentRecord, Window};
 use kerno_store::Store;
 
+use crate::past::{INCIDENTS, explain};
 use crate::state::{Shared, StoreStatus};
 
 /// Windows that wait while the disk is slow.
@@ -19,9 +20,6 @@ const QUEUE: usize = 32;
 
 /// Incidents that wait until they can be written.
 const MAX_PENDING: usize = 4096;
-
-/// The name under which the incidents that go on are kept.
-pub(crate) const INCIDENTS: &str = "incidents";
 
 /// What is written after a window.
 struct Job {
@@ -128,7 +126,7 @@ impl Work {
             }
             Err(error) => {
                 self.failed += 1;
-                self.failed_with(&error.to_string());
+                self.failed_with(&explain(&error));
             }
         }
         self.write_incidents();
@@ -138,14 +136,14 @@ impl Work {
         while let Some((id, record)) = self.pending.pop_first() {
             if let Err(error) = self.store.put_incident(&record) {
                 self.pending.insert(id, record);
-                return self.failed_with(&error.to_string());
+                return self.failed_with(&explain(&error));
             }
         }
         if let Some(followed) = self.followed.take()
             && let Err(error) = self.store.put_state(INCIDENTS, &followed)
         {
             self.followed = Some(followed);
-            self.failed_with(&error.to_string());
+            self.failed_with(&explain(&error));
         }
     }
 

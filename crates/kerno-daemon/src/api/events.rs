@@ -11,6 +11,7 @@ use axum::http::HeaderMap;
 use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
+use kerno_doctor::report::IncidentFilter;
 use serde::Serialize;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
@@ -67,26 +68,26 @@ pub(super) async fn events(
     which: Result<Query<Which>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
-    let Query(which) = which?;
+    let filter = which?.0.at_any_time();
     let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let form = if accept.contains("text/event-stream") { Form::Sse } else { Form::Lines };
     let content_type = if form == Form::Sse { "text/event-stream" } else { "application/x-ndjson" };
     let listening = app.shared.listen();
     // The head goes out with the first bytes.
     let begin = stream::iter([Ok::<_, Infallible>(form.keep_alive().to_owned())]);
-    let rest = stream::unfold((listening, which), move |(mut listening, which)| async move {
-        let told = next(&mut listening, &which, form).await?;
-        Some((Ok::<_, Infallible>(told), (listening, which)))
+    let rest = stream::unfold((listening, filter), move |(mut listening, filter)| async move {
+        let told = next(&mut listening, &filter, form).await?;
+        Some((Ok::<_, Infallible>(told), (listening, filter)))
     });
     let body = Body::from_stream(futures_util::StreamExt::chain(begin, rest));
     Ok(([(CONTENT_TYPE, content_type), (CACHE_CONTROL, "no-store")], body).into_response())
 }
 
 /// What is to be sent next; `None` at the end.
-async fn next(listening: &mut Receiver<Arc<Change>>, which: &Which, form: Form) -> Option<String> {
+async fn next(listening: &mut Receiver<Arc<Change>>, filter: &IncidentFilter, form: Form) -> Option<String> {
     loop {
         match tokio::time::timeout(KEEP_ALIVE, listening.recv()).await {
-            Ok(Ok(change)) if which.has(&change.incident) => return form.change(&change),
+            Ok(Ok(change)) if filter.passes(&change.incident) => return form.change(&change),
             Ok(Ok(_)) => {}
             Ok(Err(RecvError::Lagged(lost))) => return form.lost(lost),
             Ok(Err(RecvError::Closed)) => return None,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::extract::rejection::QueryRejection;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use kerno_doctor::report::IncidentReport;
+use kerno_doctor::report::IncidentFilter;
 use kerno_model::{IncidentState, Severity};
 use serde::{Deserialize, Serialize};
 
@@ -70,24 +70,24 @@ pub(super) struct Which {
 }
 
 impl Which {
-    pub(super) fn range(&self) -> Answer<Option<Range>> {
-        let now = jiff::Zoned::now();
-        let moment =
-            |name: &str, text: &str| of_query(text, &now).map_err(|why| Refused::bad(format!("{name}: {why}")));
-        if self.from.is_none() && self.to.is_none() {
-            return Ok(None);
-        }
-        let from_ns = self.from.as_deref().map_or(Ok(0), |text| moment("from", text))?;
-        let to_ns = self.to.as_deref().map_or(Ok(u64::MAX), |text| moment("to", text))?;
-        Ok(Some(Range { from_ns, to_ns }))
+    /// Changes as they happen have no time to be chosen by.
+    pub(super) fn at_any_time(self) -> IncidentFilter {
+        let Self { state, severity, rule, unit, .. } = self;
+        IncidentFilter { state, severity, rule, unit, ..IncidentFilter::default() }
     }
 
-    pub(super) fn has(&self, incident: &IncidentReport) -> bool {
-        self.state.is_none_or(|state| incident.state == state)
-            && self.severity.is_none_or(|least| incident.severity >= least)
-            && self.rule.as_ref().is_none_or(|rule| incident.rule == *rule)
-            && self.unit.as_ref().is_none_or(|unit| incident.unit.as_ref() == Some(unit))
+    pub(super) fn filter(self) -> Answer<IncidentFilter> {
+        let now = jiff::Zoned::now();
+        let from_unix_ns = moment("from", self.from.as_deref(), &now)?;
+        let to_unix_ns = moment("to", self.to.as_deref(), &now)?;
+        Ok(IncidentFilter { from_unix_ns, to_unix_ns, ..self.at_any_time() })
     }
+}
+
+/// A moment of the query by the name of its parameter.
+fn moment(name: &str, text: Option<&str>, now: &jiff::Zoned) -> Answer<Option<u64>> {
+    let read = |text| of_query(text, now).map_err(|why| Refused::bad(format!("{name}: {why}")));
+    text.map(read).transpose()
 }
 
 /// A stretch of time.
@@ -103,14 +103,12 @@ pub(super) struct When {
 impl When {
     pub(super) fn range(&self) -> Answer<Option<Range>> {
         let now = jiff::Zoned::now();
-        let moment =
-            |name: &str, text: &str| of_query(text, &now).map_err(|why| Refused::bad(format!("{name}: {why}")));
-        let to_ns = self.to.as_deref().map(|text| moment("to", text)).transpose()?;
-        let range = match self.from.as_deref() {
-            None => to_ns.map(|to_ns| Range::before(to_ns, LENGTH)),
-            Some(from) => {
+        let (from_ns, to_ns) = (moment("from", self.from.as_deref(), &now)?, moment("to", self.to.as_deref(), &now)?);
+        let range = match (from_ns, to_ns) {
+            (None, to_ns) => to_ns.map(|to_ns| Range::before(to_ns, LENGTH)),
+            (Some(from_ns), to_ns) => {
                 let now_ns = u64::try_from(now.timestamp().as_nanosecond()).unwrap_or(0);
-                Some(Range { from_ns: moment("from", from)?, to_ns: to_ns.unwrap_or(now_ns) })
+                Some(Range { from_ns, to_ns: to_ns.unwrap_or(now_ns) })
             }
         };
         match range {

@@ -97,12 +97,9 @@ async fn status(State(app): State<App>) -> Response {
 
 async fn incidents(State(app): State<App>, which: Result<Query<Which>, QueryRejection>) -> Answer<Response> {
     let Query(which) = which?;
-    let range = which.range()?;
+    let filter = which.filter()?;
     let mut all = all_incidents(app).await?;
-    all.retain(|incident| {
-        let end = incident.closed_unix_ns.unwrap_or(u64::MAX);
-        which.has(incident) && range.is_none_or(|range| incident.opened_unix_ns < range.to_ns && end >= range.from_ns)
-    });
+    all.retain(|incident| filter.passes(incident));
     Ok(axum::Json(all).into_response())
 }
 

@@ -55,6 +55,36 @@ pub struct IncidentReport {
     pub changes: Vec<Changed>,
 }
 
+/// Which incidents are meant. What is `None` lets all pass.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IncidentFilter {
+    /// Only those in this state.
+    pub state: Option<IncidentState>,
+    /// Only those at least so severe.
+    pub severity: Option<Severity>,
+    /// Only those that this rule found.
+    pub rule: Option<String>,
+    /// Only those of this service or container.
+    pub unit: Option<String>,
+    /// Only those that went on at this time or later, in nanoseconds since 1970.
+    pub from_unix_ns: Option<u64>,
+    /// Only those that opened before this time, in nanoseconds since 1970.
+    pub to_unix_ns: Option<u64>,
+}
+
+impl IncidentFilter {
+    /// Whether an incident is meant.
+    pub fn passes(&self, incident: &IncidentReport) -> bool {
+        let end = incident.closed_unix_ns.unwrap_or(u64::MAX);
+        self.state.is_none_or(|state| incident.state == state)
+            && self.severity.is_none_or(|least| incident.severity >= least)
+            && self.rule.as_ref().is_none_or(|rule| incident.rule == *rule)
+            && self.unit.as_ref().is_none_or(|unit| incident.unit.as_ref() == Some(unit))
+            && self.from_unix_ns.is_none_or(|from| end >= from)
+            && self.to_unix_ns.is_none_or(|to| incident.opened_unix_ns < to)
+    }
+}
+
 /// Something that changed on the machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

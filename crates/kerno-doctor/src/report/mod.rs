@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use changes::{Before, Change};
 pub use diagnosis::{Culprit, Diagnosis, Eta, Evidence, Exemplar, Fix, Step};
-pub use incident::{Changed, IncidentReport};
+pub use incident::{Changed, IncidentFilter, IncidentReport};
 pub use markdown::markdown;
 #[cfg(feature = "schema")]
 pub use schema::json_schema;
