@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use kerno_model::Window;
 use serde_json::Value;
@@ -14,10 +15,25 @@ use super::{Hierarchy, Observer, ObserverOptions};
 use crate::probe::faults;
 
 /// A process that makes a bit of everything until it is dropped.
-struct Load(libc::pid_t);
+struct Load {
+    pid: libc::pid_t,
+    /// How many rounds it has done, in memory shared with it.
+    rounds: &'static AtomicU64,
+}
+
+/// How many files a round opens at least.
+const OPENS: u64 = 40;
 
 impl Load {
     fn start() -> Self {
+        let shared = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+        let size = size_of::<AtomicU64>();
+        // SAFETY: a mapping of its own, aligned to a page, zeroed by the kernel.
+        let rounds =
+            unsafe { libc::mmap(std::ptr::null_mut(), size, libc::PROT_READ | libc::PROT_WRITE, shared, -1, 0) };
+        assert_ne!(rounds, libc::MAP_FAILED);
+        // SAFETY: mapped, aligned, and never unmapped.
+        let rounds: &'static AtomicU64 = unsafe { &*rounds.cast() };
         // A directory on a disk, where there is one.
         let directory: PathBuf = env!("CARGO_MANIFEST_DIR").into();
         let sure = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -28,7 +44,7 @@ impl Load {
         if pid == 0 {
             let round = || -> std::io::Result<()> {
                 let mut file = tempfile::tempfile_in(&directory).or_else(|_| tempfile::tempfile())?;
-                for _ in 0..20 {
+                for _ in 0..OPENS / 2 {
                     let _ = std::fs::File::open("/no/such/file");
                     let _ = std::fs::File::options().write(true).open("/dev/full")?.write_all(b"x");
                 }
@@ -38,17 +54,31 @@ impl Load {
                 let (_far, _) = sure.accept()?;
                 near.write_all(&[7; 1 << 14])?;
                 std::thread::sleep(Duration::from_millis(1));
+                rounds.fetch_add(1, Ordering::Relaxed);
                 Ok(())
             };
             while round().is_ok() {}
             // SAFETY: ends the child without running the parent's destructors.
             unsafe { libc::_exit(1) };
         }
-        Self(pid)
+        Self { pid, rounds }
     }
 
     fn pid(&self) -> u32 {
-        self.0.cast_unsigned()
+        self.pid.cast_unsigned()
+    }
+
+    fn rounds(&self) -> u64 {
+        self.rounds.load(Ordering::Relaxed)
+    }
+
+    /// Waits until it has done so many rounds more: on a busy machine, held back by its quota, one can take longer than a window.
+    fn wait_for(&self, more: u64) {
+        let (goal, deadline) = (self.rounds() + more, Instant::now() + Duration::from_secs(20));
+        while self.rounds() < goal {
+            assert!(Instant::now() < deadline, "the load has stopped at {} of {goal} rounds", self.rounds());
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 }
 
@@ -56,8 +86,8 @@ impl Drop for Load {
     fn drop(&mut self) {
         // SAFETY: our own child, not yet waited for.
         unsafe {
-            libc::kill(self.0, libc::SIGKILL);
-            libc::waitpid(self.0, std::ptr::null_mut(), 0);
+            libc::kill(self.pid, libc::SIGKILL);
+            libc::waitpid(self.pid, std::ptr::null_mut(), 0);
         }
     }
 }
@@ -76,7 +106,7 @@ impl Limited {
         let limited = Self(directory);
         let (file, limit) = if hierarchy.v2 { v2 } else { v1 };
         std::fs::write(limited.0.join(file), limit).unwrap();
-        std::fs::write(limited.0.join("cgroup.procs"), load.0.to_string()).unwrap();
+        std::fs::write(limited.0.join("cgroup.procs"), load.pid.to_string()).unwrap();
         limited
     }
 }
@@ -162,19 +192,24 @@ fn observer() -> Observer {
 }
 
 /// Two observers whose windows are cut at the same moments, as nearly as can be.
-struct Both {
+struct Both<'a> {
     failing: Observer,
     control: Observer,
+    load: &'a Load,
+    /// How many rounds the load had done when the last window of the failing one was about to end.
+    rounds: u64,
 }
 
-impl Both {
+impl Both<'_> {
     fn window(&mut self) -> (Window, Window) {
         for _ in 0..2 {
             std::thread::sleep(Duration::from_millis(25));
+            self.load.wait_for(2);
             self.failing.sample().unwrap();
             // What fails is this thread's reads: those of the control are another's.
             std::thread::scope(|scope| scope.spawn(|| self.control.sample().unwrap()).join().unwrap());
         }
+        self.rounds = self.load.rounds();
         let failing = self.failing.finish().unwrap();
         let control = std::thread::scope(|scope| scope.spawn(|| self.control.finish().unwrap()).join().unwrap());
         (failing, control)
@@ -192,7 +227,7 @@ fn a_read_that_fails_is_told_and_the_next_window_has_no_more_than_what_came() {
     let load = Load::start();
     _cpu = Limited::new("cpu", ("cpu.cfs_quota_us", "60000"), ("cpu.max", "60000 100000"), &load);
     _memory = Limited::new("memory", ("memory.limit_in_bytes", "256M"), ("memory.max", "256M"), &load);
-    let mut both = Both { failing: observer(), control: observer() };
+    let mut both = Both { failing: observer(), control: observer(), load: &load, rounds: 0 };
     // So that everything since the beginning is much more than what comes in two windows.
     for _ in 0..12 {
         both.window();
@@ -201,6 +236,8 @@ fn a_read_that_fails_is_told_and_the_next_window_has_no_more_than_what_came() {
     let mut tested = BTreeSet::new();
     // More may come to be read as time passes.
     while let Some(name) = faults::passed().into_iter().find(|name| !tested.contains(name)) {
+        // The rounds between these two are within the two windows.
+        let before = load.rounds();
         faults::fail(Some(&name));
         let (failed, control_failed) = both.window();
         let times = faults::fail(None);
@@ -227,8 +264,9 @@ fn a_read_that_fails_is_told_and_the_next_window_has_no_more_than_what_came() {
             let part = window.file_audit.as_ref().unwrap();
             part.processes.iter().find(|process| process.pid == load.pid()).map_or(0, |process| process.opens)
         };
-        let (seen, made) = (opens(&failed) + opens(&after), opens(&control_failed) + opens(&control_after));
-        assert!(made > 20 && seen * 2 >= made, "around the failure of {name} {seen} opens of {made} are told of");
+        // One round may have begun before the first window.
+        let (seen, made) = (opens(&failed) + opens(&after), (both.rounds - before - 1) * OPENS);
+        assert!(seen >= made, "around the failure of {name} {seen} opens of {made} are told of");
     }
     let used = if Hierarchy::of_controller("memory").unwrap().v2 { "memory.current" } else { "memory.usage_in_bytes" };
     for name in [
