@@ -7,6 +7,9 @@
 #[allow(dead_code, unused_imports, reason = "shared with the kernel tests")]
 mod support;
 
+#[path = "lifecycle/budget.rs"]
+mod budget;
+
 use std::ops::ControlFlow;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

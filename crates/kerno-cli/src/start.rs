@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::mpsc::{Sender, channel};
 
 use anyhow::{Context as _, bail};
+use kerno::engine::Budget;
 use kerno::{CancelToken, Host};
 use kerno_daemon::{Daemon, Settings};
 use signal_hook::consts::SIGHUP;
@@ -92,6 +93,11 @@ fn settings(args: &StartArgs) -> anyhow::Result<(Settings, Output)> {
         keep,
         socket: place(args.socket.as_ref().or(start.socket.as_ref()), defaults.socket),
         http,
+        budget: Budget {
+            kernel_share: start.max_kernel_share.unwrap_or(defaults.budget.kernel_share),
+            cpu_share: start.max_cpu_share.unwrap_or(defaults.budget.cpu_share),
+            ..defaults.budget
+        },
         thresholds,
     };
     Ok((settings, args.log.or(start.log).unwrap_or(Output::Text)))

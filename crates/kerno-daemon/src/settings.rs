@@ -3,6 +3,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use kerno_bpf::engine::Budget;
 use kerno_doctor::Thresholds;
 
 /// Where windows and incidents are kept unless set otherwise.
@@ -31,6 +32,8 @@ pub struct Settings {
     pub socket: Option<PathBuf>,
     /// The address for HTTP, which must be one of this machine's loopback; `None` for none.
     pub http: Option<SocketAddr>,
+    /// What watching may cost.
+    pub budget: Budget,
     /// What counts as wrong.
     pub thresholds: Thresholds,
 }
@@ -45,6 +48,7 @@ impl Default for Settings {
             keep: kerno_store::Settings::default(),
             socket: Some(DEFAULT_SOCKET.into()),
             http: DEFAULT_HTTP.parse().ok(),
+            budget: Budget::default(),
             thresholds: Thresholds::default(),
         }
     }

@@ -67,6 +67,8 @@ pub struct Daemon {
     of_windows: WindowChanges,
     /// What changed before each incident that is followed.
     changed: BTreeMap<IncidentId, Vec<Change>>,
+    /// Signals that are out of the kernel for their cost.
+    detached: BTreeSet<String>,
     writer: Option<Writer>,
     api: Api,
 }
@@ -132,6 +134,7 @@ impl Daemon {
             tracing::warn!(signal = missing.signal, "not observed: {}: {}", missing.what, missing.reason);
         }
         let windows = engine.subscribe(QUEUE).map_err(DaemonError::Start)?;
+        engine.limit(settings.budget);
         engine.watch(settings.interval);
         let trends = reader.as_ref().map_or_else(Trends::default, remembered);
         let of_windows = reader.as_ref().map_or_else(WindowChanges::default, last_window);
@@ -143,7 +146,21 @@ impl Daemon {
             }
             None => None,
         };
-        Ok(Self { settings, engine, windows, shared, trends, incidents, changes, of_windows, changed, writer, api })
+        let detached = BTreeSet::new();
+        Ok(Self {
+            settings,
+            engine,
+            windows,
+            shared,
+            trends,
+            incidents,
+            changes,
+            of_windows,
+            changed,
+            detached,
+            writer,
+            api,
+        })
     }
 
     /// Where HTTP is served; `None` if it is not. Of port 0, the one that was given.
@@ -198,9 +215,10 @@ impl Daemon {
     }
 
     fn judge(&mut self, window: Arc<Window>) {
+        self.tell_detached(&window);
         let findings = self.trends.judge(&window, &self.settings.thresholds);
         let before = std::mem::take(&mut self.incidents);
-        let (incidents, transitions) = incidents::step(before, &window.span, &findings);
+        let (incidents, transitions) = incidents::step(before, &window, &findings);
         self.incidents = incidents;
         transitions.iter().for_each(log);
         self.changes.add(self.of_windows.look(&window));
@@ -215,6 +233,19 @@ impl Daemon {
             let goes_on = !changed.is_empty() || self.incidents.open().next().is_some();
             writer.offer(window, changed, goes_on.then(|| self.incidents.clone()));
         }
+    }
+
+    /// Logs which signals went out of the kernel, or came back.
+    fn tell_detached(&mut self, window: &Window) {
+        let (before, now) = (&self.detached, &window.cost.detached);
+        for signal in now.difference(before) {
+            let reason = window.missing.iter().find(|missing| missing.signal == *signal).map(|missing| &missing.reason);
+            tracing::warn!(signal, "not observed for now: {}", reason.map_or("its cost", String::as_str));
+        }
+        for signal in before.difference(now) {
+            tracing::info!(signal, "observed again");
+        }
+        self.detached.clone_from(now);
     }
 
     /// Looks what changed before each incident that opened.
@@ -247,12 +278,15 @@ impl Daemon {
         if settings.interval != ours.interval {
             self.engine.watch(settings.interval);
         }
+        if settings.budget != ours.budget {
+            self.engine.limit(settings.budget);
+        }
         if settings.thresholds != ours.thresholds {
             self.trends.forget_findings();
         }
-        let Settings { interval, thresholds, .. } = settings;
+        let Settings { interval, thresholds, budget, .. } = settings;
         self.shared.configure(interval, thresholds.clone());
-        self.settings.interval = interval;
+        (self.settings.interval, self.settings.budget) = (interval, budget);
         self.settings.thresholds = thresholds;
         tracing::info!(interval_seconds = interval.as_secs_f64(), "settings read again");
         notify(&[NotifyState::Ready]);

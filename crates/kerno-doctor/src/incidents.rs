@@ -7,8 +7,12 @@
 
 use std::collections::BTreeMap;
 
-use kerno_model::{Course, Finding, Fingerprint, Incident, IncidentState, Moment, Severity, Span, Transition, fill};
+use kerno_model::{
+    Course, Finding, Fingerprint, Incident, IncidentState, Moment, Severity, Span, Transition, Window, fill,
+};
 use serde::{Deserialize, Serialize};
+
+use crate::rules;
 
 #[cfg(test)]
 mod tests;
@@ -82,8 +86,10 @@ impl Incidents {
 }
 
 /// What a window's findings change: the incidents afterwards, and what is to be told of it. `findings` are those of one window, consequences
-/// under their causes, in any order; `span` says how long it was watched and when.
-pub fn step(mut incidents: Incidents, span: &Span, findings: &[Finding]) -> (Incidents, Vec<Transition>) {
+/// under their causes, in any order; the window says how long it was watched and when. What it could not watch, it has nothing to say about: an
+/// incident whose signal is missing goes on as it was.
+pub fn step(mut incidents: Incidents, window: &Window, findings: &[Finding]) -> (Incidents, Vec<Transition>) {
+    let span = &window.span;
     let now = span.end();
     let hysteresis = incidents.hysteresis;
     let mut seen = BTreeMap::new();
@@ -92,6 +98,7 @@ pub fn step(mut incidents: Incidents, span: &Span, findings: &[Finding]) -> (Inc
     for (fingerprint, tracked) in &mut incidents.tracked {
         let transition = match seen.remove(fingerprint) {
             Some((finding, under)) => present(tracked, hysteresis, span, now, finding, under),
+            None if is_unwatched(&tracked.incident, window) => None,
             None => absent(tracked, hysteresis, span, now),
         };
         transitions.extend(transition);
@@ -107,6 +114,12 @@ pub fn step(mut incidents: Incidents, span: &Span, findings: &[Finding]) -> (Inc
         incidents.tracked.insert(fingerprint, tracked);
     }
     (incidents, transitions)
+}
+
+/// Whether the window does not have the signal that the incident's rule judges.
+fn is_unwatched(incident: &Incident, window: &Window) -> bool {
+    let rule = rules().find(|rule| rule.id == incident.rule.as_str());
+    rule.is_some_and(|rule| window.missing.iter().any(|missing| missing.signal == rule.signal && missing.what == "all"))
 }
 
 /// Every finding by its fingerprint, with that of its cause. Of two alike the worse one counts.

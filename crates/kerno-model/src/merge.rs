@@ -222,6 +222,9 @@ impl Window {
         self.tell_partly_observed(&notes);
         self.cost.cpu_seconds += later.cost.cpu_seconds;
         self.cost.resident_bytes = later.cost.resident_bytes;
+        self.cost.kernel_bytes = later.cost.kernel_bytes;
+        self.cost.kernel_shares.clone_from(&later.cost.kernel_shares);
+        self.cost.detached.extend(later.cost.detached.iter().cloned());
         for (signal, loss) in &later.cost.loss {
             *self.cost.loss.entry(signal.clone()).or_default() += *loss;
         }

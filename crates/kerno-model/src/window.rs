@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -212,6 +212,11 @@ fn is_zero(seconds: &f64) -> bool {
     *seconds == 0.0
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn no_bytes(bytes: &u64) -> bool {
+    *bytes == 0
+}
+
 /// Something that could not be observed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -236,6 +241,16 @@ pub struct CostOfObserving {
     pub cpu_seconds: f64,
     /// Resident memory of this process at the end of the window.
     pub resident_bytes: u64,
+    /// Kernel memory of the maps of all programs, in bytes; 0 if it is not measured, as below.
+    #[serde(skip_serializing_if = "no_bytes")]
+    pub kernel_bytes: u64,
+    /// The time that each signal's programs took when that was last measured, as a share of all CPUs' time. Of programs that several signals
+    /// share, the first has it all. Empty if it is not measured: only what watches within a budget does.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub kernel_shares: BTreeMap<String, f64>,
+    /// The signals that were not watched because their programs cost too much.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub detached: BTreeSet<String>,
     /// What the kernel side lost, by signal. Totals are correct nevertheless, but some sources are unknown.
     pub loss: BTreeMap<String, SummaryLoss>,
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use kerno_model::Missing;
 
+use super::budget::Budget;
 use super::error::WatchError;
 use super::observer::{Observer, ObserverOptions};
 use super::pacing::{Due, Pacer};
@@ -27,6 +28,8 @@ enum Command {
     Watch(Duration),
     /// The running window ends now.
     Cut,
+    /// This is what watching may cost.
+    Limit(Budget),
     /// Say what happens now.
     Pulse(Sender<Vec<(&'static str, String)>>),
 }
@@ -126,6 +129,13 @@ impl Engine {
         self.tell(Command::Cut);
     }
 
+    /// Holds what watching costs within a budget, by taking out of the kernel what costs too much for as long as it does. Each time, the window
+    /// that runs ends early. [`Window::missing`](kerno_model::Window::missing) tells what is out, and
+    /// [`CostOfObserving`](kerno_model::CostOfObserving) what it costs.
+    pub fn limit(&self, budget: Budget) {
+        self.tell(Command::Limit(budget));
+    }
+
     /// A few words from each signal about what happens now: (the signal's short name, words). `None` if the engine does not answer within
     /// the timeout, because a sample takes longer, or if it has ended.
     pub fn pulse(&self, timeout: Duration) -> Option<Vec<(&'static str, String)>> {
@@ -201,6 +211,7 @@ fn run(mut observer: Observer, commands: &Receiver<Command>, hub: &Hub, stop: &A
                 end_window(&mut observer, hub, stop)?;
                 pacer = pacer.map(Pacer::again);
             }
+            Ok(Command::Limit(budget)) => observer.limit(budget),
             Ok(Command::Pulse(reply)) => drop(reply.send(observer.pulse())),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
@@ -211,10 +222,15 @@ fn run(mut observer: Observer, commands: &Receiver<Command>, hub: &Hub, stop: &A
             (Due::Sample, Duration::ZERO) => {
                 observer.sample_with(Some(pacer.left()))?;
                 pacer.sampled(observer.sample_cost());
+                if observer.wants_an_end() {
+                    end_window(&mut observer, hub, stop)?;
+                    *pacer = pacer.again();
+                }
             }
             (Due::End, Duration::ZERO) => {
                 end_window(&mut observer, hub, stop)?;
                 *pacer = pacer.again();
+                pacer.thin(observer.thinned());
             }
             _ => {}
         }

@@ -4,6 +4,7 @@
 //! returns a [`Window`](kerno_model::Window) at the end of each window: everything that rules, reports and other consumers need. An
 //! [`Engine`] does so in a thread of its own and hands each window to every consumer that has subscribed.
 
+mod budget;
 mod cgroups;
 pub(crate) mod cpu_clock;
 mod cumulative;
@@ -12,9 +13,13 @@ mod error;
 mod fast_map;
 #[cfg(test)]
 mod gap_tests;
+mod governing;
+mod governor;
 mod host_facts;
 mod identities;
+mod loading;
 mod membership;
+mod meter;
 mod mounts;
 mod naming;
 mod observer;
@@ -30,6 +35,7 @@ mod unseen;
 mod watchdog;
 mod windows;
 
+pub use budget::Budget;
 pub use engine_thread::Engine;
 pub use error::WatchError;
 pub use observer::{Observer, ObserverOptions, Spent};

@@ -3,71 +3,26 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use super::budget::Budget;
 use super::cpu_clock;
 use super::cumulative::{Gap, Gaps};
 use super::error::WatchError;
+use super::governing::Governing;
 use super::host_facts::Machine;
 use super::identities::Identities;
+use super::loading::{self, Loaded, Running};
 use super::naming::worth_naming;
 use super::pacing::{self, Due, Pacer};
 use super::resolver::Resolver;
-use super::sampler::{Sampler, Tick};
+use super::sampler::Tick;
 use super::tasks::Tasks;
 use super::unseen::unseen;
 use super::watchdog::{Progress, Watchdog};
-use crate::calls::summaries::{self, SUMMARIES};
 use crate::probe::clock::{monotonic_ns, unix_offset_ns};
-use crate::probe::{CancelToken, Host, LoadError, parallel};
+use crate::probe::{CancelToken, Host};
 use crate::signals::{self, SignalInfo};
 use kerno_model::{CostOfObserving, Missing, SCHEMA_VERSION, Span, Window};
 use kerno_model::{SummaryLoss, fill};
-
-/// What is loaded at once.
-enum Work {
-    Tasks,
-    Signal(&'static SignalInfo),
-    /// Signals that have hooks in common.
-    Together(Vec<&'static SignalInfo>),
-}
-
-/// What came of it.
-enum Part {
-    Tasks(Box<Result<Tasks, LoadError>>),
-    Signal(&'static SignalInfo, Result<Box<dyn Sampler>, LoadError>),
-}
-
-impl Work {
-    /// All that there is to load for these signals.
-    fn of(wanted: Vec<&'static SignalInfo>) -> Vec<Self> {
-        let (sharing, mut alone): (Vec<_>, Vec<_>) =
-            wanted.into_iter().partition(|info| SUMMARIES.number(info.name).is_some());
-        let mut all = vec![Self::Tasks];
-        if sharing.len() == SUMMARIES.signals.len() {
-            all.push(Self::Together(sharing));
-        } else {
-            alone.extend(sharing);
-        }
-        all.extend(alone.into_iter().map(Self::Signal));
-        all
-    }
-
-    fn load(self, host: &Host) -> Vec<Part> {
-        let alone = |info: &'static SignalInfo| Part::Signal(info, (info.sampler)(host));
-        match self {
-            Self::Tasks => vec![Part::Tasks(Box::new(Tasks::load(host)))],
-            Self::Signal(info) => vec![alone(info)],
-            Self::Together(infos) => match summaries::samplers(host) {
-                Ok(loaded) => infos
-                    .into_iter()
-                    .zip(loaded.into_iter().map(Ok))
-                    .map(|(info, sampler)| Part::Signal(info, sampler))
-                    .collect(),
-                // What the kernel does not take of several signals it may take of one.
-                Err(_) => infos.into_iter().map(alone).collect(),
-            },
-        }
-    }
-}
 
 /// What to observe.
 #[derive(Clone, Debug, Default)]
@@ -123,6 +78,7 @@ const MAX_UNWALKED: u32 = 8;
 /// The parts of a sample that belong to no signal.
 const TASKS: &str = "tasks";
 const PROCESSES: &str = "processes";
+const GOVERNOR: &str = "budget";
 
 /// Watches the machine through every signal's summary, in the thread that calls it. Dropping it removes everything from the kernel.
 ///
@@ -131,7 +87,7 @@ pub struct Observer {
     options: ObserverOptions,
     machine: Machine,
     tasks: Tasks,
-    samplers: Vec<(&'static SignalInfo, Box<dyn Sampler>)>,
+    samplers: Vec<Running>,
     /// Signals that cannot run.
     unloaded: Vec<Missing>,
     missing: Vec<Missing>,
@@ -150,6 +106,8 @@ pub struct Observer {
     cpu_seconds: f64,
     spent: BTreeMap<&'static str, Spent>,
     loss_before: BTreeMap<&'static str, SummaryLoss>,
+    /// Holds the cost within a budget, if there is one.
+    governing: Option<Governing>,
 }
 
 impl std::fmt::Debug for Observer {
@@ -186,45 +144,19 @@ impl Observer {
     }
 
     fn start_with(options: ObserverOptions, host: Host, stop: Arc<AtomicBool>) -> Result<Self, WatchError> {
-        let wanted = options.wanted()?;
-        let parts = parallel::each(Work::of(wanted), |work| work.load(&host));
-        let mut tasks = None;
-        let mut unloaded = Vec::new();
-        let mut samplers: Vec<(&'static SignalInfo, Box<dyn Sampler>)> = Vec::new();
-        let mut first_error = None;
-        for part in parts.into_iter().flatten() {
-            match part {
-                Part::Tasks(loaded) => tasks = Some((*loaded)?),
-                Part::Signal(info, Ok(sampler)) => samplers.push((info, sampler)),
-                Part::Signal(info, Err(error)) => {
-                    unloaded.push(fill!(Missing {
-                        signal: info.name.into(),
-                        what: "all".into(),
-                        reason: error.reason()
-                    }));
-                    first_error.get_or_insert(error);
-                }
-            }
-        }
-        samplers.sort_by_key(|(info, _)| info.event_type);
-        samplers.retain_mut(|(info, sampler)| match sampler.attach() {
-            Ok(()) => true,
-            Err(error) => {
-                unloaded.push(fill!(Missing { signal: info.name.into(), what: "all".into(), reason: error.reason() }));
-                first_error.get_or_insert(error);
-                false
-            }
-        });
+        let Loaded { tasks, running: samplers, refused: unloaded, first_error } =
+            loading::everything(options.wanted()?, &host);
         if let (true, Some(error)) = (samplers.is_empty(), first_error) {
             return Err(error.into());
         }
-        let mut tasks = tasks.map_or_else(|| Tasks::load(&host), Ok)?;
+        let mut tasks = tasks.unwrap_or_else(|| Tasks::load(&host))?;
         let resolver = Resolver::new(stop);
         let machine = Machine::new(&host, &resolver);
         drop(host);
         tasks.sample(0.0, monotonic_ns()).map_err(WatchError::Tasks)?;
         tasks.begin();
-        let parts = [TASKS, PROCESSES].into_iter().chain(samplers.iter().map(|(info, _)| info.name)).collect();
+        let parts =
+            [TASKS, PROCESSES, GOVERNOR].into_iter().chain(samplers.iter().map(|(info, _)| info.name)).collect();
         let mut observer = Self {
             options,
             machine,
@@ -243,6 +175,7 @@ impl Observer {
             cpu_seconds: 0.0,
             spent: BTreeMap::new(),
             loss_before: BTreeMap::new(),
+            governing: None,
         };
         observer.look_at_what_is_unseen();
         observer.begin(monotonic_ns());
@@ -270,6 +203,24 @@ impl Observer {
         self.sample_cost
     }
 
+    /// From now on it may cost so much.
+    pub(super) fn limit(&mut self, budget: Budget) {
+        match &mut self.governing {
+            Some(governing) => governing.set(budget),
+            None => self.governing = Some(Governing::new(budget)),
+        }
+    }
+
+    /// Whether something has to go, or may come back, which happens when the window ends.
+    pub(super) fn wants_an_end(&self) -> bool {
+        self.governing.as_ref().is_some_and(Governing::wants_an_end)
+    }
+
+    /// How many times more seldom than usual samples are to be taken.
+    pub(super) fn thinned(&self) -> u32 {
+        self.governing.as_ref().map_or(1, Governing::thinned)
+    }
+
     pub(super) fn progress(&self) -> Arc<Progress> {
         self.watchdog.progress()
     }
@@ -277,7 +228,8 @@ impl Observer {
     /// Privileges and mounts can change while it runs.
     fn look_at_what_is_unseen(&mut self) {
         let running: Vec<&str> = self.samplers.iter().map(|(info, _)| info.name).collect();
-        self.missing = self.unloaded.iter().cloned().chain(unseen(&running)).collect();
+        let detached = self.governing.iter().flat_map(|governing| governing.missing(monotonic_ns()));
+        self.missing = self.unloaded.iter().cloned().chain(detached).chain(unseen(&running)).collect();
     }
 
     fn begin(&mut self, started_ns: u64) {
@@ -337,6 +289,11 @@ impl Observer {
             sampler.sample(&tick);
             self.spent.entry(info.name).or_default().sampling += watch.lap();
         }
+        if let Some(governing) = &mut self.governing {
+            self.watchdog.enter(GOVERNOR);
+            governing.meter(now_ns, self.samples, &self.samplers);
+            self.spent.entry(GOVERNOR).or_default().sampling += watch.lap();
+        }
         self.sample_cost = watch.0 - begun;
         self.cpu_seconds += self.sample_cost;
         Ok(())
@@ -375,8 +332,7 @@ impl Observer {
     /// A few words from each signal on what happens now: (signal's short name, words).
     pub fn pulse(&mut self) -> Vec<(&'static str, String)> {
         let now_ns = monotonic_ns();
-        let words =
-            |(info, sampler): &mut (&'static SignalInfo, Box<dyn Sampler>)| Some((info.alias, sampler.pulse(now_ns)?));
+        let words = |(info, sampler): &mut Running| Some((info.alias, sampler.pulse(now_ns)?));
         self.samplers.iter_mut().filter_map(words).collect()
     }
 
@@ -421,12 +377,19 @@ impl Observer {
         self.spent.entry(PROCESSES).or_default().windows += watch.lap();
         signals.cost = self.cost(self.cpu_seconds + watch.0 - begun);
         let _ = watch.lap();
+        if let Some(governing) = &mut self.governing {
+            self.watchdog.enter(GOVERNOR);
+            governing.window_ended(now_ns, &mut self.samplers, &mut signals);
+        }
+        let governed = watch.lap();
+        self.spent.entry(GOVERNOR).or_default().windows += governed;
+        self.watchdog.enter(TASKS);
         self.tasks.begin();
         let took = watch.lap();
         self.spent.entry(TASKS).or_default().windows += took;
         // What was read at this window's end is the next one's begin.
         self.begin(now_ns);
-        self.cpu_seconds += took;
+        self.cpu_seconds += governed + took;
         Ok(signals)
     }
 

@@ -34,6 +34,8 @@ pub(super) struct Pacer {
     window: Duration,
     begun: Instant,
     interval: Duration,
+    /// Samples are taken so many times more seldom than usual.
+    thinned: u32,
     /// When the next sample is due, from the beginning of the window.
     next: Duration,
 }
@@ -42,18 +44,27 @@ impl Pacer {
     /// A window of this length begins now.
     pub(super) fn begin(window: Duration) -> Self {
         let interval = sampling_interval(window);
-        Self { window, begun: Instant::now(), interval, next: interval }
+        Self { window, begun: Instant::now(), interval, thinned: 1, next: interval }
     }
 
     /// The next window, of the same length, begins now.
     pub(super) fn again(self) -> Self {
-        Self::begin(self.window)
+        let mut next = Self::begin(self.window);
+        next.thin(self.thinned);
+        next
+    }
+
+    /// Samples are taken so many times more seldom than usual, from now on.
+    pub(super) fn thin(&mut self, times: u32) {
+        self.thinned = times;
+        self.interval = sampling_interval(self.window).saturating_mul(times);
+        self.next = self.next.max(self.interval);
     }
 
     /// Changes the length of the window.
     pub(super) fn set_window(&mut self, window: Duration) {
         self.window = window;
-        self.interval = sampling_interval(window);
+        self.interval = sampling_interval(window).saturating_mul(self.thinned);
         self.next = self.next.min(self.begun.elapsed().saturating_add(self.interval));
     }
 
@@ -85,7 +96,7 @@ impl Pacer {
     }
 
     fn sampled_at(&mut self, elapsed: Duration, cost: f64) {
-        self.interval = next_interval(self.window, cost);
+        self.interval = next_interval(self.window, cost).saturating_mul(self.thinned);
         // A sample that was late is not made up for.
         while self.next <= elapsed {
             self.next = self.next.saturating_add(self.interval);
@@ -96,6 +107,22 @@ impl Pacer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn thinned_samples_are_as_many_times_fewer() {
+        let times = |thinned| {
+            let mut pacer = Pacer::begin(Duration::from_secs(24));
+            pacer.thin(thinned);
+            let (mut taken, mut at) = (0, Duration::ZERO);
+            while let (Due::Sample, wait) = pacer.next_at(at) {
+                at += wait;
+                pacer.sampled_at(at, 0.0);
+                taken += 1;
+            }
+            taken
+        };
+        assert_eq!([times(1), times(2), times(4), times(8), times(1000)], [23, 11, 5, 2, 0]);
+    }
 
     #[test]
     fn dear_samples_are_taken_more_seldom() {

@@ -2,7 +2,7 @@ use kerno_model::{SummaryLoss, Window};
 
 use super::resolver::Resolver;
 use super::tasks::Tasks;
-use crate::probe::LoadError;
+use crate::probe::{LoadError, SummaryPrograms};
 
 /// One signal's part: programs in the kernel and what is looked at beside them.
 pub(crate) trait Sampler: Send {
@@ -25,8 +25,13 @@ pub(crate) trait Sampler: Send {
         None
     }
 
+    /// Its programs in the kernel, and what they could not hold. Of none, everything is read.
+    fn programs(&self) -> Option<&SummaryPrograms>;
+
     /// What the kernel side could not hold since it was loaded.
-    fn loss(&self) -> SummaryLoss;
+    fn loss(&self) -> SummaryLoss {
+        self.programs().map(SummaryPrograms::loss).unwrap_or_default()
+    }
 }
 
 /// The moment of a sample.

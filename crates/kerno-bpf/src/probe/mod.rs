@@ -10,6 +10,7 @@ pub(crate) mod faults;
 mod group;
 mod handle;
 mod host;
+mod kernel_memory;
 #[cfg(test)]
 mod kernels;
 mod loader;
@@ -24,7 +25,7 @@ mod set;
 mod signal;
 mod stream;
 mod summary_plane;
-mod sys;
+pub(crate) mod sys;
 
 #[cfg(test)]
 pub(crate) use btf::Btf;
@@ -37,6 +38,7 @@ pub(crate) use group::{Group, Member};
 pub use handle::{Handle, Prepared};
 pub use host::{Capability, Host, running_kernel};
 pub(crate) use host::{in_initial_pid_namespace, possible_cpus};
+pub use kernel_memory::kernel_memory_bytes;
 pub use loader::{Availability, Loader, SignalLoader};
 pub(crate) use object::{Iteration, Object, Stop};
 pub use options::{Filter, FilterKind, Options};

@@ -152,6 +152,11 @@ impl Share {
         self.with(|loaded| loaded.descriptors(&self.placed).map(sys::missed_runs).sum())
     }
 
+    /// How long each program that works for this signal has run. Those of which the kernel does not tell are left out.
+    pub(super) fn run_times(&self) -> Vec<sys::RunTime> {
+        self.with(|loaded| loaded.descriptors(&self.placed).filter_map(|fd| sys::run_time(fd).ok()).collect())
+    }
+
     /// The kernel's ids of the programs that work for this signal.
     pub(super) fn program_ids(&self) -> Vec<u32> {
         self.with(|loaded| loaded.descriptors(&self.placed).filter_map(|fd| sys::program_id(fd).ok()).collect())

@@ -138,6 +138,11 @@ impl SummaryPrograms {
         })
     }
 
+    /// How long each of its programs has run, those too that it shares.
+    pub(crate) fn run_times(&self) -> Vec<sys::RunTime> {
+        self.share.run_times()
+    }
+
     /// What the kernel side lost since it was loaded.
     pub(crate) fn loss(&self) -> SummaryLoss {
         let mut loss = SummaryLoss { missed_runs: self.share.missed_runs(), ..SummaryLoss::default() };

@@ -7,7 +7,6 @@ use kerno::probe::Capability;
 use kerno::signals::{self, SignalInfo};
 use kerno::{Availability, FilterKind, Host, Options};
 
-use super::kernel_memory;
 use crate::args::default_ring_bytes;
 use crate::privileges;
 
@@ -101,14 +100,14 @@ impl Facts {
 
 /// Starts to watch, and stops at once.
 fn doctor() -> DoctorFact {
-    let before = kernel_memory::of_own_maps();
+    let before = kerno::probe::kernel_memory_bytes();
     match Observer::start(ObserverOptions::default()) {
         Ok(observer) => DoctorFact {
             available: true,
             reason: None,
             missing: observer.missing().to_vec(),
             kernel_memory_bytes: before
-                .zip(kernel_memory::of_own_maps())
+                .zip(kerno::probe::kernel_memory_bytes())
                 .map(|(before, after)| after.saturating_sub(before)),
         },
         Err(error) => DoctorFact {
@@ -139,12 +138,13 @@ fn check(signal: &SignalInfo, host: &Host) -> SignalFact {
         Availability::Available { hooks } => {
             fact.hooks = hooks;
             fact.tried = true;
-            let before = kernel_memory::of_own_maps();
+            let before = kerno::probe::kernel_memory_bytes();
             match loader.load() {
                 Ok(handle) => {
                     fact.available = true;
-                    fact.kernel_memory_bytes =
-                        before.zip(kernel_memory::of_own_maps()).map(|(before, after)| after.saturating_sub(before));
+                    fact.kernel_memory_bytes = before
+                        .zip(kerno::probe::kernel_memory_bytes())
+                        .map(|(before, after)| after.saturating_sub(before));
                     handle.close();
                 }
                 Err(error) => fact.reason = Some(error.reason()),

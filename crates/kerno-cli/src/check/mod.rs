@@ -1,7 +1,6 @@
 //! `kerno check`: what works on this machine, and what does not.
 
 mod facts;
-mod kernel_memory;
 mod report;
 
 use std::process::ExitCode;

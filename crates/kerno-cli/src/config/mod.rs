@@ -56,10 +56,23 @@ pub(crate) struct StartConfig {
     pub(crate) socket: Option<PathBuf>,
     pub(crate) http: Option<String>,
     pub(crate) log: Option<Output>,
+    pub(crate) max_kernel_share: Option<f64>,
+    pub(crate) max_cpu_share: Option<f64>,
 }
 
 impl StartConfig {
-    const KEYS: [&'static str; 8] = ["interval", "signals", "redact", "store", "store_size", "socket", "http", "log"];
+    const KEYS: [&'static str; 10] = [
+        "interval",
+        "signals",
+        "redact",
+        "store",
+        "store_size",
+        "socket",
+        "http",
+        "log",
+        "max_kernel_share",
+        "max_cpu_share",
+    ];
 }
 
 /// The sections of the file besides `rules`, with their keys. They are also those of the environment.
@@ -169,6 +182,8 @@ impl Config {
                 let form = words(ALLOWED)?;
                 start.log = Some(Output::from_str(&form, false).map_err(|_| wrong(ALLOWED, format!("{form:?}")))?);
             }
+            "max_kernel_share" => start.max_kernel_share = Some(share(value, &wrong)?),
+            "max_cpu_share" => start.max_cpu_share = Some(share(value, &wrong)?),
             _ => return Err(Problem::Key(suggest::unknown("setting of start", key, &StartConfig::KEYS))),
         }
         Ok(())
@@ -197,6 +212,13 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// A part of the time of CPUs that may be used up; 1 is no limit.
+fn share(value: &Value, wrong: &dyn Fn(&str, String) -> Problem) -> Result<f64, Problem> {
+    const ALLOWED: &str = "a share of the time, above 0 and up to 1, such as 0.02";
+    let share = number(value).map_err(|what| wrong(ALLOWED, what))?;
+    if share > 0.0 && share <= 1.0 { Ok(share) } else { Err(wrong(ALLOWED, format!("the number {share}"))) }
 }
 
 fn signal_names(value: &Value, wrong: &dyn Fn(&str, String) -> Problem) -> Result<Vec<String>, Problem> {

@@ -56,7 +56,7 @@ impl Printer {
     /// What this window changes about the incidents that it is compared with.
     fn changes(&mut self, window: &Window, findings: &[Finding]) -> Vec<Change> {
         let before = std::mem::take(&mut self.incidents);
-        let (incidents, transitions) = incidents::step(before, &window.span, findings);
+        let (incidents, transitions) = incidents::step(before, window, findings);
         self.incidents = incidents;
         transitions.iter().map(|transition| Change::of(transition, window)).collect()
     }

@@ -1,5 +1,5 @@
 use super::*;
-use kerno_model::{Effect, RuleId, Subject, fill};
+use kerno_model::{Effect, Missing, RuleId, Subject, fill};
 use proptest::prelude::*;
 
 fn finding(place: u8, severity: Severity, excess: f64) -> Finding {
@@ -21,9 +21,16 @@ impl Watch {
     }
 
     fn window(&mut self, seconds: f64, findings: &[Finding]) -> Vec<Course> {
+        self.window_without(None, seconds, findings)
+    }
+
+    /// A window in which this signal was not watched.
+    fn window_without(&mut self, signal: Option<&str>, seconds: f64, findings: &[Finding]) -> Vec<Course> {
         let started_ns = (self.now_seconds * 1e9) as u64;
         let span = fill!(Span { started_unix: self.now_seconds, started_ns, seconds, samples: 2 });
-        let (incidents, transitions) = step(std::mem::take(&mut self.incidents), &span, findings);
+        let all = |signal: &str| fill!(Missing { signal: signal.to_owned(), what: "all".to_owned() });
+        let window = fill!(Window { span, missing: signal.into_iter().map(all).collect() });
+        let (incidents, transitions) = step(std::mem::take(&mut self.incidents), &window, findings);
         self.incidents = incidents;
         self.now_seconds += seconds;
         self.told.extend(transitions.iter().cloned());
@@ -37,6 +44,21 @@ impl Watch {
     fn open(&self) -> usize {
         self.incidents.open().count()
     }
+}
+
+#[test]
+fn what_is_not_watched_is_not_over() {
+    let mut watch = Watch::new();
+    let found = [finding(1, Severity::Warning, 2.0)];
+    assert_eq!(watch.window(10.0, &found), [Course::Opened]);
+    for _ in 0..100 {
+        assert_eq!(watch.window_without(Some("fd_track"), 10.0, &[]), []);
+    }
+    assert_eq!(watch.open(), 1);
+    assert_eq!(watch.window(10.0, &found), [], "it went on all the time");
+    // That another signal is missing says nothing about this one.
+    assert_eq!(watch.window_without(Some("disk_io"), 10.0, &[]), []);
+    assert_eq!(watch.window_without(Some("disk_io"), 10.0, &[]), [Course::Closed]);
 }
 
 #[test]

@@ -122,6 +122,38 @@ impl Describe for Window {
             ),
             give: |window, give| give.all().count(window.cost.resident_bytes),
         },
+        Described {
+            metric: Metric::gauge(
+                "kerno.cost.kernel.memory.usage",
+                Measure::BYTES,
+                "Kernel memory of the maps of Kerno's programs.",
+            ),
+            give: |window, give| {
+                if window.cost.kernel_bytes > 0 {
+                    give.all().count(window.cost.kernel_bytes);
+                }
+            },
+        },
+        Described {
+            metric: Metric::gauge(
+                "kerno.cost.kernel.utilization",
+                Measure::RATIO,
+                "The time in Kerno's programs in the kernel when that was last measured, as a share of all CPUs' time.",
+            ),
+            give: |window, give| {
+                if !window.cost.kernel_shares.is_empty() {
+                    give.all().set(window.cost.kernel_shares.values().sum());
+                }
+            },
+        },
+        Described {
+            metric: Metric::gauge(
+                "kerno.cost.signals.detached",
+                Measure::things("signal"),
+                "How many signals were not observed in the latest window because their programs cost too much.",
+            ),
+            give: |window, give| give.all().count(window.cost.detached.len() as u64),
+        },
     ];
     const LEFT_OUT: &'static [(&'static str, &'static str)] = &[
         ("merged.*", "how windows were added up, not an observation"),

@@ -12,7 +12,6 @@ use super::writers::Writers;
 use crate::engine::{Cumulative, Delta, Gaps, PressureMeter, ProcFile, Sampler, Tick};
 use crate::event::Comm;
 use crate::probe::{Host, KernelHash, LoadError, MappedBlocks, Object, Plan, SummaryPrograms, VolatileBlock, meminfo};
-use kerno_model::SummaryLoss;
 use kerno_model::{DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter, DiskSummary};
 use kerno_model::{ErrnoCount, Histogram, RequestKind, Series, Window};
 
@@ -280,8 +279,8 @@ impl Sampler for Sampled {
         })
     }
 
-    fn loss(&self) -> SummaryLoss {
-        self.programs.loss()
+    fn programs(&self) -> Option<&SummaryPrograms> {
+        Some(&self.programs)
     }
 }
 

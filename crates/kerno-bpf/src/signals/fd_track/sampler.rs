@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use super::kinds::Inventory;
 use crate::engine::{Gap, Gaps, Late, ProcFile, ProcessAccount, Question, Sampler, Tick};
-use crate::probe::{Host, LoadError};
-use kerno_model::SummaryLoss;
+use crate::probe::{Host, LoadError, SummaryPrograms};
 use kerno_model::amount::number;
 use kerno_model::{FdKind, FdProcess, FdSummary};
 use kerno_model::{Series, Window};
@@ -161,8 +160,8 @@ impl Sampler for Sampled {
         Some(format!("{} open", number(self.open.last()?)))
     }
 
-    fn loss(&self) -> SummaryLoss {
-        SummaryLoss::default()
+    fn programs(&self) -> Option<&SummaryPrograms> {
+        None
     }
 }
 

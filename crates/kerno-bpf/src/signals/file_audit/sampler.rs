@@ -7,7 +7,6 @@ use super::loader;
 use crate::engine::{Cumulative, Delta, Gaps, Pace, Sampler, Tick};
 use crate::event::{Comm, MAX_FILENAME_LEN};
 use crate::probe::{Hook, Host, KernelHash, LoadError, MappedBlocks, Object, Plan, SummaryPrograms};
-use kerno_model::SummaryLoss;
 use kerno_model::{ErrnoCount, Window};
 use kerno_model::{FileProcess, FileSummary};
 
@@ -144,8 +143,8 @@ impl Sampler for Sampled {
         self.pace.per_second(opens, now_ns).map(|rate| format!("{rate:.0} opens/s"))
     }
 
-    fn loss(&self) -> SummaryLoss {
-        self.programs.loss()
+    fn programs(&self) -> Option<&SummaryPrograms> {
+        Some(&self.programs)
     }
 }
 

@@ -10,7 +10,6 @@ use crate::engine::{
     Cumulative, Gaps, MountWatch, PressureMeter, ProcFile, ProcessAccount, Sampler, Tasks, Tick, read_numbers,
 };
 use crate::probe::{Host, LoadError, Object, Options, Plan, Signal as _, SummaryPrograms, meminfo};
-use kerno_model::SummaryLoss;
 use kerno_model::Window;
 use kerno_model::amount::bytes;
 use kerno_model::{MemoryHolder, OomKill, OomSummary, ProcessMemory};
@@ -228,8 +227,8 @@ impl Sampler for Sampled {
         Some(format!("{} available", bytes(self.summary.available_bytes.last()?)))
     }
 
-    fn loss(&self) -> SummaryLoss {
-        self.programs.loss()
+    fn programs(&self) -> Option<&SummaryPrograms> {
+        Some(&self.programs)
     }
 }
 

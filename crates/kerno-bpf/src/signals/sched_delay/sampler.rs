@@ -9,9 +9,9 @@ use super::throttle::ThrottleMeter;
 use crate::engine::{Cumulative, Gaps, PressureMeter, ProcFile, Sampler, Tasks, Tick};
 use crate::event::Comm;
 use crate::probe::{Hook, Host, KernelHash, LoadError, MappedBlocks, Object, Plan, SummaryPrograms, VolatileBlock};
+use kerno_model::fill;
 use kerno_model::{CpuHolder, CpuStat, SchedSummary, SchedWaiter};
 use kerno_model::{Histogram, Missing, Series, Window};
-use kerno_model::{SummaryLoss, fill};
 
 /// A wait after a wake-up of this length is a long one: a machine that is merely busy has few.
 const SLOW_NS: u64 = 5_000_000;
@@ -311,8 +311,8 @@ impl Sampler for Sampled {
         Some(format!("run queue p99 {p99}"))
     }
 
-    fn loss(&self) -> SummaryLoss {
-        self.programs.loss()
+    fn programs(&self) -> Option<&SummaryPrograms> {
+        Some(&self.programs)
     }
 }
 

@@ -10,7 +10,6 @@ use crate::engine::{Cumulative, Delta, Gaps, Pace, Sampler, Tick};
 use crate::event::syscall_names::{self, MAX_SYSCALLS};
 use crate::probe::{Host, KernelHash, LoadError, MappedBlocks, Object, Plan, SummaryPrograms, possible_cpus};
 use kerno_doctor::knowledge::normal::{self, Waiting};
-use kerno_model::SummaryLoss;
 use kerno_model::{BUCKETS, ErrnoCount, Histogram, Window};
 use kerno_model::{SyncStat, SyscallExemplar, SyscallOffender, SyscallStat, SyscallSummary};
 
@@ -230,8 +229,8 @@ impl Sampler for Sampled {
         })
     }
 
-    fn loss(&self) -> SummaryLoss {
-        self.programs.loss()
+    fn programs(&self) -> Option<&SummaryPrograms> {
+        Some(&self.programs)
     }
 }
 

@@ -9,7 +9,7 @@ use super::walk::{self, Namespace, Part, Walk};
 use super::wire::{Block, Counts, FailureKey, FailureValue, LISTEN, PeerKey, PeerValue, Row};
 use crate::engine::{Cumulative, FastMap, Gap, Gaps, Sampler, Tick, is_gone};
 use crate::probe::{Hook, Host, KernelHash, LoadError, MappedBlocks, Object, Plan, SummaryPrograms, running_kernel};
-use kerno_model::{KernelVersion, SummaryLoss};
+use kerno_model::KernelVersion;
 use kerno_model::{TcpSummary, Window};
 
 /// Accept queues are looked at this often at most.
@@ -344,7 +344,7 @@ impl Sampler for Sampled {
         })
     }
 
-    fn loss(&self) -> SummaryLoss {
-        self.programs.loss()
+    fn programs(&self) -> Option<&SummaryPrograms> {
+        Some(&self.programs)
     }
 }

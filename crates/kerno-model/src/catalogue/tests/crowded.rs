@@ -24,6 +24,8 @@ pub(super) fn crowded(seed: u32) -> Window {
         ..Window::default()
     };
     window.missing = ids().map(|(_, n, _)| Missing { signal: format!("signal_{n}"), ..Missing::default() }).collect();
+    window.cost.kernel_bytes = 40 << 20;
+    window.cost.kernel_shares = [("syscall_latency".to_owned(), 0.01), ("sched_delay".to_owned(), 0.002)].into();
     window.cost.loss = ids()
         .map(|(_, n, weight)| (format!("signal_{n}"), SummaryLoss { overflow: weight, untracked: 2, missed_runs: 1 }))
         .collect();

@@ -1,7 +1,8 @@
 use std::fs;
 
-/// Bytes of kernel memory of all maps that this process has open, by `memlock` in their fdinfo (Linux 4.10; exact from 6.4).
-pub(super) fn of_own_maps() -> Option<u64> {
+/// Bytes of kernel memory of all maps that this process has open, by `memlock` in their fdinfo (Linux 4.10; exact from 6.4). `None` without
+/// `/proc`.
+pub fn kernel_memory_bytes() -> Option<u64> {
     let descriptors = fs::read_dir("/proc/self/fdinfo").ok()?;
     let infos = descriptors.flatten().filter_map(|entry| fs::read_to_string(entry.path()).ok());
     Some(infos.filter_map(|info| of_map(&info)).sum())
