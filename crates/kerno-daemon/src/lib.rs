@@ -12,11 +12,13 @@
 //! | what changed on the machine | `changes/` |
 //! | the past, from the store | `past.rs` |
 //! | HTTP: listeners and their limits, routes, metrics | `api/` |
+//! | connections to other machines: TLS, secrets, headers | `outbound.rs` |
 //! | asking a running daemon | [`Client`] |
 
 mod api;
 mod changes;
 mod client;
+mod outbound;
 mod past;
 mod settings;
 mod state;
@@ -25,6 +27,7 @@ mod watching;
 mod writer;
 
 pub use client::{Client, ClientError, Lines};
+pub use outbound::{Outbound, OutboundError, Secret};
 pub use past::{Past, PastError};
 pub use settings::{DEFAULT_HTTP, DEFAULT_SOCKET, DEFAULT_STORE, INTERVALS, Settings};
 pub use state::{Status, StoreStatus};
