@@ -81,10 +81,7 @@ fn settings(args: &StartArgs) -> anyhow::Result<(Settings, Output)> {
     if let Some(size) = start.store_size {
         keep.cap_bytes = size;
     }
-    let http = match args.http.as_ref().or(start.http.as_ref()) {
-        Some(text) => address(text)?,
-        None => defaults.http,
-    };
+    let listen = |name: &str, chosen: Option<&String>, default| chosen.map_or(Ok(default), |text| address(name, text));
     let settings = Settings {
         interval: args.interval.or(start.interval).unwrap_or(defaults.interval),
         signals: if signals.iter().any(|name| name == ALL) { Vec::new() } else { signals },
@@ -92,7 +89,9 @@ fn settings(args: &StartArgs) -> anyhow::Result<(Settings, Output)> {
         store: place(args.store.as_ref().or(start.store.as_ref()), defaults.store),
         keep,
         socket: place(args.socket.as_ref().or(start.socket.as_ref()), defaults.socket),
-        http,
+        http: listen("http", args.http.as_ref().or(start.http.as_ref()), defaults.http)?,
+        guard: start.guard,
+        health: listen("health", args.health.as_ref().or(start.health.as_ref()), defaults.health)?,
         budget: Budget {
             kernel_share: start.max_kernel_share.unwrap_or(defaults.budget.kernel_share),
             cpu_share: start.max_cpu_share.unwrap_or(defaults.budget.cpu_share),
@@ -111,10 +110,10 @@ fn place(chosen: Option<&PathBuf>, default: Option<PathBuf>) -> Option<PathBuf> 
     }
 }
 
-fn address(text: &str) -> anyhow::Result<Option<SocketAddr>> {
+fn address(name: &str, text: &str) -> anyhow::Result<Option<SocketAddr>> {
     if text == OFF {
         return Ok(None);
     }
-    let expected = || format!("http: {text:?} is no address; expected one such as 127.0.0.1:7653, or \"off\"");
+    let expected = || format!("{name}: {text:?} is no address; expected one such as 127.0.0.1:7653, or \"off\"");
     text.parse().map(Some).with_context(expected)
 }

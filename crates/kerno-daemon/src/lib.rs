@@ -26,6 +26,7 @@ mod times;
 mod watching;
 mod writer;
 
+pub use api::{Guard, GuardError};
 pub use client::{Client, ClientError, Lines};
 pub use outbound::{Outbound, OutboundError, Secret};
 pub use past::{Past, PastError};

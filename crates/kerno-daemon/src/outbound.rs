@@ -208,7 +208,7 @@ fn certificates(path: &Path, text: &str) -> Result<Vec<Certificate<'static>>, Ou
     Ok(found)
 }
 
-fn read(path: &Path) -> Result<String, OutboundError> {
+pub(crate) fn read(path: &Path) -> Result<String, OutboundError> {
     let failed = |source| OutboundError::Read { path: path.to_owned(), source };
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(failed)?;

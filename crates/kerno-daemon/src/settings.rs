@@ -6,6 +6,8 @@ use std::time::Duration;
 use kerno_bpf::engine::Budget;
 use kerno_doctor::Thresholds;
 
+use crate::api::Guard;
+
 /// Where windows and incidents are kept unless set otherwise.
 pub const DEFAULT_STORE: &str = "/var/lib/kerno";
 /// The Unix socket for the command unless set otherwise.
@@ -30,8 +32,12 @@ pub struct Settings {
     pub keep: kerno_store::Settings,
     /// The Unix socket; `None` for none.
     pub socket: Option<PathBuf>,
-    /// The address for HTTP, which must be one of this machine's loopback; `None` for none.
+    /// The address for HTTP; `None` for none.
     pub http: Option<SocketAddr>,
+    /// Who may ask there.
+    pub guard: Guard,
+    /// An address for nothing but `/healthz` and `/readyz`, for everybody; `None` for none.
+    pub health: Option<SocketAddr>,
     /// What watching may cost.
     pub budget: Budget,
     /// What counts as wrong.
@@ -48,6 +54,8 @@ impl Default for Settings {
             keep: kerno_store::Settings::default(),
             socket: Some(DEFAULT_SOCKET.into()),
             http: DEFAULT_HTTP.parse().ok(),
+            guard: Guard::default(),
+            health: None,
             budget: Budget::default(),
             thresholds: Thresholds::default(),
         }

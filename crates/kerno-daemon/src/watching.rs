@@ -14,7 +14,7 @@ use kerno_model::{Change, Course, Incident, IncidentId, IncidentRecord, Moment, 
 use kerno_store::{Reader, Store, StoreError};
 use sd_notify::NotifyState;
 
-use crate::api::{Api, BindError, Listeners};
+use crate::api::{Api, BindError, GuardError, Listeners};
 use crate::changes::{Changes, WindowChanges};
 use crate::past::{INCIDENTS, explain};
 use crate::settings::{INTERVALS, Settings};
@@ -44,6 +44,9 @@ pub enum DaemonError {
     /// The store cannot be opened.
     #[error("cannot open the store")]
     Store(#[from] StoreError),
+    /// HTTP cannot be served as it is asked for.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
     /// A socket or an address cannot be used.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -83,7 +86,7 @@ impl Daemon {
     /// Checks settings without starting anything.
     ///
     /// # Errors
-    /// [`DaemonError::Setting`] for the first one that is impossible.
+    /// [`DaemonError::Setting`] or [`DaemonError::Guard`] for the first one that is impossible.
     pub fn check(settings: &Settings) -> Result<(), DaemonError> {
         if !INTERVALS.contains(&settings.interval) {
             return Err(DaemonError::Setting(format!(
@@ -93,11 +96,8 @@ impl Daemon {
                 INTERVALS.end()
             )));
         }
-        if let Some(http) = settings.http.filter(|http| !http.ip().is_loopback()) {
-            return Err(DaemonError::Setting(format!(
-                "HTTP is served on this machine's loopback only, such as 127.0.0.1:{}; {http} would let everybody on the network read it",
-                http.port()
-            )));
+        if let Some(http) = settings.http {
+            settings.guard.check(http)?;
         }
         Ok(())
     }
@@ -124,7 +124,7 @@ impl Daemon {
             None => Incidents::default(),
         };
         let reader = store.as_ref().map(|(store, _)| store.reader());
-        let listeners = Listeners::bind(settings.socket.as_deref(), settings.http)?;
+        let listeners = Listeners::bind(&settings)?;
         let changed = reader.as_ref().map_or_else(BTreeMap::new, |reader| changes_of(reader, &incidents));
         let records = records(&incidents, &changed);
         let shared = Arc::new(Shared::new(settings.interval, settings.thresholds.clone(), records));
@@ -168,6 +168,11 @@ impl Daemon {
         self.api.http()
     }
 
+    /// Where health is told to everybody; `None` if it is not. Of port 0, the one that was given.
+    pub fn health(&self) -> Option<SocketAddr> {
+        self.api.health()
+    }
+
     /// Watches until it is cancelled. Settings that arrive meanwhile are taken over as far as that is possible while it runs.
     ///
     /// # Errors
@@ -178,6 +183,7 @@ impl Daemon {
             store = self.settings.store.as_ref().map(|path| path.display().to_string()),
             socket = self.settings.socket.as_ref().map(|path| path.display().to_string()),
             http = self.api.http().map(|http| http.to_string()),
+            health = self.api.health().map(|health| health.to_string()),
             "watching"
         );
         notify(&[NotifyState::Ready]);
@@ -268,7 +274,7 @@ impl Daemon {
             ("redact", ours.redact != settings.redact),
             ("store", ours.store != settings.store || ours.keep != settings.keep),
             ("socket", ours.socket != settings.socket),
-            ("http", ours.http != settings.http),
+            ("http", ours.http != settings.http || ours.guard != settings.guard || ours.health != settings.health),
         ];
         for (name, changed) in fixed {
             if changed {

@@ -80,9 +80,14 @@ pub(crate) struct StartArgs {
     #[arg(long, value_name = "PATH|off", value_hint = ValueHint::FilePath)]
     pub(crate) socket: Option<PathBuf>,
 
-    /// Serve HTTP on this address of this machine's loopback, or "off" [default: 127.0.0.1:7653]
+    /// Serve HTTP on this address, or "off" [default: 127.0.0.1:7653]. Beyond this machine it needs TLS and a token or client certificates: see
+    /// docs/start.md
     #[arg(long, value_name = "ADDR|off")]
     pub(crate) http: Option<String>,
+
+    /// Serve nothing but health checks on this address, for everybody [default: off]
+    #[arg(long, value_name = "ADDR|off")]
+    pub(crate) health: Option<String>,
 
     /// Watch only these signals [default: all]
     #[arg(short, long, value_name = "SIGNAL[,SIGNAL...]", value_delimiter = ',', value_parser = signal_parser())]

@@ -14,6 +14,7 @@ use kerno::model::Severity;
 use kerno::signals;
 
 use clap::ValueEnum as _;
+use kerno_daemon::Guard;
 
 use crate::args::{ALL, Output, SetThreshold};
 use crate::values;
@@ -56,12 +57,14 @@ pub(crate) struct StartConfig {
     pub(crate) socket: Option<PathBuf>,
     pub(crate) http: Option<String>,
     pub(crate) log: Option<Output>,
+    pub(crate) health: Option<String>,
+    pub(crate) guard: Guard,
     pub(crate) max_kernel_share: Option<f64>,
     pub(crate) max_cpu_share: Option<f64>,
 }
 
 impl StartConfig {
-    const KEYS: [&'static str; 10] = [
+    const KEYS: [&'static str; 15] = [
         "interval",
         "signals",
         "redact",
@@ -69,6 +72,11 @@ impl StartConfig {
         "store_size",
         "socket",
         "http",
+        "http_certificate",
+        "http_key",
+        "http_client_ca",
+        "http_token_file",
+        "health",
         "log",
         "max_kernel_share",
         "max_cpu_share",
@@ -177,6 +185,11 @@ impl Config {
             }
             "socket" => start.socket = Some(words("a path, or \"off\"")?.into()),
             "http" => start.http = Some(words("an address such as \"127.0.0.1:7653\", or \"off\"")?),
+            "http_certificate" => start.guard.certificate = Some(words("a file")?.into()),
+            "http_key" => start.guard.key = Some(words("a file")?.into()),
+            "http_client_ca" => start.guard.client_ca = Some(words("a file")?.into()),
+            "http_token_file" => start.guard.token_file = Some(words("a file")?.into()),
+            "health" => start.health = Some(words("an address such as \"0.0.0.0:7654\", or \"off\"")?),
             "log" => {
                 const ALLOWED: &str = "\"text\" or \"json\"";
                 let form = words(ALLOWED)?;

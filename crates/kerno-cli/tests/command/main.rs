@@ -9,6 +9,7 @@ mod doctor;
 mod errors;
 mod idle;
 mod start;
+mod start_guard;
 mod terminal;
 mod time_namespace;
 mod trace;

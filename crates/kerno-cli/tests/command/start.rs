@@ -12,16 +12,16 @@ use serde_json::Value;
 use crate::support::{alone, kerno, run, signal, text, wait};
 
 /// A daemon on a store of its own.
-struct Daemon {
+pub(crate) struct Daemon {
     child: Child,
     directory: Arc<tempfile::TempDir>,
-    http: SocketAddr,
+    pub(crate) http: SocketAddr,
     log: Arc<Mutex<String>>,
 }
 
-const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
-fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + LIMIT;
     loop {
         if let Some(found) = check() {
@@ -33,13 +33,19 @@ fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
 }
 
 impl Daemon {
-    fn start(directory: &Arc<tempfile::TempDir>, more: &[&str]) -> Self {
+    pub(crate) fn start(directory: &Arc<tempfile::TempDir>, more: &[&str]) -> Self {
+        Self::start_with(directory, more, &[])
+    }
+
+    /// With settings in the environment.
+    pub(crate) fn start_with(directory: &Arc<tempfile::TempDir>, more: &[&str], settings: &[(&str, &Path)]) -> Self {
         let (store, socket) = (directory.path().join("store"), directory.path().join("socket"));
         let mut args =
             vec!["start", "--http", "127.0.0.1:0", "--interval", "1s", "--config", "/dev/null", "--log", "json"];
         args.extend(["--store", store.to_str().unwrap(), "--socket", socket.to_str().unwrap()]);
         args.extend(more);
-        let mut child = kerno(&args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child =
+            kerno(&args).envs(settings.iter().copied()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let (stderr, written) = (child.stderr.take().unwrap(), Arc::clone(&log));
         std::thread::spawn(move || {
@@ -56,13 +62,24 @@ impl Daemon {
         Self { child, directory: Arc::clone(directory), http, log }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
+    /// What it said of itself when it began to watch.
+    pub(crate) fn said(&self, what: &str) -> String {
+        let log = self.log();
+        let line = log.lines().find(|line| line.contains("\"watching\"")).unwrap();
+        serde_json::from_str::<Value>(line).unwrap()[what].as_str().unwrap().to_owned()
+    }
+
     /// An answer as its status and body.
-    fn get(&self, path: &str, headers: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.http).unwrap();
+    pub(crate) fn get(&self, path: &str, headers: &str) -> (u16, String) {
+        self.get_at(self.http, path, headers)
+    }
+
+    pub(crate) fn get_at(&self, address: SocketAddr, path: &str, headers: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n").unwrap();
         let mut answer = Vec::new();
@@ -92,11 +109,11 @@ impl Daemon {
         incidents(&mut self.asked(&["incidents", "--output", "json"]))
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
-    fn stop(mut self) -> String {
+    pub(crate) fn stop(mut self) -> String {
         let asked = Instant::now();
         signal(&self.child, libc::SIGTERM);
         let status = wait(&mut self.child);

@@ -2,6 +2,7 @@
 
 mod events;
 mod exposition;
+mod guard;
 mod questions;
 mod routes;
 
@@ -24,6 +25,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, watch};
 use tokio_io_timeout::TimeoutStream;
 
+pub use guard::{Guard, GuardError};
+use guard::{Tls, Token};
+use routes::Whom;
+
+use crate::settings::Settings;
 use crate::state::Shared;
 
 /// Connections at a time, of all listeners together. One more is closed at once.
@@ -61,21 +67,29 @@ pub enum BindError {
         source: io::Error,
     },
     /// The address cannot be used.
-    #[error("cannot listen on {address}; choose another with --http")]
+    #[error("cannot listen on {address}; choose another with {option}")]
     Address {
         /// The address.
         address: SocketAddr,
+        /// The option that sets it.
+        option: &'static str,
         /// Why.
         #[source]
         source: io::Error,
     },
+    /// A file that says who may ask is not as it should be.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
 }
 
 /// Sockets that are bound, and not served yet.
 #[derive(Debug)]
 pub(crate) struct Listeners {
     unix: Option<(UnixListener, SocketFile)>,
-    tcp: Option<(TcpListener, SocketAddr)>,
+    http: Option<(TcpListener, SocketAddr)>,
+    health: Option<(TcpListener, SocketAddr)>,
+    tls: Option<Tls>,
+    token: Option<Token>,
 }
 
 /// Removes the socket from the file system when it is dropped.
@@ -89,20 +103,26 @@ impl Drop for SocketFile {
 }
 
 impl Listeners {
-    pub(crate) fn bind(socket: Option<&Path>, http: Option<SocketAddr>) -> Result<Self, BindError> {
-        let unix = socket.map(bind_unix).transpose()?;
-        let tcp = http.map(|address| {
-            let listener = TcpListener::bind(address)?;
-            listener.set_nonblocking(true)?;
-            let address = listener.local_addr()?;
-            Ok((listener, address))
-        });
-        let tcp = tcp.transpose().map_err(|source: io::Error| BindError::Address {
-            address: http.unwrap_or_else(|| ([0; 4], 0).into()),
-            source,
-        })?;
-        Ok(Self { unix, tcp })
+    pub(crate) fn bind(settings: &Settings) -> Result<Self, BindError> {
+        let Settings { socket, http, health, guard, .. } = settings;
+        Ok(Self {
+            unix: socket.as_deref().map(bind_unix).transpose()?,
+            http: http.map(|address| bind_tcp(address, "--http")).transpose()?,
+            health: health.map(|address| bind_tcp(address, "--health")).transpose()?,
+            tls: Tls::new(guard)?,
+            token: Token::new(guard)?,
+        })
     }
+}
+
+fn bind_tcp(address: SocketAddr, option: &'static str) -> Result<(TcpListener, SocketAddr), BindError> {
+    let bound = || {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    bound().map_err(|source| BindError::Address { address, option, source })
 }
 
 fn bind_unix(path: &Path) -> Result<(UnixListener, SocketFile), BindError> {
@@ -143,6 +163,7 @@ struct App {
 #[derive(Debug)]
 pub(crate) struct Api {
     http: Option<SocketAddr>,
+    health: Option<SocketAddr>,
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
     _file: Option<SocketFile>,
@@ -157,21 +178,36 @@ impl Api {
             .max_blocking_threads(2)
             .thread_name("kerno http")
             .build()?;
-        let http = listeners.tcp.as_ref().map(|(_, address)| *address);
-        let (unix, file) = listeners.unix.map_or((None, None), |(listener, file)| (Some(listener), Some(file)));
-        let tcp = listeners.tcp.map(|(listener, _)| listener);
+        let address = |listener: &Option<(TcpListener, SocketAddr)>| listener.as_ref().map(|(_, address)| *address);
+        let (http, health) = (address(&listeners.http), address(&listeners.health));
         let app = App { shared, reader: reader.map(Arc::new) };
+        let Listeners { unix, http: over_tcp, health: of_health, tls, token } = listeners;
+        let (unix, file) = unix.map_or((None, None), |(listener, file)| (Some(listener), Some(file)));
+        let whom = match (token, &tls) {
+            (Some(token), _) => Whom::Token(Arc::new(token)),
+            (None, Some(_)) if http.is_some_and(|http| !http.ip().is_loopback()) => Whom::Certified,
+            (None, _) => Whom::Local,
+        };
+        let tcp = [
+            over_tcp.map(|(listener, _)| (listener, routes::router(app.clone(), whom), tls.map(Arc::new))),
+            of_health.map(|(listener, _)| (listener, routes::health(app.clone()), None)),
+        ];
+        let unix = unix.map(|listener| (listener, routes::router(app.clone(), Whom::Socket)));
         let work = move || {
-            runtime.block_on(serve(tcp, unix, app, stopped));
+            runtime.block_on(serve(tcp, unix, app.shared, stopped));
             // A question to a store that hangs is not waited for.
             runtime.shutdown_background();
         };
         let thread = std::thread::Builder::new().name("kerno http".into()).spawn(work)?;
-        Ok(Self { http, stop, thread: Some(thread), _file: file })
+        Ok(Self { http, health, stop, thread: Some(thread), _file: file })
     }
 
     pub(crate) const fn http(&self) -> Option<SocketAddr> {
         self.http
+    }
+
+    pub(crate) const fn health(&self) -> Option<SocketAddr> {
+        self.health
     }
 
     /// Ends the connections, those that do not end by themselves after this time.
@@ -187,25 +223,29 @@ impl Api {
     }
 }
 
-async fn serve(tcp: Option<TcpListener>, unix: Option<UnixListener>, app: App, stop: watch::Receiver<bool>) {
+/// A listener with what it serves, over TLS or not.
+type Served = (TcpListener, Router, Option<Arc<Tls>>);
+
+async fn serve(
+    tcp: [Option<Served>; 2],
+    unix: Option<(UnixListener, Router)>,
+    shared: Arc<Shared>,
+    stop: watch::Receiver<bool>,
+) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let shared = Arc::clone(&app.shared);
+    let door = Door { shared, places: Arc::clone(&places), stop: stop.clone() };
     let mut tasks = Vec::new();
-    match tcp.map(tokio::net::TcpListener::from_std).transpose() {
-        Ok(Some(listener)) => {
-            let router = routes::router(app.clone(), routes::Whom::Local);
-            tasks.push(tokio::spawn(accept(listener, router, Arc::clone(&shared), Arc::clone(&places), stop.clone())));
+    for (listener, router, tls) in tcp.into_iter().flatten() {
+        match tokio::net::TcpListener::from_std(listener) {
+            Ok(listener) => tasks.push(tokio::spawn(accept(listener, router, tls, door.clone()))),
+            Err(error) => tracing::error!("HTTP is not served: {error}"),
         }
-        Ok(None) => {}
-        Err(error) => tracing::error!("HTTP is not served: {error}"),
     }
-    match unix.map(tokio::net::UnixListener::from_std).transpose() {
-        Ok(Some(listener)) => {
-            let router = routes::router(app, routes::Whom::Socket);
-            tasks.push(tokio::spawn(accept(listener, router, Arc::clone(&shared), Arc::clone(&places), stop.clone())));
+    if let Some((listener, router)) = unix {
+        match tokio::net::UnixListener::from_std(listener) {
+            Ok(listener) => tasks.push(tokio::spawn(accept(listener, router, None, door))),
+            Err(error) => tracing::error!("the socket is not served: {error}"),
         }
-        Ok(None) => {}
-        Err(error) => tracing::error!("the socket is not served: {error}"),
     }
     let mut stopped = stop;
     told(&mut stopped).await;
@@ -217,27 +257,41 @@ async fn serve(tcp: Option<TcpListener>, unix: Option<UnixListener>, app: App, s
     let _ = tokio::time::timeout(Duration::from_millis(500), places.acquire_many(all)).await;
 }
 
-async fn accept<L: Listener>(
-    mut listener: L,
-    router: Router,
+/// What all listeners have in common.
+#[derive(Clone, Debug)]
+struct Door {
     shared: Arc<Shared>,
     places: Arc<Semaphore>,
-    mut stop: watch::Receiver<bool>,
-) {
+    stop: watch::Receiver<bool>,
+}
+
+async fn accept<L>(mut listener: L, router: Router, tls: Option<Arc<Tls>>, mut door: Door)
+where
+    L: Listener,
+{
     loop {
         // It waits by itself after an error, such as no descriptor left.
         let stream = tokio::select! {
             (stream, _) = listener.accept() => stream,
-            () = told(&mut stop) => return,
+            () = told(&mut door.stop) => return,
         };
         // Without a place it is closed: a queue would only make others wait too.
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            shared.refused();
+        let Ok(place) = Arc::clone(&door.places).try_acquire_owned() else {
+            door.shared.refused();
             continue;
         };
-        let (router, stop) = (router.clone(), stop.clone());
+        let (router, stop, tls) = (router.clone(), door.stop.clone(), tls.clone());
         tokio::spawn(async move {
-            connection(stream, router, stop).await;
+            match tls {
+                None => connection(stream, router, stop).await,
+                Some(tls) => {
+                    // Errors are the client's, as below.
+                    let shaken = tokio::time::timeout(HEAD_TIMEOUT, tls.acceptor().accept(stream)).await;
+                    if let Ok(Ok(stream)) = shaken {
+                        connection(stream, router, stop).await;
+                    }
+                }
+            }
             drop(place);
         });
     }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
-use axum::http::header::{ACCEPT, CONTENT_TYPE, HOST, USER_AGENT};
-use axum::http::{HeaderMap, StatusCode};
-use axum::middleware::{Next, from_fn};
+use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use kerno_doctor::report::{IncidentReport, Report};
@@ -16,6 +16,7 @@ use kerno_model::Window;
 use kerno_store::Reader;
 use serde::Serialize;
 
+use super::guard::Token;
 use super::questions::{Answer, Refused, When, Which};
 use super::{App, events, exposition};
 use crate::past;
@@ -25,12 +26,25 @@ use crate::times::Range;
 const MAX_WINDOWS: usize = 10_000;
 
 /// Who may ask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) enum Whom {
     /// Whoever may open the socket.
     Socket,
     /// Every user of this machine.
     Local,
+    /// Whoever has a certificate, which has been checked before anything could be asked.
+    Certified,
+    /// Whoever has this token.
+    Token(Arc<Token>),
+}
+
+/// What everybody may ask.
+pub(super) fn health(app: App) -> Router {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .fallback(async || Refused::not_found("only /healthz and /readyz are served here"))
+        .with_state(app)
 }
 
 pub(super) fn router(app: App, whom: Whom) -> Router {
@@ -48,9 +62,18 @@ pub(super) fn router(app: App, whom: Whom) -> Router {
         .method_not_allowed_fallback(async || Refused(StatusCode::METHOD_NOT_ALLOWED, "only GET is allowed".into()))
         .with_state(app);
     match whom {
-        Whom::Socket => router,
+        Whom::Socket | Whom::Certified => router,
         Whom::Local => router.layer(from_fn(of_this_machine)),
+        Whom::Token(token) => router.layer(from_fn_with_state(token, with_token)),
     }
+}
+
+async fn with_token(State(token): State<Arc<Token>>, request: axum::extract::Request, next: Next) -> Response {
+    if token.is_in(request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes)) {
+        return next.run(request).await;
+    }
+    let refused = Refused(StatusCode::UNAUTHORIZED, "a token is needed: Authorization: Bearer TOKEN".into());
+    ([(WWW_AUTHENTICATE, "Bearer")], refused).into_response()
 }
 
 /// A web page that a user of this machine looks at must not read what is served here: its own host name may lead here, and browsers send that.
