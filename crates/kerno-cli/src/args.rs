@@ -12,8 +12,10 @@ use kerno::signals::{self, SignalInfo};
 use kerno::{FilterKind, Options};
 
 use crate::values;
-use past::{COMPARE_EXAMPLES, INCIDENTS_EXAMPLES, START_EXAMPLES};
-pub(crate) use past::{CompareArgs, IncidentsAction, IncidentsArgs, PastArgs, StartArgs};
+use past::{COMPARE_EXAMPLES, EXPORT_EXAMPLES, INCIDENTS_EXAMPLES, START_EXAMPLES};
+pub(crate) use past::{
+    CompareArgs, ExportArgs, ExportFormat, ExportTable, IncidentsAction, IncidentsArgs, PastArgs, StartArgs,
+};
 
 /// Every signal that can be loaded here.
 pub(crate) const ALL: &str = "all";
@@ -98,6 +100,9 @@ pub(crate) enum Command {
     /// Compare two times: what differs between them, the largest first
     #[command(after_help = COMPARE_EXAMPLES)]
     Compare(CompareArgs),
+    /// Write what was observed as a table, for DuckDB, ClickHouse, pandas and the like
+    #[command(after_help = EXPORT_EXAMPLES)]
+    Export(ExportArgs),
     /// Print kernel events as they happen
     #[command(after_help = TRACE_EXAMPLES)]
     Trace(Box<TraceArgs>),

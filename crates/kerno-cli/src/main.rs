@@ -6,6 +6,7 @@ mod compare;
 mod config;
 mod doctor;
 mod error;
+mod export;
 mod incidents;
 mod output;
 mod past;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Command::Start(args) => start::run(&args),
         Command::Incidents(args) => incidents::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Completions { shell } => completions(shell),

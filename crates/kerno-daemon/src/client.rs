@@ -59,6 +59,13 @@ struct Problem {
     error: String,
 }
 
+/// No problem is longer, in bytes.
+const MAX_PROBLEM: u64 = 64 << 10;
+
+fn problem(body: &[u8]) -> Option<String> {
+    serde_json::from_slice::<Problem>(body).ok().map(|problem| problem.error)
+}
+
 impl Client {
     /// The daemon at this socket, if one listens there.
     ///
@@ -95,30 +102,45 @@ impl Client {
         saved::read_window(&body).map_err(|error| ClientError::Unreadable(error.to_string()))
     }
 
+    /// The windows that overlap a stretch of time, one JSON object a line.
+    ///
+    /// # Errors
+    /// As all questions.
+    pub fn windows(&self, range: Range) -> Result<Lines, ClientError> {
+        self.lines(&format!("/api/v1/windows?from={}&to={}", range.from_ns, range.to_ns))
+    }
+
     /// Changes of incidents as they happen, one JSON object a line.
     ///
     /// # Errors
     /// As all questions.
     pub fn follow(&self) -> Result<Lines, ClientError> {
+        self.lines("/api/v1/events")
+    }
+
+    fn lines(&self, path: &str) -> Result<Lines, ClientError> {
         let unanswered = |error: io::Error| ClientError::Unanswered(error.into());
         let mut stream = std::os::unix::net::UnixStream::connect(&self.socket)
             .map_err(|source| ClientError::Unreachable { socket: self.socket.clone(), source })?;
         // HTTP/1.0: the answer is the stream itself, until its end.
-        io::Write::write_all(&mut stream, b"GET /api/v1/events HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        io::Write::write_all(&mut stream, format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())
             .map_err(unanswered)?;
         let mut lines = BufReader::new(stream);
         let mut line = String::new();
         lines.read_line(&mut line).map_err(unanswered)?;
-        if !line.contains(" 200 ") {
-            return Err(ClientError::Refused(line.trim().to_owned()));
-        }
+        let status = line.trim().to_owned();
         while !line.trim().is_empty() {
             line.clear();
             if lines.read_line(&mut line).map_err(unanswered)? == 0 {
                 break;
             }
         }
-        Ok(Lines(lines))
+        if status.contains(" 200 ") {
+            return Ok(Lines(lines));
+        }
+        let mut body = String::new();
+        io::Read::read_to_string(&mut io::Read::take(lines, MAX_PROBLEM), &mut body).map_err(unanswered)?;
+        Err(ClientError::Refused(problem(body.as_bytes()).unwrap_or(status)))
     }
 
     fn json<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
@@ -143,9 +165,7 @@ impl Client {
         if status.is_success() {
             return Ok(body);
         }
-        let why = serde_json::from_slice::<Problem>(&body)
-            .map_or_else(|_| format!("kerno answered {status}"), |problem| problem.error);
-        Err(ClientError::Refused(why))
+        Err(ClientError::Refused(problem(&body).unwrap_or_else(|| format!("kerno answered {status}"))))
     }
 }
 
@@ -164,7 +184,7 @@ async fn ask(stream: UnixStream, path: &str) -> Result<(StatusCode, Bytes), Box<
     }
 }
 
-/// Lines of a stream that goes on until the daemon ends.
+/// Lines of an answer, or of a stream that goes on until the daemon ends.
 #[derive(Debug)]
 pub struct Lines(BufReader<std::os::unix::net::UnixStream>);
 

@@ -10,7 +10,7 @@
 //! | what the loop knows and others read | `state.rs` |
 //! | writing to the store | `writer.rs` |
 //! | what changed on the machine | `changes/` |
-//! | the past, from the store | `past.rs` |
+//! | the past, from the store; as tables | `past.rs`, `export/` |
 //! | HTTP: listeners and their limits, routes, metrics | `api/` |
 //! | connections to other machines: TLS, secrets, headers | `outbound.rs` |
 //! | asking a running daemon | [`Client`] |
@@ -18,6 +18,7 @@
 mod api;
 mod changes;
 mod client;
+mod export;
 mod outbound;
 mod past;
 mod settings;
@@ -28,6 +29,7 @@ mod writer;
 
 pub use api::{Guard, GuardError};
 pub use client::{Client, ClientError, Lines};
+pub use export::{Column, ColumnKind, ExportError, Exported, Format, Table, columns, export};
 pub use outbound::{Outbound, OutboundError, Secret};
 pub use past::{Past, PastError};
 pub use settings::{DEFAULT_HTTP, DEFAULT_SOCKET, DEFAULT_STORE, INTERVALS, Settings};

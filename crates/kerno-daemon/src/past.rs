@@ -5,8 +5,10 @@ use std::path::Path;
 
 use kerno_doctor::incidents::Incidents;
 use kerno_doctor::report::IncidentReport;
+use kerno_model::saved;
 use kerno_model::{IncidentRecord, Window};
 use kerno_store::{Reader, StoreError};
+use serde::{Deserialize, Serialize};
 
 use crate::client::{Client, ClientError};
 use crate::times::Range;
@@ -33,6 +35,9 @@ pub enum PastError {
     /// The store cannot be read.
     #[error("cannot read the store")]
     Store(#[from] StoreError),
+    /// One window of many cannot be read.
+    #[error("a window cannot be read: {0}")]
+    Unreadable(String),
     /// The daemon does not answer, or refuses.
     #[error(transparent)]
     Daemon(#[from] ClientError),
@@ -58,6 +63,32 @@ impl Past {
         }
     }
 
+    /// The windows that overlap a stretch of time, in the order in which they were observed. One that is damaged is
+    /// [`PastError::Unreadable`], and those after it follow; any other error is the last item.
+    ///
+    /// # Errors
+    /// [`PastError::Nothing`] if there is none.
+    pub fn windows(&self, range: Range) -> Result<Box<dyn Iterator<Item = Result<Window, PastError>> + '_>, PastError> {
+        let mut windows: Box<dyn Iterator<Item = Result<Window, PastError>>> = match self {
+            Self::Daemon(client) => Box::new(client.windows(range)?.map(|line| match line {
+                Ok(line) => of_line(&line),
+                Err(error) => Err(PastError::Daemon(ClientError::Unanswered(error.into()))),
+            })),
+            Self::Store(reader) => Box::new(
+                reader
+                    .windows(range.from_ns, range.to_ns)
+                    .map(|window| window.map_err(|error| PastError::Unreadable(explain(&error)))),
+            ),
+        };
+        let Some(first) = windows.next() else {
+            return Err(PastError::Nothing(match self {
+                Self::Daemon(_) => "then".to_owned(),
+                Self::Store(reader) => known(reader),
+            }));
+        };
+        Ok(Box::new(std::iter::once(first).chain(windows)))
+    }
+
     /// All incidents that are known, the oldest first.
     ///
     /// # Errors
@@ -68,6 +99,19 @@ impl Past {
             Self::Store(reader) => Ok(together(incidents(reader)?, Vec::new())),
         }
     }
+}
+
+/// What a daemon answers in the place of a window that it cannot read.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Unreadable {
+    pub(crate) unreadable: String,
+}
+
+fn of_line(line: &str) -> Result<Window, PastError> {
+    saved::read_window(line.as_bytes()).map_err(|error| match serde_json::from_str::<Unreadable>(line) {
+        Ok(Unreadable { unreadable }) => PastError::Unreadable(unreadable),
+        Err(_) => PastError::Daemon(ClientError::Unreadable(error.to_string())),
+    })
 }
 
 /// What a store has of a stretch of time, as one window.

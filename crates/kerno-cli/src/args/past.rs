@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Subcommand, ValueHint};
+use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use kerno::model::Severity;
 
 use super::{Output, ReportOutput, SetThreshold, set_threshold, severity_parser, signal_parser};
@@ -53,6 +53,69 @@ Examples:
   kerno incidents --store ./kerno          of a store that was copied here
 
 Incidents are asked of the `kerno start` that runs here, or read from a store with --store.";
+
+pub(super) const EXPORT_EXAMPLES: &str = "\
+Examples:
+  kerno export --last 1h samples.parquet                   a row for each number of each window
+  kerno export --from '2026-11-28 03:00' --to '2026-11-28 04:00' night.parquet
+  kerno export --table incidents incidents.parquet         a row for each incident
+  kerno export --table windows --last 10m windows.ndjson   whole windows
+  kerno export --last 10m - | head                         JSON on standard output
+  kerno export --store ./kerno --last 1d samples.parquet   of a store that was copied here
+
+  duckdb -c \"select time, label_device, p99 from 'samples.parquet' where metric = 'kerno.disk.operation.duration' order by p99 desc limit 10\"
+
+docs/export.md has the columns. The past is asked of the `kerno start` that runs here, or read from a store with --store.";
+
+/// A table of what was observed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportTable {
+    /// The numbers of windows, a row each
+    Samples,
+    /// Incidents, a row each
+    Incidents,
+    /// Whole windows, as NDJSON
+    Windows,
+}
+
+/// How a table is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportFormat {
+    /// Apache Parquet
+    Parquet,
+    /// One JSON object a line
+    Ndjson,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ExportArgs {
+    /// Write to this file, or "-" for standard output
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+
+    /// What to export
+    #[arg(short, long, value_enum, default_value_t = ExportTable::Samples, value_name = "TABLE")]
+    pub(crate) table: ExportTable,
+
+    /// How to write it [default: by the file's ending; NDJSON on standard output]
+    #[arg(short, long, value_enum, value_name = "FORMAT")]
+    pub(crate) format: Option<ExportFormat>,
+
+    /// Only what was observed after this time: 03:02, "2026-11-28 03:02", "8h ago" [default: all]
+    #[arg(long, value_name = "TIME", value_parser = values::moment)]
+    pub(crate) from: Option<u64>,
+
+    /// Only what was observed before this time [default: now]
+    #[arg(long, value_name = "TIME", value_parser = values::moment)]
+    pub(crate) to: Option<u64>,
+
+    /// Only what was observed in this time until now
+    #[arg(long, value_name = "TIME", value_parser = values::positive_duration, conflicts_with_all = ["from", "to"])]
+    pub(crate) last: Option<Duration>,
+
+    #[command(flatten)]
+    pub(crate) past: PastArgs,
+}
 
 /// Where the past is asked for.
 #[derive(Args, Clone, Debug)]

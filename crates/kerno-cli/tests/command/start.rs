@@ -256,8 +256,33 @@ fn the_past_is_reported_as_doctor_would_have() {
     ])));
     let report = daemon.json(&format!("/api/v1/report?from={}&to={}", at, "now"));
     assert!(report["findings"].is_array());
+    // What is exported is the same, from the one that runs and from its store.
+    let lines = |command: &mut Command, table: &str| {
+        let output = run(command.args(["--to", &at, "--table", table]));
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout).lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).collect::<Vec<_>>()
+    };
+    let of_daemon = ["windows", "samples"].map(|table| lines(&mut daemon.asked(&["export", "-"]), table));
+    assert!(of_daemon[0].len() >= 3 && of_daemon[1].len() > 100 * of_daemon[0].len());
     daemon.stop();
     let store = directory.path().join("store");
+    let of_store = ["windows", "samples"].map(|table| lines(kerno(&["export", "-", "--store"]).arg(&store), table));
+    assert_eq!(of_daemon, of_store);
+    let file = directory.path().join("samples.parquet");
+    let to_file = |args: &[&str]| run(kerno(&["export"]).arg(&file).args(args).arg("--store").arg(&store));
+    let written = to_file(&["--to", &at]);
+    assert!(written.status.success(), "{}", text(&written.stderr));
+    let expected = format!("{} rows of {} windows, 20", of_store[1].len(), of_store[0].len());
+    assert!(text(&written.stderr).contains(&expected), "{expected}: {}", text(&written.stderr));
+    let table = std::fs::read(&file).unwrap();
+    assert!(table.starts_with(b"PAR1") && table.ends_with(b"PAR1"));
+    // What fails leaves what was there.
+    let failed = to_file(&["--to", "2020-01-01"]);
+    assert_eq!(failed.status.code(), Some(2));
+    assert!(text(&failed.stderr).contains("kerno: nothing was observed then"), "{}", text(&failed.stderr));
+    assert_eq!(std::fs::read(&file).unwrap(), table);
+    assert_eq!(to_file(&["--from", "now", "--to", "1h ago"]).status.code(), Some(2));
+    assert_eq!(to_file(&["--table", "windows"]).status.code(), Some(2), "windows have no columns");
     assert!(finds(kerno(&["doctor", "--output", "json", "--at", &at, "--for", "6s", "--store"]).arg(&store)));
     let nothing = run(kerno(&["doctor", "--at", "2020-01-01", "--store"]).arg(&store));
     assert_eq!(nothing.status.code(), Some(2));
@@ -408,7 +433,7 @@ fn what_cannot_start_says_why() {
         &["start", "--store", "off", "--socket", "off", "--http", &daemon.http.to_string()],
         "cannot listen on 127.0.0.1",
     );
-    refused(&["start", "--store", "off", "--socket", "off", "--http", "0.0.0.0:1"], "loopback only");
+    refused(&["start", "--store", "off", "--socket", "off", "--http", "0.0.0.0:1"], "from other machines");
     refused(&["start", "--interval", "500ms"], "1s to 300s");
     let file = path("file");
     std::fs::write(&file, "x").unwrap();

@@ -35,6 +35,9 @@ use crate::state::Shared;
 /// Connections at a time, of all listeners together. One more is closed at once.
 const MAX_CONNECTIONS: usize = 600;
 
+/// Answers of many windows at a time: each has a thread, which waits for the client.
+const MAX_EXPORTS: usize = 4;
+
 /// A request's head must come within this, and so must the next one on a connection that is kept.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -157,6 +160,8 @@ fn bind_unix(path: &Path) -> Result<(UnixListener, SocketFile), BindError> {
 struct App {
     shared: Arc<Shared>,
     reader: Option<Arc<Reader>>,
+    /// Answers of many windows that may be written at a time.
+    exports: Arc<Semaphore>,
 }
 
 /// The thread that serves.
@@ -180,7 +185,8 @@ impl Api {
             .build()?;
         let address = |listener: &Option<(TcpListener, SocketAddr)>| listener.as_ref().map(|(_, address)| *address);
         let (http, health) = (address(&listeners.http), address(&listeners.health));
-        let app = App { shared, reader: reader.map(Arc::new) };
+        let exports = Arc::new(Semaphore::new(MAX_EXPORTS));
+        let app = App { shared, reader: reader.map(Arc::new), exports };
         let Listeners { unix, http: over_tcp, health: of_health, tls, token } = listeners;
         let (unix, file) = unix.map_or((None, None), |(listener, file)| (Some(listener), Some(file)));
         let whom = match (token, &tls) {

@@ -1,8 +1,10 @@
 //! What is served.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT, WWW_AUTHENTICATE};
@@ -10,20 +12,21 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use futures_util::stream;
 use kerno_doctor::report::{IncidentReport, Report};
 use kerno_doctor::{Thresholds, judge};
-use kerno_model::Window;
 use kerno_store::Reader;
 use serde::Serialize;
+use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::guard::Token;
 use super::questions::{Answer, Refused, When, Which};
-use super::{App, events, exposition};
-use crate::past;
+use super::{App, MAX_EXPORTS, events, exposition};
+use crate::past::{self, Unreadable};
 use crate::times::Range;
 
-/// The most windows of one answer.
-const MAX_WINDOWS: usize = 10_000;
+/// How much of an answer is in memory at once, but for the window that passes this.
+const PAGE_BYTES: usize = 256 << 10;
 
 /// Who may ask.
 #[derive(Clone, Debug)]
@@ -145,32 +148,65 @@ async fn windows(State(app): State<App>, when: Result<Query<When>, QueryRejectio
     let Query(when) = when?;
     let Some(range) = when.range()? else {
         let latest = app.shared.latest().ok_or_else(|| Refused::from(past::PastError::Nothing("yet".into())))?;
-        return Ok(if when.merged { json(&*latest)? } else { lines(&[latest])? });
+        if when.merged {
+            return json(&*latest);
+        }
+        let mut lines = Vec::new();
+        line(&mut lines, &*latest);
+        return Ok(([(CONTENT_TYPE, NDJSON)], lines).into_response());
     };
     let reader = app.reader.ok_or_else(no_store)?;
     if when.merged {
         let window = asked(move || past::window(&reader, range)).await??;
         return json(&window);
     }
-    let windows =
-        asked(move || reader.windows(range.from_ns, range.to_ns).take(MAX_WINDOWS).collect::<Result<Vec<_>, _>>())
-            .await?;
-    let windows: Vec<_> = windows.map_err(past::PastError::from)?.into_iter().map(Arc::new).collect();
-    lines(&windows)
+    let place = app.exports.try_acquire_owned().map_err(|_| {
+        Refused(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("{MAX_EXPORTS} answers of many windows are being written; ask again"),
+        )
+    })?;
+    let (pages, taken) = tokio::sync::mpsc::channel(1);
+    let read = move || {
+        read_pages(&reader, range, &pages);
+        drop(place);
+    };
+    // A thread of its own: it waits for the client, and others' questions do not wait for it.
+    std::thread::Builder::new()
+        .name("kerno export".into())
+        .spawn(read)
+        .map_err(|error| Refused(StatusCode::SERVICE_UNAVAILABLE, format!("cannot start a thread: {error}")))?;
+    let next = async |mut taken: Receiver<Vec<u8>>| taken.recv().await.map(|page| (Ok::<_, Infallible>(page), taken));
+    Ok(([(CONTENT_TYPE, NDJSON)], Body::from_stream(Box::pin(stream::unfold(taken, next)))).into_response())
+}
+
+const NDJSON: &str = "application/x-ndjson";
+
+/// Reads windows as the client takes them, so that a day of them is never in memory at once.
+fn read_pages(reader: &Reader, range: Range, pages: &Sender<Vec<u8>>) {
+    let mut page = Vec::new();
+    for window in reader.windows(range.from_ns, range.to_ns) {
+        match window {
+            Ok(window) => line(&mut page, &window),
+            Err(error) => line(&mut page, &Unreadable { unreadable: past::explain(&error) }),
+        }
+        // An error says that the client is gone.
+        if page.len() >= PAGE_BYTES && pages.blocking_send(std::mem::take(&mut page)).is_err() {
+            return;
+        }
+    }
+    let _ = pages.blocking_send(page);
+}
+
+fn line(lines: &mut Vec<u8>, value: &impl Serialize) {
+    // What is kept can be written as JSON: it was read from less.
+    if serde_json::to_writer(&mut *lines, value).is_ok() {
+        lines.push(b'\n');
+    }
 }
 
 fn json(value: &impl Serialize) -> Answer<Response> {
     Ok(axum::Json(value).into_response())
-}
-
-fn lines(windows: &[Arc<Window>]) -> Answer<Response> {
-    let mut body = Vec::new();
-    for window in windows {
-        serde_json::to_writer(&mut body, &**window)
-            .map_err(|error| Refused(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-        body.push(b'\n');
-    }
-    Ok(([(CONTENT_TYPE, "application/x-ndjson")], body).into_response())
 }
 
 async fn report(State(app): State<App>, when: Result<Query<When>, QueryRejection>) -> Answer<Response> {
