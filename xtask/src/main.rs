@@ -47,6 +47,9 @@ enum Command {
     /// Make faults for real, as root, run `kerno doctor` beside each, and say how good it was
     #[command(disable_help_flag = true)]
     Lab(Passed),
+    /// Run `kerno start` for long under load, as root, and say what grew and what was lost
+    #[command(disable_help_flag = true)]
+    Soak(Passed),
     /// Run the kernel tests in virtual machines, one a kernel line (installs qemu from Debian)
     Vm(vm::Vm),
     /// Measure, as root, and print a table: what watching costs, beside other tools in the same run
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Command::Btf => btf::run(),
         Command::Vm(vm) => vm::run(&vm),
         Command::Lab(Passed { args }) => become_program("kerno-lab", &args),
+        Command::Soak(Passed { args }) => become_program("kerno-soak", &args),
         Command::Bench(Passed { args }) => become_program("kerno-bench", &args),
     };
     match result {
