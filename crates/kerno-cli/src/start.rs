@@ -70,7 +70,7 @@ fn start_log(form: Output) {
 }
 
 fn settings(args: &StartArgs) -> anyhow::Result<(Settings, Output)> {
-    let Config { thresholds, start, .. } = Config::load(args.config.as_deref(), &args.set)?;
+    let Config { thresholds, start, otlp, .. } = Config::load(args.config.as_deref(), &args.set)?;
     let defaults = Settings::default();
     let signals = match (&args.signals[..], start.signals) {
         ([], configured) => configured.unwrap_or_default(),
@@ -92,6 +92,7 @@ fn settings(args: &StartArgs) -> anyhow::Result<(Settings, Output)> {
         keep,
         socket: place(args.socket.as_ref().or(start.socket.as_ref()), defaults.socket),
         http,
+        otlp: otlp.settings()?,
         thresholds,
     };
     Ok((settings, args.log.or(start.log).unwrap_or(Output::Text)))

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use kerno_doctor::Thresholds;
 
+use crate::otlp::OtlpSettings;
+
 /// Where windows and incidents are kept unless set otherwise.
 pub const DEFAULT_STORE: &str = "/var/lib/kerno";
 /// The Unix socket for the command unless set otherwise.
@@ -31,6 +33,8 @@ pub struct Settings {
     pub socket: Option<PathBuf>,
     /// The address for HTTP, which must be one of this machine's loopback; `None` for none.
     pub http: Option<SocketAddr>,
+    /// Where metrics and incidents are sent to by the protocol of OpenTelemetry; `None` for nowhere.
+    pub otlp: Option<OtlpSettings>,
     /// What counts as wrong.
     pub thresholds: Thresholds,
 }
@@ -45,6 +49,7 @@ impl Default for Settings {
             keep: kerno_store::Settings::default(),
             socket: Some(DEFAULT_SOCKET.into()),
             http: DEFAULT_HTTP.parse().ok(),
+            otlp: None,
             thresholds: Thresholds::default(),
         }
     }

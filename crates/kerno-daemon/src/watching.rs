@@ -16,6 +16,7 @@ use sd_notify::NotifyState;
 
 use crate::api::{Api, BindError, Listeners};
 use crate::changes::{Changes, WindowChanges};
+use crate::otlp::{FLUSH, Otlp};
 use crate::past::{INCIDENTS, explain};
 use crate::settings::{INTERVALS, Settings};
 use crate::state::{Judged, Shared};
@@ -69,6 +70,7 @@ pub struct Daemon {
     changed: BTreeMap<IncidentId, Vec<Change>>,
     writer: Option<Writer>,
     api: Api,
+    otlp: Option<Otlp>,
 }
 
 impl std::fmt::Debug for Daemon {
@@ -96,6 +98,9 @@ impl Daemon {
                 "HTTP is served on this machine's loopback only, such as 127.0.0.1:{}; {http} would let everybody on the network read it",
                 http.port()
             )));
+        }
+        if let Some(otlp) = &settings.otlp {
+            otlp.check().map_err(DaemonError::Setting)?;
         }
         Ok(())
     }
@@ -136,6 +141,8 @@ impl Daemon {
         let trends = reader.as_ref().map_or_else(Trends::default, remembered);
         let of_windows = reader.as_ref().map_or_else(WindowChanges::default, last_window);
         let changes = Changes::start().map_err(DaemonError::Start)?;
+        let otlp = settings.otlp.clone().map(|otlp| Otlp::start(otlp, Arc::clone(&shared)));
+        let otlp = otlp.transpose().map_err(DaemonError::Start)?;
         let api = Api::start(listeners, Arc::clone(&shared), reader).map_err(DaemonError::Start)?;
         let writer = match store {
             Some((store, directory)) => {
@@ -143,7 +150,20 @@ impl Daemon {
             }
             None => None,
         };
-        Ok(Self { settings, engine, windows, shared, trends, incidents, changes, of_windows, changed, writer, api })
+        Ok(Self {
+            settings,
+            engine,
+            windows,
+            shared,
+            trends,
+            incidents,
+            changes,
+            of_windows,
+            changed,
+            writer,
+            api,
+            otlp,
+        })
     }
 
     /// Where HTTP is served; `None` if it is not. Of port 0, the one that was given.
@@ -209,7 +229,11 @@ impl Daemon {
         let is_changed = |record: &&IncidentRecord| transitions.iter().any(|one| one.id == record.incident.id);
         let changed: Vec<_> = records.iter().filter(is_changed).cloned().collect();
         let lost = self.windows.lost();
+        let told: Vec<_> = if self.otlp.is_some() { changed.clone() } else { Vec::new() };
         self.shared.judged(Judged { window: Arc::clone(&window), findings, records, transitions: &transitions, lost });
+        if let Some(otlp) = &self.otlp {
+            otlp.offer(&transitions, &told);
+        }
         if let Some(writer) = &self.writer {
             // Those that go on are seen longer, which is no change.
             let goes_on = !changed.is_empty() || self.incidents.open().next().is_some();
@@ -238,6 +262,7 @@ impl Daemon {
             ("store", ours.store != settings.store || ours.keep != settings.keep),
             ("socket", ours.socket != settings.socket),
             ("http", ours.http != settings.http),
+            ("otlp", ours.otlp != settings.otlp),
         ];
         for (name, changed) in fixed {
             if changed {
@@ -262,12 +287,20 @@ impl Daemon {
         if let Err(error) = &result {
             self.shared.end(error.to_string());
         }
+        // It sends what it can while the others stop.
+        let deadline = Instant::now() + FLUSH + Duration::from_millis(100);
+        if let Some(otlp) = &self.otlp {
+            otlp.stopping();
+        }
         let stopped = self.engine.stop();
         self.api.stop(PATIENCE);
         if let Some(writer) = self.writer
             && !writer.stop(PATIENCE)
         {
             tracing::error!("the store did not take everything in time");
+        }
+        if let Some(otlp) = self.otlp {
+            otlp.stop(deadline);
         }
         stopped.map_err(DaemonError::Watch).and(result)
     }

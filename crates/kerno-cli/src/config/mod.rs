@@ -2,6 +2,7 @@
 
 mod environment;
 mod file;
+mod otlp;
 mod suggest;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,8 @@ use clap::ValueEnum as _;
 use crate::args::{ALL, Output, SetThreshold};
 use crate::values;
 
+pub(crate) use otlp::OtlpConfig;
+
 /// Read if it exists.
 pub(crate) const DEFAULT_FILE: &str = "/etc/kerno/config.toml";
 
@@ -29,6 +32,7 @@ pub(crate) struct Config {
     origins: BTreeMap<(&'static str, &'static str), String>,
     pub(crate) doctor: DoctorConfig,
     pub(crate) start: StartConfig,
+    pub(crate) otlp: OtlpConfig,
 }
 
 /// Defaults of the flags of `kerno doctor`.
@@ -63,7 +67,8 @@ impl StartConfig {
 }
 
 /// The sections of the file besides `rules`, with their keys. They are also those of the environment.
-const SECTIONS: [(&str, &[&str]); 2] = [("doctor", &DoctorConfig::KEYS), ("start", &StartConfig::KEYS)];
+const SECTIONS: [(&str, &[&str]); 3] =
+    [("doctor", &DoctorConfig::KEYS), ("start", &StartConfig::KEYS), ("otlp", &OtlpConfig::KEYS)];
 
 /// A value as its source has it.
 #[derive(Clone, Debug, PartialEq)]
@@ -143,6 +148,7 @@ impl Config {
     fn set(&mut self, section: &str, key: &str, value: &Value) -> Result<(), Problem> {
         match section {
             "start" => self.set_start(key, value),
+            "otlp" => self.otlp.set(key, value),
             _ => self.set_doctor(key, value),
         }
     }

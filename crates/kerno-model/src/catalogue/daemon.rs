@@ -18,6 +18,26 @@ pub struct Daemon {
     pub store_windows_lost: u64,
     /// Connections that were closed at once because there were too many.
     pub connections_refused: u64,
+    /// What is sent by the protocol of OpenTelemetry; `None` if nothing is.
+    pub otlp: Option<OtlpCounts>,
+}
+
+/// What is sent by the protocol of OpenTelemetry. Counts are those since they were told last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OtlpCounts {
+    /// Points of metrics that receivers took.
+    pub points_sent: u64,
+    /// Points of metrics that receivers did not want.
+    pub points_lost: u64,
+    /// Changes of incidents that receivers took.
+    pub records_sent: u64,
+    /// Changes of incidents that receivers did not want, or that had no room to wait.
+    pub records_lost: u64,
+    /// Changes of incidents that wait now.
+    pub records_waiting: u64,
+    /// Requests that failed.
+    pub failures: u64,
 }
 
 const WINDOWS: Measure = Measure::things("window");
@@ -81,6 +101,78 @@ impl Describe for Daemon {
                 "Windows that could not be written to the store.",
             ),
             give: |part, give| give.of(&[], 0.0).add(part.store_windows_lost),
+        },
+        Described {
+            metric: Metric::counter(
+                "kerno.otlp.points.sent",
+                Measure::things("point"),
+                "Points of metrics that receivers of OpenTelemetry took.",
+            ),
+            give: |part, give| {
+                if let Some(otlp) = &part.otlp {
+                    give.of(&[], 0.0).add(otlp.points_sent);
+                }
+            },
+        },
+        Described {
+            metric: Metric::counter(
+                "kerno.otlp.points.lost",
+                Measure::things("point"),
+                "Points of metrics that receivers of OpenTelemetry did not want.",
+            ),
+            give: |part, give| {
+                if let Some(otlp) = &part.otlp {
+                    give.of(&[], 0.0).add(otlp.points_lost);
+                }
+            },
+        },
+        Described {
+            metric: Metric::counter(
+                "kerno.otlp.records.sent",
+                Measure::things("record"),
+                "Changes of incidents that receivers of OpenTelemetry took.",
+            ),
+            give: |part, give| {
+                if let Some(otlp) = &part.otlp {
+                    give.of(&[], 0.0).add(otlp.records_sent);
+                }
+            },
+        },
+        Described {
+            metric: Metric::counter(
+                "kerno.otlp.records.lost",
+                Measure::things("record"),
+                "Changes of incidents that receivers of OpenTelemetry did not want, or that had no room to wait.",
+            ),
+            give: |part, give| {
+                if let Some(otlp) = &part.otlp {
+                    give.of(&[], 0.0).add(otlp.records_lost);
+                }
+            },
+        },
+        Described {
+            metric: Metric::counter(
+                "kerno.otlp.failures",
+                Measure::things("request"),
+                "Requests to receivers of OpenTelemetry that failed; most are tried again.",
+            ),
+            give: |part, give| {
+                if let Some(otlp) = &part.otlp {
+                    give.of(&[], 0.0).add(otlp.failures);
+                }
+            },
+        },
+        Described {
+            metric: Metric::gauge(
+                "kerno.otlp.records.waiting",
+                Measure::things("record"),
+                "Changes of incidents that wait for a receiver of OpenTelemetry.",
+            ),
+            give: |part, give| {
+                if let Some(otlp) = &part.otlp {
+                    give.of(&[], 0.0).set(otlp.records_waiting as f64);
+                }
+            },
         },
     ];
     const LEFT_OUT: &'static [(&'static str, &'static str)] = &[];
