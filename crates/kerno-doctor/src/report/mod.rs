@@ -5,6 +5,7 @@ mod changes;
 mod diagnosis;
 mod incident;
 mod markdown;
+mod notice;
 #[cfg(feature = "schema")]
 mod schema;
 mod text;
@@ -16,6 +17,7 @@ pub use changes::{Before, Change};
 pub use diagnosis::{Culprit, Diagnosis, Eta, Evidence, Exemplar, Fix, Step};
 pub use incident::{Changed, IncidentFilter, IncidentReport};
 pub use markdown::markdown;
+pub use notice::{Notice, NoticeChange, NoticeCommand, NoticeEvent, NoticeEvidence, NoticeOutlook, NoticePart};
 #[cfg(feature = "schema")]
 pub use schema::json_schema;
 pub use text::{TextStyle, changes_text, finding_text, incident_text, incidents_text, text};
