@@ -173,6 +173,60 @@ pub struct NoticePart {
     pub commands: bool,
 }
 
+/// The version of [`Notices`]. Grows when a field changes its meaning or is removed; new ones may come at any time.
+pub const NOTICES_VERSION: u32 = 1;
+
+/// What happened to incidents of a machine, as programs get it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
+pub struct Notices {
+    /// [`NOTICES_VERSION`] of whoever sent it.
+    pub version: u32,
+    /// The version of kerno that sent it.
+    pub kerno_version: String,
+    /// When it was sent, as `2026-11-29T03:02:10Z`.
+    pub sent: String,
+    /// The name of the machine.
+    pub host: String,
+    /// The name of the sink that sent it.
+    pub sink: String,
+    /// What happened, in the order in which it did.
+    pub events: Vec<IncidentEvent>,
+}
+
+/// What happened to an incident.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
+pub struct IncidentEvent {
+    /// What happened.
+    pub event: NoticeEvent,
+    /// The incident, as it is since.
+    pub incident: Notice,
+}
+
+impl Notices {
+    /// What happened, as sent by that sink at that time.
+    pub fn new(sink: &str, now_unix_ns: u64, events: Vec<(NoticeEvent, Notice)>) -> Self {
+        Self {
+            version: NOTICES_VERSION,
+            kerno_version: env!("CARGO_PKG_VERSION").to_owned(),
+            sent: rfc3339(now_unix_ns),
+            host: events.first().map_or_else(String::new, |(_, notice)| notice.host.clone()),
+            sink: sink.to_owned(),
+            events: events.into_iter().map(|(event, incident)| IncidentEvent { event, incident }).collect(),
+        }
+    }
+}
+
+/// `2026-11-29T03:02:10Z`
+pub fn rfc3339(unix_ns: u64) -> String {
+    #[allow(clippy::cast_precision_loss, reason = "whole seconds")]
+    let unix = (unix_ns / 1_000_000_000) as f64;
+    format!("{}T{}Z", date(unix), clock(unix))
+}
+
 impl Notice {
     /// Puts an incident of this machine into a message.
     pub fn of(incident: &IncidentReport, host: &str, redaction: &Redaction) -> Self {
@@ -222,9 +276,6 @@ impl Notice {
 
     /// A message that only shows that messages arrive.
     pub fn test(host: &str, now_unix_ns: u64) -> Self {
-        #[allow(clippy::cast_precision_loss, reason = "whole seconds")]
-        let unix = (now_unix_ns / 1_000_000_000) as f64;
-        let now = format!("{}T{}Z", date(unix), clock(unix));
         Self {
             id: format!("test-{}", now_unix_ns / 1_000_000_000),
             rule: "test".to_owned(),
@@ -245,8 +296,8 @@ impl Notice {
                 value: 1.0,
                 unit: Unit::Count,
             }],
-            since: format!("{} UTC", clock(unix)),
-            opened: now,
+            since: rfc3339(now_unix_ns),
+            opened: rfc3339(now_unix_ns),
             closed: None,
             opened_unix_ns: now_unix_ns,
             closed_unix_ns: None,
@@ -261,6 +312,19 @@ impl Notice {
             symptom: false,
             test: true,
         }
+    }
+
+    /// The same at another time: less time is left.
+    #[must_use]
+    pub fn as_of(mut self, now_unix_ns: u64) -> Self {
+        if let Some(outlook) = &mut self.outlook
+            && let Some(at) = outlook.at_unix_ns
+        {
+            #[allow(clippy::cast_precision_loss, reason = "a duration")]
+            let seconds = at.saturating_sub(now_unix_ns) as f64 / 1e9;
+            (outlook.seconds, outlook.time_left) = (seconds, span(seconds.round()));
+        }
+        self
     }
 
     /// What it says when that has happened, in one line.
@@ -375,7 +439,7 @@ fn cut(text: &str, most: usize) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use kerno_model::{
         Change, ChangeKind, Eta, Finding, Incident, IncidentRecord, Moment, NamedProcess, ProcessId, RuleId, Subject,
         fill,
@@ -405,6 +469,10 @@ mod tests {
         };
         record.changes = (0..20).rev().map(|at| change(at * 1_000_000_000)).collect();
         record
+    }
+
+    pub(in super::super) fn incident() -> IncidentReport {
+        IncidentReport::of(&record("leaky --password=x"))
     }
 
     #[test]
