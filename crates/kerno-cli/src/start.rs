@@ -70,7 +70,9 @@ fn start_log(form: Output) {
 }
 
 fn settings(args: &StartArgs) -> anyhow::Result<(Settings, Output)> {
-    let Config { thresholds, start, .. } = Config::load(args.config.as_deref(), &args.set)?;
+    let config = Config::load(args.config.as_deref(), &args.set)?;
+    let (sinks, redaction) = (config.sinks().cloned().collect(), config.redaction()?);
+    let Config { thresholds, start, .. } = config;
     let defaults = Settings::default();
     let signals = match (&args.signals[..], start.signals) {
         ([], configured) => configured.unwrap_or_default(),
@@ -93,6 +95,8 @@ fn settings(args: &StartArgs) -> anyhow::Result<(Settings, Output)> {
         socket: place(args.socket.as_ref().or(start.socket.as_ref()), defaults.socket),
         http,
         thresholds,
+        sinks,
+        redaction,
     };
     Ok((settings, args.log.or(start.log).unwrap_or(Output::Text)))
 }

@@ -224,7 +224,6 @@ fn read(path: &Path) -> Result<String, OutboundError> {
 ///
 /// # Errors
 /// What was expected.
-#[allow(dead_code, reason = "for what sends")]
 pub(crate) fn url(text: &str) -> Result<Uri, OutboundError> {
     let uri: Uri = text.parse().map_err(|_| OutboundError::Url(format!("{text:?} is no URL")))?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none_or(str::is_empty) {

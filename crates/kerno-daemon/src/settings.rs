@@ -4,6 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kerno_doctor::Thresholds;
+use kerno_doctor::redaction::Redaction;
+
+use crate::sinks::settings::SinkSettings;
 
 /// Where windows and incidents are kept unless set otherwise.
 pub const DEFAULT_STORE: &str = "/var/lib/kerno";
@@ -33,6 +36,10 @@ pub struct Settings {
     pub http: Option<SocketAddr>,
     /// What counts as wrong.
     pub thresholds: Thresholds,
+    /// Where alerts go; at most [`MAX_SINKS`](crate::MAX_SINKS), each with a name of its own.
+    pub sinks: Vec<SinkSettings>,
+    /// What is hidden in text that leaves the machine.
+    pub redaction: Redaction,
 }
 
 impl Default for Settings {
@@ -46,6 +53,8 @@ impl Default for Settings {
             socket: Some(DEFAULT_SOCKET.into()),
             http: DEFAULT_HTTP.parse().ok(),
             thresholds: Thresholds::default(),
+            sinks: Vec::new(),
+            redaction: Redaction::default(),
         }
     }
 }

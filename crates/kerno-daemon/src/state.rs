@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use kerno_doctor::Thresholds;
 use kerno_doctor::report::{IncidentReport, Report};
-use kerno_model::catalogue::{Daemon, Mark, Totals};
+use kerno_model::catalogue::{AlertCounts, Daemon, Mark, Totals};
 use kerno_model::metric::Sample;
 use kerno_model::{CostOfObserving, Course, Finding, Incident, IncidentRecord, Missing, Severity, Window, fill};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
+
+use crate::sinks::SinkStatus;
 
 /// Changes of incidents that a slow listener may be behind before it loses the oldest.
 const CHANGES: usize = 256;
@@ -53,6 +55,8 @@ pub struct Status {
     pub cost: CostOfObserving,
     /// The store; `None` without one.
     pub store: Option<StoreStatus>,
+    /// Where alerts go.
+    pub sinks: Vec<SinkStatus>,
 }
 
 /// How writing to the store goes.
@@ -107,6 +111,9 @@ struct Known {
     /// What was told of the store and of windows that were lost.
     told: StoreStatus,
     told_lost: u64,
+    sinks: Vec<SinkStatus>,
+    /// What was told of them: delivered, failed, dropped, retries.
+    told_sinks: [u64; 4],
     /// Why it watches no more.
     ended: Option<String>,
 }
@@ -125,6 +132,17 @@ impl Known {
     fn tell_of_itself(&mut self, lost: u64, refused: u64, now_unix_ns: u64) {
         let store = self.store.clone();
         let now = store.clone().unwrap_or_default();
+        let sum = |count: fn(&SinkStatus) -> u64| self.sinks.iter().map(count).sum::<u64>();
+        let sinks =
+            [sum(|sink| sink.delivered), sum(|sink| sink.failed), sum(|sink| sink.dropped), sum(|sink| sink.retries)];
+        let since = |which: usize| sinks[which].saturating_sub(self.told_sinks[which]);
+        let alerts = fill!(AlertCounts {
+            delivered: since(0),
+            failed: since(1),
+            dropped: since(2),
+            retries: since(3),
+            waiting: sum(|sink| sink.waiting),
+        });
         let daemon = fill!(Daemon {
             windows_lost: lost - self.told_lost,
             store_bytes: store.map(|store| store.bytes),
@@ -133,9 +151,10 @@ impl Known {
             store_windows: now.written - self.told.written,
             store_windows_lost: now.lost - self.told.lost,
             connections_refused: refused,
+            alerts: Some(alerts).filter(|_| !self.sinks.is_empty()),
         });
         self.totals.add_daemon(&daemon, now_unix_ns);
-        (self.told, self.told_lost) = (now, lost);
+        (self.told, self.told_lost, self.told_sinks) = (now, lost, sinks);
     }
 }
 
@@ -160,6 +179,8 @@ impl Shared {
             store: None,
             told: StoreStatus::default(),
             told_lost: 0,
+            sinks: Vec::new(),
+            told_sinks: [0; 4],
             ended: None,
         };
         Self { known: Mutex::new(known), refused: AtomicU64::new(0), changes: broadcast::channel(CHANGES).0 }
@@ -207,6 +228,10 @@ impl Shared {
 
     pub(crate) fn set_store(&self, store: StoreStatus) {
         self.known().store = Some(store);
+    }
+
+    pub(crate) fn set_sinks(&self, sinks: Vec<SinkStatus>) {
+        self.known().sinks = sinks;
     }
 
     /// It watches no more.
@@ -294,6 +319,7 @@ impl Shared {
             missing: window.map_or_else(Vec::new, |window| window.missing.clone()),
             cost: window.map_or_else(CostOfObserving::default, |window| window.cost.clone()),
             store: known.store.clone(),
+            sinks: known.sinks.clone(),
         }
     }
 }

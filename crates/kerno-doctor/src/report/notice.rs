@@ -173,6 +173,13 @@ pub struct NoticePart {
     pub commands: bool,
 }
 
+impl NoticePart {
+    /// A part of these lines.
+    pub fn new(heading: &'static str, lines: Vec<String>, commands: bool) -> Self {
+        Self { heading, lines, commands }
+    }
+}
+
 /// The version of [`Notices`]. Grows when a field changes its meaning or is removed; new ones may come at any time.
 pub const NOTICES_VERSION: u32 = 1;
 
