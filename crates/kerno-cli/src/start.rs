@@ -70,7 +70,9 @@ fn start_log(form: Output) {
 }
 
 fn settings(args: &StartArgs) -> anyhow::Result<(Settings, Output)> {
-    let Config { thresholds, start, otlp, .. } = Config::load(args.config.as_deref(), &args.set)?;
+    let config = Config::load(args.config.as_deref(), &args.set)?;
+    let (sinks, redaction) = (config.sinks().cloned().collect(), config.redaction()?);
+    let Config { thresholds, start, otlp, .. } = config;
     let defaults = Settings::default();
     let signals = match (&args.signals[..], start.signals) {
         ([], configured) => configured.unwrap_or_default(),
@@ -94,6 +96,8 @@ fn settings(args: &StartArgs) -> anyhow::Result<(Settings, Output)> {
         http,
         otlp: otlp.settings()?,
         thresholds,
+        sinks,
+        redaction,
     };
     Ok((settings, args.log.or(start.log).unwrap_or(Output::Text)))
 }

@@ -13,6 +13,7 @@
 //! | the past, from the store | `past.rs` |
 //! | HTTP: listeners and their limits, routes, metrics | `api/` |
 //! | OpenTelemetry: metrics, and incidents as log records | `otlp/` |
+//! | messages to those who have to know | `sinks/` |
 //! | connections to other machines: TLS, secrets, headers | `outbound.rs` |
 //! | asking a running daemon | [`Client`] |
 
@@ -24,6 +25,7 @@ mod otlp;
 mod outbound;
 mod past;
 mod settings;
+mod sinks;
 mod state;
 mod times;
 mod watching;
@@ -34,6 +36,8 @@ pub use otlp::{OtlpHistograms, OtlpProtocol, OtlpSettings, OtlpStatus, parse_otl
 pub use outbound::{Outbound, OutboundError, Secret};
 pub use past::{Past, PastError};
 pub use settings::{DEFAULT_HTTP, DEFAULT_SOCKET, DEFAULT_STORE, INTERVALS, Settings};
+pub use sinks::settings::{MAX_SINKS, Place, SinkKind, SinkSettings, SyslogAddress, is_name};
+pub use sinks::{JOURNAL_SOCKET, SYSLOG_FACILITIES, SinkStatus, send_test};
 pub use state::{Status, StoreStatus};
 pub use times::{Range, parse_moment};
 pub use watching::{Daemon, DaemonError};

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kerno_doctor::Thresholds;
+use kerno_doctor::redaction::Redaction;
+
+use crate::sinks::settings::SinkSettings;
 
 use crate::otlp::OtlpSettings;
 
@@ -37,6 +40,10 @@ pub struct Settings {
     pub otlp: Option<OtlpSettings>,
     /// What counts as wrong.
     pub thresholds: Thresholds,
+    /// Where alerts go; at most [`MAX_SINKS`](crate::MAX_SINKS), each with a name of its own.
+    pub sinks: Vec<SinkSettings>,
+    /// What is hidden in text that leaves the machine.
+    pub redaction: Redaction,
 }
 
 impl Default for Settings {
@@ -51,6 +58,8 @@ impl Default for Settings {
             http: DEFAULT_HTTP.parse().ok(),
             otlp: None,
             thresholds: Thresholds::default(),
+            sinks: Vec::new(),
+            redaction: Redaction::default(),
         }
     }
 }

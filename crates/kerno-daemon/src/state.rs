@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use kerno_doctor::Thresholds;
 use kerno_doctor::report::{IncidentReport, Report};
-use kerno_model::catalogue::{Daemon, Mark, OtlpCounts, Totals};
+use kerno_model::catalogue::{AlertCounts, Daemon, Mark, OtlpCounts, Totals};
 use kerno_model::metric::Sample;
 use kerno_model::{CostOfObserving, Course, Finding, Incident, IncidentRecord, Missing, Severity, Window, fill};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 use crate::otlp::OtlpStatus;
+use crate::sinks::SinkStatus;
 
 /// Changes of incidents that a slow listener may be behind before it loses the oldest.
 const CHANGES: usize = 256;
@@ -57,6 +58,8 @@ pub struct Status {
     pub store: Option<StoreStatus>,
     /// What is sent by the protocol of OpenTelemetry; `None` if nothing is.
     pub otlp: Option<OtlpStatus>,
+    /// Where alerts go.
+    pub sinks: Vec<SinkStatus>,
 }
 
 /// How writing to the store goes.
@@ -113,6 +116,9 @@ struct Known {
     told_lost: u64,
     otlp: Option<OtlpStatus>,
     told_otlp: OtlpStatus,
+    sinks: Vec<SinkStatus>,
+    /// What was told of them: delivered, failed, dropped, retries.
+    told_sinks: [u64; 4],
     /// Why it watches no more.
     ended: Option<String>,
 }
@@ -153,6 +159,17 @@ impl Known {
                 failures: otlp.failures - told.failures,
             })
         });
+        let sum = |count: fn(&SinkStatus) -> u64| self.sinks.iter().map(count).sum::<u64>();
+        let sinks =
+            [sum(|sink| sink.delivered), sum(|sink| sink.failed), sum(|sink| sink.dropped), sum(|sink| sink.retries)];
+        let since = |which: usize| sinks[which].saturating_sub(self.told_sinks[which]);
+        let alerts = fill!(AlertCounts {
+            delivered: since(0),
+            failed: since(1),
+            dropped: since(2),
+            retries: since(3),
+            waiting: sum(|sink| sink.waiting),
+        });
         let daemon = fill!(Daemon {
             windows_lost: lost - self.told_lost,
             store_bytes: store.map(|store| store.bytes),
@@ -162,9 +179,10 @@ impl Known {
             store_windows_lost: now.lost - self.told.lost,
             connections_refused: refused,
             otlp: sending,
+            alerts: Some(alerts).filter(|_| !self.sinks.is_empty()),
         });
         self.totals.add_daemon(&daemon, now_unix_ns);
-        (self.told, self.told_lost) = (now, lost);
+        (self.told, self.told_lost, self.told_sinks) = (now, lost, sinks);
     }
 }
 
@@ -191,6 +209,8 @@ impl Shared {
             told_lost: 0,
             otlp: None,
             told_otlp: OtlpStatus::default(),
+            sinks: Vec::new(),
+            told_sinks: [0; 4],
             ended: None,
         };
         Self { known: Mutex::new(known), refused: AtomicU64::new(0), changes: broadcast::channel(CHANGES).0 }
@@ -242,6 +262,10 @@ impl Shared {
 
     pub(crate) fn set_otlp(&self, otlp: OtlpStatus) {
         self.known().otlp = Some(otlp);
+    }
+
+    pub(crate) fn set_sinks(&self, sinks: Vec<SinkStatus>) {
+        self.known().sinks = sinks;
     }
 
     /// It watches no more.
@@ -339,6 +363,7 @@ impl Shared {
             cost: window.map_or_else(CostOfObserving::default, |window| window.cost.clone()),
             store: known.store.clone(),
             otlp: known.otlp.clone(),
+            sinks: known.sinks.clone(),
         }
     }
 }

@@ -3,6 +3,7 @@
 mod environment;
 mod file;
 mod otlp;
+mod sinks;
 mod suggest;
 
 use std::collections::BTreeMap;
@@ -10,9 +11,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::bail;
+use kerno::doctor::redaction::Redaction;
 use kerno::doctor::{self, Rule, ThresholdError, ThresholdInfo, Thresholds};
 use kerno::model::Severity;
 use kerno::signals;
+use kerno_daemon::SinkSettings;
 
 use clap::ValueEnum as _;
 
@@ -33,6 +36,9 @@ pub(crate) struct Config {
     pub(crate) doctor: DoctorConfig,
     pub(crate) start: StartConfig,
     pub(crate) otlp: OtlpConfig,
+    pub(crate) redaction: RedactionConfig,
+    /// Where alerts go, each with where it is in the file.
+    sinks: Vec<(usize, SinkSettings)>,
 }
 
 /// Defaults of the flags of `kerno doctor`.
@@ -66,9 +72,24 @@ impl StartConfig {
     const KEYS: [&'static str; 8] = ["interval", "signals", "redact", "store", "store_size", "socket", "http", "log"];
 }
 
-/// The sections of the file besides `rules`, with their keys. They are also those of the environment.
-const SECTIONS: [(&str, &[&str]); 3] =
-    [("doctor", &DoctorConfig::KEYS), ("start", &StartConfig::KEYS), ("otlp", &OtlpConfig::KEYS)];
+/// What is hidden in text that leaves the machine.
+#[derive(Debug, Default)]
+pub(crate) struct RedactionConfig {
+    enabled: Option<bool>,
+    patterns: Vec<String>,
+}
+
+impl RedactionConfig {
+    const KEYS: [&'static str; 2] = ["enabled", "patterns"];
+}
+
+/// The sections of the file besides `rules` and `sink`, with their keys. They are also those of the environment.
+const SECTIONS: [(&str, &[&str]); 4] = [
+    ("doctor", &DoctorConfig::KEYS),
+    ("start", &StartConfig::KEYS),
+    ("redaction", &RedactionConfig::KEYS),
+    ("otlp", &OtlpConfig::KEYS),
+];
 
 /// A value as its source has it.
 #[derive(Clone, Debug, PartialEq)]
@@ -149,6 +170,7 @@ impl Config {
         match section {
             "start" => self.set_start(key, value),
             "otlp" => self.otlp.set(key, value),
+            "redaction" => self.set_redaction(key, value),
             _ => self.set_doctor(key, value),
         }
     }
@@ -178,6 +200,41 @@ impl Config {
             _ => return Err(Problem::Key(suggest::unknown("setting of start", key, &StartConfig::KEYS))),
         }
         Ok(())
+    }
+
+    fn set_redaction(&mut self, key: &str, value: &Value) -> Result<(), Problem> {
+        let wrong =
+            |allowed: &str, what: String| Problem::Value(format!("redaction.{key} is {allowed}; this is {what}"));
+        match key {
+            "enabled" => {
+                self.redaction.enabled = Some(boolean(value).map_err(|what| wrong("true or false", what))?);
+            }
+            "patterns" => {
+                let patterns = match value {
+                    // A regular expression may have a comma.
+                    Value::Untyped(pattern) => vec![pattern.clone()],
+                    value => list(value).map_err(|what| wrong("a list of regular expressions", what))?,
+                };
+                let checked = Redaction::new(&patterns);
+                checked.map_err(|error| Problem::Value(format!("redaction.patterns: {error}")))?;
+                self.redaction.patterns = patterns;
+            }
+            _ => return Err(Problem::Key(suggest::unknown("setting of redaction", key, &RedactionConfig::KEYS))),
+        }
+        Ok(())
+    }
+
+    /// What is hidden in text that leaves the machine.
+    pub(crate) fn redaction(&self) -> anyhow::Result<Redaction> {
+        if self.redaction.enabled == Some(false) {
+            return Ok(Redaction::off());
+        }
+        Ok(Redaction::new(&self.redaction.patterns)?)
+    }
+
+    /// Where alerts go.
+    pub(crate) fn sinks(&self) -> impl Iterator<Item = &SinkSettings> {
+        self.sinks.iter().map(|(_, sink)| sink)
     }
 
     fn set_doctor(&mut self, key: &str, value: &Value) -> Result<(), Problem> {

@@ -96,15 +96,14 @@ pub(crate) struct Otlp {
 }
 
 impl Otlp {
-    /// Sends from now on.
+    /// Sends from now on, without what `redaction` hides.
     ///
     /// # Errors
     /// If there is no thread left.
-    pub(crate) fn start(settings: OtlpSettings, shared: Arc<Shared>) -> std::io::Result<Self> {
+    pub(crate) fn start(settings: OtlpSettings, redaction: Redaction, shared: Arc<Shared>) -> std::io::Result<Self> {
         let feed = Arc::new(Feed::default());
         let targets = settings.targets().map_err(std::io::Error::other)?;
         let room = targets.iter().any(|target| target.signal == Signal::Logs).then_some(settings.queue);
-        let redaction = settings.redaction.clone();
         let (stop, stopped) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::http::uri::{PathAndQuery, Uri};
-use kerno_doctor::redaction::Redaction;
 
 use crate::outbound::{Outbound, Secret, url};
 
@@ -84,7 +83,7 @@ impl FromStr for OtlpHistograms {
 }
 
 /// Where metrics and incidents are sent to, and how.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OtlpSettings {
     /// The URL of the receiver. For HTTP, `/v1/metrics` and `/v1/logs` are added to it.
@@ -113,8 +112,6 @@ pub struct OtlpSettings {
     pub service_name: Option<String>,
     /// More attributes of the resource.
     pub resource_attributes: BTreeMap<String, String>,
-    /// What is hidden in the texts of incidents.
-    pub redaction: Redaction,
 }
 
 impl Default for OtlpSettings {
@@ -133,7 +130,6 @@ impl Default for OtlpSettings {
             queue: 1000,
             service_name: None,
             resource_attributes: BTreeMap::new(),
-            redaction: Redaction::default(),
         }
     }
 }
