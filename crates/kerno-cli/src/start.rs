@@ -71,6 +71,7 @@ fn start_log(form: Output) {
 
 fn settings(args: &StartArgs) -> anyhow::Result<(Settings, Output)> {
     let config = Config::load(args.config.as_deref(), &args.set)?;
+    config.check_sinks()?;
     let (sinks, redaction) = (config.sinks().cloned().collect(), config.redaction()?);
     let Config { thresholds, start, otlp, .. } = config;
     let defaults = Settings::default();

@@ -85,7 +85,7 @@ impl Config {
                         }
                     }
                 }
-                "sink" => self.add_sinks(value)?,
+                "sink" => self.add_sinks(value, origin)?,
                 _ if SECTIONS.iter().any(|(section, _)| *section == name) => {
                     for (key, value) in in_order(table(name, value)?) {
                         self.set(name, key.get_ref(), &plain(value)).map_err(|p| located(p, key, value))?;
@@ -93,7 +93,7 @@ impl Config {
                 }
                 _ => {
                     let sections: Vec<_> =
-                        ["rules", "sink"].into_iter().chain(SECTIONS.map(|(section, _)| section)).collect();
+                        ["rules"].into_iter().chain(SECTIONS.map(|(section, _)| section)).chain(["sink"]).collect();
                     return Err(Mistake::at(&section.span(), suggest::unknown("section", name, &sections)));
                 }
             }

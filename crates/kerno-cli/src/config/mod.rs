@@ -38,7 +38,7 @@ pub(crate) struct Config {
     pub(crate) otlp: OtlpConfig,
     pub(crate) redaction: RedactionConfig,
     /// Where alerts go, each with where it is in the file.
-    sinks: Vec<(usize, SinkSettings)>,
+    sinks: Vec<(String, SinkSettings)>,
 }
 
 /// Defaults of the flags of `kerno doctor`.
@@ -230,6 +230,16 @@ impl Config {
             return Ok(Redaction::off());
         }
         Ok(Redaction::new(&self.redaction.patterns)?)
+    }
+
+    /// Checks that what sinks need is there: secrets and certificates. Only who sends may be able to read them.
+    pub(crate) fn check_sinks(&self) -> anyhow::Result<()> {
+        for (origin, sink) in &self.sinks {
+            if let Err(why) = sink.check() {
+                bail!("{origin}: sink {:?}: {why}", sink.name);
+            }
+        }
+        Ok(())
     }
 
     /// Where alerts go.

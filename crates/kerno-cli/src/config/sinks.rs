@@ -68,7 +68,7 @@ struct Table<'a, 'i> {
 type Result<T> = std::result::Result<T, Mistake>;
 
 impl Config {
-    pub(super) fn add_sinks(&mut self, value: &Spanned<DeValue<'_>>) -> Result<()> {
+    pub(super) fn add_sinks(&mut self, value: &Spanned<DeValue<'_>>, origin: &dyn Fn(usize) -> String) -> Result<()> {
         let wrong = || Mistake(value.span().start, "sinks are written [[sink]], one table each".to_owned());
         let tables = value.get_ref().as_array().ok_or_else(wrong)?;
         for table in tables.iter() {
@@ -80,7 +80,7 @@ impl Config {
             if self.sinks.len() == MAX_SINKS {
                 return Err(Mistake(table.span().start, format!("there may be {MAX_SINKS} sinks")));
             }
-            self.sinks.push((table.span().start, sink));
+            self.sinks.push((origin(table.span().start), sink));
         }
         Ok(())
     }
@@ -137,7 +137,7 @@ fn sink(start: usize, table: &DeTable<'_>) -> Result<SinkSettings> {
     if group_wait > Duration::from_secs(600) {
         return Err(table.wrong("group_wait", "at most 10m", &format!("{group_wait:?}")));
     }
-    let settings = SinkSettings {
+    Ok(SinkSettings {
         filters: table.filters()?,
         symptoms: table.flag("symptoms")?,
         outbound: Outbound {
@@ -150,10 +150,7 @@ fn sink(start: usize, table: &DeTable<'_>) -> Result<SinkSettings> {
         per_minute: table.per_minute()?,
         kind,
         name: table.name.clone(),
-    };
-    // What is said of the file, the environment or the URL names them.
-    settings.check().map_err(|why| Mistake(start, format!("sink {:?}: {why}", settings.name)))?;
-    Ok(settings)
+    })
 }
 
 impl Table<'_, '_> {
@@ -252,7 +249,11 @@ impl Table<'_, '_> {
                 Err(Mistake(self.place("url"), "sink: either url, or url_file or url_env".to_owned()))
             }
             (Some(secret), None) => Ok(Place::Secret(secret)),
-            (None, Some(url)) => Ok(Place::Plain(url)),
+            (None, Some(url)) => {
+                let place = Place::Plain(url);
+                place.url().map_err(|error| Mistake(self.place("url"), format!("sink.url: {error}")))?;
+                Ok(place)
+            }
             (None, None) => default.map(|url| Place::Plain(url.to_owned())).ok_or_else(|| {
                 let keys = ["url", "url_file", "url_env"];
                 let own = KINDS.iter().find(|(kind, _)| *kind == self.kind).map_or(&[][..], |(_, own)| own);

@@ -4,6 +4,7 @@
 
 mod support;
 
+mod alert;
 mod check;
 mod doctor;
 mod errors;
