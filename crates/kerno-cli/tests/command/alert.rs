@@ -13,14 +13,14 @@ use crate::start::{Daemon, Leak, directory, until};
 use crate::support::{alone, kerno, run, text};
 
 /// A program of others that is unpacked in target/components.
-fn component(path: &str) -> PathBuf {
+pub fn component(path: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/components").join(path);
-    assert!(path.exists(), "{} is missing: run tests/components, which fetches it from Debian", path.display());
+    assert!(path.exists(), "{} is missing: run tests/components, which fetches it", path.display());
     path.canonicalize().unwrap()
 }
 
 /// Ends with the test.
-struct Running(Child);
+pub struct Running(pub Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -29,7 +29,7 @@ impl Drop for Running {
     }
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
@@ -67,7 +67,7 @@ fn events(bodies: &Mutex<Vec<Value>>, pid: u32) -> Vec<(String, Value)> {
     ours.map(|event| (event["event"].as_str().unwrap().to_owned(), event["incident"].clone())).collect()
 }
 
-fn config(directory: &tempfile::TempDir, text: &str) -> String {
+pub fn config(directory: &tempfile::TempDir, text: &str) -> String {
     let path = directory.path().join("config.toml");
     std::fs::write(&path, text).unwrap();
     path.to_str().unwrap().to_owned()

@@ -9,6 +9,7 @@ mod check;
 mod doctor;
 mod errors;
 mod idle;
+mod otlp;
 mod start;
 mod terminal;
 mod time_namespace;
