@@ -1,5 +1,6 @@
 //! The command line.
 
+mod alert;
 mod past;
 
 use std::path::PathBuf;
@@ -12,6 +13,8 @@ use kerno::signals::{self, SignalInfo};
 use kerno::{FilterKind, Options};
 
 use crate::values;
+use alert::ALERT_EXAMPLES;
+pub(crate) use alert::{AlertAction, AlertArgs};
 use past::{COMPARE_EXAMPLES, EXPORT_EXAMPLES, INCIDENTS_EXAMPLES, START_EXAMPLES};
 pub(crate) use past::{
     CompareArgs, ExportArgs, ExportFormat, ExportTable, IncidentsAction, IncidentsArgs, PastArgs, StartArgs,
@@ -97,6 +100,9 @@ pub(crate) enum Command {
     /// Show incidents: what was wrong, from when to when
     #[command(after_help = INCIDENTS_EXAMPLES)]
     Incidents(IncidentsArgs),
+    /// Show where alerts go, and send one as a test
+    #[command(after_help = ALERT_EXAMPLES)]
+    Alert(AlertArgs),
     /// Compare two times: what differs between them, the largest first
     #[command(after_help = COMPARE_EXAMPLES)]
     Compare(CompareArgs),

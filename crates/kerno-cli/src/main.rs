@@ -1,5 +1,6 @@
 //! The command `kerno`: reports what is wrong with this machine, and prints kernel events as they happen.
 
+mod alert;
 mod args;
 mod check;
 mod compare;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         Command::Start(args) => start::run(&args),
         Command::Incidents(args) => incidents::run(&args),
+        Command::Alert(args) => alert::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Trace(args) => trace::run(&args),

@@ -71,7 +71,10 @@ fn start_log(form: Output) {
 }
 
 fn settings(args: &StartArgs) -> anyhow::Result<(Settings, Output)> {
-    let Config { thresholds, start, .. } = Config::load(args.config.as_deref(), &args.set)?;
+    let config = Config::load(args.config.as_deref(), &args.set)?;
+    config.check_sinks()?;
+    let (sinks, redaction) = (config.sinks().cloned().collect(), config.redaction()?);
+    let Config { thresholds, start, otlp, .. } = config;
     let defaults = Settings::default();
     let signals = match (&args.signals[..], start.signals) {
         ([], configured) => configured.unwrap_or_default(),
@@ -97,7 +100,10 @@ fn settings(args: &StartArgs) -> anyhow::Result<(Settings, Output)> {
             cpu_share: start.max_cpu_share.unwrap_or(defaults.budget.cpu_share),
             ..defaults.budget
         },
+        otlp: otlp.settings()?,
         thresholds,
+        sinks,
+        redaction,
     };
     Ok((settings, args.log.or(start.log).unwrap_or(Output::Text)))
 }

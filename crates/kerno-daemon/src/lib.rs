@@ -1,8 +1,8 @@
 //! Kerno, always on: watches in windows without a gap, follows incidents over them, remembers both, and answers questions over HTTP.
 //!
 //! [`Daemon::start`] loads the programs and opens everything that can fail; [`Daemon::run`] watches until it is told to stop. One thread
-//! watches (the [engine](kerno_bpf::engine)), the caller's thread judges, one writes to the store, and one serves HTTP, so that neither a slow
-//! disk nor a slow client delays judgement.
+//! watches (the [engine](kerno_bpf::engine)), the caller's thread judges, one writes to the store, one serves HTTP, and one sends to
+//! OpenTelemetry if that is wanted, so that neither a slow disk nor a slow client or receiver delays judgement.
 //!
 //! | what | where |
 //! |---|---|
@@ -12,6 +12,8 @@
 //! | what changed on the machine | `changes/` |
 //! | the past, from the store; as tables | `past.rs`, `export/` |
 //! | HTTP: listeners and their limits, routes, metrics | `api/` |
+//! | OpenTelemetry: metrics, and incidents as log records | `otlp/` |
+//! | messages to those who have to know | `sinks/` |
 //! | connections to other machines: TLS, secrets, headers | `outbound.rs` |
 //! | asking a running daemon | [`Client`] |
 
@@ -19,9 +21,12 @@ mod api;
 mod changes;
 mod client;
 mod export;
+mod exponential;
+mod otlp;
 mod outbound;
 mod past;
 mod settings;
+mod sinks;
 mod state;
 mod times;
 mod watching;
@@ -30,9 +35,12 @@ mod writer;
 pub use api::{Guard, GuardError};
 pub use client::{Client, ClientError, Lines};
 pub use export::{Column, ColumnKind, ExportError, Exported, Format, Table, columns, export};
+pub use otlp::{OtlpHistograms, OtlpProtocol, OtlpSettings, OtlpStatus, parse_otlp_header};
 pub use outbound::{Outbound, OutboundError, Secret};
 pub use past::{Past, PastError};
 pub use settings::{DEFAULT_HTTP, DEFAULT_SOCKET, DEFAULT_STORE, INTERVALS, Settings};
+pub use sinks::settings::{MAX_SINKS, Place, SinkKind, SinkSettings, SyslogAddress, is_name};
+pub use sinks::{JOURNAL_SOCKET, SYSLOG_FACILITIES, SinkStatus, send_test};
 pub use state::{Status, StoreStatus};
 pub use times::{Range, parse_moment};
 pub use watching::{Daemon, DaemonError};

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use ureq::http::{HeaderName, HeaderValue, Uri};
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
+use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig};
 
 /// What requests say of who sends them.
 pub(crate) const USER_AGENT: &str = concat!("kerno/", env!("CARGO_PKG_VERSION"));
@@ -36,11 +36,21 @@ pub struct Outbound {
     pub ca_file: Option<PathBuf>,
     /// Send the headers in this file, one `Name: value` a line. It may have secrets.
     pub headers_file: Option<PathBuf>,
+    /// Show this certificate (PEM) to servers that ask for one. It needs the key.
+    pub client_certificate: Option<PathBuf>,
+    /// The private key (PEM) of that certificate.
+    pub client_key: Option<PathBuf>,
 }
 
 impl Default for Outbound {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(10), ca_file: None, headers_file: None }
+        Self {
+            timeout: Duration::from_secs(10),
+            ca_file: None,
+            headers_file: None,
+            client_certificate: None,
+            client_key: None,
+        }
     }
 }
 
@@ -71,6 +81,9 @@ pub enum OutboundError {
         /// What is wrong with it.
         why: String,
     },
+    /// A certificate for clients has no key, or a key no certificate.
+    #[error("a client certificate and its key are needed together")]
+    HalfIdentity,
     /// A file of headers has a line that is none.
     #[error("{path}:{line}: expected a header such as \"Authorization: Bearer ...\"")]
     Header {
@@ -117,7 +130,8 @@ impl Outbound {
     /// # Errors
     /// If the certificates cannot be read.
     pub fn agent(&self) -> Result<ureq::Agent, OutboundError> {
-        let tls = TlsConfig::builder().root_certs(self.roots()?).build();
+        let client = self.identity()?.map(|identity| ClientCert::new_with_certs(&identity.chain, identity.key));
+        let tls = TlsConfig::builder().root_certs(self.roots()?).client_cert(client).build();
         let config = ureq::Agent::config_builder()
             .tls_config(tls)
             .user_agent(USER_AGENT)
@@ -140,6 +154,28 @@ impl Outbound {
         let text = read(path)?;
         certificates(path, &text)?;
         Ok(Some(text))
+    }
+
+    /// The certificate for clients and its key as they are now, for clients that take PEM; `None` without.
+    ///
+    /// # Errors
+    /// If one is missing, cannot be read, or is none.
+    pub fn identity_pem(&self) -> Result<Option<(String, String)>, OutboundError> {
+        Ok(self.identity()?.map(|identity| identity.pem))
+    }
+
+    fn identity(&self) -> Result<Option<Identity>, OutboundError> {
+        let (certificate, key) = match (&self.client_certificate, &self.client_key) {
+            (Some(certificate), Some(key)) => (certificate, key),
+            (None, None) => return Ok(None),
+            _ => return Err(OutboundError::HalfIdentity),
+        };
+        let pem = (read(certificate)?, read(key)?);
+        let chain = certificates(certificate, &pem.0)?;
+        let why =
+            |error| OutboundError::Certificates { path: key.clone(), why: format!("has no private key: {error}") };
+        let key = PrivateKey::from_pem(pem.1.as_bytes()).map_err(why)?;
+        Ok(Some(Identity { chain, key, pem }))
     }
 
     /// The headers of the file, as they are now; none without a file.
@@ -167,6 +203,7 @@ impl Outbound {
     /// For the first that cannot be used.
     pub fn check(&self) -> Result<(), OutboundError> {
         self.ca_pem()?;
+        self.identity()?;
         self.headers()?;
         Ok(())
     }
@@ -177,6 +214,14 @@ impl Outbound {
             None => Ok(of_this_machine()),
         }
     }
+}
+
+/// What a client shows to a server that asks who it is.
+struct Identity {
+    chain: Vec<Certificate<'static>>,
+    key: PrivateKey<'static>,
+    /// Both as they were read.
+    pem: (String, String),
 }
 
 /// What this machine trusts, read once: it is two hundred certificates. In a container without any, those that are built in.
@@ -224,7 +269,6 @@ pub(crate) fn read(path: &Path) -> Result<String, OutboundError> {
 ///
 /// # Errors
 /// What was expected.
-#[allow(dead_code, reason = "for what sends")]
 pub(crate) fn url(text: &str) -> Result<Uri, OutboundError> {
     let uri: Uri = text.parse().map_err(|_| OutboundError::Url(format!("{text:?} is no URL")))?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none_or(str::is_empty) {
@@ -286,6 +330,15 @@ mod tests {
             assert!(outbound.agent().is_err());
         }
         assert!(Outbound::default().check().is_ok() && Outbound::default().agent().is_ok());
+    }
+
+    #[test]
+    fn a_client_certificate_needs_its_key() {
+        let half = Outbound { client_key: Some("/no/such".into()), ..Outbound::default() };
+        assert!(matches!(half.check(), Err(OutboundError::HalfIdentity)));
+        let missing = Outbound { client_certificate: Some("/no/such".into()), ..half };
+        assert!(matches!(missing.check(), Err(OutboundError::Read { .. })));
+        assert_eq!(Outbound::default().identity_pem().unwrap(), None);
     }
 
     #[test]

@@ -5,6 +5,11 @@ use std::time::Duration;
 
 use kerno_bpf::engine::Budget;
 use kerno_doctor::Thresholds;
+use kerno_doctor::redaction::Redaction;
+
+use crate::sinks::settings::SinkSettings;
+
+use crate::otlp::OtlpSettings;
 
 use crate::api::Guard;
 
@@ -40,8 +45,14 @@ pub struct Settings {
     pub health: Option<SocketAddr>,
     /// What watching may cost.
     pub budget: Budget,
+    /// Where metrics and incidents are sent to by the protocol of OpenTelemetry; `None` for nowhere.
+    pub otlp: Option<OtlpSettings>,
     /// What counts as wrong.
     pub thresholds: Thresholds,
+    /// Where alerts go; at most [`MAX_SINKS`](crate::MAX_SINKS), each with a name of its own.
+    pub sinks: Vec<SinkSettings>,
+    /// What is hidden in text that leaves the machine.
+    pub redaction: Redaction,
 }
 
 impl Default for Settings {
@@ -57,7 +68,10 @@ impl Default for Settings {
             guard: Guard::default(),
             health: None,
             budget: Budget::default(),
+            otlp: None,
             thresholds: Thresholds::default(),
+            sinks: Vec::new(),
+            redaction: Redaction::default(),
         }
     }
 }

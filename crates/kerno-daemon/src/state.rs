@@ -7,11 +7,14 @@ use std::time::{Duration, Instant};
 
 use kerno_doctor::Thresholds;
 use kerno_doctor::report::{IncidentReport, Report};
-use kerno_model::catalogue::{Daemon, Mark, Totals};
+use kerno_model::catalogue::{AlertCounts, Daemon, Mark, OtlpCounts, Totals};
 use kerno_model::metric::Sample;
 use kerno_model::{CostOfObserving, Course, Finding, Incident, IncidentRecord, Missing, Severity, Window, fill};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
+
+use crate::otlp::OtlpStatus;
+use crate::sinks::SinkStatus;
 
 /// Changes of incidents that a slow listener may be behind before it loses the oldest.
 const CHANGES: usize = 256;
@@ -53,6 +56,10 @@ pub struct Status {
     pub cost: CostOfObserving,
     /// The store; `None` without one.
     pub store: Option<StoreStatus>,
+    /// What is sent by the protocol of OpenTelemetry; `None` if nothing is.
+    pub otlp: Option<OtlpStatus>,
+    /// Where alerts go.
+    pub sinks: Vec<SinkStatus>,
 }
 
 /// How writing to the store goes.
@@ -107,6 +114,11 @@ struct Known {
     /// What was told of the store and of windows that were lost.
     told: StoreStatus,
     told_lost: u64,
+    otlp: Option<OtlpStatus>,
+    told_otlp: OtlpStatus,
+    sinks: Vec<SinkStatus>,
+    /// What was told of them: delivered, failed, dropped, retries.
+    told_sinks: [u64; 4],
     /// Why it watches no more.
     ended: Option<String>,
 }
@@ -120,11 +132,44 @@ pub(crate) struct Judged<'a> {
     pub(crate) lost: u64,
 }
 
+/// All series at a time.
+pub(crate) struct Snapshot {
+    /// Sorted by name.
+    pub(crate) samples: Vec<Sample>,
+    /// The window that it is of.
+    pub(crate) mark: Mark,
+    /// The end of that window, in nanoseconds since 1970.
+    pub(crate) unix_ns: u64,
+}
+
 impl Known {
     /// Adds what the daemon counts of itself to the totals.
     fn tell_of_itself(&mut self, lost: u64, refused: u64, now_unix_ns: u64) {
         let store = self.store.clone();
         let now = store.clone().unwrap_or_default();
+        let otlp = self.otlp.clone().unwrap_or_default();
+        let told = std::mem::replace(&mut self.told_otlp, otlp.clone());
+        let sending = self.otlp.is_some().then(|| {
+            fill!(OtlpCounts {
+                points_sent: otlp.points_sent - told.points_sent,
+                points_lost: otlp.points_lost - told.points_lost,
+                records_sent: otlp.records_sent - told.records_sent,
+                records_lost: otlp.records_lost - told.records_lost,
+                records_waiting: otlp.records_waiting,
+                failures: otlp.failures - told.failures,
+            })
+        });
+        let sum = |count: fn(&SinkStatus) -> u64| self.sinks.iter().map(count).sum::<u64>();
+        let sinks =
+            [sum(|sink| sink.delivered), sum(|sink| sink.failed), sum(|sink| sink.dropped), sum(|sink| sink.retries)];
+        let since = |which: usize| sinks[which].saturating_sub(self.told_sinks[which]);
+        let alerts = fill!(AlertCounts {
+            delivered: since(0),
+            failed: since(1),
+            dropped: since(2),
+            retries: since(3),
+            waiting: sum(|sink| sink.waiting),
+        });
         let daemon = fill!(Daemon {
             windows_lost: lost - self.told_lost,
             store_bytes: store.map(|store| store.bytes),
@@ -133,9 +178,11 @@ impl Known {
             store_windows: now.written - self.told.written,
             store_windows_lost: now.lost - self.told.lost,
             connections_refused: refused,
+            otlp: sending,
+            alerts: Some(alerts).filter(|_| !self.sinks.is_empty()),
         });
         self.totals.add_daemon(&daemon, now_unix_ns);
-        (self.told, self.told_lost) = (now, lost);
+        (self.told, self.told_lost, self.told_sinks) = (now, lost, sinks);
     }
 }
 
@@ -160,6 +207,10 @@ impl Shared {
             store: None,
             told: StoreStatus::default(),
             told_lost: 0,
+            otlp: None,
+            told_otlp: OtlpStatus::default(),
+            sinks: Vec::new(),
+            told_sinks: [0; 4],
             ended: None,
         };
         Self { known: Mutex::new(known), refused: AtomicU64::new(0), changes: broadcast::channel(CHANGES).0 }
@@ -209,6 +260,14 @@ impl Shared {
         self.known().store = Some(store);
     }
 
+    pub(crate) fn set_otlp(&self, otlp: OtlpStatus) {
+        self.known().otlp = Some(otlp);
+    }
+
+    pub(crate) fn set_sinks(&self, sinks: Vec<SinkStatus>) {
+        self.known().sinks = sinks;
+    }
+
     /// It watches no more.
     pub(crate) fn end(&self, why: String) {
         self.known().ended = Some(why);
@@ -250,6 +309,15 @@ impl Shared {
         let now = known.totals.mark();
         known.readers.push((reader.to_owned(), now));
         known.totals.read(since)
+    }
+
+    /// All series as they are after the latest window, with the largest values since a reader read up to there; `None` if there was no window
+    /// since.
+    pub(crate) fn snapshot(&self, since: Mark) -> Option<Snapshot> {
+        let known = self.known();
+        let mark = known.totals.mark();
+        let (window, _) = known.latest.as_ref().filter(|_| mark > since)?;
+        Some(Snapshot { samples: known.totals.read(since), mark, unix_ns: window.span.end().unix_ns })
     }
 
     /// Why it does not work; `Ok` if it does.
@@ -294,6 +362,8 @@ impl Shared {
             missing: window.map_or_else(Vec::new, |window| window.missing.clone()),
             cost: window.map_or_else(CostOfObserving::default, |window| window.cost.clone()),
             store: known.store.clone(),
+            otlp: known.otlp.clone(),
+            sinks: known.sinks.clone(),
         }
     }
 }

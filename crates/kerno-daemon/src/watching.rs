@@ -16,11 +16,14 @@ use sd_notify::NotifyState;
 
 use crate::api::{Api, BindError, GuardError, Listeners};
 use crate::changes::{Changes, WindowChanges};
+use crate::otlp::{FLUSH, Otlp};
 use crate::past::{INCIDENTS, explain};
 use crate::settings::{INTERVALS, Settings};
+use crate::sinks::settings::{MAX_SINKS, SinkSettings};
+use crate::sinks::{Outbox, Sinks};
 use crate::state::{Judged, Shared};
 use crate::times::Range;
-use crate::writer::Writer;
+use crate::writer::{OUTBOX, Writer, outbox_name};
 
 /// Windows that wait to be judged.
 const QUEUE: usize = 32;
@@ -30,6 +33,9 @@ const TURN: Duration = Duration::from_millis(500);
 
 /// What was seen in this time before a restart is taken into account for slow trends.
 const REMEMBERED: Duration = Duration::from_secs(3600);
+
+/// How long a stop waits for a message that is being sent.
+const SENDING: Duration = Duration::from_millis(300);
 
 /// How long a stop waits for the store, and for clients.
 const PATIENCE: Duration = Duration::from_millis(700);
@@ -72,8 +78,10 @@ pub struct Daemon {
     changed: BTreeMap<IncidentId, Vec<Change>>,
     /// Signals that are out of the kernel for their cost.
     detached: BTreeSet<String>,
+    sinks: Sinks,
     writer: Option<Writer>,
     api: Api,
+    otlp: Option<Otlp>,
 }
 
 impl std::fmt::Debug for Daemon {
@@ -99,6 +107,20 @@ impl Daemon {
         if let Some(http) = settings.http {
             settings.guard.check(http)?;
         }
+        if let Some(otlp) = &settings.otlp {
+            otlp.check().map_err(DaemonError::Setting)?;
+        }
+        if settings.sinks.len() > MAX_SINKS {
+            let count = settings.sinks.len();
+            return Err(DaemonError::Setting(format!("{count} sinks are too many; there may be {MAX_SINKS}")));
+        }
+        let mut names = BTreeSet::new();
+        for sink in &settings.sinks {
+            sink.check().map_err(|why| DaemonError::Setting(format!("sink {:?}: {why}", sink.name)))?;
+            if !names.insert(&sink.name) {
+                return Err(DaemonError::Setting(format!("two sinks are named {:?}", sink.name)));
+            }
+        }
         Ok(())
     }
 
@@ -111,10 +133,11 @@ impl Daemon {
         Self::check(&settings)?;
         let store = match &settings.store {
             Some(directory) => {
-                let (store, notes) = Store::open(directory, settings.keep.clone())?;
+                let (mut store, notes) = Store::open(directory, settings.keep.clone())?;
                 for note in notes {
                     tracing::warn!(directory = %directory.display(), "store: {note}");
                 }
+                forget_outboxes(&mut store, &settings);
                 Some((store, directory.clone()))
             }
             None => None,
@@ -127,7 +150,7 @@ impl Daemon {
         let listeners = Listeners::bind(&settings)?;
         let changed = reader.as_ref().map_or_else(BTreeMap::new, |reader| changes_of(reader, &incidents));
         let records = records(&incidents, &changed);
-        let shared = Arc::new(Shared::new(settings.interval, settings.thresholds.clone(), records));
+        let shared = Arc::new(Shared::new(settings.interval, settings.thresholds.clone(), records.clone()));
         let options = ObserverOptions { signals: settings.signals.clone(), redact: settings.redact };
         let engine = Engine::start(options)?;
         for missing in engine.missing() {
@@ -139,6 +162,11 @@ impl Daemon {
         let trends = reader.as_ref().map_or_else(Trends::default, remembered);
         let of_windows = reader.as_ref().map_or_else(WindowChanges::default, last_window);
         let changes = Changes::start().map_err(DaemonError::Start)?;
+        let otlp = settings.otlp.clone().map(|otlp| Otlp::start(otlp, settings.redaction.clone(), Arc::clone(&shared)));
+        let otlp = otlp.transpose().map_err(DaemonError::Start)?;
+        let kept =
+            |sink: &SinkSettings| reader.as_ref().map_or_else(Outbox::default, |reader| outbox(reader, &sink.name));
+        let outboxes: Vec<_> = settings.sinks.iter().map(kept).collect();
         let api = Api::start(listeners, Arc::clone(&shared), reader).map_err(DaemonError::Start)?;
         let writer = match store {
             Some((store, directory)) => {
@@ -147,6 +175,10 @@ impl Daemon {
             None => None,
         };
         let detached = BTreeSet::new();
+        let keep = writer.as_ref().map(Writer::keep);
+        let sinks = Sinks::start(&settings.sinks, outboxes, &settings.redaction, keep.as_ref(), &records)
+            .map_err(DaemonError::Start)?;
+        shared.set_sinks(sinks.status());
         Ok(Self {
             settings,
             engine,
@@ -158,8 +190,10 @@ impl Daemon {
             of_windows,
             changed,
             detached,
+            sinks,
             writer,
             api,
+            otlp,
         })
     }
 
@@ -212,6 +246,7 @@ impl Daemon {
                 tracing::warn!(part = overrun.part, seconds = overrun.lasted.as_secs_f64(), "a sample takes long");
             }
             late = overrun.is_some();
+            self.shared.set_sinks(self.sinks.status());
             // An engine that hangs is to be started again by whoever supervises.
             if watchdog.is_some_and(|every| told.elapsed() >= every) && self.shared.health().is_ok() {
                 told = Instant::now();
@@ -232,8 +267,14 @@ impl Daemon {
         let records = records(&self.incidents, &self.changed);
         let is_changed = |record: &&IncidentRecord| transitions.iter().any(|one| one.id == record.incident.id);
         let changed: Vec<_> = records.iter().filter(is_changed).cloned().collect();
+        self.sinks.offer(&changed);
+        self.shared.set_sinks(self.sinks.status());
         let lost = self.windows.lost();
+        let told: Vec<_> = if self.otlp.is_some() { changed.clone() } else { Vec::new() };
         self.shared.judged(Judged { window: Arc::clone(&window), findings, records, transitions: &transitions, lost });
+        if let Some(otlp) = &self.otlp {
+            otlp.offer(&transitions, &told);
+        }
         if let Some(writer) = &self.writer {
             // Those that go on are seen longer, which is no change.
             let goes_on = !changed.is_empty() || self.incidents.open().next().is_some();
@@ -275,6 +316,9 @@ impl Daemon {
             ("store", ours.store != settings.store || ours.keep != settings.keep),
             ("socket", ours.socket != settings.socket),
             ("http", ours.http != settings.http || ours.guard != settings.guard || ours.health != settings.health),
+            ("otlp", ours.otlp != settings.otlp),
+            ("sink", ours.sinks != settings.sinks),
+            ("redaction", ours.redaction != settings.redaction),
         ];
         for (name, changed) in fixed {
             if changed {
@@ -302,14 +346,45 @@ impl Daemon {
         if let Err(error) = &result {
             self.shared.end(error.to_string());
         }
+        // It sends what it can while the others stop.
+        let deadline = Instant::now() + FLUSH + Duration::from_millis(100);
+        if let Some(otlp) = &self.otlp {
+            otlp.stopping();
+        }
         let stopped = self.engine.stop();
+        // What was sent until now is kept by the writer.
+        self.sinks.stop(SENDING);
         self.api.stop(PATIENCE);
         if let Some(writer) = self.writer
             && !writer.stop(PATIENCE)
         {
             tracing::error!("the store did not take everything in time");
         }
+        if let Some(otlp) = self.otlp {
+            otlp.stop(deadline);
+        }
         stopped.map_err(DaemonError::Watch).and(result)
+    }
+}
+
+/// What a sink still had to tell.
+fn outbox(reader: &Reader, name: &str) -> Outbox {
+    reader
+        .state(&outbox_name(name))
+        .unwrap_or_else(|error| {
+            tracing::error!(sink = name, "what the sink had to tell cannot be read: {}", explain(&error));
+            None
+        })
+        .unwrap_or_default()
+}
+
+/// Removes what sinks had to tell that are not set any longer.
+fn forget_outboxes(store: &mut Store, settings: &Settings) {
+    let wanted: BTreeSet<_> = settings.sinks.iter().map(|sink| outbox_name(&sink.name)).collect();
+    for name in store.states().into_iter().filter(|name| name.starts_with(OUTBOX) && !wanted.contains(name)) {
+        if let Err(error) = store.forget_state(&name) {
+            tracing::warn!(name, "cannot be removed from the store: {}", explain(&error));
+        }
     }
 }
 

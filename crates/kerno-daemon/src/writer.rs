@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use kerno_model::{IncidentId, IncidentRecord, Window};
 use kerno_store::Store;
 
 use crate::past::{INCIDENTS, explain};
+use crate::sinks::{Keep, Outbox};
 use crate::state::{Shared, StoreStatus};
 
 /// Windows that wait while the disk is slow.
@@ -21,8 +23,26 @@ const QUEUE: usize = 32;
 /// Incidents that wait until they can be written.
 const MAX_PENDING: usize = 4096;
 
+/// What the names of outboxes in the store begin with.
+pub(crate) const OUTBOX: &str = "outbox-";
+
+/// The name of a sink's outbox in the store.
+pub(crate) fn outbox_name(sink: &str) -> String {
+    format!("{OUTBOX}{sink}")
+}
+
+/// Outboxes that are to be written, by their names; the latest of each.
+type Outboxes = Arc<Mutex<BTreeMap<String, Outbox>>>;
+
+/// What there is to write.
+enum Job {
+    Seen(Box<Seen>),
+    /// An outbox changed.
+    Told,
+}
+
 /// What is written after a window.
-struct Job {
+struct Seen {
     window: Arc<Window>,
     changed: Vec<IncidentRecord>,
     /// All that are followed, if any changed.
@@ -31,7 +51,9 @@ struct Job {
 
 /// The thread that writes.
 pub(crate) struct Writer {
-    jobs: Option<SyncSender<Job>>,
+    /// `None` after the stop, also for those who may still have it.
+    jobs: Arc<Mutex<Option<SyncSender<Job>>>>,
+    outboxes: Outboxes,
     thread: Option<JoinHandle<()>>,
     dropped: Arc<AtomicU64>,
 }
@@ -50,10 +72,12 @@ impl Writer {
             failing: None,
             pending: BTreeMap::new(),
             followed: None,
+            outboxes: Outboxes::default(),
         };
+        let outboxes = Arc::clone(&work.outboxes);
         work.tell();
         let thread = std::thread::Builder::new().name("kerno store".into()).spawn(move || work.run(&received))?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread), dropped })
+        Ok(Self { jobs: Arc::new(Mutex::new(Some(jobs))), outboxes, thread: Some(thread), dropped })
     }
 
     /// Never waits: if the disk is too slow, the window is not kept. Incidents that changed are told again with the next one.
@@ -63,17 +87,30 @@ impl Writer {
         changed: Vec<IncidentRecord>,
         incidents: Option<Incidents>,
     ) -> bool {
-        let job = Job { window, changed, incidents };
-        let accepted = self.jobs.as_ref().is_some_and(|jobs| jobs.try_send(job).is_ok());
+        let job = Job::Seen(Box::new(Seen { window, changed, incidents }));
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let accepted = jobs.as_ref().is_some_and(|jobs| jobs.try_send(job).is_ok());
         if !accepted {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
         accepted
     }
 
+    /// What keeps outboxes. It never waits: of each outbox, the latest is written when the disk allows.
+    pub(crate) fn keep(&self) -> Keep {
+        let (jobs, outboxes) = (Arc::clone(&self.jobs), Arc::clone(&self.outboxes));
+        Arc::new(move |name, outbox| {
+            outboxes.lock().unwrap_or_else(PoisonError::into_inner).insert(outbox_name(name), outbox);
+            // If the queue is full, it is written after what is in there.
+            if let Some(jobs) = &*jobs.lock().unwrap_or_else(PoisonError::into_inner) {
+                let _ = jobs.try_send(Job::Told);
+            }
+        })
+    }
+
     /// Ends when everything is written, or after this time.
     pub(crate) fn stop(mut self, timeout: Duration) -> bool {
-        drop(self.jobs.take());
+        drop(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take());
         let deadline = Instant::now() + timeout;
         while self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
             if Instant::now() >= deadline {
@@ -96,22 +133,28 @@ struct Work {
     /// Incidents whose latest form is not written yet.
     pending: BTreeMap<IncidentId, IncidentRecord>,
     followed: Option<Incidents>,
+    outboxes: Outboxes,
 }
 
 impl Work {
     fn run(&mut self, jobs: &Receiver<Job>) {
         loop {
             match jobs.recv_timeout(Duration::from_secs(30)) {
-                Ok(job) => self.write(job),
+                Ok(Job::Seen(seen)) => self.write(*seen),
+                Ok(Job::Told) => {}
                 // Another try for what could not be written, though no window came.
                 Err(RecvTimeoutError::Timeout) => self.write_incidents(),
-                Err(RecvTimeoutError::Disconnected) => return self.write_incidents(),
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.write_incidents();
+                    return self.write_outboxes();
+                }
             }
+            self.write_outboxes();
             self.tell();
         }
     }
 
-    fn write(&mut self, job: Job) {
+    fn write(&mut self, job: Seen) {
         for record in job.changed {
             self.pending.insert(record.incident.id.clone(), record);
         }
@@ -144,6 +187,18 @@ impl Work {
         {
             self.followed = Some(followed);
             self.failed_with(&explain(&error));
+        }
+    }
+
+    fn write_outboxes(&mut self) {
+        loop {
+            let next = self.outboxes.lock().unwrap_or_else(PoisonError::into_inner).pop_first();
+            let Some((name, outbox)) = next else { return };
+            if let Err(error) = self.store.put_state(&name, &outbox) {
+                // A later one may have come meanwhile.
+                self.outboxes.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_insert(outbox);
+                return self.failed_with(&explain(&error));
+            }
         }
     }
 

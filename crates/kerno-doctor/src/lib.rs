@@ -11,6 +11,7 @@ pub mod corpus;
 pub(crate) mod growth;
 pub mod incidents;
 pub mod knowledge;
+pub mod redaction;
 pub mod report;
 mod rule;
 mod rules;

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::file::{room, sync_parent};
-use crate::format::Kind;
+use crate::format::{Head, Kind};
 use crate::incidents::{IncidentLog, ReadyIncident};
 use crate::lock::Lock;
 use crate::mend::{contents, refuse_newer};
@@ -229,6 +229,33 @@ impl Store {
     /// If it cannot be read, is damaged, or is of another type.
     pub fn state<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StoreError> {
         state::read(&self.dir, name)
+    }
+
+    /// The names of the values that are kept.
+    pub fn states(&self) -> Vec<String> {
+        let name = |path: &PathBuf| Head::of_file_name(path.file_name()?.to_str()?);
+        self.states.keys().filter_map(name).map(|head| head.name).collect()
+    }
+
+    /// Forgets a named value; nothing happens if there is none.
+    ///
+    /// # Errors
+    /// If its file cannot be removed.
+    pub fn forget_state(&mut self, name: &str) -> Result<(), StoreError> {
+        let Some(path) = self.states.keys().find(|path| {
+            let head = path.file_name().and_then(|name| Head::of_file_name(name.to_str()?));
+            head.is_some_and(|head| head.name == name)
+        }) else {
+            return Ok(());
+        };
+        let path = path.clone();
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(StoreError::io("remove", &path)(error)),
+            _ => {
+                self.states.remove(&path);
+                Ok(())
+            }
+        }
     }
 
     /// How the store is.

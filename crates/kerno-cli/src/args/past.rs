@@ -17,6 +17,7 @@ Examples:
   kerno incidents                                what was wrong
   kerno doctor --at 03:02                        the report of that time
   curl http://127.0.0.1:7653/metrics             for Prometheus
+  KERNO_OTLP__ENDPOINT=http://127.0.0.1:4317 sudo -E kerno start   send to a collector of OpenTelemetry
 
 It logs to standard error. SIGHUP reads the configuration again: thresholds and the interval change at once, the rest when it is started \
 again. SIGTERM or Ctrl-C stops it. Options override the environment (KERNO_START__INTERVAL=30s), which overrides the file:
@@ -30,6 +31,10 @@ again. SIGTERM or Ctrl-C stops it. Options override the environment (KERNO_START
   log = \"text\"                  # or \"json\"
   signals = [\"all\"]
   redact = false                # true leaves out command lines
+
+  [otlp]                        # metrics and incidents for OpenTelemetry
+  endpoint = \"http://127.0.0.1:4317\"
+  headers_file = \"/etc/kerno/otlp-headers\"
 
 Privileges: root, or CAP_BPF and CAP_PERFMON. Members of the group kerno may use the socket, if there is such a group.";
 

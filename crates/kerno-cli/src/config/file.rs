@@ -44,7 +44,7 @@ fn position(path: &Path, text: &str, offset: usize) -> String {
 }
 
 /// A mistake and where it is.
-struct Mistake(usize, String);
+pub(super) struct Mistake(pub(super) usize, pub(super) String);
 
 impl Mistake {
     fn at(span: &Range<usize>, text: String) -> Self {
@@ -85,13 +85,15 @@ impl Config {
                         }
                     }
                 }
+                "sink" => self.add_sinks(value, origin)?,
                 _ if SECTIONS.iter().any(|(section, _)| *section == name) => {
                     for (key, value) in in_order(table(name, value)?) {
                         self.set(name, key.get_ref(), &plain(value)).map_err(|p| located(p, key, value))?;
                     }
                 }
                 _ => {
-                    let sections: Vec<_> = ["rules"].into_iter().chain(SECTIONS.map(|(section, _)| section)).collect();
+                    let sections: Vec<_> =
+                        ["rules"].into_iter().chain(SECTIONS.map(|(section, _)| section)).chain(["sink"]).collect();
                     return Err(Mistake::at(&section.span(), suggest::unknown("section", name, &sections)));
                 }
             }
@@ -109,10 +111,10 @@ impl Config {
     }
 }
 
-type Key<'i> = Spanned<std::borrow::Cow<'i, str>>;
+pub(super) type Key<'i> = Spanned<std::borrow::Cow<'i, str>>;
 
 /// In the order of the file, so that the first mistake in it is told.
-fn in_order<'a, 'i>(table: &'a DeTable<'i>) -> Vec<(&'a Key<'i>, &'a Spanned<DeValue<'i>>)> {
+pub(super) fn in_order<'a, 'i>(table: &'a DeTable<'i>) -> Vec<(&'a Key<'i>, &'a Spanned<DeValue<'i>>)> {
     let mut entries: Vec<_> = table.iter().collect();
     entries.sort_by_key(|(key, _)| key.span().start);
     entries
@@ -132,7 +134,7 @@ fn table<'a, 'i>(name: &str, value: &'a Spanned<DeValue<'i>>) -> Result<&'a DeTa
     })
 }
 
-fn plain(value: &Spanned<DeValue<'_>>) -> Value {
+pub(super) fn plain(value: &Spanned<DeValue<'_>>) -> Value {
     match value.get_ref() {
         DeValue::String(text) => Value::Text(text.clone().into_owned()),
         #[allow(clippy::cast_precision_loss, reason = "no threshold is beyond what f64 holds")]

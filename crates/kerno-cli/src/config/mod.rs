@@ -2,6 +2,8 @@
 
 mod environment;
 mod file;
+mod otlp;
+mod sinks;
 mod suggest;
 
 use std::collections::BTreeMap;
@@ -9,15 +11,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::bail;
+use kerno::doctor::redaction::Redaction;
 use kerno::doctor::{self, Rule, ThresholdError, ThresholdInfo, Thresholds};
 use kerno::model::Severity;
 use kerno::signals;
+use kerno_daemon::SinkSettings;
 
 use clap::ValueEnum as _;
 use kerno_daemon::Guard;
 
 use crate::args::{ALL, Output, SetThreshold};
 use crate::values;
+
+pub(crate) use otlp::OtlpConfig;
 
 /// Read if it exists.
 pub(crate) const DEFAULT_FILE: &str = "/etc/kerno/config.toml";
@@ -30,6 +36,10 @@ pub(crate) struct Config {
     origins: BTreeMap<(&'static str, &'static str), String>,
     pub(crate) doctor: DoctorConfig,
     pub(crate) start: StartConfig,
+    pub(crate) otlp: OtlpConfig,
+    pub(crate) redaction: RedactionConfig,
+    /// Where alerts go, each with where it is in the file.
+    sinks: Vec<(String, SinkSettings)>,
 }
 
 /// Defaults of the flags of `kerno doctor`.
@@ -83,8 +93,24 @@ impl StartConfig {
     ];
 }
 
-/// The sections of the file besides `rules`, with their keys. They are also those of the environment.
-const SECTIONS: [(&str, &[&str]); 2] = [("doctor", &DoctorConfig::KEYS), ("start", &StartConfig::KEYS)];
+/// What is hidden in text that leaves the machine.
+#[derive(Debug, Default)]
+pub(crate) struct RedactionConfig {
+    enabled: Option<bool>,
+    patterns: Vec<String>,
+}
+
+impl RedactionConfig {
+    const KEYS: [&'static str; 2] = ["enabled", "patterns"];
+}
+
+/// The sections of the file besides `rules` and `sink`, with their keys. They are also those of the environment.
+const SECTIONS: [(&str, &[&str]); 4] = [
+    ("doctor", &DoctorConfig::KEYS),
+    ("start", &StartConfig::KEYS),
+    ("redaction", &RedactionConfig::KEYS),
+    ("otlp", &OtlpConfig::KEYS),
+];
 
 /// A value as its source has it.
 #[derive(Clone, Debug, PartialEq)]
@@ -164,6 +190,8 @@ impl Config {
     fn set(&mut self, section: &str, key: &str, value: &Value) -> Result<(), Problem> {
         match section {
             "start" => self.set_start(key, value),
+            "otlp" => self.otlp.set(key, value),
+            "redaction" => self.set_redaction(key, value),
             _ => self.set_doctor(key, value),
         }
     }
@@ -200,6 +228,51 @@ impl Config {
             _ => return Err(Problem::Key(suggest::unknown("setting of start", key, &StartConfig::KEYS))),
         }
         Ok(())
+    }
+
+    fn set_redaction(&mut self, key: &str, value: &Value) -> Result<(), Problem> {
+        let wrong =
+            |allowed: &str, what: String| Problem::Value(format!("redaction.{key} is {allowed}; this is {what}"));
+        match key {
+            "enabled" => {
+                self.redaction.enabled = Some(boolean(value).map_err(|what| wrong("true or false", what))?);
+            }
+            "patterns" => {
+                let patterns = match value {
+                    // A regular expression may have a comma.
+                    Value::Untyped(pattern) => vec![pattern.clone()],
+                    value => list(value).map_err(|what| wrong("a list of regular expressions", what))?,
+                };
+                let checked = Redaction::new(&patterns);
+                checked.map_err(|error| Problem::Value(format!("redaction.patterns: {error}")))?;
+                self.redaction.patterns = patterns;
+            }
+            _ => return Err(Problem::Key(suggest::unknown("setting of redaction", key, &RedactionConfig::KEYS))),
+        }
+        Ok(())
+    }
+
+    /// What is hidden in text that leaves the machine.
+    pub(crate) fn redaction(&self) -> anyhow::Result<Redaction> {
+        if self.redaction.enabled == Some(false) {
+            return Ok(Redaction::off());
+        }
+        Ok(Redaction::new(&self.redaction.patterns)?)
+    }
+
+    /// Checks that what sinks need is there: secrets and certificates. Only who sends may be able to read them.
+    pub(crate) fn check_sinks(&self) -> anyhow::Result<()> {
+        for (origin, sink) in &self.sinks {
+            if let Err(why) = sink.check() {
+                bail!("{origin}: sink {:?}: {why}", sink.name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Where alerts go.
+    pub(crate) fn sinks(&self) -> impl Iterator<Item = &SinkSettings> {
+        self.sinks.iter().map(|(_, sink)| sink)
     }
 
     fn set_doctor(&mut self, key: &str, value: &Value) -> Result<(), Problem> {

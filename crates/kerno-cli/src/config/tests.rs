@@ -95,6 +95,46 @@ fn mistakes_in_a_file_name_the_place_and_what_is_allowed() {
         ("[doctor]\nsignals = [1]", "a list of other things"),
         ("[doctor]\nsignals = []", "an empty one"),
         ("[doctor]\nredact = 'yes'", "true or false"),
+        ("[redaction]\npatterns = ['(']", ":2:12: redaction.patterns: \"(\" is no regular expression"),
+        ("[redaction]\npattern = ['x']", "unknown setting of redaction \"pattern\"; did you mean \"patterns\"?"),
+        ("[redaction]\nenabled = 'no'", "true or false"),
+        ("sink = 1", "sinks are written [[sink]]"),
+        ("[sink]\nname = 'a'", "sinks are written [[sink]]"),
+        ("[[sink]]\nname = 'a'", ":1:1: a sink needs a kind"),
+        ("[[sink]]\nkind = 'slak'", ":2:8: unknown kind of sink \"slak\"; did you mean \"slack\"?"),
+        ("[[sink]]\nkind = 'journald'", ":1:1: a journald sink needs name"),
+        ("[[sink]]\nkind = 'journald'\nname = 'A'", ":3:8: sink.name is 1 to 32 of a-z"),
+        ("[[sink]]\nkind = 'journald'\nname = 'a'\nurl = 'x'", ":4:1: unknown setting of a journald sink \"url\""),
+        ("[[sink]]\nkind = 'webhook'\nname = 'a'", "a webhook sink needs url or url_file or url_env"),
+        ("[[sink]]\nkind = 'webhook'\nname = 'a'\nurl = 'x'", ":4:7: sink.url: \"x\" is no URL"),
+        (
+            "[[sink]]\nkind = 'webhook'\nname = 'a'\nurl = 'http://u:p@x'",
+            "put the whole URL, or an Authorization header",
+        ),
+        (
+            "[[sink]]\nkind = 'webhook'\nname = 'a'\nurl = 'http://x/?token=p'",
+            ":4:7: sink.url: the URL has a secret in it",
+        ),
+        ("[[sink]]\nkind = 'webhook'\nname = 'a'\nsecret = 'x'", ":4:1: sink.secret: secrets are not written"),
+        ("[[sink]]\nkind = 'webhook'\nname = 'a'\npassword = 'x'", "name that with headers_file"),
+        ("[[sink]]\nkind = 'pagerduty'\nname = 'a'\nrouting_key = 'x'", "name that with key_file, or key_env"),
+        ("[[sink]]\nkind = 'slack'\nname = 'a'\nurl = 'https://x'", "webhook of slack is a secret"),
+        ("[[sink]]\nkind = 'discord'\nname = 'a'\nurl = 'https://x'", "webhook of discord is a secret"),
+        ("[[sink]]\nkind = 'slack'\nname = 'a'\ntoken_env = 'X'", "needs channel"),
+        ("[[sink]]\nkind = 'ntfy'\nname = 'a'", "a ntfy sink needs topic"),
+        ("[[sink]]\nkind = 'syslog'\nname = 'a'\naddress = 'x:1'", "such as /dev/log"),
+        ("[[sink]]\nkind = 'syslog'\nname = 'a'\nfacility = 'x'", "unknown facility"),
+        (
+            "[[sink]]\nkind = 'journald'\nname = 'a'\nper_minute = 0",
+            ":4:14: sink.per_minute is a number of messages, 1 to 600",
+        ),
+        ("[[sink]]\nkind = 'journald'\nname = 'a'\nrules = ['fd_lek']", ":4:9: unknown rule \"fd_lek\""),
+        ("[[sink]]\nkind = 'journald'\nname = 'a'\nseverity = 'bad'", ":4:12: sink.severity is \"critical\""),
+        ("[[sink]]\nkind = 'journald'\nname = 'a'\ntimeout = '1h'", "at most 5m"),
+        (
+            "[[sink]]\nkind = 'journald'\nname = 'a'\n[[sink]]\nkind = 'journald'\nname = 'a'",
+            ":4:1: there are two sinks named \"a\"",
+        ),
         ("[doctor", ":1:"),
         ("a = \n", ":1:"),
         ("\n\n  é = = 1", ":3:"),
@@ -103,6 +143,31 @@ fn mistakes_in_a_file_name_the_place_and_what_is_allowed() {
         let error = from_file(text).unwrap_err();
         assert!(error.starts_with("/x/config.toml:") && error.contains(why), "{text}: {error}");
     }
+}
+
+#[test]
+fn sinks_are_read_with_their_defaults() {
+    use kerno_daemon::{Place, Secret, SinkKind};
+    let text = "[redaction]\npatterns = ['customer-[0-9]+']\n[[sink]]\nname = 'chat'\nkind = 'slack'\nurl_file = '/no/such'\n\
+                severity = 'warning'\nrules = ['fd_leak', 'disk_full']\nunits = ['a.service', 'b.service']\n\
+                [[sink]]\nkind = 'alertmanager'\nname = 'am'\nurl = 'http://127.0.0.1:9093'\nsymptoms = true\n";
+    let config = from_file(text).unwrap();
+    let sinks: Vec<_> = config.sinks().collect();
+    assert_eq!(sinks.len(), 2);
+    let url = Place::Secret(Secret::File("/no/such".into()));
+    assert_eq!(sinks[0].kind, SinkKind::Slack { url, token: None, channel: None });
+    assert_eq!(sinks[0].filters.len(), 4);
+    assert!(sinks[0].filters.iter().all(|filter| filter.severity == Some(Severity::Warning)));
+    assert!(!sinks[0].symptoms && sinks[1].symptoms);
+    assert_eq!(sinks[1].outbound.timeout, Duration::from_secs(10));
+    assert_eq!(config.redaction().unwrap().hide("customer-17"), "[hidden]");
+    // Who only looks at other things need not be able to read secrets.
+    let error = config.check_sinks().unwrap_err().to_string();
+    assert!(error.starts_with("/x/config.toml:3: sink \"chat\": cannot read /no/such"), "{error}");
+    let off = from_file("[redaction]\nenabled = false").unwrap();
+    assert_eq!(off.redaction().unwrap().hide("--password=x"), "--password=x");
+    let pattern = from_environment(&[("KERNO_REDACTION__PATTERNS", "x{2,3}")]).unwrap();
+    assert_eq!(pattern.redaction().unwrap().hide("axxb"), "a[hidden]b");
 }
 
 #[test]

@@ -4,10 +4,12 @@
 
 mod support;
 
+mod alert;
 mod check;
 mod doctor;
 mod errors;
 mod idle;
+mod otlp;
 mod start;
 mod start_guard;
 mod terminal;

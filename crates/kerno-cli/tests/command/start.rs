@@ -12,16 +12,16 @@ use serde_json::Value;
 use crate::support::{alone, kerno, run, signal, text, wait};
 
 /// A daemon on a store of its own.
-pub(crate) struct Daemon {
+pub struct Daemon {
     child: Child,
     directory: Arc<tempfile::TempDir>,
-    pub(crate) http: SocketAddr,
+    pub http: SocketAddr,
     log: Arc<Mutex<String>>,
 }
 
-pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(60);
 
-pub(crate) fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+pub fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + LIMIT;
     loop {
         if let Some(found) = check() {
@@ -33,15 +33,17 @@ pub(crate) fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
 }
 
 impl Daemon {
-    pub(crate) fn start(directory: &Arc<tempfile::TempDir>, more: &[&str]) -> Self {
+    pub fn start(directory: &Arc<tempfile::TempDir>, more: &[&str]) -> Self {
         Self::start_with(directory, more, &[])
     }
 
     /// With settings in the environment.
-    pub(crate) fn start_with(directory: &Arc<tempfile::TempDir>, more: &[&str], settings: &[(&str, &Path)]) -> Self {
+    pub fn start_with(directory: &Arc<tempfile::TempDir>, more: &[&str], settings: &[(&str, &Path)]) -> Self {
         let (store, socket) = (directory.path().join("store"), directory.path().join("socket"));
-        let mut args =
-            vec!["start", "--http", "127.0.0.1:0", "--interval", "1s", "--config", "/dev/null", "--log", "json"];
+        let mut args = vec!["start", "--http", "127.0.0.1:0", "--interval", "1s", "--log", "json"];
+        if !more.contains(&"--config") {
+            args.extend(["--config", "/dev/null"]);
+        }
         args.extend(["--store", store.to_str().unwrap(), "--socket", socket.to_str().unwrap()]);
         args.extend(more);
         let mut child =
@@ -62,23 +64,23 @@ impl Daemon {
         Self { child, directory: Arc::clone(directory), http, log }
     }
 
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
     /// What it said of itself when it began to watch.
-    pub(crate) fn said(&self, what: &str) -> String {
+    pub fn said(&self, what: &str) -> String {
         let log = self.log();
         let line = log.lines().find(|line| line.contains("\"watching\"")).unwrap();
         serde_json::from_str::<Value>(line).unwrap()[what].as_str().unwrap().to_owned()
     }
 
     /// An answer as its status and body.
-    pub(crate) fn get(&self, path: &str, headers: &str) -> (u16, String) {
+    pub fn get(&self, path: &str, headers: &str) -> (u16, String) {
         self.get_at(self.http, path, headers)
     }
 
-    pub(crate) fn get_at(&self, address: SocketAddr, path: &str, headers: &str) -> (u16, String) {
+    pub fn get_at(&self, address: SocketAddr, path: &str, headers: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n").unwrap();
@@ -92,28 +94,28 @@ impl Daemon {
         (status, body)
     }
 
-    fn json(&self, path: &str) -> Value {
+    pub fn json(&self, path: &str) -> Value {
         let (status, body) = self.get(path, "");
         assert_eq!(status, 200, "{path}: {body}");
         serde_json::from_str(&body).unwrap()
     }
 
     /// A command that asks this daemon.
-    fn asked(&self, args: &[&str]) -> Command {
+    pub fn asked(&self, args: &[&str]) -> Command {
         let mut command = kerno(args);
         command.arg("--socket").arg(self.path("socket")).env("KERNO_CONFIG", "/dev/null");
         command
     }
 
-    fn incidents(&self) -> Vec<Value> {
+    pub fn incidents(&self) -> Vec<Value> {
         incidents(&mut self.asked(&["incidents", "--output", "json"]))
     }
 
-    pub(crate) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
-    pub(crate) fn stop(mut self) -> String {
+    pub fn stop(mut self) -> String {
         let asked = Instant::now();
         signal(&self.child, libc::SIGTERM);
         let status = wait(&mut self.child);
@@ -151,12 +153,18 @@ fn incidents(command: &mut Command) -> Vec<Value> {
 }
 
 /// A process that opens 40 files a second and closes none.
-struct Leak(Child);
+pub struct Leak(Child);
 
 impl Leak {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let script = "ulimit -n 5000; i=3; while :; do i=$((i+1)); eval \"exec $i</dev/null\"; sleep 0.02; done";
         Self(Command::new("bash").args(["-c", script]).spawn().unwrap())
+    }
+}
+
+impl Leak {
+    pub fn pid(&self) -> u32 {
+        self.0.id()
     }
 }
 
@@ -167,7 +175,7 @@ impl Drop for Leak {
     }
 }
 
-fn directory() -> Arc<tempfile::TempDir> {
+pub fn directory() -> Arc<tempfile::TempDir> {
     Arc::new(tempfile::tempdir().unwrap())
 }
 

@@ -7,7 +7,6 @@ use kerno_model::{
 use serde::{Deserialize, Serialize};
 
 use super::Diagnosis;
-use super::words::{clock, date};
 
 /// An incident in words: how it began, how it was at its worst, and how it was last.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -189,8 +188,6 @@ impl Diagnosis {
 }
 
 /// `2026-11-29T03:02:10Z`
-#[allow(clippy::cast_precision_loss, reason = "whole seconds")]
 fn rfc3339(moment: Moment) -> String {
-    let unix = (moment.unix_ns / 1_000_000_000) as f64;
-    format!("{}T{}Z", date(unix), clock(unix))
+    super::rfc3339(moment.unix_ns)
 }

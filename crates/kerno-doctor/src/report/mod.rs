@@ -5,6 +5,7 @@ mod changes;
 mod diagnosis;
 mod incident;
 mod markdown;
+mod notice;
 #[cfg(feature = "schema")]
 mod schema;
 mod text;
@@ -16,8 +17,12 @@ pub use changes::{Before, Change};
 pub use diagnosis::{Culprit, Diagnosis, Eta, Evidence, Exemplar, Fix, Step};
 pub use incident::{Changed, IncidentFilter, IncidentReport};
 pub use markdown::markdown;
+pub use notice::{
+    IncidentEvent, NOTICES_VERSION, Notice, NoticeChange, NoticeCommand, NoticeEvent, NoticeEvidence, NoticeOutlook,
+    NoticePart, Notices, rfc3339,
+};
 #[cfg(feature = "schema")]
-pub use schema::json_schema;
+pub use schema::{json_schema, notices_schema};
 pub use text::{TextStyle, changes_text, finding_text, incident_text, incidents_text, text};
 
 use kerno_model::amount::span;

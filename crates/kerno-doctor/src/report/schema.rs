@@ -1,10 +1,19 @@
-use super::Report;
+use super::{Notices, Report};
 
 /// The JSON Schema of a serialised [`Report`].
 pub fn json_schema() -> serde_json::Value {
+    of::<Report>()
+}
+
+/// The JSON Schema of serialised [`Notices`], which webhooks get.
+pub fn notices_schema() -> serde_json::Value {
+    of::<Notices>()
+}
+
+fn of<T: schemars::JsonSchema>() -> serde_json::Value {
     // What is written, not what is taken: a reader takes less.
     let settings = schemars::generate::SchemaSettings::default().for_serialize();
-    settings.into_generator().into_root_schema_for::<Report>().to_value()
+    settings.into_generator().into_root_schema_for::<T>().to_value()
 }
 
 #[cfg(test)]
@@ -19,7 +28,8 @@ mod tests {
     /// Set `KERNO_WRITE_DOCS=1` to regenerate them.
     #[test]
     fn the_files_are_current() {
-        let schemas = [("report", json_schema()), ("window", kerno_model::saved::json_schema())];
+        let schemas =
+            [("report", json_schema()), ("webhook", notices_schema()), ("window", kerno_model::saved::json_schema())];
         for (name, schema) in schemas {
             let file = format!("{ROOT}/docs/{name}.schema.json");
             let text = serde_json::to_string_pretty(&schema).unwrap() + "\n";
@@ -52,6 +62,17 @@ mod tests {
     fn a_report_is_as_the_schema_says() {
         let schema = json_schema();
         conforms(&serde_json::to_value(report()).unwrap(), &schema, &schema, "report");
+    }
+
+    #[test]
+    fn a_webhook_is_as_its_schema_says() {
+        let schema = notices_schema();
+        let report = crate::report::notice::tests::incident();
+        let notice = crate::report::Notice::of(&report, "web-1", &crate::redaction::Redaction::default());
+        let test = crate::report::Notice::test("web-1", 1);
+        let opened = crate::report::NoticeEvent::Opened;
+        let notices = Notices::new("hook", 1, vec![(opened, notice), (opened, test)]);
+        conforms(&serde_json::to_value(notices).unwrap(), &schema, &schema, "webhook");
     }
 
     /// Checks the parts of JSON Schema that are used here: references, types, required and known properties, items, fixed arrays and

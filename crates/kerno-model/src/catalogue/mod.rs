@@ -19,7 +19,7 @@ mod tests;
 use crate::metric::{Describe, Give, Metric, Sample, Weighed};
 use crate::{Incident, Transition, Window};
 
-pub use daemon::Daemon;
+pub use daemon::{AlertCounts, Daemon, OtlpCounts};
 use select::Selections;
 pub use totals::{Mark, Totals};
 

@@ -10,6 +10,7 @@ use kerno_model::metric::{self, Kind};
 use prost::Message;
 
 use super::exemplar_labels;
+use crate::exponential::{SCALE, indices};
 
 #[derive(Clone, PartialEq, Message)]
 struct MetricFamily {
@@ -135,10 +136,6 @@ impl Timestamp {
     }
 }
 
-/// Buckets for each power of two: 2^3.
-const SCHEMA: i32 = 3;
-const PER_OCTAVE: f64 = 8.0;
-
 /// Up to this number of empty buckets are written rather than left out: a new span takes more.
 const GAP: i32 = 2;
 
@@ -205,7 +202,7 @@ fn histogram(sample: &metric::Sample) -> Metric {
         bucket: classic
             .map(|(bound, count)| Bucket { cumulative_count: Some(count), upper_bound: Some(bound) })
             .collect(),
-        schema: Some(SCHEMA),
+        schema: Some(SCALE),
         zero_threshold: Some(0.0),
         zero_count: Some(zero_count),
         positive_span,
@@ -218,19 +215,7 @@ fn histogram(sample: &metric::Sample) -> Metric {
 
 /// How many values are 0, and the other buckets as spans and differences.
 fn native(buckets: &[(f64, f64, u64)]) -> (u64, Vec<BucketSpan>, Vec<i64>) {
-    let mut zero = 0;
-    let mut counts = std::collections::BTreeMap::<i32, u64>::new();
-    for (low, high, count) in buckets {
-        let middle = f64::midpoint(*low, *high);
-        if middle <= 0.0 {
-            zero += count;
-            continue;
-        }
-        // The bucket i has what is above 2^((i - 1) / 8) and at most 2^(i / 8).
-        #[allow(clippy::cast_possible_truncation, reason = "some hundred at most")]
-        let index = (middle.log2() * PER_OCTAVE).ceil() as i32;
-        *counts.entry(index).or_default() += count;
-    }
+    let (zero, counts) = indices(buckets);
     let (mut spans, mut deltas) = (Vec::<BucketSpan>::new(), Vec::new());
     let (mut next, mut last) = (0, 0i64);
     for (index, count) in counts {
@@ -254,6 +239,7 @@ fn native(buckets: &[(f64, f64, u64)]) -> (u64, Vec<BucketSpan>, Vec<i64>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exponential::PER_OCTAVE;
 
     /// The counts by index, as a reader adds them up.
     fn read(spans: &[BucketSpan], deltas: &[i64]) -> Vec<(i32, i64)> {

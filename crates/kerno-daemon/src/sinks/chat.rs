@@ -1,0 +1,68 @@
+//! What chats have in common: one incident with all that is known, or a list of many.
+
+use kerno_doctor::report::{Notice, NoticeEvent, NoticePart};
+
+use super::outbox::Message;
+
+/// Incidents that a list names.
+const MAX_LISTED: usize = 15;
+
+/// The first line.
+pub(super) fn headline(messages: &[Message]) -> String {
+    match messages {
+        [] => String::new(),
+        [one] => one.notice.headline(one.event),
+        several => {
+            let open = several.iter().filter(|message| message.event != NoticeEvent::Resolved).count();
+            let hosts = several.first().map_or("", |message| message.notice.host.as_str());
+            let worst =
+                several.iter().max_by_key(|message| (message.event != NoticeEvent::Resolved, message.notice.severity));
+            let worst = worst.map(|message| message.notice.headline(message.event)).unwrap_or_default();
+            match several.len() - open {
+                0 => format!("{open} incidents on {hosts}; {worst}"),
+                over if open == 0 => format!("RESOLVED: {over} incidents on {hosts}"),
+                over => format!("{open} incidents, {over} resolved on {hosts}; {worst}"),
+            }
+        }
+    }
+}
+
+/// What follows it.
+pub(super) fn parts(messages: &[Message]) -> Vec<NoticePart> {
+    match messages {
+        [] => Vec::new(),
+        // Nobody heard of it before, so everything is news.
+        [Message { event: NoticeEvent::Resolved, told: None, notice, .. }] => {
+            let mut parts = notice.parts(NoticeEvent::Resolved);
+            parts.extend(notice.parts(NoticeEvent::Opened));
+            parts
+        }
+        [one] => one.notice.parts(one.event),
+        several => {
+            let mut sorted: Vec<_> = several.iter().collect();
+            sorted.sort_by_key(|message| {
+                (message.event == NoticeEvent::Resolved, std::cmp::Reverse(message.notice.severity))
+            });
+            let line =
+                |message: &&Message| format!("{} ({})", message.notice.headline(message.event), message.notice.id);
+            let mut lines: Vec<_> = sorted.iter().take(MAX_LISTED).map(line).collect();
+            if let Some(more) = several.len().checked_sub(MAX_LISTED).filter(|more| *more > 0) {
+                lines.push(format!("and {more} more"));
+            }
+            let list = vec![NoticePart::new("Incidents", lines, false)];
+            let look = vec!["kerno incidents --open".to_owned(), "kerno incidents show ID".to_owned()];
+            list.into_iter().chain([NoticePart::new("Look next (changes nothing)", look, true)]).collect()
+        }
+    }
+}
+
+/// The last line.
+pub(super) fn footer(messages: &[Message]) -> String {
+    match messages {
+        [one] => {
+            let Notice { rule, id, .. } = &one.notice;
+            format!("{}; {rule}, {id}", one.notice.place())
+        }
+        several => several.first().map(|message| message.notice.host.clone()).unwrap_or_default(),
+    }
+}
