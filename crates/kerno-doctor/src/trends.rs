@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use kerno_model::{Finding, MergeError, Window};
+use kerno_model::{Finding, MergeError, Window, fill};
 
 use crate::growth::was_here_before;
 use crate::{Thresholds, found, relate, rule_by_id, rules};
@@ -69,9 +69,12 @@ impl Trends {
 
     /// Adds a window without judging it, such as one that was saved before a restart.
     pub fn remember(&mut self, window: &Window) {
-        if self.add(window).is_err() {
+        let last = self.levels.iter().find_map(|level| level.back());
+        let follows = last.is_none_or(|last| last.gap_to(window).is_ok());
+        self.levels[0].push_back(slow(window));
+        if !follows || self.age().is_err() {
             *self = Self::default();
-            self.levels[0].push_back(window.clone());
+            self.levels[0].push_back(slow(window));
         }
     }
 
@@ -119,11 +122,8 @@ impl Trends {
         merged(parts.into_iter().rev()).ok().flatten()
     }
 
-    fn add(&mut self, window: &Window) -> Result<(), MergeError> {
-        if let Some(last) = self.levels.iter().find_map(|level| level.back()) {
-            last.gap_to(window)?;
-        }
-        self.levels[0].push_back(window.clone());
+    /// Merges what is old enough.
+    fn age(&mut self) -> Result<(), MergeError> {
         for (level, seconds) in SPANS.iter().take(3).enumerate() {
             if covered(&self.levels[level]) < *seconds {
                 break;
@@ -139,6 +139,22 @@ impl Trends {
         }
         Ok(())
     }
+}
+
+/// The parts of a window that rules look for growth in: the others are most of it, and none of the past's.
+fn slow(window: &Window) -> Window {
+    fill!(Window {
+        schema_version: window.schema_version,
+        kerno_version: window.kerno_version.clone(),
+        host: window.host.clone(),
+        span: window.span.clone(),
+        missing: window.missing.clone(),
+        processes: window.processes.clone(),
+        oom_track: window.oom_track.clone(),
+        disk_io: window.disk_io.clone(),
+        fd_track: window.fd_track.clone(),
+        merged: window.merged.clone(),
+    })
 }
 
 fn trend_of(finding: &Finding) -> Option<crate::Trend> {
@@ -167,6 +183,21 @@ mod tests {
     };
 
     use super::*;
+
+    #[test]
+    fn what_rules_look_for_growth_in_is_kept() {
+        let all = fill!(Window {
+            oom_track: Some(OomSummary::default()),
+            disk_io: Some(DiskSummary::default()),
+            fd_track: Some(FdSummary::default()),
+            syscall_latency: Some(kerno_model::SyscallSummary::default()),
+        });
+        let kept = slow(&all);
+        for rule in rules().filter(|rule| rule.trend.is_some()) {
+            assert!(kept.observed().contains(&rule.signal), "{}", rule.id);
+        }
+        assert!(!kept.observed().contains(&"syscall_latency"));
+    }
 
     const MINUTE: f64 = 60.0;
     const HOUR: f64 = 3600.0;

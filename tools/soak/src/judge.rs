@@ -12,7 +12,7 @@ use super::load::{Kind, Made};
 type Looked = (&'static str, fn(&Held) -> u64, f64, u64);
 
 const LOOKED: [Looked; 6] = [
-    ("resident bytes", |held| held.resident_bytes, 0.05, 2 << 20),
+    ("resident bytes", |held| held.resident_bytes, 0.05, 4 << 20),
     ("file descriptors", |held| held.descriptors, 0.0, 4),
     ("threads", |held| held.threads, 0.0, 2),
     ("mappings", |held| held.mappings, 0.02, 12),

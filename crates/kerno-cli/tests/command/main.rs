@@ -2,14 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub, reason = "tests")]
 
+mod daemon;
 mod support;
+mod webhook;
 
 mod alert;
 mod check;
 mod doctor;
 mod errors;
 mod idle;
-mod otlp;
 mod start;
 mod start_guard;
 mod terminal;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
 
-use crate::start::{Daemon, until};
+use crate::daemon::{Daemon, until};
 use crate::support::{alone, kerno, run, text};
 
 const TOKEN: &str = "a-token-that-nobody-guesses";

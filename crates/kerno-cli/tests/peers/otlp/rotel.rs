@@ -10,8 +10,8 @@ use kerno_model::catalogue;
 use kerno_model::metric::Kind;
 
 use super::{Numbers, bound};
-use crate::alert::{Running, component, free_port};
-use crate::start::until;
+use crate::component::{Running, component};
+use crate::daemon::{free_port, until};
 
 pub struct Rotel {
     pub grpc: SocketAddr,

@@ -4,16 +4,14 @@
 mod rotel;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
 use kerno_model::catalogue;
 use kerno_model::metric::{Kind, Metric};
 use serde_json::Value;
 
-use crate::alert::{Running, component, config, free_port};
-use crate::start::{Daemon, Leak, directory, until};
+use crate::component::{Running, component, get};
+use crate::daemon::{Daemon, Leak, config, directory, free_port, until};
 use crate::support::{alone, call};
 use rotel::{Record, Rotel};
 
@@ -225,16 +223,6 @@ fn victoria_metrics_gets_what_metrics_says() {
         assert_same(&expected, &received, 1e-12);
         daemon.stop();
     }
-}
-
-fn get(address: &str, path: &str) -> Option<String> {
-    let mut stream = TcpStream::connect(address).ok()?;
-    // HTTP/1.0 has no chunks.
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    head.contains(" 200 ").then(|| body.to_owned())
 }
 
 /// What it has of the window with that number.
