@@ -19,6 +19,7 @@
 mod api;
 mod changes;
 mod client;
+mod explain;
 mod outbound;
 mod past;
 mod settings;
@@ -32,8 +33,9 @@ pub use client::{Client, ClientError, Lines};
 pub use outbound::{Outbound, OutboundError, Secret};
 pub use past::{Past, PastError};
 pub use settings::{DEFAULT_HTTP, DEFAULT_SOCKET, DEFAULT_STORE, INTERVALS, Settings};
+pub use sinks::deliver::SinkStatus;
 pub use sinks::settings::{MAX_SINKS, Place, SinkKind, SinkSettings, SyslogAddress, is_name};
-pub use sinks::{JOURNAL_SOCKET, SYSLOG_FACILITIES, SinkStatus, send_test};
+pub use sinks::{JOURNAL_SOCKET, SYSLOG_FACILITIES, send_test};
 pub use state::{Status, StoreStatus};
 pub use times::{Range, parse_moment};
 pub use watching::{Daemon, DaemonError};

@@ -6,6 +6,8 @@ mod support;
 
 mod alert;
 mod check;
+#[cfg(feature = "components")]
+mod components;
 mod doctor;
 mod errors;
 mod idle;
