@@ -20,6 +20,7 @@
 mod api;
 mod changes;
 mod client;
+mod explain;
 mod exponential;
 mod otlp;
 mod outbound;
@@ -32,12 +33,14 @@ mod watching;
 mod writer;
 
 pub use client::{Client, ClientError, Lines};
-pub use otlp::{OtlpHistograms, OtlpProtocol, OtlpSettings, OtlpStatus, parse_otlp_header};
+pub use otlp::settings::{OtlpHistograms, OtlpProtocol, OtlpSettings, parse_otlp_header};
+pub use otlp::status::OtlpStatus;
 pub use outbound::{Outbound, OutboundError, Secret};
 pub use past::{Past, PastError};
 pub use settings::{DEFAULT_HTTP, DEFAULT_SOCKET, DEFAULT_STORE, INTERVALS, Settings};
+pub use sinks::deliver::SinkStatus;
 pub use sinks::settings::{MAX_SINKS, Place, SinkKind, SinkSettings, SyslogAddress, is_name};
-pub use sinks::{JOURNAL_SOCKET, SYSLOG_FACILITIES, SinkStatus, send_test};
+pub use sinks::{JOURNAL_SOCKET, SYSLOG_FACILITIES, send_test};
 pub use state::{Status, StoreStatus};
 pub use times::{Range, parse_moment};
 pub use watching::{Daemon, DaemonError};

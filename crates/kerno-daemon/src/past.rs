@@ -1,6 +1,5 @@
 //! The past: from a running daemon, or from a store.
 
-use std::error::Error;
 use std::path::Path;
 
 use kerno_doctor::incidents::Incidents;
@@ -114,15 +113,4 @@ pub(crate) fn together(mut kept: Vec<IncidentRecord>, followed: Vec<IncidentReco
     }
     kept.sort_by_key(|record| record.incident.opened.unix_ns);
     kept.iter().map(IncidentReport::of).collect()
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn explain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text += &format!(": {cause}");
-        source = cause.source();
-    }
-    text
 }

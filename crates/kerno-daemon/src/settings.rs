@@ -8,7 +8,7 @@ use kerno_doctor::redaction::Redaction;
 
 use crate::sinks::settings::SinkSettings;
 
-use crate::otlp::OtlpSettings;
+use crate::otlp::settings::OtlpSettings;
 
 /// Where windows and incidents are kept unless set otherwise.
 pub const DEFAULT_STORE: &str = "/var/lib/kerno";

@@ -16,11 +16,13 @@ use sd_notify::NotifyState;
 
 use crate::api::{Api, BindError, Listeners};
 use crate::changes::{Changes, WindowChanges};
+use crate::explain::explain;
 use crate::otlp::{FLUSH, Otlp};
-use crate::past::{INCIDENTS, explain};
+use crate::past::INCIDENTS;
 use crate::settings::{INTERVALS, Settings};
+use crate::sinks::Sinks;
+use crate::sinks::outbox::Outbox;
 use crate::sinks::settings::{MAX_SINKS, SinkSettings};
-use crate::sinks::{Outbox, Sinks};
 use crate::state::{Judged, Shared};
 use crate::times::Range;
 use crate::writer::{OUTBOX, Writer, outbox_name};

@@ -78,9 +78,7 @@ const KNOWN: &[&str] = &[
     r#"(?i)\b(?:sharedaccess|account)key=(?P<secret>[^\s;'"]+)"#,
     // JSON and the like: "password": "x".
     concat!(r#"(?i)["'][a-z0-9_.-]*(?:"#, secret_name!(), r#"|pass|pwd)["']\s*[:=]\s*["'](?P<secret>[^"']+)["']"#),
-    concat!(
-        r#"(?i)\b(?:[a-z0-9_.-]*[_.-])?(?:password|passwd|passphrase|secret|api[_-]?key)\s*:\s*(?P<secret>[^\s'",;]+)"#
-    ),
+    r#"(?i)\b(?:[a-z0-9_.-]*[_.-])?(?:password|passwd|passphrase|secret|api[_-]?key)\s*:\s*(?P<secret>[^\s'",;]+)"#,
     // Programs whose short options are secrets.
     r"\b(?:mysql|mariadb)[a-z_-]*\s(?:[^|;\n]*?\s)??-p(?P<secret>[^\s=]\S*)",
     r"\bsshpass\s(?:[^|;\n]*?\s)??-p\s*(?P<secret>[^\s-]\S*)",

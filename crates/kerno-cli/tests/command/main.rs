@@ -6,9 +6,12 @@ mod support;
 
 mod alert;
 mod check;
+#[cfg(feature = "components")]
+mod components;
 mod doctor;
 mod errors;
 mod idle;
+#[cfg(feature = "components")]
 mod otlp;
 mod start;
 mod terminal;

@@ -4,15 +4,14 @@
 mod rotel;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
 use kerno_model::catalogue;
 use kerno_model::metric::{Kind, Metric};
 use serde_json::Value;
 
-use crate::alert::{Running, component, config, free_port};
+use crate::alert::{config, free_port};
+use crate::components::{Running, component, get};
 use crate::start::{Daemon, Leak, directory, until};
 use crate::support::{alone, call};
 use rotel::{Record, Rotel};
@@ -189,13 +188,14 @@ fn opened(rotel: &Rotel, daemon: &Daemon, pid: &str) -> String {
 fn victoria_metrics_gets_what_metrics_says() {
     let _alone = alone();
     let data = tempfile::tempdir().unwrap();
-    let address = format!("127.0.0.1:{}", free_port());
+    let port = free_port();
+    let address = format!("127.0.0.1:{port}");
     let mut command = Command::new(component("victoria-metrics/usr/bin/victoria-metrics"));
     command.arg(format!("-storageDataPath={}", data.path().display()));
     command.args(["-retentionPeriod=1", "-search.latencyOffset=0s", "-opentelemetry.usePrometheusNaming"]);
     command.arg(format!("-httpListenAddr={address}")).stdout(Stdio::null()).stderr(Stdio::null());
     let _server = Running(command.spawn().unwrap());
-    until("VictoriaMetrics does not start", || get(&address, "/health"));
+    until("VictoriaMetrics does not start", || get(port, "/health"));
     for histograms in ["explicit", "exponential"] {
         let directory = directory();
         let config = config(
@@ -213,7 +213,7 @@ fn victoria_metrics_gets_what_metrics_says() {
             expected.retain(|(name, _), _| !name.ends_with("_bucket"));
         }
         let received = until("the window does not arrive", || {
-            let lines = get(&address, "/api/v1/export?match[]={__name__=~\"kerno.*\"}")?;
+            let lines = get(port, "/api/v1/export?match[]={__name__=~\"kerno.*\"}")?;
             let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
             at_window(&lines, histograms, windows(&expected))
         });
@@ -225,16 +225,6 @@ fn victoria_metrics_gets_what_metrics_says() {
         assert_same(&expected, &received, 1e-12);
         daemon.stop();
     }
-}
-
-fn get(address: &str, path: &str) -> Option<String> {
-    let mut stream = TcpStream::connect(address).ok()?;
-    // HTTP/1.0 has no chunks.
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    head.contains(" 200 ").then(|| body.to_owned())
 }
 
 /// What it has of the window with that number.

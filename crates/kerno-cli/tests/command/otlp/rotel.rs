@@ -10,7 +10,8 @@ use kerno_model::catalogue;
 use kerno_model::metric::Kind;
 
 use super::{Numbers, bound};
-use crate::alert::{Running, component, free_port};
+use crate::alert::free_port;
+use crate::components::{Running, component};
 use crate::start::until;
 
 pub struct Rotel {

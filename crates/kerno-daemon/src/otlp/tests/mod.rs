@@ -16,9 +16,10 @@ use kerno_model::saved::read_window;
 use kerno_model::{Course, Finding, IncidentRecord, Window};
 use prost::Message as _;
 
+use super::Otlp;
 use super::message::{Any, Data, Detail, ErrorDetails, KeyValue, Metric, NO_VALUE, Number, RetryInfo, Span};
 use super::settings::{OtlpHistograms, OtlpProtocol, OtlpSettings};
-use super::{Otlp, OtlpStatus};
+use super::status::OtlpStatus;
 use crate::state::{Judged, Shared};
 use receiver::{Came, Receiver, Reply};
 
