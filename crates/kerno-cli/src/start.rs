@@ -95,7 +95,7 @@ fn settings(args: &StartArgs) -> anyhow::Result<(Settings, Output)> {
         keep,
         socket: place(args.socket.as_ref().or(start.socket.as_ref()), defaults.socket),
         http,
-        otlp: otlp.settings()?,
+        otlp: otlp.settings(&|name| std::env::var(name).ok())?,
         thresholds,
         sinks,
         redaction,
