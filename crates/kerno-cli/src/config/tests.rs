@@ -171,6 +171,19 @@ fn sinks_are_read_with_their_defaults() {
 }
 
 #[test]
+fn what_the_documentation_shows_is_accepted() {
+    let mut shown = 0;
+    for page in ["alerts", "config"] {
+        let text = std::fs::read_to_string(format!("{}/../../docs/{page}.md", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        for block in text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+            let config = from_file(block).unwrap_or_else(|error| panic!("{page}.md: {error}\n{block}"));
+            shown += config.sinks().count();
+        }
+    }
+    assert!(shown > 10, "{shown}");
+}
+
+#[test]
 fn mistakes_in_the_environment_name_the_variable() {
     let (rule, info) = some_threshold();
     let name = format!("KERNO_{}__{}", rule.id.to_uppercase(), info.name.to_uppercase());
