@@ -181,7 +181,7 @@ fn a_real_journal_has_the_fields() {
                   for i in $(seq 100); do\n\
                   found=$(\"$2\" -q -D /run/log/journal/* KERNO_RULE=test -o json); [ -n \"$found\" ] && break; sleep 0.05\n\
                   done\n\
-                  kill $journal; wait $journal 2>/dev/null; echo \"$found\"";
+                  kill $journal; wait $journal 2>/dev/null; printf %s \"$found\"";
     let mut command = Command::new("unshare");
     command.args(["-m", "sh", "-c", script, "sh"]).args([&program, &reader]);
     command.arg(env!("CARGO_BIN_EXE_kerno")).arg(&config).env("LD_LIBRARY_PATH", libraries).env_remove("KERNO_CONFIG");
