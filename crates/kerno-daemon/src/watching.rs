@@ -260,10 +260,9 @@ impl Daemon {
         self.sinks.offer(&changed);
         self.shared.set_sinks(self.sinks.status());
         let lost = self.windows.lost();
-        let told: Vec<_> = if self.otlp.is_some() { changed.clone() } else { Vec::new() };
         self.shared.judged(Judged { window: Arc::clone(&window), findings, records, transitions: &transitions, lost });
         if let Some(otlp) = &self.otlp {
-            otlp.offer(&transitions, &told);
+            otlp.offer(&transitions, &changed);
         }
         if let Some(writer) = &self.writer {
             // Those that go on are seen longer, which is no change.
