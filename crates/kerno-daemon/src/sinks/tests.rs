@@ -299,7 +299,7 @@ fn nothing_is_lost_or_told_twice_over_a_restart() {
 fn those_that_open_together_are_one_message_and_the_rate_is_kept() {
     let receiver = Receiver::start(&[]);
     let mut chat = settings("chat", SinkKind::Discord { url: Place::Plain(receiver.url()) });
-    chat.group_wait = Duration::from_millis(500);
+    chat.group_wait = Duration::from_secs(4);
     let mut pager =
         settings("pager", SinkKind::Ntfy { url: Place::Plain(receiver.url()), topic: "t".into(), token: None });
     pager.filters = vec![IncidentFilter { severity: Some(Severity::Critical), ..IncidentFilter::default() }];
@@ -309,15 +309,16 @@ fn those_that_open_together_are_one_message_and_the_rate_is_kept() {
     let requests = receiver.after(1);
     assert!(requests[0].json()["embeds"][0]["title"].as_str().unwrap().starts_with("50 incidents"), "{requests:?}");
     sinks.offer(&all);
-    std::thread::sleep(Duration::from_secs(1));
+    std::thread::sleep(Duration::from_secs(5));
     assert_eq!(receiver.requests().len(), 1, "nothing new, and nothing for the other one");
     let slow = Receiver::start(&[]);
     let pages = SinkKind::PagerDuty { url: Place::Plain(slow.url()), key: Secret::Environment("PATH".into()) };
     let sinks = self::sinks(&[SinkSettings { per_minute: 60, ..settings("pages", pages) }]);
+    let begun = Instant::now();
     sinks.offer(&all);
     std::thread::sleep(Duration::from_secs(3));
-    let sent = slow.requests().len();
-    assert!((6..=9).contains(&sent), "{sent} in 3 s");
+    let (sent, passed) = (slow.requests().len() as f64, begun.elapsed().as_secs_f64());
+    assert!(sent >= 6.0 && sent <= 5.0 + passed, "{sent} in {passed} s");
     assert!(status(&sinks, |_| true).waiting > 40);
 }
 
