@@ -1,6 +1,6 @@
 //! Sinks: incidents as messages to those who have to know.
 //!
-//! Each sink has a thread and an [outbox](outbox) of its own, so a slow receiver holds up neither the loop nor other sinks. The outbox is
+//! Each sink has a thread and an [`outbox`] of its own, so a slow receiver holds up neither the loop nor other sinks. The outbox is
 //! kept in the store. A file a kind makes the message as its receiver wants it.
 
 mod alertmanager;
