@@ -100,7 +100,7 @@ fn settings(args: &StartArgs) -> anyhow::Result<(Settings, Output)> {
             cpu_share: start.max_cpu_share.unwrap_or(defaults.budget.cpu_share),
             ..defaults.budget
         },
-        otlp: otlp.settings()?,
+        otlp: otlp.settings(&|name| std::env::var(name).ok())?,
         thresholds,
         sinks,
         redaction,

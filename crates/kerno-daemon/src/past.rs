@@ -1,6 +1,5 @@
 //! The past: from a running daemon, or from a store.
 
-use std::error::Error;
 use std::path::Path;
 
 use kerno_doctor::incidents::Incidents;
@@ -11,6 +10,7 @@ use kerno_store::{Reader, StoreError};
 use serde::{Deserialize, Serialize};
 
 use crate::client::{Client, ClientError};
+use crate::explain::explain;
 use crate::times::Range;
 
 /// The name under which the incidents that are followed are kept.
@@ -158,15 +158,4 @@ pub(crate) fn together(mut kept: Vec<IncidentRecord>, followed: Vec<IncidentReco
     }
     kept.sort_by_key(|record| record.incident.opened.unix_ns);
     kept.iter().map(IncidentReport::of).collect()
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn explain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text += &format!(": {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -9,7 +9,7 @@ use kerno_doctor::redaction::Redaction;
 
 use crate::sinks::settings::SinkSettings;
 
-use crate::otlp::OtlpSettings;
+use crate::otlp::settings::OtlpSettings;
 
 use crate::api::Guard;
 

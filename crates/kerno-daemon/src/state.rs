@@ -13,8 +13,8 @@ use kerno_model::{CostOfObserving, Course, Finding, Incident, IncidentRecord, Mi
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
-use crate::otlp::OtlpStatus;
-use crate::sinks::SinkStatus;
+use crate::otlp::status::OtlpStatus;
+use crate::sinks::deliver::SinkStatus;
 
 /// Changes of incidents that a slow listener may be behind before it loses the oldest.
 const CHANGES: usize = 256;

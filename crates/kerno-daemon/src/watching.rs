@@ -16,11 +16,13 @@ use sd_notify::NotifyState;
 
 use crate::api::{Api, BindError, GuardError, Listeners};
 use crate::changes::{Changes, WindowChanges};
+use crate::explain::explain;
 use crate::otlp::{FLUSH, Otlp};
-use crate::past::{INCIDENTS, explain};
+use crate::past::INCIDENTS;
 use crate::settings::{INTERVALS, Settings};
+use crate::sinks::Sinks;
+use crate::sinks::outbox::Outbox;
 use crate::sinks::settings::{MAX_SINKS, SinkSettings};
-use crate::sinks::{Outbox, Sinks};
 use crate::state::{Judged, Shared};
 use crate::times::Range;
 use crate::writer::{OUTBOX, Writer, outbox_name};
@@ -270,10 +272,9 @@ impl Daemon {
         self.sinks.offer(&changed);
         self.shared.set_sinks(self.sinks.status());
         let lost = self.windows.lost();
-        let told: Vec<_> = if self.otlp.is_some() { changed.clone() } else { Vec::new() };
         self.shared.judged(Judged { window: Arc::clone(&window), findings, records, transitions: &transitions, lost });
         if let Some(otlp) = &self.otlp {
-            otlp.offer(&transitions, &told);
+            otlp.offer(&transitions, &changed);
         }
         if let Some(writer) = &self.writer {
             // Those that go on are seen longer, which is no change.

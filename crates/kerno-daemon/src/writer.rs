@@ -13,8 +13,10 @@ use kerno_doctor::incidents::Incidents;
 use kerno_model::{IncidentId, IncidentRecord, Window};
 use kerno_store::Store;
 
-use crate::past::{INCIDENTS, explain};
-use crate::sinks::{Keep, Outbox};
+use crate::explain::explain;
+use crate::past::INCIDENTS;
+use crate::sinks::deliver::Keep;
+use crate::sinks::outbox::Outbox;
 use crate::state::{Shared, StoreStatus};
 
 /// Windows that wait while the disk is slow.

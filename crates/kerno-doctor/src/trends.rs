@@ -147,7 +147,7 @@ fn slow(window: &Window) -> Window {
         schema_version: window.schema_version,
         kerno_version: window.kerno_version.clone(),
         host: window.host.clone(),
-        span: window.span.clone(),
+        span: window.span,
         missing: window.missing.clone(),
         processes: window.processes.clone(),
         oom_track: window.oom_track.clone(),

@@ -105,10 +105,10 @@ impl OtlpConfig {
         Ok(())
     }
 
-    /// With what the environment of OpenTelemetry has below these settings; `None` if nothing is to be sent.
-    pub(crate) fn settings(self) -> anyhow::Result<Option<OtlpSettings>> {
-        let mut settings =
-            OtlpSettings::from_environment(&|name| std::env::var(name).ok()).map_err(anyhow::Error::msg)?;
+    /// With what the environment of OpenTelemetry has below these settings, each variable of which `variable` looks up; `None` if nothing is to
+    /// be sent.
+    pub(crate) fn settings(self, variable: &dyn Fn(&str) -> Option<String>) -> anyhow::Result<Option<OtlpSettings>> {
+        let mut settings = OtlpSettings::from_environment(variable).map_err(anyhow::Error::msg)?;
         let is_set = self.is_set;
         settings.endpoint = self.endpoint.or(settings.endpoint);
         settings.metrics_endpoint = self.metrics_endpoint.or(settings.metrics_endpoint);

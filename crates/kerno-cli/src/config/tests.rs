@@ -98,6 +98,20 @@ fn mistakes_in_a_file_name_the_place_and_what_is_allowed() {
         ("[redaction]\npatterns = ['(']", ":2:12: redaction.patterns: \"(\" is no regular expression"),
         ("[redaction]\npattern = ['x']", "unknown setting of redaction \"pattern\"; did you mean \"patterns\"?"),
         ("[redaction]\nenabled = 'no'", "true or false"),
+        ("[otlp]\nendpont = 'x'", ":2:1: unknown setting of otlp \"endpont\"; did you mean \"endpoint\"?"),
+        ("[otlp]\nprotocol = 'http/json'", ":2:12: otlp.protocol: expected \"grpc\" or \"http/protobuf\""),
+        ("[otlp]\ninterval = 60", ":2:12: otlp.interval is a time such as \"10s\"; this is the number 60"),
+        ("[otlp]\ncompression = 'zstd'", "otlp.compression is \"gzip\" or \"none\"; this is \"zstd\""),
+        ("[otlp]\nqueue = 1.5", "otlp.queue is a whole number"),
+        ("[otlp]\nresource_attributes = ['x']", "such as [\"deployment.environment.name=prod\"]; this is \"x\""),
+        (
+            "[otlp]\nheaders = ['authorization=Bearer x']",
+            ":2:11: otlp.headers: the value of \"authorization\" does not",
+        ),
+        (
+            "[otlp]\nheaders = { authorization = 'x' }",
+            "such as [\"authorization=file:/etc/kerno/token\"]; this is a table",
+        ),
         ("sink = 1", "sinks are written [[sink]]"),
         ("[sink]\nname = 'a'", "sinks are written [[sink]]"),
         ("[[sink]]\nname = 'a'", ":1:1: a sink needs a kind"),
@@ -168,6 +182,19 @@ fn sinks_are_read_with_their_defaults() {
     assert_eq!(off.redaction().unwrap().hide("--password=x"), "--password=x");
     let pattern = from_environment(&[("KERNO_REDACTION__PATTERNS", "x{2,3}")]).unwrap();
     assert_eq!(pattern.redaction().unwrap().hide("axxb"), "a[hidden]b");
+}
+
+#[test]
+fn what_the_documentation_shows_is_accepted() {
+    let mut shown = 0;
+    for page in ["alerts", "config"] {
+        let text = std::fs::read_to_string(format!("{}/../../docs/{page}.md", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        for block in text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+            let config = from_file(block).unwrap_or_else(|error| panic!("{page}.md: {error}\n{block}"));
+            shown += config.sinks().count();
+        }
+    }
+    assert!(shown > 10, "{shown}");
 }
 
 #[test]
@@ -272,4 +299,36 @@ fn files_that_are_none_are_refused() {
     let path = directory.path().join("config.toml");
     std::fs::write(&path, b"# \xc3\xa9\n  \xff").unwrap();
     assert!(error(&path).ends_with("config.toml:2:3: is not UTF-8"), "{}", error(&path));
+}
+
+#[test]
+fn what_is_sent_is_set_here_above_the_environment_of_opentelemetry() {
+    let settings = |text: &str, variables: &[(&str, &str)]| {
+        let variable =
+            |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        from_file(text).unwrap().otlp.settings(&variable).unwrap()
+    };
+    assert_eq!(settings("", &[]), None);
+    let theirs = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://theirs:4318"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=x"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "2000"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "team=one,tier=two"),
+    ];
+    let from_environment = settings("", &theirs).unwrap();
+    assert_eq!(from_environment.endpoint.as_deref(), Some("http://theirs:4318"));
+    assert_eq!(from_environment.headers_variable.as_deref(), Some("OTEL_EXPORTER_OTLP_HEADERS"));
+    let text = "[otlp]\nendpoint = 'http://ours:4317'\nheaders = ['authorization=env:TOKEN']\nqueue = 50\n\
+                interval = '15s'\ncompression = 'none'\nresource_attributes = ['team=three']\n";
+    let ours = settings(text, &theirs).unwrap();
+    assert_eq!(ours.endpoint.as_deref(), Some("http://ours:4317"));
+    assert_eq!((ours.headers.len(), ours.headers_variable), (1, None), "headers of the environment are for others");
+    assert_eq!((ours.outbound.timeout, ours.interval), (Duration::from_secs(2), Duration::from_secs(15)));
+    assert_eq!((ours.queue, ours.gzip), (50, false));
+    let attributes: Vec<_> = ours.resource_attributes.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    assert_eq!(attributes, ["team=three", "tier=two"]);
+    // Off is off, and settings for nothing are a mistake.
+    assert_eq!(settings("[otlp]\nendpoint = 'off'\n", &theirs), None);
+    let nothing = settings("[otlp]\nqueue = 50\n", &[]).unwrap();
+    assert!(nothing.check().unwrap_err().contains("otlp.endpoint is not set"));
 }

@@ -1,4 +1,4 @@
-//! Alerts of a real `kerno start`, to real receivers.
+//! Alerts of a real `kerno start`.
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -51,7 +51,7 @@ fn an_alert_waits_for_its_receiver_over_a_restart_and_arrives_once() {
     let (event, incident) = until("the alert does not arrive", || events(&bodies, pid).pop());
     assert_eq!(event, "opened");
     for field in ["title", "cause", "evidence", "commands", "since"] {
-        assert!(!incident[field].as_str().map_or(false, str::is_empty), "{field}: {incident}");
+        assert!(!incident[field].as_str().is_some_and(str::is_empty), "{field}: {incident}");
     }
     assert!(
         incident["commands"]

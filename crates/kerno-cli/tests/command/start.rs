@@ -1,6 +1,6 @@
 //! `kerno start` and the commands that ask it, as a user runs them.
 
-use std::io::{BufRead as _, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -205,6 +205,35 @@ fn metrics_come_in_the_form_that_is_asked_for() {
     println!("{series} series");
     assert!(series <= 2000, "{series}");
     daemon.stop();
+}
+
+#[test]
+fn what_cannot_be_sent_is_told_before_it_starts() {
+    let directory = directory();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let checked = |file: &str, variables: &[(&str, &str)]| {
+        std::fs::write(path("config.toml"), file).unwrap();
+        let mut command = kerno(&["start", "--check-config", "--config", &path("config.toml")]);
+        let output = run(command.envs(variables.iter().copied()));
+        (output.status.code(), text(&output.stderr).to_owned())
+    };
+    let good = "[otlp]\nendpoint = \"http://127.0.0.1:4317\"\n";
+    assert_eq!(checked(good, &[]).0, Some(0));
+    assert_eq!(checked("", &[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")]).0, Some(0));
+    let secret = format!("{good}headers = [\"authorization=Bearer hunter2\"]\n");
+    let ca = format!("{good}ca_file = \"{}\"\n", path("none.pem"));
+    let cases = [
+        (secret.as_str(), &[][..], "config.toml:3:11: otlp.headers: the value of \"authorization\" does not belong"),
+        (&ca, &[], "otlp: cannot read"),
+        (good, &[("KERNO_OTLP__ENDPOINT", "collector:4317")], "otlp.endpoint: \"collector:4317\" is no URL"),
+        (good, &[("KERNO_OTLP__PROTOCOL", "carrier pigeon")], "KERNO_OTLP__PROTOCOL: otlp.protocol: expected"),
+        (good, &[("OTEL_EXPORTER_OTLP_TIMEOUT", "soon")], "OTEL_EXPORTER_OTLP_TIMEOUT: expected a number"),
+        ("[otlp]\nqueue = 5\n", &[], "otlp.endpoint is not set"),
+    ];
+    for (file, variables, why) in cases {
+        let (status, told) = checked(file, variables);
+        assert!(status == Some(2) && told.contains(why) && !told.contains("hunter2"), "{file}: {told}");
+    }
 }
 
 #[test]

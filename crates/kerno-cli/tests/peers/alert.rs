@@ -39,7 +39,7 @@ fn alertmanager_shows_the_alert_and_that_it_is_over() {
         .spawn()
         .unwrap();
     let _manager = Running(manager);
-    until("Alertmanager does not start", || get(&format!("127.0.0.1:{port}"), "/-/ready"));
+    until("Alertmanager does not start", || get(port, "/-/ready"));
     if made {
         // The mount is in another namespace, so this is the empty directory.
         let _ = std::fs::remove_dir(place);
@@ -60,7 +60,7 @@ fn alertmanager_shows_the_alert_and_that_it_is_over() {
         alert["labels"]["rule"] == "fd_leak" && about.contains(&pid.to_string())
     };
     let shown = || -> Option<Value> {
-        let alerts: Value = serde_json::from_str(&get(&format!("127.0.0.1:{port}"), "/api/v2/alerts")?).unwrap();
+        let alerts: Value = serde_json::from_str(&get(port, "/api/v2/alerts")?).unwrap();
         alerts.as_array().unwrap().iter().find(|alert| ours(alert)).cloned()
     };
     let alert = until("Alertmanager does not show it", shown);
@@ -137,4 +137,32 @@ fn a_real_syslog_daemon_understands_the_lines() {
         assert!(parts[4].starts_with("[kerno@32473 incident=\"test-"), "{line}");
         assert!(!parts[1].is_empty() && parts[5].contains("nothing is wrong"), "{line}");
     }
+}
+
+#[test]
+fn a_real_journal_has_the_fields() {
+    let program = component("systemd/lib/systemd/systemd-journald");
+    let reader = component("systemd/bin/journalctl");
+    let libraries = component("libsystemd-shared/usr/lib/x86_64-linux-gnu/systemd");
+    let directory = directory();
+    let config = config(&directory, "[[sink]]\nname = \"journal\"\nkind = \"journald\"\n");
+    // A /run of its own, so that the journal of this machine is left alone.
+    let script = "mount -t tmpfs none /run && mkdir -p /run/systemd/journal /run/log/journal || exit 1\n\
+                  \"$1\" >/dev/null 2>&1 & journal=$!\n\
+                  for i in $(seq 100); do [ -S /run/systemd/journal/socket ] && break; sleep 0.05; done\n\
+                  \"$3\" alert test journal --config \"$4\" >&2 || exit 2\n\
+                  for i in $(seq 100); do\n\
+                  found=$(\"$2\" -q -D /run/log/journal/* KERNO_RULE=test -o json); [ -n \"$found\" ] && break; sleep 0.05\n\
+                  done\n\
+                  kill $journal; wait $journal 2>/dev/null; printf %s \"$found\"";
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", script, "sh"]).args([&program, &reader]);
+    command.arg(env!("CARGO_BIN_EXE_kerno")).arg(&config).env("LD_LIBRARY_PATH", libraries).env_remove("KERNO_CONFIG");
+    let output = run(&mut command);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let entry: Value = serde_json::from_str(text(&output.stdout).trim()).unwrap();
+    assert_eq!((&entry["SYSLOG_IDENTIFIER"], &entry["PRIORITY"]), (&"kerno".into(), &"6".into()));
+    assert_eq!((&entry["KERNO_EVENT"], &entry["KERNO_TEST"]), (&"opened".into(), &"1".into()));
+    let message = entry["MESSAGE"].as_str().unwrap();
+    assert!(message.starts_with("TEST INFO on ") && message.contains("\n  $ kerno alert list"), "{message}");
 }

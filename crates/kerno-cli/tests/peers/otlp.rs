@@ -187,13 +187,14 @@ fn opened(rotel: &Rotel, daemon: &Daemon, pid: &str) -> String {
 fn victoria_metrics_gets_what_metrics_says() {
     let _alone = alone();
     let data = tempfile::tempdir().unwrap();
-    let address = format!("127.0.0.1:{}", free_port());
+    let port = free_port();
+    let address = format!("127.0.0.1:{port}");
     let mut command = Command::new(component("victoria-metrics/usr/bin/victoria-metrics"));
     command.arg(format!("-storageDataPath={}", data.path().display()));
     command.args(["-retentionPeriod=1", "-search.latencyOffset=0s", "-opentelemetry.usePrometheusNaming"]);
     command.arg(format!("-httpListenAddr={address}")).stdout(Stdio::null()).stderr(Stdio::null());
     let _server = Running(command.spawn().unwrap());
-    until("VictoriaMetrics does not start", || get(&address, "/health"));
+    until("VictoriaMetrics does not start", || get(port, "/health"));
     for histograms in ["explicit", "exponential"] {
         let directory = directory();
         let config = config(
@@ -211,7 +212,7 @@ fn victoria_metrics_gets_what_metrics_says() {
             expected.retain(|(name, _), _| !name.ends_with("_bucket"));
         }
         let received = until("the window does not arrive", || {
-            let lines = get(&address, "/api/v1/export?match[]={__name__=~\"kerno.*\"}")?;
+            let lines = get(port, "/api/v1/export?match[]={__name__=~\"kerno.*\"}")?;
             let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
             at_window(&lines, histograms, windows(&expected))
         });

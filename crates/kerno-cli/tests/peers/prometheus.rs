@@ -17,7 +17,7 @@ fn shipped(file: &str) -> PathBuf {
 const FORMS: [(&str, &str); 3] =
     [("protobuf", "PrometheusProto"), ("openmetrics", "OpenMetricsText1.0.0"), ("text", "PrometheusText0.0.4")];
 
-fn prometheus(program: &Path, daemon: &Daemon, data: &Path) -> (Running, String) {
+fn prometheus(program: &Path, daemon: &Daemon, data: &Path) -> (Running, u16) {
     let mut config = format!(
         "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: [{}]\nscrape_configs:\n",
         shipped("kerno.rules.yml").display()
@@ -30,32 +30,32 @@ fn prometheus(program: &Path, daemon: &Daemon, data: &Path) -> (Running, String)
     }
     let file = data.join("prometheus.yml");
     std::fs::write(&file, config).unwrap();
-    let address = format!("127.0.0.1:{}", free_port());
+    let port = free_port();
     let mut command = Command::new(program);
     command.arg(format!("--config.file={}", file.display())).arg(format!("--storage.tsdb.path={}", data.display()));
-    command.arg(format!("--web.listen-address={address}"));
+    command.arg(format!("--web.listen-address=127.0.0.1:{port}"));
     command.arg("--enable-feature=native-histograms,exemplar-storage");
     let server = Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-    until("Prometheus does not start", || get(&address, "/-/ready"));
-    (server, address)
+    until("Prometheus does not start", || get(port, "/-/ready"));
+    (server, port)
 }
 
-fn asked(address: &str, path: &str) -> Value {
-    get(address, path).map_or(Value::Null, |body| serde_json::from_str::<Value>(&body).unwrap()["data"].take())
+fn asked(port: u16, path: &str) -> Value {
+    get(port, path).map_or(Value::Null, |body| serde_json::from_str::<Value>(&body).unwrap()["data"].take())
 }
 
 /// The values of a query, by job.
-fn query(address: &str, query: &str) -> Vec<(String, f64)> {
+fn query(port: u16, query: &str) -> Vec<(String, f64)> {
     let escaped: String = query.bytes().map(|byte| format!("%{byte:02x}")).collect();
-    let data = asked(address, &format!("/api/v1/query?query={escaped}"));
+    let data = asked(port, &format!("/api/v1/query?query={escaped}"));
     let series = data["result"].as_array().cloned().unwrap_or_default();
     let value = |one: &Value| one["value"][1].as_str().unwrap().parse().unwrap();
     series.iter().map(|one| (one["metric"]["job"].as_str().unwrap_or_default().to_owned(), value(one))).collect()
 }
 
 /// The alerts about this process that fire.
-fn firing(address: &str, pid: &str) -> Vec<Value> {
-    let alerts = asked(address, "/api/v1/alerts")["alerts"].as_array().cloned().unwrap_or_default();
+fn firing(port: u16, pid: &str) -> Vec<Value> {
+    let alerts = asked(port, "/api/v1/alerts")["alerts"].as_array().cloned().unwrap_or_default();
     let is_it = |alert: &Value| {
         let labels = &alert["labels"];
         alert["state"] == "firing"
@@ -71,13 +71,13 @@ fn is_scraped_and_alerts(program: &str) {
     let directory = directory();
     let daemon = Daemon::start(&directory, &[]);
     let data = tempfile::tempdir().unwrap();
-    let (_server, address) = prometheus(&component(program), &daemon, data.path());
+    let (_server, port) = prometheus(&component(program), &daemon, data.path());
     for (form, _) in FORMS {
-        until("a form is not scraped", || query(&address, "up").contains(&(form.to_owned(), 1.0)).then_some(()));
+        until("a form is not scraped", || query(port, "up").contains(&(form.to_owned(), 1.0)).then_some(()));
     }
     let leak = Leak::start();
     let pid = leak.pid().to_string();
-    let alerts = until("no alert fires", || Some(firing(&address, &pid)).filter(|alerts| alerts.len() == FORMS.len()));
+    let alerts = until("no alert fires", || Some(firing(port, &pid)).filter(|alerts| alerts.len() == FORMS.len()));
     let incident = alerts[0]["labels"]["incident"].as_str().unwrap();
     let known = daemon.incidents().into_iter().find(|known| known["id"] == incident).unwrap();
     assert_eq!(known["rule"], "fd_leak");
@@ -91,14 +91,14 @@ fn is_scraped_and_alerts(program: &str) {
     };
     let before = told();
     let arrived = until("the counter does not arrive", || {
-        let counters = query(&address, "kerno_windows_total");
+        let counters = query(port, "kerno_windows_total");
         (counters.len() == FORMS.len() && counters.iter().all(|(_, count)| *count >= before)).then_some(counters)
     });
     let after = told();
     assert!(arrived.iter().all(|(_, count)| (before..=after).contains(count)), "{before} {arrived:?} {after}");
     // Classic histograms in all forms, native ones where there is a place for them.
-    let classic = query(&address, "sum by (job) (kerno_cpu_wait_duration_seconds_count)");
-    let native = query(&address, "sum by (job) (histogram_count(kerno_cpu_wait_duration_seconds))");
+    let classic = query(port, "sum by (job) (kerno_cpu_wait_duration_seconds_count)");
+    let native = query(port, "sum by (job) (histogram_count(kerno_cpu_wait_duration_seconds))");
     let jobs = |values: &[(String, f64)]| {
         let mut jobs: Vec<_> = values.iter().filter(|(_, value)| *value > 0.0).map(|(job, _)| job.clone()).collect();
         jobs.sort_unstable();
@@ -110,7 +110,7 @@ fn is_scraped_and_alerts(program: &str) {
         "{classic:?}"
     );
     drop(leak);
-    until("the alert does not end", || firing(&address, &pid).is_empty().then_some(()));
+    until("the alert does not end", || firing(port, &pid).is_empty().then_some(()));
     daemon.stop();
 }
 
@@ -121,7 +121,7 @@ fn prometheus_2_scrapes_all_forms_and_alerts() {
 
 #[test]
 fn prometheus_3_scrapes_all_forms_and_alerts() {
-    is_scraped_and_alerts("prometheus-3/usr/bin/prometheus");
+    is_scraped_and_alerts("prometheus-sid/usr/bin/prometheus");
 }
 
 #[test]

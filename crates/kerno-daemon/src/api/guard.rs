@@ -16,6 +16,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use tokio_rustls::rustls::{self, RootCertStore, ServerConfig};
 
+use crate::explain::explain;
 use crate::outbound::{OutboundError, Secret};
 
 /// How often files are looked at, at most.
@@ -136,7 +137,7 @@ impl<T: Clone> Kept<T> {
                         tracing::info!(files = ?self.files, "files for HTTP read again");
                     }
                     Err(error) => {
-                        tracing::error!("HTTP goes on with what was read before: {}", crate::past::explain(&error))
+                        tracing::error!("HTTP goes on with what was read before: {}", explain(&error))
                     }
                 }
             }

@@ -9,6 +9,7 @@ use kerno_doctor::report::IncidentFilter;
 use kerno_model::{IncidentState, Severity};
 use serde::{Deserialize, Serialize};
 
+use crate::explain::explain;
 use crate::past;
 use crate::times::{Range, of_query};
 
@@ -53,7 +54,7 @@ impl From<past::PastError> for Refused {
             past::PastError::Nothing(_) => StatusCode::NOT_FOUND,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
-        Self(status, past::explain(&error))
+        Self(status, explain(&error))
     }
 }
 

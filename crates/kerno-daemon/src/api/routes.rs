@@ -22,6 +22,7 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use super::guard::Token;
 use super::questions::{Answer, Refused, When, Which};
 use super::{App, MAX_EXPORTS, events, exposition};
+use crate::explain::explain;
 use crate::past::{self, Unreadable};
 use crate::times::Range;
 
@@ -188,7 +189,7 @@ fn read_pages(reader: &Reader, range: Range, pages: &Sender<Vec<u8>>) {
     for window in reader.windows(range.from_ns, range.to_ns) {
         match window {
             Ok(window) => line(&mut page, &window),
-            Err(error) => line(&mut page, &Unreadable { unreadable: past::explain(&error) }),
+            Err(error) => line(&mut page, &Unreadable { unreadable: explain(&error) }),
         }
         // An error says that the client is gone.
         if page.len() >= PAGE_BYTES && pages.blocking_send(std::mem::take(&mut page)).is_err() {

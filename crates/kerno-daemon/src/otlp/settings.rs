@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::http::uri::{PathAndQuery, Uri};
+use kerno_doctor::redaction::Redaction;
 
 use crate::outbound::{Outbound, Secret, url};
 
@@ -287,6 +288,9 @@ impl OtlpSettings {
             }
             let wrong = |why: String| format!("{setting}: {why}");
             let url = url(text).map_err(|error| wrong(error.to_string()))?;
+            if Redaction::default().finds(text) {
+                return Err(wrong("the URL has a secret in it; send it as a header from a file".to_owned()));
+            }
             let is_grpc_port = url.port_u16() == Some(GRPC_PORT);
             let protocol = self.protocol.unwrap_or(if is_grpc_port { OtlpProtocol::Grpc } else { OtlpProtocol::Http });
             let path = url.path().trim_end_matches('/');
@@ -422,11 +426,12 @@ mod tests {
         for (bad, why) in [
             ("collector:4317", "otlp.endpoint: "),
             ("ftp://c", "https://"),
-            ("http://me:secret@c", "has a user or a password"),
+            ("http://me:hunter2@c", "has a user or a password"),
             ("http://c:4317/path", "gRPC has no path"),
+            ("http://c/?token=hunter2", "has a secret in it"),
         ] {
             let error = of(bad).targets().unwrap_err();
-            assert!(error.contains(why) && !error.contains("secret"), "{error}");
+            assert!(error.contains(why) && !error.contains("hunter2"), "{error}");
         }
         assert!(OtlpSettings::default().check().unwrap_err().contains("otlp.endpoint is not set"));
     }

@@ -12,8 +12,9 @@ use super::message::{LogRecord, LogsRequest, MetricsRequest, Resource, Scope};
 use super::metrics::Known;
 use super::retry::{Backoff, Sent};
 use super::settings::{OtlpSettings, Signal, Target};
+use super::status::OtlpStatus;
 use super::transport::Transport;
-use super::{FLUSH, Feed, OtlpStatus, logs, metrics, resource};
+use super::{FLUSH, Feed, logs, metrics, resource};
 use crate::state::Shared;
 
 /// The most records of one request.

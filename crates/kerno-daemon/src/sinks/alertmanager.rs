@@ -6,10 +6,10 @@ use kerno_doctor::report::{Notice, NoticeEvent, rfc3339};
 use kerno_model::Severity;
 use serde_json::{Map, Value, json};
 
+use super::deliver::{Deliver, Failure, Receipt};
 use super::http::Http;
 use super::outbox::Message;
 use super::text::{fitted, plain};
-use super::{Deliver, Failure, Receipt};
 
 /// An alert that is not sent again is over after so many times the interval between sends, as with Prometheus.
 const PATIENCE: u32 = 4;

@@ -7,6 +7,9 @@ use super::outbox::Message;
 /// Incidents that a list names.
 const MAX_LISTED: usize = 15;
 
+/// Of so few, more than the name is told.
+const FEW: usize = 4;
+
 /// The first line.
 pub(super) fn headline(messages: &[Message]) -> String {
     match messages {
@@ -43,17 +46,34 @@ pub(super) fn parts(messages: &[Message]) -> Vec<NoticePart> {
             sorted.sort_by_key(|message| {
                 (message.event == NoticeEvent::Resolved, std::cmp::Reverse(message.notice.severity))
             });
-            let line =
-                |message: &&Message| format!("{} ({})", message.notice.headline(message.event), message.notice.id);
-            let mut lines: Vec<_> = sorted.iter().take(MAX_LISTED).map(line).collect();
+            let few = several.len() <= FEW;
+            let mut lines: Vec<_> = sorted.iter().take(MAX_LISTED).map(|message| listed(message, few)).collect();
             if let Some(more) = several.len().checked_sub(MAX_LISTED).filter(|more| *more > 0) {
                 lines.push(format!("and {more} more"));
             }
             let list = vec![NoticePart::new("Incidents", lines, false)];
-            let look = vec!["kerno incidents --open".to_owned(), "kerno incidents show ID".to_owned()];
+            let open = sorted.iter().filter(|message| message.event != NoticeEvent::Resolved);
+            let first = open.filter_map(|message| message.notice.commands.first().filter(|_| few));
+            let more = ["kerno incidents --open".to_owned(), "kerno incidents show ID".to_owned()];
+            let look = first.map(|one| one.command.clone()).chain(more).collect();
             list.into_iter().chain([NoticePart::new("Look next (changes nothing)", look, true)]).collect()
         }
     }
+}
+
+/// One of several.
+fn listed(message: &Message, in_full: bool) -> String {
+    let Message { event, notice, .. } = message;
+    let mut line = format!("{} ({})", notice.headline(*event), notice.id);
+    if in_full && *event != NoticeEvent::Resolved {
+        let left = notice.outlook.as_ref().map(|outlook| format!("{} in {}.", outlook.what, outlook.time_left));
+        for text in [left.as_deref().unwrap_or_default(), &notice.cause, &notice.impact] {
+            if !text.is_empty() {
+                line += &format!("\n   {text}");
+            }
+        }
+    }
+    line
 }
 
 /// The last line.

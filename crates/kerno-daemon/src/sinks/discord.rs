@@ -3,10 +3,11 @@
 use kerno_doctor::report::NoticeEvent;
 use serde_json::{Value, json};
 
+use super::chat;
+use super::deliver::{Deliver, Failure, Receipt};
 use super::http::Http;
 use super::outbox::Message;
 use super::text::{fitted, lines, plain};
-use super::{Deliver, Failure, Receipt, chat};
 
 /// What Discord takes, in characters.
 const MAX_TITLE: usize = 256;

@@ -8,11 +8,11 @@ use ureq::Agent;
 use ureq::http::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use ureq::http::{HeaderValue, Response, StatusCode};
 
+use super::deliver::{Failure, Receipt};
 use super::settings::Place;
 use super::text::fitted;
-use super::{Failure, Receipt};
+use crate::explain::explain;
 use crate::outbound::{Outbound, OutboundError, Secret};
-use crate::past::explain;
 
 /// No answer is read further.
 const MAX_ANSWER: u64 = 64 << 10;

@@ -7,9 +7,9 @@ use std::time::Duration;
 use kerno_doctor::report::NoticeEvent;
 use kerno_model::Severity;
 
+use super::deliver::{Deliver, Failure, Receipt};
 use super::outbox::Message;
 use super::text::fitted_bytes;
-use super::{Deliver, Failure, Receipt};
 
 /// Where the journal listens.
 pub const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";

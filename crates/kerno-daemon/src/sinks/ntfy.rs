@@ -4,10 +4,11 @@ use kerno_doctor::report::NoticeEvent;
 use kerno_model::Severity;
 use serde_json::{Value, json};
 
+use super::chat;
+use super::deliver::{Deliver, Failure, Receipt};
 use super::http::Http;
 use super::outbox::Message;
 use super::text::fitted_bytes;
-use super::{Deliver, Failure, Receipt, chat};
 
 /// What ntfy takes without making a file of it, in bytes.
 const MAX_MESSAGE: usize = 4000;

@@ -4,12 +4,12 @@ use kerno_doctor::report::NoticeEvent;
 use kerno_model::Severity;
 use serde_json::{Map, Value, json};
 
+use super::deliver::{Deliver, Failure, Receipt};
 use super::http::Http;
 use super::outbox::Message;
 use super::text::{fitted, plain};
-use super::{Deliver, Failure, Receipt};
+use crate::explain::explain;
 use crate::outbound::Secret;
-use crate::past::explain;
 
 /// What PagerDuty takes, in characters.
 const MAX_SUMMARY: usize = 1024;

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use kerno_doctor::report::{IncidentReport, Notice};
 
+use super::deliver::{Deliver, Failure, Keep, Receipt, SinkStatus, now_unix_ns};
+use super::kinds::{deliver, manner};
 use super::outbox::{Manner, Message, Outbox};
 use super::settings::SinkSettings;
-use super::{Deliver, Failure, Keep, Receipt, SinkStatus, deliver, manner, now_unix_ns};
 
 /// The first and the longest wait after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));

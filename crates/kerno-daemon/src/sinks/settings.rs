@@ -8,6 +8,7 @@ use std::time::Duration;
 use kerno_doctor::redaction::Redaction;
 use kerno_doctor::report::{IncidentFilter, IncidentReport};
 
+use crate::explain::explain;
 use crate::outbound::{self, Outbound, OutboundError, Secret};
 
 /// The longest name of a sink.
@@ -262,7 +263,7 @@ impl SinkSettings {
         if !is_name(&self.name) {
             return Err(format!("the name {:?} is not 1 to {MAX_SINK_NAME} of a-z, 0-9, - and _", self.name));
         }
-        let told = |error: OutboundError| crate::past::explain(&error);
+        let told = |error: OutboundError| explain(&error);
         if let Some(url) = self.kind.url() {
             url.url().map_err(told)?;
         }

@@ -5,10 +5,11 @@ use std::time::Duration;
 use kerno_doctor::report::NoticePart;
 use serde_json::{Value, json};
 
+use super::chat;
+use super::deliver::{Deliver, Failure, Receipt};
 use super::http::Http;
 use super::outbox::Message;
 use super::text::{fitted, lines};
-use super::{Deliver, Failure, Receipt, chat};
 
 /// The longest header and section that Slack takes, in characters.
 const MAX_HEADER: usize = 150;

@@ -9,10 +9,10 @@ use std::time::Duration;
 use kerno_doctor::report::{NoticeEvent, rfc3339};
 use kerno_model::Severity;
 
+use super::deliver::{Deliver, Failure, Receipt};
 use super::outbox::Message;
 use super::settings::{SyslogAddress, resolve};
 use super::text::fitted_bytes;
-use super::{Deliver, Failure, Receipt};
 
 /// What every receiver should take over UDP (RFC 5424, 6.1), and what the usual ones take otherwise, in bytes.
 const MAX_UDP: usize = 2048;

@@ -4,10 +4,11 @@ use kerno_doctor::report::NoticeEvent;
 use kerno_model::Severity;
 use serde_json::{Value, json};
 
+use super::chat;
+use super::deliver::{Deliver, Failure, Receipt};
 use super::http::Http;
 use super::outbox::Message;
 use super::text::{fitted, lines, plain};
-use super::{Deliver, Failure, Receipt, chat};
 
 /// Teams takes 28 KB. So long may a part be, in characters, of which one can be three bytes and more in JSON.
 const MAX_PART: usize = 800;

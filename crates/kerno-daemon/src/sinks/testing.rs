@@ -72,7 +72,7 @@ pub(super) fn long() -> Message {
 
 pub(super) fn several(count: usize) -> Vec<Message> {
     let one = |number: usize| {
-        let mut message = if number % 3 == 0 { resolved() } else { message(NoticeEvent::Opened) };
+        let mut message = if number.is_multiple_of(3) { resolved() } else { message(NoticeEvent::Opened) };
         message.notice.id = format!("{number:016x}-1780000000");
         message
     };

@@ -4,11 +4,11 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use kerno_doctor::report::Notices;
 use sha2::{Digest as _, Sha256};
 
+use super::deliver::{Deliver, Failure, Receipt};
 use super::http::Http;
 use super::outbox::Message;
-use super::{Deliver, Failure, Receipt};
+use crate::explain::explain;
 use crate::outbound::Secret;
-use crate::past::explain;
 
 #[derive(Debug)]
 pub(super) struct Webhook {
@@ -43,7 +43,7 @@ fn delivery(messages: &[Message]) -> String {
 }
 
 /// `v1=` and HMAC-SHA256 over `TIMESTAMP.BODY`, in hexadecimal digits.
-fn signature(key: &[u8], timestamp: &str, body: &[u8]) -> Result<String, Failure> {
+pub(super) fn signature(key: &[u8], timestamp: &str, body: &[u8]) -> Result<String, Failure> {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).map_err(|error| Failure::never(error.to_string()))?;
     mac.update(timestamp.as_bytes());
     mac.update(b".");
@@ -73,7 +73,7 @@ mod tests {
     fn a_second_attempt_has_the_same_id_and_another_event_another() {
         let (mut later, opened) = (message(NoticeEvent::Opened), message(NoticeEvent::Opened));
         later.notice.lasted = "1 h".into();
-        assert_eq!(delivery(&[later]), delivery(&[opened.clone()]));
+        assert_eq!(delivery(&[later]), delivery(std::slice::from_ref(&opened)));
         assert_ne!(delivery(&[opened]), delivery(&[message(NoticeEvent::Worse)]));
     }
 }

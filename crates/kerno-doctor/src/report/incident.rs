@@ -189,5 +189,5 @@ impl Diagnosis {
 
 /// `2026-11-29T03:02:10Z`
 fn rfc3339(moment: Moment) -> String {
-    super::rfc3339(moment.unix_ns)
+    super::words::rfc3339(moment.unix_ns)
 }

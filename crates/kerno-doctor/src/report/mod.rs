@@ -19,11 +19,12 @@ pub use incident::{Changed, IncidentFilter, IncidentReport};
 pub use markdown::markdown;
 pub use notice::{
     IncidentEvent, NOTICES_VERSION, Notice, NoticeChange, NoticeCommand, NoticeEvent, NoticeEvidence, NoticeOutlook,
-    NoticePart, Notices, rfc3339,
+    NoticePart, Notices,
 };
 #[cfg(feature = "schema")]
 pub use schema::{json_schema, notices_schema};
 pub use text::{TextStyle, changes_text, finding_text, incident_text, incidents_text, text};
+pub use words::rfc3339;
 
 use kerno_model::amount::span;
 use kerno_model::{CostOfObserving, Finding, HostFacts, Missing, SCHEMA_VERSION, Severity, Span, Window};

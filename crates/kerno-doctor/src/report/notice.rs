@@ -4,7 +4,7 @@ use kerno_model::amount::{quantity, span};
 use kerno_model::{IncidentState, Safety, Severity, Unit};
 use serde::{Deserialize, Serialize};
 
-use super::words::{clock, date, name, one_line, particulars, verbatim};
+use super::words::{name, one_line, particulars, rfc3339, verbatim};
 use super::{Changed, Culprit, Diagnosis, Evidence, IncidentReport};
 use crate::redaction::Redaction;
 
@@ -227,13 +227,6 @@ impl Notices {
     }
 }
 
-/// `2026-11-29T03:02:10Z`
-pub fn rfc3339(unix_ns: u64) -> String {
-    #[allow(clippy::cast_precision_loss, reason = "whole seconds")]
-    let unix = (unix_ns / 1_000_000_000) as f64;
-    format!("{}T{}Z", date(unix), clock(unix))
-}
-
 impl Notice {
     /// Puts an incident of this machine into a message.
     pub fn of(incident: &IncidentReport, host: &str, redaction: &Redaction) -> Self {
@@ -260,7 +253,7 @@ impl Notice {
             host: text(host),
             unit: incident.unit.as_deref().map(command),
             culprit: harmless(&finding.culprit, &command),
-            who: text(&who(&finding.culprit)),
+            who: command(&who(&finding.culprit)),
             victims: finding.victims.iter().take(MAX_VICTIMS).map(|victim| text(&one_line(victim))).collect(),
             evidence: finding.evidence.iter().take(MAX_EVIDENCE).map(|one| NoticeEvidence::of(one, &text)).collect(),
             since: began(finding, incident),

@@ -13,6 +13,13 @@ pub(super) fn clock(unix: f64) -> String {
     format!("{:02}:{:02}:{:02}", second / 3_600, second / 60 % 60, second % 60)
 }
 
+/// A moment in nanoseconds since 1970 as `2026-11-29T03:02:10Z`.
+pub fn rfc3339(unix_ns: u64) -> String {
+    #[allow(clippy::cast_precision_loss, reason = "whole seconds")]
+    let unix = (unix_ns / 1_000_000_000) as f64;
+    format!("{}T{}Z", date(unix), clock(unix))
+}
+
 /// The same with milliseconds: `15:54:06.312`.
 pub(super) fn clock_ms(unix: f64) -> String {
     let unix = (unix * 1e3).round() / 1e3;

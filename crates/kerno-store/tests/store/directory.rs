@@ -198,3 +198,23 @@ fn relative_paths_work() {
     Store::open(&path, short()).unwrap();
     Reader::open(&path).unwrap();
 }
+
+#[test]
+fn values_are_listed_and_forgotten() {
+    let dir = folder();
+    let (mut store, _) = Store::open(dir.path(), short()).unwrap();
+    for name in ["outbox-a", "outbox-b", "incidents"] {
+        store.put_state(name, &name).unwrap();
+    }
+    let used = store.status().bytes;
+    assert_eq!(store.states(), ["incidents", "outbox-a", "outbox-b"]);
+    store.forget_state("outbox-a").unwrap();
+    store.forget_state("outbox-a").unwrap();
+    store.forget_state("never").unwrap();
+    assert!(store.status().bytes < used);
+    assert_eq!(store.state::<String>("outbox-a").unwrap(), None);
+    drop(store);
+    let (store, notes) = Store::open(dir.path(), short()).unwrap();
+    assert_eq!((store.states().len(), notes.len()), (2, 0));
+    assert_eq!(store.state::<String>("outbox-b").unwrap().as_deref(), Some("outbox-b"));
+}

@@ -16,9 +16,10 @@ use kerno_model::saved::read_window;
 use kerno_model::{Course, Finding, IncidentRecord, Window};
 use prost::Message as _;
 
+use super::Otlp;
 use super::message::{Any, Data, Detail, ErrorDetails, KeyValue, Metric, NO_VALUE, Number, RetryInfo, Span};
 use super::settings::{OtlpHistograms, OtlpProtocol, OtlpSettings};
-use super::{Otlp, OtlpStatus};
+use super::status::OtlpStatus;
 use crate::state::{Judged, Shared};
 use receiver::{Came, Receiver, Reply};
 
@@ -52,7 +53,7 @@ impl Scene {
     }
 
     fn judged(&mut self, window: &Window, findings: Vec<Finding>) -> usize {
-        let (incidents, transitions) = incidents::step(std::mem::take(&mut self.incidents), &window.span, &findings);
+        let (incidents, transitions) = incidents::step(std::mem::take(&mut self.incidents), window, &findings);
         self.incidents = incidents;
         let records: Vec<_> = self.incidents.all().cloned().map(IncidentRecord::new).collect();
         let window = Arc::new(window.clone());
