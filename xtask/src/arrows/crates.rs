@@ -14,6 +14,7 @@ const TOOLS: &[Tool] = &[
     // It makes the objects that the library is built from.
     Tool { name: "xtask", tools: &["kerno-kit"], library: false },
     Tool { name: "kerno-lab", tools: &["kerno-kit"], library: true },
+    Tool { name: "kerno-soak", tools: &["kerno-kit"], library: true },
     Tool { name: "kerno-bench", tools: &["kerno-kit"], library: true },
 ];
 
