@@ -5,9 +5,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
+use kerno::doctor::redaction::Redaction;
 use kerno_daemon::{ExportError, Exported, Format, Range, Table};
 
 use crate::args::{ExportArgs, ExportFormat, ExportTable};
+use crate::config::Config;
 use crate::error::note;
 use crate::{output, past};
 
@@ -18,7 +20,11 @@ pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let (table, format) = (table(args.table), format(args)?);
     let range = range(args)?;
     let past = past::open(&args.past)?;
-    let write = |out: &mut (dyn Write + Send)| kerno_daemon::export(&past, range, table, format, out);
+    let redaction = match args.with_secrets {
+        true => Redaction::off(),
+        false => Config::load(args.config.as_deref(), &[])?.redaction()?,
+    };
+    let write = |out: &mut (dyn Write + Send)| kerno_daemon::export(&past, range, table, format, &redaction, out);
     let exported = if args.file == Path::new(STDOUT) {
         match write(&mut io::stdout()) {
             // Whoever read it has seen enough.

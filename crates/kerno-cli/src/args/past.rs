@@ -118,6 +118,14 @@ pub(crate) struct ExportArgs {
     #[arg(long, value_name = "TIME", value_parser = values::positive_duration, conflicts_with_all = ["from", "to"])]
     pub(crate) last: Option<Duration>,
 
+    /// Leave secrets in: command lines may have passwords in them, which are hidden otherwise
+    #[arg(long)]
+    pub(crate) with_secrets: bool,
+
+    /// Read what is hidden, [redaction], from this file [default: /etc/kerno/config.toml, if it exists]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) config: Option<PathBuf>,
+
     #[command(flatten)]
     pub(crate) past: PastArgs,
 }

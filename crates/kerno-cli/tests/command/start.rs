@@ -98,7 +98,7 @@ fn the_past_is_reported_as_doctor_would_have() {
     assert!(report["findings"].is_array());
     // What is exported is the same, from the one that runs and from its store.
     let lines = |command: &mut Command, table: &str| {
-        let output = run(command.args(["--to", &at, "--table", table]));
+        let output = run(command.args(["--to", &at, "--table", table, "--config", "/dev/null"]));
         assert!(output.status.success(), "{}", text(&output.stderr));
         text(&output.stdout).lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).collect::<Vec<_>>()
     };

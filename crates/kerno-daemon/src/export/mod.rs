@@ -7,6 +7,7 @@ mod tests;
 
 use std::io::{self, Write};
 
+use kerno_doctor::redaction::Redaction;
 use kerno_model::Window;
 
 pub use tables::{Column, ColumnKind, columns};
@@ -68,7 +69,7 @@ pub enum ExportError {
     NoColumns,
 }
 
-/// Writes a table of what was observed in a stretch of time. Of windows, those that overlap it; of incidents, those that went on then.
+/// Writes a table of what was observed in a stretch of time, without what [`Redaction`] hides: a table is made to be given to others. Of windows, those that overlap it; of incidents, those that went on then.
 ///
 /// # Errors
 /// If the past is not known, or it cannot be written. What was written by then is of no use.
@@ -77,6 +78,7 @@ pub fn export(
     range: Range,
     table: Table,
     format: Format,
+    redaction: &Redaction,
     out: impl Write + Send,
 ) -> Result<Exported, ExportError> {
     if table == Table::Windows && format == Format::Parquet {
@@ -91,7 +93,7 @@ pub fn export(
         for incident in past.incidents()? {
             let ended_ns = incident.closed_unix_ns.unwrap_or(u64::MAX);
             if incident.opened_unix_ns < range.to_ns && ended_ns >= range.from_ns {
-                sink.row(incident_row(&incident))?;
+                sink.row(incident_row(&incident, redaction))?;
                 exported.rows += 1;
             }
         }
@@ -107,7 +109,7 @@ pub fn export(
             };
             exported.saw(&window);
             if table == Table::Windows {
-                sink.window(&window)?;
+                sink.window(&window, redaction)?;
                 exported.rows += 1;
                 continue;
             }
@@ -148,11 +150,11 @@ impl<W: Write + Send> Sink<W> {
         }
     }
 
-    fn window(&mut self, window: &Window) -> Result<(), ExportError> {
+    fn window(&mut self, window: &Window, redaction: &Redaction) -> Result<(), ExportError> {
         match self {
             Self::Parquet(_) => Err(ExportError::NoColumns),
             Self::Ndjson(out, _) => {
-                serde_json::to_writer(&mut *out, window).map_err(io::Error::from)?;
+                serde_json::to_writer(&mut *out, &tables::hidden(window, redaction)).map_err(io::Error::from)?;
                 Ok(out.write_all(b"\n")?)
             }
         }

@@ -1,12 +1,15 @@
 //! The columns of each table, and what is in them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
+use kerno_doctor::redaction::Redaction;
 use kerno_doctor::report::IncidentReport;
 use kerno_model::catalogue::{metrics, samples};
 use kerno_model::metric::{Amount, BaseUnit, Kind, Sample};
 use kerno_model::{IncidentState, Window};
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::Table;
@@ -164,9 +167,28 @@ fn sample_row(window: &Window, sample: &Sample) -> Row {
     row
 }
 
-pub(super) fn incident_row(incident: &IncidentReport) -> Row {
-    let text = |text: &str| Cell::Text(text.to_owned());
-    let json = |value: serde_json::Result<String>| value.map_or(Cell::None, Cell::Text);
+/// As JSON, without secrets in any text of it.
+pub(super) fn hidden(value: &impl Serialize, redaction: &Redaction) -> Value {
+    let mut value = serde_json::to_value(value).unwrap_or_default();
+    hide(&mut value, redaction);
+    value
+}
+
+fn hide(value: &mut Value, redaction: &Redaction) {
+    match value {
+        Value::String(text) => {
+            if let Cow::Owned(hidden) = redaction.hide(text) {
+                *text = hidden;
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(|value| hide(value, redaction)),
+        Value::Object(fields) => fields.values_mut().for_each(|value| hide(value, redaction)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+pub(super) fn incident_row(incident: &IncidentReport, redaction: &Redaction) -> Row {
+    let text = |text: &str| Cell::Text(redaction.hide(text).into_owned());
     vec![
         text(incident.id.as_str()),
         text(&incident.rule),
@@ -178,8 +200,8 @@ pub(super) fn incident_row(incident: &IncidentReport) -> Row {
         Cell::Count(u64::from(incident.reopened)),
         incident.unit.as_deref().map_or(Cell::None, text),
         text(&incident.title),
-        json(serde_json::to_string(&incident.finding)),
-        json(serde_json::to_string(&incident.changes)),
+        Cell::Text(hidden(&incident.finding, redaction).to_string()),
+        Cell::Text(hidden(&incident.changes, redaction).to_string()),
     ]
 }
 

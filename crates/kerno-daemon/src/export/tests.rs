@@ -37,7 +37,7 @@ const ALL: Range = Range { from_ns: 0, to_ns: u64::MAX };
 
 fn exported(past: &Past, table: Table, format: Format) -> (Vec<u8>, Exported) {
     let mut bytes = Vec::new();
-    let exported = export(past, ALL, table, format, &mut bytes).unwrap();
+    let exported = export(past, ALL, table, format, &Redaction::off(), &mut bytes).unwrap();
     (bytes, exported)
 }
 
@@ -117,8 +117,33 @@ fn whole_windows_are_what_was_kept() {
         .map(|line| saved::read_window(line).unwrap())
         .collect();
     assert_eq!(read, windows);
-    let refused = export(&past, ALL, Table::Windows, Format::Parquet, Vec::new()).unwrap_err();
+    let refused = export(&past, ALL, Table::Windows, Format::Parquet, &Redaction::off(), Vec::new()).unwrap_err();
     assert!(matches!(refused, ExportError::NoColumns));
+}
+
+#[test]
+fn secrets_stay_here() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut window = corpus("backup", 1);
+    let process = window.processes.values_mut().next().unwrap();
+    process.cmdline = "mysqldump --password=hunter2 --host=\"db\" shop".into();
+    let (mut store, _) = Store::open(directory.path(), kerno_store::Settings::default()).unwrap();
+    store.append(&window).unwrap();
+    drop(store);
+    let past = Past::of_store(directory.path()).unwrap();
+    let exported = |redaction: &Redaction| {
+        let mut bytes = Vec::new();
+        export(&past, ALL, Table::Windows, Format::Ndjson, redaction, &mut bytes).unwrap();
+        String::from_utf8(bytes).unwrap()
+    };
+    assert!(exported(&Redaction::off()).contains("hunter2"));
+    let hidden = exported(&Redaction::default());
+    assert!(!hidden.contains("hunter2") && hidden.contains("--host=\\\"db\\\" shop"), "{hidden}");
+    // All else is as it was.
+    let mut read = saved::read_window(hidden.as_bytes()).unwrap();
+    let pid = *window.processes.keys().next().unwrap();
+    read.processes.get_mut(&pid).unwrap().cmdline = window.processes[&pid].cmdline.clone();
+    assert_eq!(read, window);
 }
 
 #[test]
@@ -126,11 +151,19 @@ fn only_what_overlaps_the_time_is_exported() {
     let (_directory, past, windows) = past();
     let mut bytes = Vec::new();
     let from_ns = windows[1].span.end().unix_ns - 1;
-    let exported =
-        export(&past, Range { from_ns, to_ns: from_ns + 1 }, Table::Samples, Format::Ndjson, &mut bytes).unwrap();
+    let exported = export(
+        &past,
+        Range { from_ns, to_ns: from_ns + 1 },
+        Table::Samples,
+        Format::Ndjson,
+        &Redaction::off(),
+        &mut bytes,
+    )
+    .unwrap();
     assert_eq!(exported.windows, 1);
     let nothing =
-        export(&past, Range { from_ns: 5, to_ns: 6 }, Table::Samples, Format::Ndjson, Vec::new()).unwrap_err();
+        export(&past, Range { from_ns: 5, to_ns: 6 }, Table::Samples, Format::Ndjson, &Redaction::off(), Vec::new())
+            .unwrap_err();
     assert!(nothing.to_string().contains("nothing was observed then; the store has 2023-11-14"), "{nothing}");
 }
 
