@@ -1,6 +1,7 @@
 //! What DuckDB reads of `kerno export`.
 
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -28,6 +29,8 @@ fn duckdb_reads_both_forms_alike() {
     until("no incident", || daemon.incidents().iter().any(|known| known["rule"] == "fd_leak").then_some(()));
     drop(leak);
     let now = jiff::Timestamp::now().to_string();
+    // The window of this moment is kept when it is over.
+    std::thread::sleep(Duration::from_secs(3));
     let at = |name: &str| daemon.path(name).to_str().unwrap().to_owned();
     for (table, form) in [("samples", "parquet"), ("samples", "ndjson"), ("incidents", "parquet")] {
         let file = at(&format!("{table}.{form}"));

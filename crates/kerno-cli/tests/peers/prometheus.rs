@@ -53,15 +53,12 @@ fn query(port: u16, query: &str) -> Vec<(String, f64)> {
     series.iter().map(|one| (one["metric"]["job"].as_str().unwrap_or_default().to_owned(), value(one))).collect()
 }
 
-/// The alerts about this process that fire.
-fn firing(port: u16, pid: &str) -> Vec<Value> {
+/// The alerts about this incident that fire.
+fn firing(port: u16, incident: &str) -> Vec<Value> {
     let alerts = asked(port, "/api/v1/alerts")["alerts"].as_array().cloned().unwrap_or_default();
     let is_it = |alert: &Value| {
         let labels = &alert["labels"];
-        alert["state"] == "firing"
-            && labels["alertname"] == "KernoIncident"
-            && labels["rule"] == "fd_leak"
-            && labels["subject"].as_str().is_some_and(|subject| subject.contains(pid))
+        alert["state"] == "firing" && labels["alertname"] == "KernoIncident" && labels["incident"] == incident
     };
     alerts.into_iter().filter(is_it).collect()
 }
@@ -76,11 +73,12 @@ fn is_scraped_and_alerts(program: &str) {
         until("a form is not scraped", || query(port, "up").contains(&(form.to_owned(), 1.0)).then_some(()));
     }
     let leak = Leak::start();
-    let pid = leak.pid().to_string();
-    let alerts = until("no alert fires", || Some(firing(port, &pid)).filter(|alerts| alerts.len() == FORMS.len()));
-    let incident = alerts[0]["labels"]["incident"].as_str().unwrap();
-    let known = daemon.incidents().into_iter().find(|known| known["id"] == incident).unwrap();
-    assert_eq!(known["rule"], "fd_leak");
+    let pid = u64::from(leak.pid());
+    let is_it = |known: &Value| known["rule"] == "fd_leak" && known["finding"]["culprit"]["pid"] == pid;
+    let known = until("no incident", || daemon.incidents().into_iter().find(is_it));
+    let incident = known["id"].as_str().unwrap();
+    let alerts = until("no alert fires", || Some(firing(port, incident)).filter(|alerts| alerts.len() == FORMS.len()));
+    assert!(alerts.iter().all(|alert| alert["labels"]["rule"] == "fd_leak" && alert["labels"]["subject"] == "bash"));
     assert!(alerts[0]["annotations"]["description"].as_str().unwrap().contains(incident), "{alerts:?}");
 
     // What arrived is what was told: a counter that cannot go back, between two looks at it.
@@ -110,7 +108,7 @@ fn is_scraped_and_alerts(program: &str) {
         "{classic:?}"
     );
     drop(leak);
-    until("the alert does not end", || firing(port, &pid).is_empty().then_some(()));
+    until("the alert does not end", || firing(port, incident).is_empty().then_some(()));
     daemon.stop();
 }
 
