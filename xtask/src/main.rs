@@ -86,7 +86,9 @@ fn main() -> ExitCode {
 
 /// Becomes a program in a crate of its own. Those need the library, which needs the objects, which this program makes.
 fn become_program(package: &str, args: &[OsString]) -> anyhow::Result<()> {
-    let program = cargo::build_with_command(package)?;
+    // Whoever names a kerno needs no other.
+    let names_one = |arg: &OsString| arg.to_str().is_some_and(|arg| arg == "--kerno" || arg.starts_with("--kerno="));
+    let program = cargo::build_program(package, !args.iter().any(names_one))?;
     Err(std::process::Command::new(&program).args(args).exec())
         .with_context(|| format!("cannot run {}", program.display()))
 }

@@ -33,19 +33,22 @@ pub fn build(arguments: &[&str], adjust: impl FnOnce(&mut Command) -> &mut Comma
     Ok(programs)
 }
 
-/// Builds the command and a crate of the developers', optimised, and gives the latter's program. Built in one go, they share what both
-/// use.
+/// Builds a crate of the developers', optimised, and gives its program. Where it needs the command, that is built too: in one go, they share
+/// what both use.
 ///
 /// # Errors
 ///
 /// As [`build`].
-pub fn build_with_command(package: &str) -> Result<PathBuf> {
-    let arguments = ["build", "--quiet", "--release", "--package", "kerno-cli", "--package", package];
+pub fn build_program(package: &str, with_command: bool) -> Result<PathBuf> {
+    let mut arguments = vec!["build", "--quiet", "--release", "--package", package];
+    if with_command {
+        arguments.extend(["--package", "kerno-cli"]);
+    }
     let programs = build(&arguments, |command| command)?;
     programs.into_iter().find(|program| program.ends_with(package)).with_context(|| format!("cargo made no {package}"))
 }
 
-/// The `kerno` that [`build_with_command`] built beside this program.
+/// The `kerno` that [`build_program`] built beside this program.
 ///
 /// # Errors
 ///
