@@ -33,7 +33,12 @@ fn compile_all(library: &Path, out: &Path) -> anyhow::Result<()> {
     for header in sorted(&library.join("src/bpf"))? {
         sums.insert(relative(library, &header)?, sha256(&header)?);
     }
-    let mut folders = vec![library.join("src/engine"), library.join("src/calls"), library.join("tests/kernel")];
+    let mut folders = vec![
+        library.join("src/engine"),
+        library.join("src/calls"),
+        library.join("src/why"),
+        library.join("tests/kernel"),
+    ];
     folders.extend(sorted(&library.join("src/signals"))?.into_iter().filter(|path| path.is_dir()));
     for folder in folders {
         for part in sorted(&folder)?.into_iter().filter(|path| path.extension().is_some_and(|e| e == "h" || e == "c")) {

@@ -130,11 +130,16 @@ impl SummaryPrograms {
 
     /// Sets the only element of an array that the kernel side reads.
     pub(crate) fn tell(&mut self, name: &str, value: u32) -> io::Result<()> {
+        self.tell_at(name, 0, value)
+    }
+
+    /// Sets an element of an array that the kernel side reads.
+    pub(crate) fn tell_at(&mut self, name: &str, index: u32, value: u32) -> io::Result<()> {
         self.share.with(|loaded| {
             let map =
                 loaded.map_mut(name).ok_or_else(|| io::Error::other(format!("no map {name}; the build is broken")))?;
             let mut array = Array::<_, u32>::try_from(map).map_err(io::Error::other)?;
-            array.set(0, value, 0).map_err(io::Error::other)
+            array.set(index, value, 0).map_err(io::Error::other)
         })
     }
 
@@ -305,6 +310,11 @@ where
         let count = keys.len();
         sys::delete_batch(self.data.fd().as_fd(), keys.as_mut_bytes(), count)?;
         Ok(found)
+    }
+
+    /// Sets an element, or adds it.
+    pub(crate) fn set(&self, key: &K, value: &V) -> io::Result<()> {
+        sys::set(self.data.fd().as_fd(), key.as_bytes(), value.as_bytes())
     }
 
     /// Removes elements to make room for new ones. Only for elements that no program writes to any more (of a process that ended).

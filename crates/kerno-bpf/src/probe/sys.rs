@@ -170,13 +170,17 @@ pub(crate) fn enable_run_time() -> io::Result<OwnedFd> {
 
 /// Fills the only element of an array, as those are in which the kernel keeps an object's variables.
 pub(super) fn set_only_element(map: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
-    let key = 0u32;
+    set(map, &0u32.to_ne_bytes(), value)
+}
+
+/// Sets an element, or adds it.
+pub(super) fn set(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<()> {
     // SAFETY: as above.
     let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
     // SAFETY: the variant that BPF_MAP_UPDATE_ELEM reads; plain integers.
     let element = unsafe { &mut attr.__bindgen_anon_2 };
     element.map_fd = map.as_raw_fd().cast_unsigned();
-    element.key = std::ptr::from_ref(&key) as u64;
+    element.key = key.as_ptr() as u64;
     element.__bindgen_anon_1.value = value.as_ptr() as u64;
     call(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr)
 }
