@@ -18,6 +18,7 @@ mod rules;
 pub(crate) mod shell;
 pub(crate) mod title;
 mod trends;
+pub mod why;
 
 pub use compare::{Difference, compare};
 pub use rule::{Rule, ThresholdError, ThresholdInfo, Thresholds, Words};

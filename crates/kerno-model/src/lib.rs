@@ -28,6 +28,7 @@ mod signals;
 pub mod text;
 mod unit;
 mod vocabulary;
+mod why;
 mod window;
 
 pub use entity::{Address, Device, Entity, NamedProcess, ProcessId, Subject};
@@ -51,4 +52,5 @@ pub use signals::{
     SyscallSummary, TcpFailure, TcpFailureReason, TcpListener, TcpNamespace, TcpPeer, TcpProcess, TcpSummary,
 };
 pub use unit::Unit;
+pub use why::{Spent, ThreadTime, TimeKind, WaitedFor, WhyLink, WhyProcess, WhyReport};
 pub use window::{CostOfObserving, Missing, SCHEMA_VERSION, Span, Window};
