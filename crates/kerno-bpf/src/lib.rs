@@ -41,6 +41,7 @@ pub mod engine;
 pub mod event;
 pub mod probe;
 pub mod signals;
+mod waits;
 pub mod why;
 
 pub use event::{Comm, DecodeError, Event, EventType, MAX_FILENAME_LEN, RawEvent, RawEventBuf, TASK_COMM_LEN};
