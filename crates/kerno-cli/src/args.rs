@@ -2,6 +2,7 @@
 
 mod alert;
 mod past;
+mod why;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,6 +16,8 @@ use kerno::{FilterKind, Options};
 use crate::values;
 use alert::ALERT_EXAMPLES;
 pub(crate) use alert::{AlertAction, AlertArgs};
+use why::WHY_EXAMPLES;
+pub(crate) use why::{WhyArgs, WhyOutput};
 use past::{COMPARE_EXAMPLES, EXPORT_EXAMPLES, INCIDENTS_EXAMPLES, START_EXAMPLES};
 pub(crate) use past::{
     CompareArgs, ExportArgs, ExportFormat, ExportTable, IncidentsAction, IncidentsArgs, PastArgs, StartArgs,
@@ -34,6 +37,7 @@ pub(crate) struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   sudo kerno doctor                              show what is wrong, who causes it, and what to do
+  sudo kerno why nginx                           show whom nginx waits for, and whom that one waits for
   sudo kerno start                               watch for ever, and remember
   kerno incidents                                show what was wrong, and when
   kerno doctor --at 03:02                        show what was wrong then
@@ -94,6 +98,9 @@ pub(crate) enum Command {
     /// Watch the machine, then report what is wrong, who causes it, who suffers, the evidence, and what to type next
     #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor(Box<DoctorArgs>),
+    /// Show where the time of a process goes, and whom it waits for, along the whole chain
+    #[command(after_help = WHY_EXAMPLES)]
+    Why(WhyArgs),
     /// Watch for ever: follow incidents, remember, and serve metrics
     #[command(after_help = START_EXAMPLES)]
     Start(Box<StartArgs>),

@@ -16,6 +16,7 @@ mod start;
 mod stop;
 mod trace;
 mod values;
+mod why;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     let cli = Cli::from_arg_matches(&args::command().get_matches()).unwrap_or_else(|error| error.exit());
     let result = match cli.command {
         Command::Doctor(args) => doctor::run(&args),
+        Command::Why(args) => why::run(&args),
         Command::Start(args) => start::run(&args),
         Command::Incidents(args) => incidents::run(&args),
         Command::Alert(args) => alert::run(&args),

@@ -83,6 +83,12 @@
 //! Process, thread and cgroup ids are the initial namespaces' ones: run it in the host's pid namespace.
 
 pub use kerno_bpf::{engine, event, probe, signals};
+
+/// Where the time of a few processes goes, and whom they wait for.
+pub mod why {
+    pub use kerno_bpf::why::{Target, WhyError, WhyOptions, WhyWatch};
+    pub use kerno_doctor::why::{explain, observed};
+}
 pub use kerno_doctor::report;
 pub use kerno_model as model;
 

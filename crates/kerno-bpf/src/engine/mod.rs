@@ -45,6 +45,7 @@ pub use windows::{Next, Windows};
 pub(crate) use cgroups::{CgroupDir, Hierarchy, WalkAge, read_numbers};
 pub(crate) use cumulative::{Cumulative, Delta, Gap, Gaps, is_gone};
 pub(crate) use fast_map::FastMap;
+pub(crate) use membership::membership;
 pub(crate) use mounts::MountWatch;
 pub(crate) use pace::Pace;
 pub(crate) use pressure::PressureMeter;

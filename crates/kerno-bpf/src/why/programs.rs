@@ -115,9 +115,9 @@ pub(super) struct Sleep {
     pub(super) waker_pid: u32,
     pub(super) call: i32,
     pub(super) fd: i32,
+    pub(super) flags: u16,
     pub(super) kind: u8,
-    pub(super) flags: u8,
-    pub(super) pad: [u8; 2],
+    pub(super) pad: u8,
 }
 
 /// Mirror of `struct slept`.

@@ -180,14 +180,18 @@ static __always_inline void describe_futex(struct thread *thread, const struct c
 	/* The memory of another task cannot be read from here. */
 	if (!current || bpf_probe_read_user(&word, sizeof(word), (const void *)call->first))
 		return;
-	if (operation == FUTEX_LOCK_PI || operation == FUTEX_LOCK_PI2)
+	if (operation == FUTEX_LOCK_PI || operation == FUTEX_LOCK_PI2) {
 		owner = word & FUTEX_TID_MASK;
-	else if (operation != FUTEX_WAIT && operation != FUTEX_WAIT_BITSET)
+		sleep->flags |= SLEEPS_LOCKED;
+	} else if (operation != FUTEX_WAIT && operation != FUTEX_WAIT_BITSET) {
 		return;
-	else if (word == 1 || word == 2)
+	} else if (word == 2) {
+		/* What glibc, musl, Rust and Go have in a lock that is taken and waited for. */
+		sleep->flags |= SLEEPS_LOCKED;
 		bpf_probe_read_user(&owner, sizeof(owner), (const void *)(call->first + OWNER_OFFSET));
-	else if (!(call->second & FUTEX_PRIVATE))
+	} else if (!(call->second & FUTEX_PRIVATE)) {
 		owner = word;
+	}
 	if (!owner)
 		return;
 	/* Only what is a thread of the process: other locks have other things there. */
@@ -196,7 +200,7 @@ static __always_inline void describe_futex(struct thread *thread, const struct c
 	if (!tid || *tid == thread->tid)
 		return;
 	sleep->other = *tid;
-	if (word != 1 && word != 2 && operation != FUTEX_LOCK_PI && operation != FUTEX_LOCK_PI2)
+	if (!(sleep->flags & SLEEPS_LOCKED))
 		sleep->flags |= SLEEPS_JOINS;
 }
 

@@ -34,9 +34,9 @@ struct sleep {
 	__u32 waker_pid;
 	__s32 call; /* number of the system call, -1 for none (a page fault, a signal) */
 	__s32 fd;
+	__u16 flags; /* SLEEPS_* */
 	__u8 kind; /* SLEEP_* */
-	__u8 flags; /* SLEEPS_* */
-	__u8 pad[2];
+	__u8 pad;
 };
 _Static_assert(sizeof(struct sleep) == 48, "struct sleep changed size");
 const volatile struct sleep *const volatile layout_of_sleep SEC(".rodata") = NULL;
@@ -62,6 +62,7 @@ const volatile struct sleep *const volatile layout_of_sleep SEC(".rodata") = NUL
 #define SLEEPS_OWES 0x20 /* an answer to what it has received */
 #define SLEEPS_COMPAT 0x40 /* the call's number is of the 32-bit table */
 #define SLEEPS_JOINS 0x80 /* waits for the end of thread `other` */
+#define SLEEPS_LOCKED 0x100 /* a futex with the value of a lock that is taken */
 
 struct slept {
 	__u64 count;

@@ -9,6 +9,7 @@ mod notice;
 #[cfg(feature = "schema")]
 mod schema;
 mod text;
+mod why;
 mod words;
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,7 @@ pub use notice::{
 #[cfg(feature = "schema")]
 pub use schema::{json_schema, notices_schema};
 pub use text::{TextStyle, changes_text, finding_text, incident_text, incidents_text, text};
+pub use why::{why_folded, why_markdown, why_text};
 pub use words::rfc3339;
 
 use kerno_model::amount::span;
