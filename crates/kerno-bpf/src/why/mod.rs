@@ -14,6 +14,7 @@
 //! store their owner (glibc's, and `FUTEX_LOCK_PI`); before Linux 6.3, requests and answers, so that a wait for one in an event loop looks
 //! like a wait for work; before 5.19, who holds a lock of the kernel.
 
+mod disks;
 mod objects;
 mod programs;
 mod symbols;

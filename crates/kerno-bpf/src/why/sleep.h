@@ -102,12 +102,16 @@ struct super_block___why {
 	__u32 s_dev;
 } CORE;
 
+typedef struct {
+	long counter;
+} CORE atomic64_t;
+
 struct mutex {
-	unsigned long owner;
+	atomic64_t owner;
 } CORE;
 
 struct rw_semaphore {
-	unsigned long owner;
+	atomic64_t owner;
 } CORE;
 
 struct task_struct___stack {
@@ -391,10 +395,10 @@ static __always_inline __u32 holder_of(const void *lock, unsigned int flags)
 	unsigned long owner = 0;
 
 	if (flags & LOCK_MUTEX && bpf_core_field_exists(((struct mutex *)0)->owner))
-		owner = BPF_CORE_READ((const struct mutex *)lock, owner);
+		owner = BPF_CORE_READ((const struct mutex *)lock, owner.counter);
 	else if (flags & (LOCK_READS | LOCK_WRITES) && !(flags & (LOCK_PER_CPU | LOCK_REAL_TIME)) &&
 		 bpf_core_field_exists(((struct rw_semaphore *)0)->owner)) {
-		owner = BPF_CORE_READ((const struct rw_semaphore *)lock, owner);
+		owner = BPF_CORE_READ((const struct rw_semaphore *)lock, owner.counter);
 		if (owner & READERS_HOLD)
 			return 0;
 	}

@@ -9,6 +9,7 @@ use kerno_doctor::why::next_to_follow;
 use kerno_doctor::why::observed::{Held, Object, Observation, ObservedSleep, ObservedThread};
 use kerno_model::{Missing, fill};
 
+use super::disks::Disks;
 use super::objects::{FILE, FUTEX, Objects};
 use super::programs::{ENDED, Kept, Programs, RUNS, SLEEPS, Sleep, Slept, Thread, WAITS};
 use super::symbols::Symbols;
@@ -85,6 +86,7 @@ pub struct WhyWatch {
     lock_holders: HashMap<(u32, u64), BTreeSet<u32>>,
     /// Owners of futexes that were looked at from outside: process and address.
     futex_owners: HashMap<(u32, u64), (u32, u32, bool)>,
+    disks: Disks,
     refused: usize,
     has_messages: bool,
 }
@@ -113,6 +115,7 @@ impl WhyWatch {
             ticks: HashMap::new(),
             lock_holders: HashMap::new(),
             futex_owners: HashMap::new(),
+            disks: Disks::watch(host),
             refused: 0,
             has_messages: host.tracepoint_arity("sock_send_length").is_some(),
             options,
@@ -151,6 +154,7 @@ impl WhyWatch {
         }
         self.targets.extend(fresh.iter().copied());
         self.follow(fresh, &look).map_err(WhyError::Read)?;
+        self.disks.sample();
         let kept = self.programs.read().map_err(WhyError::Read)?;
         self.look_at_locks(&kept, &look);
         let seen = self.gather(&kept, &look);
@@ -180,7 +184,8 @@ impl WhyWatch {
         let look = Look::now();
         let kept = self.programs.read().map_err(WhyError::Read)?;
         self.look_at_locks(&kept, &look);
-        Ok(self.gather(&kept, &look))
+        let disks = self.disks.users();
+        Ok(Observation { disks, ..self.gather(&kept, &look) })
     }
 
     /// Who holds what is waited for now: files' locks, and futexes of threads that slept already when they were met.
@@ -405,6 +410,7 @@ impl WhyWatch {
         if !self.has_messages {
             tell("requests and answers are not followed: this needs Linux 6.3".into());
         }
+        missing.extend(self.disks.missing());
         missing
     }
 }

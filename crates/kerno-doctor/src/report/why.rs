@@ -222,10 +222,10 @@ fn accounts(text: &mut String, thread: &ThreadTime) {
         }
         let what = object(spent.kind, &spent.on, thread.pid);
         let what = if what.is_empty() { String::new() } else { format!(": {what}") };
-        let _ = writeln!(text, "  {} {:>6}  {}{what}", bar(of_all), share(of_all), label(spent.kind));
+        let _ = writeln!(text, "  {} {:>5.1} %  {}{what}", bar(of_all), of_all * 100.0, label(spent.kind));
     }
     if rest >= SMALL / 10.0 {
-        let _ = writeln!(text, "  {} {:>6}  less than that each", bar(rest), share(rest));
+        let _ = writeln!(text, "  {} {:>5.1} %  less than that each", bar(rest), rest * 100.0);
     }
     text.push('\n');
 }

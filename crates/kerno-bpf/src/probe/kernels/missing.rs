@@ -43,6 +43,7 @@ const fn v(major: u32, minor: u32) -> KernelVersion {
 pub(super) const MISSING: &[(&str, Has)] = &[
     ("bio.__bi_nr_segments", Since(v(6, 10))),
     ("bpf_func_id.BPF_FUNC_get_current_task_btf", Since(v(5, 11))),
+    ("bpf_func_id.BPF_FUNC_task_pt_regs", Since(v(5, 15))),
     // Requests of io_uring before 6.0 are laid out otherwise: no program that looks into them is attached there.
     ("io_kiocb.cmd", Since(v(6, 0))),
     ("io_kiocb.cqe.res", Since(v(5, 19))),
@@ -76,6 +77,7 @@ pub(super) const MISSING: &[(&str, Has)] = &[
     ("mm_struct___pre_6_2.rss_stat.count[3].counter", Until(v(6, 2))),
     ("pt_regs___arm64.orig_x0", Never),
     ("pt_regs___arm64.regs", Never),
+    ("pt_regs___arm64.regs[1]", Never),
     ("pt_regs___arm64.syscallno", Never),
     ("request___flush_list.flush.list", Until(v(6, 9))),
     ("request___rq_disk.rq_disk", Until(v(5, 17))),

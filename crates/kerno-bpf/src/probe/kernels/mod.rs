@@ -124,6 +124,7 @@ fn plans_alone(host: &Host) -> Vec<(Object, Plan)> {
         syscall_latency::summary_plan(host),
         tcp_monitor::summary_plan(host),
         Ok(crate::engine::Tasks::plan()),
+        Ok(crate::why::plan(host)),
     ]);
     plans.into_iter().map(Result::unwrap).collect()
 }
