@@ -7,6 +7,7 @@ use kerno_doctor::why::observed::{Family, Object};
 use kerno_model::WhyProcess;
 
 use super::programs::{Kept, Sleep, SocketRow};
+use super::watch::{AWAITS, LOCKED};
 use crate::waits::chain::Look;
 use crate::waits::ends::{self, Holder};
 use crate::waits::{asleep, net, state};
@@ -49,11 +50,11 @@ pub(super) struct Objects {
     names: BTreeMap<u32, String>,
 }
 
-/// Which object of which process.
-type Key = (u32, u8, u64, u32, i32);
+/// Which object of which process, and in which state.
+type Key = (u32, u8, u64, u32, i32, u16);
 
 fn key(pid: u32, sleep: &Sleep) -> Key {
-    (pid, sleep.kind, sleep.object, sleep.device, sleep.fd)
+    (pid, sleep.kind, sleep.object, sleep.device, sleep.fd, sleep.flags & (AWAITS | LOCKED))
 }
 
 impl Objects {
@@ -89,13 +90,13 @@ impl Objects {
             PIPE => self.pipe(pid, sleep, look),
             SOCKET => self.socket(pid, sleep.object, kept, look),
             DEVICE => self.device(pid, sleep),
-            FUTEX if sleep.flags & super::watch::AWAITS != 0 => {
+            FUTEX if sleep.flags & AWAITS != 0 => {
                 Object::Poll(Some(Box::new(self.socket(pid, sleep.object, kept, look))))
             }
             FUTEX => {
-                Object::Futex { address: sleep.object, locked: sleep.flags & super::watch::LOCKED != 0 }
+                Object::Futex { address: sleep.object, locked: sleep.flags & LOCKED != 0 }
             }
-            POLL if sleep.flags & super::watch::AWAITS != 0 => {
+            POLL if sleep.flags & AWAITS != 0 => {
                 Object::Poll(Some(Box::new(self.socket(pid, sleep.object, kept, look))))
             }
             POLL => Object::Poll(None),

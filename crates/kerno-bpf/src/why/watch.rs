@@ -164,8 +164,9 @@ impl WhyWatch {
     fn follow_next(&mut self, seen: &Observation, look: &Look) -> io::Result<()> {
         let depth = |pid: u32| self.depths.get(&pid).copied().unwrap_or(0);
         let deepest = seen.threads.iter().map(|thread| depth(thread.pid)).max().unwrap_or(0);
+        let wanted = next_to_follow(seen, MAX_NEW).into_iter();
         let next: BTreeSet<u32> =
-            next_to_follow(seen, MAX_NEW).into_iter().filter(|pid| !self.programs.follows(*pid)).collect();
+            wanted.filter(|pid| !self.programs.follows(*pid) && !is_kernel_thread(*pid)).collect();
         // Whoever is waited for is one step further than the furthest that waits.
         if next.is_empty() || deepest >= self.options.depth {
             return Ok(());
@@ -440,6 +441,11 @@ fn process_of(tid: u32, kept: &Kept) -> u32 {
     let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
     let tgid = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
     tgid.and_then(|text| text.trim().parse().ok()).unwrap_or(tid)
+}
+
+/// It makes no system calls, and has no memory of its own.
+fn is_kernel_thread(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| !status.contains("\nVmSize:"))
 }
 
 /// In the program, in the kernel.

@@ -82,9 +82,10 @@ static __always_inline void sleep_ends(struct thread *thread, __u64 now)
 		found->longest_ns = slept;
 }
 
+/* Whoever leaves a CPU has run: also one that was taken to wait for it when it was met. */
 static __always_inline void runs_no_longer(struct thread *thread, __u64 now)
 {
-	if (thread->state == THREAD_RUNS && now > thread->since_ns)
+	if ((thread->state == THREAD_RUNS || thread->state == THREAD_WAITS) && now > thread->since_ns)
 		thread->run_ns += now - thread->since_ns;
 }
 
@@ -284,7 +285,8 @@ int on_task(struct bpf_iter__task *ctx)
 	state = state_of(task);
 	if (state & TASK_DEAD)
 		return 0;
-	thread = new_thread(&scratch->thread, task, state ? THREAD_SLEEPS : THREAD_WAITS, bpf_ktime_get_ns());
+	thread = new_thread(&scratch->thread, task, state ? THREAD_SLEEPS : on_cpu(task) ? THREAD_RUNS : THREAD_WAITS,
+			    bpf_ktime_get_ns());
 	if (!thread)
 		return 0;
 	if (state)

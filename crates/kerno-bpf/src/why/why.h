@@ -190,6 +190,7 @@ struct task_struct___why {
 	struct pid *thread_pid;
 	struct task_struct *parent; /* the tracer's, while there is one */
 	struct task_group *sched_task_group;
+	int on_cpu; /* CONFIG_SMP */
 	unsigned int frozen : 1; /* by its cgroup, v2; since 5.2 */
 } CORE;
 
@@ -205,6 +206,13 @@ static __always_inline __u32 own_tid(const struct task_struct *task)
 			      (const char *)&pid->numbers +
 				      (BPF_CORE_READ(pid, level) & 31) * UPID_SIZE);
 	return nr;
+}
+
+static __always_inline bool on_cpu(const struct task_struct *task)
+{
+	const struct task_struct___why *more = (const void *)task;
+
+	return bpf_core_field_exists(more->on_cpu) && BPF_CORE_READ(more, on_cpu);
 }
 
 #define MAX_GROUP_DEPTH 6

@@ -60,3 +60,4 @@ mod tcp_parts;
 mod tcp_summary;
 #[cfg(target_arch = "x86_64")]
 mod verifier;
+mod why;

@@ -40,7 +40,13 @@ impl Link {
     /// Closes what the child inherited, its standard files and this link apart: other tests run in the same process, so what it has
     /// open at a fork is anyone's.
     pub fn close_inherited(&self) {
-        let mut kept = [2, self.go.as_raw_fd().cast_unsigned(), self.report.as_raw_fd().cast_unsigned(), u32::MAX];
+        self.close_inherited_but(&[]);
+    }
+
+    /// As [`close_inherited`](Self::close_inherited), but these stay open.
+    pub fn close_inherited_but(&self, descriptors: &[i32]) {
+        let own = [2, self.go.as_raw_fd(), self.report.as_raw_fd()];
+        let mut kept: Vec<_> = own.iter().chain(descriptors).map(|fd| fd.cast_unsigned()).chain([u32::MAX]).collect();
         kept.sort_unstable();
         for pair in kept.windows(2).filter(|pair| pair[1] - pair[0] > 1) {
             let last = if pair[1] == u32::MAX { u32::MAX } else { pair[1] - 1 };

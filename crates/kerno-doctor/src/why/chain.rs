@@ -8,6 +8,8 @@ use super::observed::{DiskUse, Observation};
 const MAX_LINKS: usize = 16;
 /// What takes less of a thread's time than this is not followed.
 const MIN_SHARE: f64 = 0.01;
+/// From here on a wait is more worth following than a sleep that was asked for.
+const NOTEWORTHY: f64 = 0.1;
 
 /// Where the next step goes: a thread where one is known, else a process.
 type Place = (u32, Option<u32>);
@@ -44,13 +46,18 @@ fn share(seconds: f64, account: &ThreadTime) -> f64 {
     if account.wall_seconds > 0.0 { (seconds / account.wall_seconds).min(1.0) } else { 0.0 }
 }
 
-/// The thread of these that was least idle, by what it did.
+/// The thread of these that was kept waiting most; one that sleeps because it asked to, only where nobody else does anything.
 fn busiest<'a>(
     accounts: impl Iterator<Item = &'a ThreadTime>,
 ) -> Option<(&'a ThreadTime, (TimeKind, f64, WaitedFor))> {
-    accounts
-        .filter_map(|account| Some((account, heaviest(account)?)))
-        .max_by(|a, b| share(a.1.1, a.0).total_cmp(&share(b.1.1, b.0)).then(b.0.tid.cmp(&a.0.tid)))
+    let at_ease =
+        |of: &(&ThreadTime, (TimeKind, f64, WaitedFor))| of.1.0 == TimeKind::Timer || share(of.1.1, of.0) < NOTEWORTHY;
+    accounts.filter_map(|account| Some((account, heaviest(account)?))).max_by(|a, b| {
+        at_ease(b)
+            .cmp(&at_ease(a))
+            .then(share(a.1.1, a.0).total_cmp(&share(b.1.1, b.0)))
+            .then(b.0.tid.cmp(&a.0.tid))
+    })
 }
 
 pub(super) fn chain(accounts: &[ThreadTime], seen: &Observation) -> Chain {
