@@ -206,7 +206,7 @@ fn parse_mapping(line: &str) -> Option<(std::ops::Range<u64>, (String, u64))> {
 }
 
 /// Five words of a process's memory.
-fn memory(pid: u32, address: u64) -> Option<[u32; 5]> {
+pub(crate) fn memory(pid: u32, address: u64) -> Option<[u32; 5]> {
     let mut words = [0u32; 5];
     let length = size_of_val(&words);
     let local = libc::iovec { iov_base: words.as_mut_ptr().cast(), iov_len: length };

@@ -21,7 +21,7 @@ const PIPE: u8 = 2;
 pub(super) const SOCKET: u8 = 3;
 const DEVICE: u8 = 4;
 pub(super) const FUTEX: u8 = 5;
-const POLL: u8 = 6;
+pub(super) const POLL: u8 = 6;
 const TIMER: u8 = 7;
 const CHILD: u8 = 8;
 const SIGNAL: u8 = 9;
@@ -32,6 +32,13 @@ const AF_UNIX: u16 = 1;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 const SOCK_STREAM: u16 = 1;
+/// `ROLE_CLIENT`, `ROLE_SERVER`
+const CLIENT: u8 = 1;
+const SERVER: u8 = 2;
+/// Connected, of a Unix socket as of a TCP one.
+const ESTABLISHED: u8 = 1;
+/// The most silent connections of a process that are looked at.
+const MAX_SILENT: usize = 16;
 
 /// A mount of a process's mount namespace.
 #[derive(Clone, Debug)]
@@ -61,6 +68,27 @@ impl Objects {
     pub(super) fn named(&mut self, pid: u32) -> WhyProcess {
         let comm = self.names.entry(pid).or_insert_with(|| state::name(pid).unwrap_or_default()).clone();
         WhyProcess { pid, comm }
+    }
+
+    /// Connections to Unix sockets on which nothing has moved since it is watched: an answer may be outstanding, or nothing.
+    pub(super) fn silent(&mut self, pid: u32, kept: &Kept, look: &Look) -> Vec<Object> {
+        let is_silent = |row: &SocketRow| {
+            let moved = row.sent + row.received > 0;
+            row.pid == pid && row.family == AF_UNIX && row.role == CLIENT && row.state == ESTABLISHED && !moved
+        };
+        let mut inodes: Vec<_> = kept.sockets.iter().filter(|(_, row)| is_silent(row)).map(|(inode, _)| *inode).collect();
+        inodes.sort_unstable();
+        inodes.truncate(MAX_SILENT);
+        let sleeps = inodes.into_iter().map(|object| Sleep { kind: SOCKET, object, ..Sleep::default() });
+        sleeps.map(|sleep| self.of(pid, &sleep, kept, look)).collect()
+    }
+
+    /// What a process is called that may be gone.
+    pub(super) fn known_as(&mut self, pid: u32, comm: &str) {
+        let known = self.names.entry(pid).or_default();
+        if known.is_empty() {
+            comm.clone_into(known);
+        }
     }
 
     pub(super) fn names(&self) -> &BTreeMap<u32, String> {
@@ -215,7 +243,9 @@ impl Objects {
     fn unix(&mut self, pid: u32, row: &SocketRow, inode: u64, look: &Look) -> Object {
         let path = text_of(&row.path);
         let mut holders = if row.peer_inode == 0 { Vec::new() } else { look.ends().of_socket(row.peer_inode).to_vec() };
+        // A server's own socket has the name of its listener, which is not its other end.
         if holders.is_empty()
+            && row.role != SERVER
             && let Some(unix) = look.unix(pid)
         {
             // Not accepted yet, or not even in the queue: whoever listens is to act.

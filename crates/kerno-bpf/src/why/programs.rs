@@ -149,6 +149,8 @@ pub(super) struct Thread {
     pub(super) state: u32,
     pub(super) lock_holder: u32,
     pub(super) owes: u32,
+    pub(super) looked: u32,
+    pub(super) parent: u32,
     pub(super) pad: u32,
     pub(super) comm: Comm,
 }
@@ -201,6 +203,8 @@ pub(super) const MAX_FRAMES: usize = 28;
 pub(super) const PATH_LEN: usize = 128;
 /// `TARGET_SLOTS` in why.h.
 const TARGET_SLOTS: u32 = 1 << 16;
+/// What a slot with a target of ours counts from: it must not become 0 when children of targets end.
+const SLOT_BASE: u32 = 1 << 20;
 /// `MAX_TARGETS`
 pub(super) const MAX_TARGETS: usize = 1024;
 
@@ -209,6 +213,7 @@ pub(crate) fn plan(host: &Host) -> (Object, Plan) {
     let data = aya::include_bytes_aligned!("../../objects/why.bpf.o");
     let mut plan = Plan::default();
     plan.attach("on_task", Hook::Iterator("task"));
+    plan.attach("on_file", Hook::Iterator("task_file"));
     plan.attach("on_sched_switch", Hook::Tracepoint("sched_switch"));
     plan.attach("on_sched_waking", Hook::Tracepoint("sched_waking"));
     plan.attach("on_sched_wakeup_new", Hook::Tracepoint("sched_wakeup_new"));
@@ -304,14 +309,17 @@ impl Programs {
                 refused += 1;
                 continue;
             }
-            self.targets.set(&pid, &1)?;
+            // Those that end give their place back in the kernel, where their children take one, too: a slot only ever becomes larger here.
             let slot = pid & (TARGET_SLOTS - 1);
-            let sharing = self.slots.entry(slot).or_default();
+            let sharing = self.slots.entry(slot).or_insert(SLOT_BASE);
             *sharing += 1;
             self.programs.tell_at("target_slots", slot, *sharing)?;
+            self.targets.set(&pid, &1)?;
             self.watched.insert(pid);
         }
         if self.watched.len() > before {
+            self.programs.iterate("on_task", &mut self.buffer)?;
+            self.programs.iterate("on_file", &mut self.buffer)?;
             self.programs.iterate("on_task", &mut self.buffer)?;
         }
         Ok(refused)

@@ -134,6 +134,8 @@ static __always_inline const struct pt_regs *registers_of(const struct task_stru
 	       (bpf_core_field_exists(x86->orig_ax) ? X86_REGISTERS_SIZE : ARM64_REGISTERS_SIZE);
 }
 
+#define PF_KTHREAD 0x00200000 /* has no registers of a program */
+
 struct call {
 	__s32 nr; /* -1 for none */
 	bool compat;
@@ -152,6 +154,11 @@ static __always_inline void read_call(struct call *call, const struct task_struc
 
 	call->class = CALL_OTHER;
 	call->compat = false;
+	call->first = 0;
+	call->second = 0;
+	call->nr = -1;
+	if (task->flags & PF_KTHREAD)
+		return;
 	if (bpf_core_field_exists(x86->orig_ax)) {
 		call->nr = BPF_CORE_READ(x86, orig_ax);
 		call->compat = BPF_CORE_READ(task, thread_info.status) & X86_TS_COMPAT;
@@ -301,6 +308,26 @@ static __always_inline void describe_wait_for_events(struct thread *thread)
 	}
 }
 
+struct pollfd {
+	__s32 fd;
+	__u32 events;
+};
+
+/* To poll one descriptor is to wait for it, as in a read. Of another task the loader looks at which it is. */
+static __always_inline void describe_poll(struct scratch *scratch, struct thread *thread, const struct task_struct *task,
+					  const struct call *call, bool current)
+{
+	struct pollfd polled = {};
+
+	thread->sleep.kind = call->second ? SLEEP_POLL : SLEEP_TIMER;
+	if (call->second != 1 || !current || bpf_probe_read_user(&polled, sizeof(polled), (const void *)call->first))
+		return;
+	describe_file(scratch, thread, task, polled.fd);
+	/* What can be ready at any time, such as a file, is not waited for. */
+	if (thread->sleep.kind != SLEEP_SOCKET && thread->sleep.kind != SLEEP_PIPE)
+		thread->sleep.kind = SLEEP_POLL;
+}
+
 static __always_inline void describe_call(struct scratch *scratch, struct thread *thread, const struct task_struct *task,
 					  const struct call *call, bool current)
 {
@@ -316,7 +343,7 @@ static __always_inline void describe_call(struct scratch *scratch, struct thread
 			describe_wait_for_events(thread);
 		break;
 	case CALL_POLL:
-		sleep->kind = call->second ? SLEEP_POLL : SLEEP_TIMER;
+		describe_poll(scratch, thread, task, call, current);
 		break;
 	case CALL_SELECT:
 		sleep->kind = call->first ? SLEEP_POLL : SLEEP_TIMER;

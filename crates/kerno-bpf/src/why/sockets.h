@@ -21,6 +21,7 @@
 #define SOCK_DGRAM 2
 #define SOCK_SEQPACKET 5
 #define MSG_PEEK 2
+#define TCP_ESTABLISHED 1
 #define TCP_CLOSE 7
 #define DNS_PORT 53
 
@@ -97,8 +98,16 @@ struct unix_sock {
 	struct sock *peer;
 } CORE;
 
+struct inet_connection_sock_ack {
+	__u32 lrcvtime; /* when data came last, in jiffies */
+} CORE;
+
+struct inet_connection_sock___why {
+	struct inet_connection_sock_ack icsk_ack;
+} CORE;
+
 struct tcp_sock___why {
-	__u32 lsndtime;
+	__u32 lsndtime; /* when data was sent last */
 } CORE;
 
 struct socket_row {
@@ -317,6 +326,31 @@ static __always_inline void count_message(struct socket_row *fresh, struct threa
 		row->awaiting_since_ns = now;
 		row->awaiting_tid = thread->tid;
 		await(thread, inode);
+	}
+}
+
+/* A socket that was there before: whether its latest data was sent, and so wants an answer, only TCP tells. */
+static __always_inline void meet_socket(struct socket_row *fresh, struct thread *thread, const struct sock *sk, __u64 now)
+{
+	__u64 inode = sk ? inode_of_socket(BPF_CORE_READ(sk, sk_socket)) : 0;
+	struct socket_row *row = socket_row(fresh, sk, inode, thread->pid);
+	__u32 sent, came;
+
+	if (!row || row->sent || row->received || (row->family != AF_INET && row->family != AF_INET6) ||
+	    row->type != SOCK_STREAM || row->state != TCP_ESTABLISHED)
+		return;
+	sent = BPF_CORE_READ((const struct tcp_sock___why *)sk, lsndtime);
+	came = BPF_CORE_READ((const struct inet_connection_sock___why *)sk, icsk_ack.lrcvtime);
+	if (sent == came)
+		return;
+	if (row->role == ROLE_CLIENT && (__s32)(sent - came) > 0 && !row->awaiting_since_ns) {
+		row->awaiting_since_ns = now;
+		row->awaiting_tid = thread->tid;
+		await(thread, inode);
+	} else if (row->role == ROLE_SERVER && (__s32)(sent - came) < 0 && !row->owing_since_ns) {
+		row->owing_since_ns = now;
+		row->owing_tid = thread->tid;
+		thread->owes++;
 	}
 }
 

@@ -10,7 +10,7 @@ use kerno_doctor::why::observed::{Held, Object, Observation, ObservedSleep, Obse
 use kerno_model::{Missing, fill};
 
 use super::disks::Disks;
-use super::objects::{FILE, FUTEX, Objects};
+use super::objects::{FILE, FUTEX, Objects, POLL};
 use super::programs::{ENDED, Kept, Programs, RUNS, SLEEPS, Sleep, Slept, Thread, WAITS};
 use super::symbols::Symbols;
 use super::target::{Target, paths};
@@ -87,6 +87,8 @@ pub struct WhyWatch {
     /// Owners of futexes that were looked at from outside: process and address.
     futex_owners: HashMap<(u32, u64), (u32, u32, bool)>,
     disks: Disks,
+    /// The one socket that threads poll that slept when they were met: by thread.
+    polled: HashMap<u32, u64>,
     refused: usize,
     has_messages: bool,
 }
@@ -116,6 +118,7 @@ impl WhyWatch {
             lock_holders: HashMap::new(),
             futex_owners: HashMap::new(),
             disks: Disks::watch(host),
+            polled: HashMap::new(),
             refused: 0,
             has_messages: host.tracepoint_arity("sock_send_length").is_some(),
             options,
@@ -197,6 +200,8 @@ impl WhyWatch {
                 self.look_at_futex(thread);
             } else if sleep.kind == FILE {
                 self.look_at_file_lock(thread, look);
+            } else if sleep.kind == POLL && thread.looked > 0 && !self.polled.contains_key(&thread.tid) {
+                self.polled.insert(thread.tid, polled_socket(thread).unwrap_or(0));
             }
         }
     }
@@ -237,6 +242,9 @@ impl WhyWatch {
     fn gather(&mut self, kept: &Kept, look: &Look) -> Observation {
         let now = monotonic_ns();
         self.symbols.look_up(kept.places.values().flatten().copied().filter(|address| *address != 0));
+        for thread in kept.threads.values().filter(|thread| thread.pid == thread.tid) {
+            self.objects.known_as(thread.pid, &thread.comm.to_str_lossy());
+        }
         let mut sleeps: HashMap<u32, Vec<(Sleep, Slept)>> = HashMap::new();
         for (sleep, slept) in &kept.sleeps {
             sleeps.entry(sleep.tid).or_default().push((*sleep, *slept));
@@ -304,9 +312,14 @@ impl WhyWatch {
             .into_iter()
             .map(|(sleep, slept)| self.sleep(thread, &sleep, &slept, kept, frames, look))
             .collect();
+        let alone = kept.threads.values().filter(|other| other.pid == thread.pid && other.state != ENDED).count() == 1;
+        let silent = if alone { self.objects.silent(thread.pid, kept, look) } else { Vec::new() };
         ObservedThread {
+            silent,
+            alone,
             pid: thread.pid,
             tid: thread.tid,
+            parent: (thread.parent != 0).then_some(thread.parent),
             comm,
             wall_ns: until.saturating_sub(thread.began_ns),
             user_ns: user,
@@ -343,6 +356,16 @@ impl WhyWatch {
         frames: &HashMap<u64, Arc<[String]>>,
         look: &Look,
     ) -> ObservedSleep {
+        // Met asleep, at the one socket that it polls: as if it read from that.
+        let mut sleep = *sleep;
+        if sleep.kind == POLL
+            && thread.looked > 0
+            && sleep.flags & AWAITS == 0
+            && let Some(inode) = self.polled.get(&thread.tid).filter(|inode| **inode != 0)
+        {
+            (sleep.object, sleep.flags) = (*inode, sleep.flags | AWAITS);
+        }
+        let sleep = &sleep;
         let has = |flag| sleep.flags & flag != 0;
         let call = u32::try_from(sleep.call).ok().and_then(|number| syscall_names::name(number, has(COMPAT)));
         let mut object = self.objects.of(thread.pid, sleep, kept, look);
@@ -413,6 +436,17 @@ impl WhyWatch {
         }
         missing.extend(self.disks.missing());
         missing
+    }
+}
+
+/// The connection that a thread polls, if it is the only descriptor: one to a server.
+fn polled_socket(thread: &Thread) -> Option<u64> {
+    let call = asleep::call(thread.pid, thread.tid).ok()??;
+    let Doing::Polls { list, count: 1 } = call.doing() else { return None };
+    let [fd, ..] = locks::memory(thread.pid, list)?;
+    match asleep::target(thread.pid, fd)? {
+        asleep::Target::Socket { inode } => Some(inode),
+        _ => None,
     }
 }
 

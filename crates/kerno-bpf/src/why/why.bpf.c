@@ -97,9 +97,12 @@ static __always_inline void leaves(struct scratch *scratch, void *ctx, struct ta
 		return;
 	runs_no_longer(thread, now);
 	thread->since_ns = now;
+	thread->looked = 0;
 	if (state_of(task) & TASK_DEAD) {
 		thread->ended_ns = now;
 		thread->state = THREAD_ENDED;
+		if (task->pid == task->tgid)
+			no_longer_follow(task->tgid);
 	} else if (runnable) {
 		thread->throttled_mark = throttled_until_now(task);
 		thread->state = THREAD_WAITS;
@@ -187,13 +190,20 @@ int BPF_PROG(on_sched_waking, struct task_struct *task)
 SEC("tp_btf/sched_wakeup_new")
 int BPF_PROG(on_sched_wakeup_new, struct task_struct *task)
 {
+	__u32 parent = bpf_get_current_pid_tgid() >> 32;
 	struct scratch *scratch;
+	struct thread *thread;
 
+	if (parent != (__u32)task->tgid && is_target(parent))
+		follow(task->tgid);
 	if (!is_target(task->tgid))
 		return 0;
 	scratch = scratch_of(SCRATCH_OF_SCHEDULER);
-	if (scratch)
-		new_thread(&scratch->thread, task, THREAD_WAITS, bpf_ktime_get_ns());
+	if (!scratch)
+		return 0;
+	thread = new_thread(&scratch->thread, task, THREAD_WAITS, bpf_ktime_get_ns());
+	if (thread && parent != thread->pid)
+		thread->parent = parent;
 	return 0;
 }
 
@@ -267,7 +277,10 @@ struct bpf_iter__task {
 	struct task_struct *task;
 } CORE;
 
-/* Threads that no hook has met: those of new targets, most of which sleep. */
+/*
+ * Threads that no hook has met: those of new targets, most of which sleep. A second walk, when their sockets are known, looks again at what
+ * they sleep in.
+ */
 SEC("iter/task")
 int on_task(struct bpf_iter__task *ctx)
 {
@@ -279,20 +292,55 @@ int on_task(struct bpf_iter__task *ctx)
 	if (!task || !scratch || !is_target(task->tgid))
 		return 0;
 	tid = task->pid;
-	thread = bpf_map_lookup_elem(&threads, &tid);
-	if (thread && thread->start_ns == task->start_time)
-		return 0;
 	state = state_of(task);
-	if (state & TASK_DEAD)
-		return 0;
-	thread = new_thread(&scratch->thread, task, state ? THREAD_SLEEPS : on_cpu(task) ? THREAD_RUNS : THREAD_WAITS,
-			    bpf_ktime_get_ns());
-	if (!thread)
-		return 0;
+	thread = bpf_map_lookup_elem(&threads, &tid);
+	if (thread && thread->start_ns == task->start_time) {
+		if (thread->looked != 1 || thread->state != THREAD_SLEEPS)
+			return 0;
+		thread->looked = 2;
+	} else {
+		if (state & TASK_DEAD)
+			return 0;
+		thread = new_thread(&scratch->thread, task, state ? THREAD_SLEEPS : on_cpu(task) ? THREAD_RUNS : THREAD_WAITS,
+				    bpf_ktime_get_ns());
+		if (!thread)
+			return 0;
+		thread->looked = 1;
+	}
 	if (state)
 		describe(scratch, ctx, thread, task, false);
 	else
 		thread->throttled_mark = throttled_until_now(task);
+	return 0;
+}
+
+struct bpf_iter__task_file {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+	__u32 fd;
+	struct file *file;
+} CORE;
+
+/* The sockets that a new target has already, and the answers that they still owe it. */
+SEC("iter/task_file")
+int on_file(struct bpf_iter__task_file *ctx)
+{
+	struct scratch *scratch = scratch_of(SCRATCH_OF_WALK);
+	const struct task_struct *task = ctx->task;
+	const struct file *file = ctx->file;
+	const struct socket *socket;
+	struct thread *thread;
+	__u32 tid;
+
+	if (!task || !file || !scratch || !is_target(task->tgid))
+		return 0;
+	if ((BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
+		return 0;
+	tid = task->tgid;
+	thread = bpf_map_lookup_elem(&threads, &tid);
+	socket = BPF_CORE_READ(file, private_data);
+	if (thread && socket)
+		meet_socket(&scratch->socket, thread, BPF_CORE_READ(socket, sk), bpf_ktime_get_ns());
 	return 0;
 }
 

@@ -92,10 +92,12 @@ struct thread {
 	__u32 state;
 	__u32 lock_holder;
 	__u32 owes; /* sockets with a request that it has read and not answered */
+	__u32 looked; /* at what it sleeps in, from elsewhere: how many times; 0 once a hook has met it */
+	__u32 parent; /* the process that forked it while both were watched; 0 if it was there before */
 	__u32 pad;
 	char comm[16];
 };
-_Static_assert(sizeof(struct thread) == 192, "struct thread changed size");
+_Static_assert(sizeof(struct thread) == 200, "struct thread changed size");
 const volatile struct thread *const volatile layout_of_thread SEC(".rodata") = NULL;
 
 struct cpu_wait_key {
@@ -157,6 +159,30 @@ static __always_inline bool is_target(__u32 pid)
 	__u32 slot = pid & (TARGET_SLOTS - 1), *found = bpf_map_lookup_elem(&target_slots, &slot);
 
 	return found && *found && pid && bpf_map_lookup_elem(&targets, &pid);
+}
+
+/* A child of a target is one, too: servers fork for each connection, scripts for each command. */
+static __always_inline void follow(__u32 pid)
+{
+	__u32 slot = pid & (TARGET_SLOTS - 1), one = 1, *found;
+
+	if (bpf_map_update_elem(&targets, &pid, &one, BPF_NOEXIST))
+		return;
+	found = bpf_map_lookup_elem(&target_slots, &slot);
+	if (found)
+		__sync_fetch_and_add(found, 1);
+}
+
+/* When it has ended: there is room for another. */
+static __always_inline void no_longer_follow(__u32 pid)
+{
+	__u32 slot = pid & (TARGET_SLOTS - 1), *found;
+
+	if (bpf_map_delete_elem(&targets, &pid))
+		return;
+	found = bpf_map_lookup_elem(&target_slots, &slot);
+	if (found)
+		__sync_fetch_and_add(found, -1);
 }
 
 static __always_inline __u32 state_of(const struct task_struct *task)

@@ -74,7 +74,10 @@ fn object(kind: TimeKind, on: &WaitedFor, own: u32) -> String {
             }
         }
         TimeKind::CpuWait if who.is_empty() => String::new(),
-        TimeKind::CpuWait => format!("behind {who}"),
+        TimeKind::CpuWait => match on.processes.as_slice() {
+            [first, _, ..] => format!("mostly behind {}", named(first)),
+            _ => format!("behind {who}"),
+        },
         TimeKind::Pipe | TimeKind::UnixSocket | TimeKind::Tcp | TimeKind::Udp => by("by"),
         TimeKind::Fuse | TimeKind::NetworkFs | TimeKind::Fanotify | TimeKind::Userfault => {
             let mut text = by("for");
@@ -108,7 +111,7 @@ const fn label(kind: TimeKind) -> &'static str {
         TimeKind::UnixSocket => "waits at a Unix socket",
         TimeKind::Tcp => "waits at a TCP connection",
         TimeKind::Udp => "waits for UDP",
-        TimeKind::Event => "waits for an event",
+        TimeKind::Event => "waits for an event, and owes an answer",
         TimeKind::Child => "waits for a child",
         TimeKind::Stopped => "stopped by a signal",
         TimeKind::Traced => "held by a tracer",
@@ -142,6 +145,7 @@ fn verb(link: &WhyLink) -> String {
         TimeKind::Traced => on(&format!("is held {much} by")),
         TimeKind::Frozen => on(&format!("is frozen {much} with its cgroup")),
         TimeKind::Idle => "has nothing to do".to_owned(),
+        TimeKind::Event if what.is_empty() => format!("waits {much} for an event, while it owes an answer"),
         TimeKind::Other if !link.on.detail.is_empty() => link.on.detail.clone(),
         TimeKind::Other => on(&format!("waits {much} in")),
         _ => on(&format!("waits {much} for")),
@@ -192,18 +196,24 @@ pub fn why_text(report: &WhyReport) -> String {
         let _ = writeln!(text, "{}└─ and so in a circle: none of them can go on", "   ".repeat(report.chain.len().saturating_sub(1)));
     }
     text.push('\n');
-    let threads = report.threads.iter().chain(&report.others);
-    let count = report.threads.len() + report.others.len();
-    for thread in threads.take(MAX_THREADS) {
+    let shown = shown(report);
+    for thread in &shown {
         accounts(&mut text, thread);
     }
-    if count > MAX_THREADS {
-        let _ = writeln!(text, "and {} more threads: --output json has them all", count - MAX_THREADS);
+    let count = report.threads.len() + report.others.len();
+    if count > shown.len() {
+        let _ = writeln!(text, "and {} more threads: --output json has them all", count - shown.len());
     }
     for missing in &report.missing {
         let _ = writeln!(text, "not seen: {}", missing.what);
     }
     text
+}
+
+/// The target's threads, and those of the chain.
+fn shown(report: &WhyReport) -> Vec<&ThreadTime> {
+    let in_chain = |thread: &&ThreadTime| report.chain.iter().any(|link| link.tid == Some(thread.tid));
+    report.threads.iter().take(MAX_THREADS).chain(report.others.iter().filter(in_chain)).collect()
 }
 
 fn part(spent: &Spent, thread: &ThreadTime) -> f64 {
@@ -234,7 +244,7 @@ fn accounts(text: &mut String, thread: &ThreadTime) {
 pub fn why_markdown(report: &WhyReport) -> String {
     let mut text = format!("## Why {} waits\n\n{}\n\n", escaped(&report.target), sentence(report));
     text += "| thread | share | time | in |\n|---|---:|---:|---|\n";
-    for thread in report.threads.iter().chain(&report.others).take(MAX_THREADS) {
+    for thread in shown(report) {
         for spent in thread.spent.iter().filter(|spent| part(spent, thread) >= SMALL).take(MAX_PARTS) {
             let what = object(spent.kind, &spent.on, thread.pid).replace('|', "\\|");
             let what = if what.is_empty() { String::new() } else { format!(": {what}") };

@@ -1,18 +1,26 @@
 //! From the target to the root: each waits for the next.
 
+use std::collections::BTreeMap;
+
 use kerno_model::{Spent, ThreadTime, TimeKind, WaitedFor, WhyLink, fill};
 
+use super::account::join;
 use super::observed::{DiskUse, Observation};
 
 /// The longest chain.
 const MAX_LINKS: usize = 16;
 /// What takes less of a thread's time than this is not followed.
 const MIN_SHARE: f64 = 0.01;
+/// Processes that lived for less than this share of the time are looked at together.
+const BRIEF: f64 = 0.2;
 /// From here on a wait is more worth following than a sleep that was asked for.
 const NOTEWORTHY: f64 = 0.1;
 
 /// Where the next step goes: a thread where one is known, else a process.
 type Place = (u32, Option<u32>);
+
+/// A thread's account, and what most of its time went into.
+type Followed = (ThreadTime, (TimeKind, f64, WaitedFor));
 
 #[derive(Debug, Default)]
 pub(super) struct Chain {
@@ -47,17 +55,16 @@ fn share(seconds: f64, account: &ThreadTime) -> f64 {
 }
 
 /// The thread of these that was kept waiting most; one that sleeps because it asked to, only where nobody else does anything.
-fn busiest<'a>(
-    accounts: impl Iterator<Item = &'a ThreadTime>,
-) -> Option<(&'a ThreadTime, (TimeKind, f64, WaitedFor))> {
+fn busiest<'a>(accounts: impl Iterator<Item = &'a ThreadTime>) -> Option<Followed> {
     let at_ease =
         |of: &(&ThreadTime, (TimeKind, f64, WaitedFor))| of.1.0 == TimeKind::Timer || share(of.1.1, of.0) < NOTEWORTHY;
-    accounts.filter_map(|account| Some((account, heaviest(account)?))).max_by(|a, b| {
+    let found = accounts.filter_map(|account| Some((account, heaviest(account)?))).max_by(|a, b| {
         at_ease(b)
             .cmp(&at_ease(a))
             .then(share(a.1.1, a.0).total_cmp(&share(b.1.1, b.0)))
             .then(b.0.tid.cmp(&a.0.tid))
-    })
+    });
+    found.map(|(account, heaviest)| (account.clone(), heaviest))
 }
 
 pub(super) fn chain(accounts: &[ThreadTime], seen: &Observation) -> Chain {
@@ -66,7 +73,7 @@ pub(super) fn chain(accounts: &[ThreadTime], seen: &Observation) -> Chain {
     let targets = accounts.iter().filter(|account| seen.targets.contains(&account.pid));
     let mut next = busiest(targets);
     while let Some((account, (kind, seconds, on))) = next {
-        if share(seconds, account) < MIN_SHARE && chain.links.is_empty() {
+        if share(seconds, &account) < MIN_SHARE && chain.links.is_empty() {
             return chain;
         }
         if visited.contains(&(account.pid, account.tid)) {
@@ -80,7 +87,7 @@ pub(super) fn chain(accounts: &[ThreadTime], seen: &Observation) -> Chain {
             tid: Some(account.tid),
             comm,
             kind,
-            share: share(seconds, account),
+            share: share(seconds, &account),
             seconds,
             on: on.clone(),
         }));
@@ -92,12 +99,14 @@ pub(super) fn chain(accounts: &[ThreadTime], seen: &Observation) -> Chain {
                 chain.links.extend(tenant(&on, account.pid, seen));
                 return chain;
             }
-            _ if kind.on_cpu() || matches!(kind, TimeKind::Timer | TimeKind::Throttled | TimeKind::Memory) => return chain,
+            _ if kind.on_cpu() || matches!(kind, TimeKind::CpuWait | TimeKind::Timer | TimeKind::Throttled | TimeKind::Memory) => {
+                return chain;
+            }
             _ => {
                 let places = on.processes.iter().map(|process| (process.pid, on.tid)).collect::<Vec<_>>();
-                let followed = follow(accounts, &places);
+                let followed = follow(accounts, &places, seen);
                 if followed.is_none() {
-                    chain.links.extend(unfollowed(&on, kind));
+                    chain.links.extend(unfollowed(&on, kind, accounts));
                 }
                 followed
             }
@@ -106,25 +115,52 @@ pub(super) fn chain(accounts: &[ThreadTime], seen: &Observation) -> Chain {
     chain
 }
 
-/// The thread that does most of what is waited for, among the processes that could.
-fn follow<'a>(
-    accounts: &'a [ThreadTime],
-    places: &[Place],
-) -> Option<(&'a ThreadTime, (TimeKind, f64, WaitedFor))> {
-    let thread = |account: &&ThreadTime| {
+/// What does most of what is waited for, among the threads of the processes that could, and of their children.
+fn follow(accounts: &[ThreadTime], places: &[Place], seen: &Observation) -> Option<Followed> {
+    let named = |account: &&ThreadTime| {
         places.iter().any(|(pid, tid)| *tid == Some(account.tid) && *pid == account.pid)
     };
-    if let Some(account) = accounts.iter().find(thread) {
+    if let Some(account) = accounts.iter().find(named) {
         let idle = (TimeKind::Idle, 0.0, WaitedFor::default());
-        return Some((account, heaviest(account).unwrap_or(idle)));
+        return Some((account.clone(), heaviest(account).unwrap_or(idle)));
     }
-    let of_process = accounts.iter().filter(|account| places.iter().any(|(pid, _)| *pid == account.pid));
-    busiest(of_process)
+    let is_one = |pid: u32| places.iter().any(|(place, _)| *place == pid);
+    let parents: BTreeMap<u32, u32> =
+        seen.threads.iter().filter_map(|thread| Some((thread.pid, thread.parent?))).collect();
+    let could = |account: &&ThreadTime| is_one(account.pid) || parents.get(&account.pid).is_some_and(|parent| is_one(*parent));
+    let (brief, lasting): (Vec<&ThreadTime>, Vec<&ThreadTime>) =
+        accounts.iter().filter(could).partition(|account| account.wall_seconds < BRIEF * seen.seconds);
+    let together = together(&brief);
+    busiest(lasting.into_iter().chain(together.as_ref()))
+}
+
+/// Processes that live for one request each, as if they were one.
+fn together(brief: &[&ThreadTime]) -> Option<ThreadTime> {
+    let longest = brief.iter().max_by(|a, b| a.wall_seconds.total_cmp(&b.wall_seconds))?;
+    let mut spent: Vec<Spent> = brief.iter().flat_map(|account| account.spent.iter().cloned()).collect();
+    join(&mut spent);
+    Some(fill!(ThreadTime {
+        wall_seconds: brief.iter().map(|account| account.wall_seconds).sum(),
+        spent,
+        ..(*longest).clone()
+    }))
 }
 
 /// The end of the chain where that could not be followed: a process without an account, an address elsewhere.
-fn unfollowed(on: &WaitedFor, kind: TimeKind) -> Option<WhyLink> {
+fn unfollowed(on: &WaitedFor, kind: TimeKind, accounts: &[ThreadTime]) -> Option<WhyLink> {
+    let of = |pid: u32| accounts.iter().find(move |account| account.pid == pid);
     match on.processes.as_slice() {
+        // It was followed, and nothing but waiting for events was seen: for which, only the program knows.
+        [process, ..] if of(process.pid).is_some() => {
+            let call = of(process.pid).and_then(|account| account.spent.first()).map(|spent| spent.on.call.clone());
+            Some(fill!(WhyLink {
+                pid: Some(process.pid),
+                comm: process.comm.clone(),
+                kind: TimeKind::Event,
+                share: 1.0,
+                on: fill!(WaitedFor { call: call.unwrap_or_default() }),
+            }))
+        }
         [process, ..] => Some(fill!(WhyLink {
             pid: Some(process.pid),
             comm: process.comm.clone(),

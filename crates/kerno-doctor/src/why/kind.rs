@@ -204,7 +204,10 @@ fn by_object(
             }
             TimeKind::Pipe
         }
-        Object::Socket { family, .. } => socket(*family, sleep, call, on),
+        Object::Socket { family, .. } => {
+            server_itself(sleep, thread, named, on);
+            socket(*family, sleep, call, on)
+        }
         Object::Futex { locked, .. } => futex(*locked, sleep, thread, named, on),
         Object::Poll(awaited) => poll(awaited.as_deref(), sleep, thread, named, on),
         Object::Timer => TimeKind::Timer,
@@ -226,6 +229,15 @@ const fn of_family(family: Family) -> TimeKind {
         Family::Udp => TimeKind::Udp,
         Family::Unix => TimeKind::UnixSocket,
         Family::Other => TimeKind::Idle,
+    }
+}
+
+/// Whoever sent the answer, where only the listener is known: its child for this connection, which is gone by now.
+fn server_itself(sleep: &ObservedSleep, thread: &ObservedThread, named: &impl Fn(u32) -> WhyProcess, on: &mut WaitedFor) {
+    let Some((pid, _)) = sleep.waker.filter(|(pid, _)| *pid != thread.pid) else { return };
+    let waker = named(pid);
+    if !waker.comm.is_empty() && on.processes.iter().all(|process| process.comm == waker.comm) && !on.processes.is_empty() {
+        on.processes = vec![waker];
     }
 }
 
@@ -271,6 +283,7 @@ fn poll(
     on: &mut WaitedFor,
 ) -> TimeKind {
     if let Some(Object::Socket { family, .. }) = awaited {
+        server_itself(sleep, thread, named, on);
         return of_family(*family);
     }
     if !sleep.owes {

@@ -7,7 +7,7 @@ mod kind;
 pub mod observed;
 
 use kerno_model::{ThreadTime, TimeKind, WhyReport, fill};
-use observed::Observation;
+use observed::{Object, Observation};
 
 /// Accounts for all time, and follows the largest waits from the target to the root.
 pub fn explain(seen: &Observation) -> WhyReport {
@@ -31,6 +31,11 @@ pub fn explain(seen: &Observation) -> WhyReport {
     })
 }
 
+fn peers(object: &Object) -> impl Iterator<Item = u32> + '_ {
+    let peers = if let Object::Socket { peers, .. } = object { peers.as_slice() } else { &[] };
+    peers.iter().map(|peer| peer.pid)
+}
+
 /// The share of its time that it was idle.
 fn idle(account: &ThreadTime) -> f64 {
     let idle: f64 = account.spent.iter().filter(|spent| spent.kind == TimeKind::Idle).map(|spent| spent.seconds).sum();
@@ -42,7 +47,7 @@ pub fn next_to_follow(seen: &Observation, most: usize) -> Vec<u32> {
     let followed: std::collections::BTreeSet<u32> = seen.threads.iter().map(|thread| thread.pid).collect();
     let mut waited: std::collections::BTreeMap<u32, f64> = std::collections::BTreeMap::new();
     for account in account::accounts(seen) {
-        for spent in account.spent.iter().filter(|spent| spent.kind != TimeKind::Idle) {
+        for spent in account.spent.iter().filter(|spent| !matches!(spent.kind, TimeKind::Idle | TimeKind::CpuWait)) {
             let share = if account.wall_seconds > 0.0 { spent.seconds / account.wall_seconds } else { 0.0 };
             // Briefly waiting for many is no chain.
             if share < 0.05 || spent.on.processes.len() > 64 {
@@ -54,6 +59,12 @@ pub fn next_to_follow(seen: &Observation, most: usize) -> Vec<u32> {
                     *known = known.max(share);
                 }
             }
+        }
+    }
+    // Whether an answer is outstanding there only shows in what they do.
+    for peer in seen.threads.iter().flat_map(|thread| &thread.silent).flat_map(peers) {
+        if peer > 1 && !followed.contains(&peer) {
+            waited.entry(peer).or_default();
         }
     }
     let mut pids: Vec<_> = waited.into_iter().collect();

@@ -33,6 +33,8 @@ pub struct ObservedThread {
     pub pid: u32,
     /// The thread.
     pub tid: u32,
+    /// The process that forked its process while it was watched.
+    pub parent: Option<u32>,
     /// Its name.
     pub comm: String,
     /// How long it was watched, in nanoseconds.
@@ -47,6 +49,10 @@ pub struct ObservedThread {
     pub cgroup: String,
     /// Waits for a CPU: the process that left it when the wait ended (0 where it was idle), and nanoseconds.
     pub cpu_waits: Vec<(u32, u64)>,
+    /// It is the only thread of its process.
+    pub alone: bool,
+    /// Connections as a client on which nothing moved while it was watched; of the only thread of a process.
+    pub silent: Vec<Object>,
     /// Its sleeps. One that has not ended is among them.
     pub sleeps: Vec<ObservedSleep>,
 }
