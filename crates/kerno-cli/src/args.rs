@@ -16,12 +16,12 @@ use kerno::{FilterKind, Options};
 use crate::values;
 use alert::ALERT_EXAMPLES;
 pub(crate) use alert::{AlertAction, AlertArgs};
-use why::WHY_EXAMPLES;
-pub(crate) use why::{WhyArgs, WhyOutput};
 use past::{COMPARE_EXAMPLES, EXPORT_EXAMPLES, INCIDENTS_EXAMPLES, START_EXAMPLES};
 pub(crate) use past::{
     CompareArgs, ExportArgs, ExportFormat, ExportTable, IncidentsAction, IncidentsArgs, PastArgs, StartArgs,
 };
+use why::WHY_EXAMPLES;
+pub(crate) use why::{WhyArgs, WhyOutput};
 
 /// Every signal that can be loaded here.
 pub(crate) const ALL: &str = "all";

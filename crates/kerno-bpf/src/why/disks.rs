@@ -93,7 +93,11 @@ impl Disks {
 
 fn is_kernel(pid: u32, window: &Window) -> bool {
     let known = window.process(pid);
-    pid == 0 || known.map_or_else(|| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.is_empty()), |process| process.kernel_thread)
+    pid == 0
+        || known.map_or_else(
+            || std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.is_empty()),
+            |process| process.kernel_thread,
+        )
 }
 
 fn name(device: &str) -> Option<String> {

@@ -76,7 +76,8 @@ impl Objects {
             let moved = row.sent + row.received > 0;
             row.pid == pid && row.family == AF_UNIX && row.role == CLIENT && row.state == ESTABLISHED && !moved
         };
-        let mut inodes: Vec<_> = kept.sockets.iter().filter(|(_, row)| is_silent(row)).map(|(inode, _)| *inode).collect();
+        let mut inodes: Vec<_> =
+            kept.sockets.iter().filter(|(_, row)| is_silent(row)).map(|(inode, _)| *inode).collect();
         inodes.sort_unstable();
         inodes.truncate(MAX_SILENT);
         let sleeps = inodes.into_iter().map(|object| Sleep { kind: SOCKET, object, ..Sleep::default() });
@@ -121,9 +122,7 @@ impl Objects {
             FUTEX if sleep.flags & AWAITS != 0 => {
                 Object::Poll(Some(Box::new(self.socket(pid, sleep.object, kept, look))))
             }
-            FUTEX => {
-                Object::Futex { address: sleep.object, locked: sleep.flags & LOCKED != 0 }
-            }
+            FUTEX => Object::Futex { address: sleep.object, locked: sleep.flags & LOCKED != 0 },
             POLL if sleep.flags & AWAITS != 0 => {
                 Object::Poll(Some(Box::new(self.socket(pid, sleep.object, kept, look))))
             }
@@ -131,7 +130,9 @@ impl Objects {
             TIMER => Object::Timer,
             CHILD => {
                 let children = state::children(pid);
-                Object::Child { children: children.into_iter().take(MAX_PROCESSES).map(|pid| self.named(pid)).collect() }
+                Object::Child {
+                    children: children.into_iter().take(MAX_PROCESSES).map(|pid| self.named(pid)).collect(),
+                }
             }
             SIGNAL => Object::Signal,
             LOCK => Object::Lock,
@@ -183,7 +184,8 @@ impl Objects {
 
     /// Whoever has /dev/fuse open; nobody where several have it, since the kernel does not tell which of them serves a mount.
     fn fuse_servers(&mut self, look: &Look) -> Vec<WhyProcess> {
-        let inode = std::fs::metadata("/dev/fuse").map(|found| std::os::unix::fs::MetadataExt::ino(&found)).unwrap_or(0);
+        let inode =
+            std::fs::metadata("/dev/fuse").map(|found| std::os::unix::fs::MetadataExt::ino(&found)).unwrap_or(0);
         let mut pids: Vec<_> = look.ends().of_file("/dev/fuse", inode).iter().map(|holder| holder.pid).collect();
         pids.sort_unstable();
         pids.dedup();
@@ -263,7 +265,9 @@ impl Objects {
         let (local, there) = (local(row), remote(row));
         let mut peers = Vec::new();
         if let Some(all) = look.tcp(pid) {
-            let other = all.iter().find(|socket| !socket.listens && plain(socket.local) == there && plain(socket.remote) == local);
+            let other = all
+                .iter()
+                .find(|socket| !socket.listens && plain(socket.local) == there && plain(socket.remote) == local);
             let listener = || net::tcp_listener(&all, there);
             let found = other.filter(|socket| socket.inode != 0).or_else(listener);
             let holders = found.map(|socket| look.ends().of_socket(socket.inode).to_vec()).unwrap_or_default();

@@ -15,7 +15,8 @@ pub(super) struct Symbols {
 impl Symbols {
     /// Looks up those that are not known yet.
     pub(super) fn look_up(&mut self, addresses: impl IntoIterator<Item = u64>) {
-        let unknown: BTreeSet<u64> = addresses.into_iter().filter(|address| !self.known.contains_key(address)).collect();
+        let unknown: BTreeSet<u64> =
+            addresses.into_iter().filter(|address| !self.known.contains_key(address)).collect();
         if unknown.is_empty() {
             return;
         }
@@ -25,7 +26,9 @@ impl Symbols {
         if let Ok(file) = std::fs::File::open("/proc/kallsyms") {
             for line in BufReader::new(file).lines().map_while(Result::ok) {
                 let mut words = line.split_ascii_whitespace();
-                let (Some(address), Some(kind), Some(name)) = (words.next(), words.next(), words.next()) else { continue };
+                let (Some(address), Some(kind), Some(name)) = (words.next(), words.next(), words.next()) else {
+                    continue;
+                };
                 let Ok(address) = u64::from_str_radix(address, 16) else { continue };
                 if address == 0 || !matches!(kind, "t" | "T" | "w" | "W") {
                     continue;

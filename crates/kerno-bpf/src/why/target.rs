@@ -42,7 +42,9 @@ impl Target {
     pub(super) fn pids(&self, look: &Look) -> BTreeSet<u32> {
         let own = std::process::id();
         let mut pids: BTreeSet<u32> = match self {
-            Self::Pid(pid) => std::fs::exists(format!("/proc/{pid}")).unwrap_or(false).then_some(*pid).into_iter().collect(),
+            Self::Pid(pid) => {
+                std::fs::exists(format!("/proc/{pid}")).unwrap_or(false).then_some(*pid).into_iter().collect()
+            }
             Self::Name(name) => all().filter(|pid| is_called(*pid, name)).collect(),
             Self::Unit(unit) => all().filter(|pid| paths(*pid).iter().any(|path| in_unit(path, unit))).collect(),
             Self::Cgroup(path) => all().filter(|pid| paths(*pid).iter().any(|own| is_below(own, path))).collect(),
@@ -102,7 +104,8 @@ fn in_container(path: &str, id: &str) -> bool {
 fn listeners(look: &Look, port: u16) -> BTreeSet<u32> {
     let of = |pid: u32| -> BTreeSet<u32> {
         let sockets = look.tcp(pid);
-        let listening = sockets.iter().flat_map(|all| all.iter()).filter(|socket| socket.listens && socket.local.port() == port);
+        let listening =
+            sockets.iter().flat_map(|all| all.iter()).filter(|socket| socket.listens && socket.local.port() == port);
         listening.flat_map(|socket| look.ends().of_socket(socket.inode)).map(|holder| holder.pid).collect()
     };
     let here = of(std::process::id());

@@ -230,7 +230,8 @@ impl WhyWatch {
         let all = look.locks();
         let Some(held) = all.wish_of(thread.pid, kind, Some(inode)).and_then(|wish| all.held(wish)) else { return };
         let holders = locks::holders(held, &path, look.ends());
-        let pids = held.pid.into_iter().filter(|pid| holders.is_empty() || holders.iter().any(|holder| holder.pid == *pid));
+        let pids =
+            held.pid.into_iter().filter(|pid| holders.is_empty() || holders.iter().any(|holder| holder.pid == *pid));
         let mut pids: BTreeSet<u32> = pids.collect();
         if pids.is_empty() {
             pids.extend(holders.iter().map(|holder| holder.pid));
@@ -281,7 +282,8 @@ impl WhyWatch {
     }
 
     fn frames(&self, addresses: &[u64]) -> Arc<[String]> {
-        let names = addresses.iter().take_while(|address| **address != 0).filter_map(|address| self.symbols.name(*address));
+        let names =
+            addresses.iter().take_while(|address| **address != 0).filter_map(|address| self.symbols.name(*address));
         // What every switch has, and our own program.
         names.filter(|name| !is_switching(name)).map(str::to_owned).collect()
     }
@@ -308,10 +310,8 @@ impl WhyWatch {
         }
         let (user, system) = self.split(thread, run_ns);
         let comm = thread.comm.to_str_lossy().into_owned();
-        let sleeps = sleeps
-            .into_iter()
-            .map(|(sleep, slept)| self.sleep(thread, &sleep, &slept, kept, frames, look))
-            .collect();
+        let sleeps =
+            sleeps.into_iter().map(|(sleep, slept)| self.sleep(thread, &sleep, &slept, kept, frames, look)).collect();
         let alone = kept.threads.values().filter(|other| other.pid == thread.pid && other.state != ENDED).count() == 1;
         let silent = if alone { self.objects.silent(thread.pid, kept, look) } else { Vec::new() };
         ObservedThread {
@@ -464,7 +464,10 @@ fn add_open(sleeps: &mut Vec<(Sleep, Slept)>, sleep: Sleep, open: u64) {
 }
 
 fn is_switching(name: &str) -> bool {
-    name.starts_with("bpf_") || name.starts_with("__bpf_") || name.starts_with("__traceiter_") || name.starts_with("trace_call_bpf")
+    name.starts_with("bpf_")
+        || name.starts_with("__bpf_")
+        || name.starts_with("__traceiter_")
+        || name.starts_with("trace_call_bpf")
 }
 
 /// The process of a thread.

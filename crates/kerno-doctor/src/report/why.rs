@@ -19,7 +19,11 @@ fn escaped(text: &str) -> String {
 }
 
 fn named(process: &WhyProcess) -> String {
-    if process.comm.is_empty() { format!("process {}", process.pid) } else { format!("{} ({})", escaped(&process.comm), process.pid) }
+    if process.comm.is_empty() {
+        format!("process {}", process.pid)
+    } else {
+        format!("{} ({})", escaped(&process.comm), process.pid)
+    }
 }
 
 /// `php-fpm (901, 902 and 14 more)`.
@@ -193,7 +197,11 @@ pub fn why_text(report: &WhyReport) -> String {
         let _ = writeln!(text, "{indent}{} {}", who(link), verb(link));
     }
     if report.cycle {
-        let _ = writeln!(text, "{}└─ and so in a circle: none of them can go on", "   ".repeat(report.chain.len().saturating_sub(1)));
+        let _ = writeln!(
+            text,
+            "{}└─ and so in a circle: none of them can go on",
+            "   ".repeat(report.chain.len().saturating_sub(1))
+        );
     }
     text.push('\n');
     let shown = shown(report);
@@ -221,7 +229,11 @@ fn part(spent: &Spent, thread: &ThreadTime) -> f64 {
 }
 
 fn accounts(text: &mut String, thread: &ThreadTime) {
-    let name = if thread.pid == thread.tid { format!("{}", thread.pid) } else { format!("{}, thread {}", thread.pid, thread.tid) };
+    let name = if thread.pid == thread.tid {
+        format!("{}", thread.pid)
+    } else {
+        format!("{}, thread {}", thread.pid, thread.tid)
+    };
     let _ = writeln!(text, "{} ({name}), {}", escaped(&thread.comm), span(thread.wall_seconds));
     let mut rest = 0.0;
     for (shown, spent) in thread.spent.iter().enumerate() {

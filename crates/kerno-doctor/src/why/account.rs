@@ -130,9 +130,12 @@ fn waits_in_silence(accounts: &mut [ThreadTime], seen: &Observation) {
                 on.get_or_insert_with(|| fill!(WaitedFor { object: address.clone() })).processes.push(peer.clone());
             }
         }
-        let (Some(on), Some(account)) = (on, accounts.iter_mut().find(|account| account.tid == thread.tid)) else { continue };
+        let (Some(on), Some(account)) = (on, accounts.iter_mut().find(|account| account.tid == thread.tid)) else {
+            continue;
+        };
         let unknown = |spent: &&mut Spent| {
-            let waits = spent.kind == TimeKind::Idle || (spent.kind == TimeKind::Event && spent.on.processes.is_empty());
+            let waits =
+                spent.kind == TimeKind::Idle || (spent.kind == TimeKind::Event && spent.on.processes.is_empty());
             waits && polls(&spent.on.call)
         };
         for spent in account.spent.iter_mut().filter(unknown) {
@@ -157,7 +160,10 @@ fn waits_for_work(accounts: &mut [ThreadTime]) {
         .map(|account| account.tid)
         .collect();
     for spent in accounts.iter_mut().flat_map(|account| &mut account.spent) {
-        if spent.kind == TimeKind::Thread && spent.on.detail.is_empty() && spent.on.tid.is_some_and(|tid| idle.contains(&tid)) {
+        if spent.kind == TimeKind::Thread
+            && spent.on.detail.is_empty()
+            && spent.on.tid.is_some_and(|tid| idle.contains(&tid))
+        {
             spent.kind = TimeKind::Idle;
         }
     }

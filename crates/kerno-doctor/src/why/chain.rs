@@ -59,10 +59,7 @@ fn busiest<'a>(accounts: impl Iterator<Item = &'a ThreadTime>) -> Option<Followe
     let at_ease =
         |of: &(&ThreadTime, (TimeKind, f64, WaitedFor))| of.1.0 == TimeKind::Timer || share(of.1.1, of.0) < NOTEWORTHY;
     let found = accounts.filter_map(|account| Some((account, heaviest(account)?))).max_by(|a, b| {
-        at_ease(b)
-            .cmp(&at_ease(a))
-            .then(share(a.1.1, a.0).total_cmp(&share(b.1.1, b.0)))
-            .then(b.0.tid.cmp(&a.0.tid))
+        at_ease(b).cmp(&at_ease(a)).then(share(a.1.1, a.0).total_cmp(&share(b.1.1, b.0))).then(b.0.tid.cmp(&a.0.tid))
     });
     found.map(|(account, heaviest)| (account.clone(), heaviest))
 }
@@ -99,7 +96,9 @@ pub(super) fn chain(accounts: &[ThreadTime], seen: &Observation) -> Chain {
                 chain.links.extend(tenant(&on, account.pid, seen));
                 return chain;
             }
-            _ if kind.on_cpu() || matches!(kind, TimeKind::CpuWait | TimeKind::Timer | TimeKind::Throttled | TimeKind::Memory) => {
+            _ if kind.on_cpu()
+                || matches!(kind, TimeKind::CpuWait | TimeKind::Timer | TimeKind::Throttled | TimeKind::Memory) =>
+            {
                 return chain;
             }
             _ => {
@@ -117,9 +116,8 @@ pub(super) fn chain(accounts: &[ThreadTime], seen: &Observation) -> Chain {
 
 /// What does most of what is waited for, among the threads of the processes that could, and of their children.
 fn follow(accounts: &[ThreadTime], places: &[Place], seen: &Observation) -> Option<Followed> {
-    let named = |account: &&ThreadTime| {
-        places.iter().any(|(pid, tid)| *tid == Some(account.tid) && *pid == account.pid)
-    };
+    let named =
+        |account: &&ThreadTime| places.iter().any(|(pid, tid)| *tid == Some(account.tid) && *pid == account.pid);
     if let Some(account) = accounts.iter().find(named) {
         let idle = (TimeKind::Idle, 0.0, WaitedFor::default());
         return Some((account.clone(), heaviest(account).unwrap_or(idle)));
@@ -127,7 +125,8 @@ fn follow(accounts: &[ThreadTime], places: &[Place], seen: &Observation) -> Opti
     let is_one = |pid: u32| places.iter().any(|(place, _)| *place == pid);
     let parents: BTreeMap<u32, u32> =
         seen.threads.iter().filter_map(|thread| Some((thread.pid, thread.parent?))).collect();
-    let could = |account: &&ThreadTime| is_one(account.pid) || parents.get(&account.pid).is_some_and(|parent| is_one(*parent));
+    let could =
+        |account: &&ThreadTime| is_one(account.pid) || parents.get(&account.pid).is_some_and(|parent| is_one(*parent));
     let (brief, lasting): (Vec<&ThreadTime>, Vec<&ThreadTime>) =
         accounts.iter().filter(could).partition(|account| account.wall_seconds < BRIEF * seen.seconds);
     let together = together(&brief);

@@ -2,14 +2,25 @@
 
 use kerno_model::{BlockedTask, TimeKind, WaitedFor, WaitsFor, WhyProcess, fill};
 
-use super::observed::{Family, Held, Object, ObservedSleep, ObservedThread, Observation};
+use super::observed::{Family, Held, Object, Observation, ObservedSleep, ObservedThread};
 use crate::knowledge::wait_channels::{place, waits_for};
 
 /// Calls that a server waits in for work.
 const TAKES_WORK: &[&str] = &["accept", "accept4"];
 /// Calls that send.
-const SENDS: &[&str] =
-    &["write", "writev", "pwrite64", "pwritev", "pwritev2", "sendto", "sendmsg", "sendmmsg", "sendfile", "sendfile64", "splice"];
+const SENDS: &[&str] = &[
+    "write",
+    "writev",
+    "pwrite64",
+    "pwritev",
+    "pwritev2",
+    "sendto",
+    "sendmsg",
+    "sendmmsg",
+    "sendfile",
+    "sendfile64",
+    "splice",
+];
 /// Calls that lock files.
 const FILE_LOCKS: &[&str] = &["flock", "fcntl", "fcntl64"];
 
@@ -84,7 +95,9 @@ pub(super) fn judge(sleep: &ObservedSleep, thread: &ObservedThread, seen: &Obser
             match kind {
                 TimeKind::Lock => holders(object, &mut on),
                 // Frames of an event or of completions: work, unless somebody waits for an answer.
-                TimeKind::Event if !sleep.owes && !sleep.awaits && on.processes.is_empty() => return (TimeKind::Idle, on),
+                TimeKind::Event if !sleep.owes && !sleep.awaits && on.processes.is_empty() => {
+                    return (TimeKind::Idle, on);
+                }
                 TimeKind::Event if !on.processes.is_empty() => return (TimeKind::Thread, on),
                 _ => {}
             }
@@ -233,10 +246,18 @@ const fn of_family(family: Family) -> TimeKind {
 }
 
 /// Whoever sent the answer, where only the listener is known: its child for this connection, which is gone by now.
-fn server_itself(sleep: &ObservedSleep, thread: &ObservedThread, named: &impl Fn(u32) -> WhyProcess, on: &mut WaitedFor) {
+fn server_itself(
+    sleep: &ObservedSleep,
+    thread: &ObservedThread,
+    named: &impl Fn(u32) -> WhyProcess,
+    on: &mut WaitedFor,
+) {
     let Some((pid, _)) = sleep.waker.filter(|(pid, _)| *pid != thread.pid) else { return };
     let waker = named(pid);
-    if !waker.comm.is_empty() && on.processes.iter().all(|process| process.comm == waker.comm) && !on.processes.is_empty() {
+    if !waker.comm.is_empty()
+        && on.processes.iter().all(|process| process.comm == waker.comm)
+        && !on.processes.is_empty()
+    {
         on.processes = vec![waker];
     }
 }
