@@ -38,6 +38,18 @@ impl fmt::Display for Target {
 }
 
 impl Target {
+    /// That there is none.
+    pub(super) fn none(&self) -> String {
+        match self {
+            Self::Pid(pid) => format!("there is no process {pid}"),
+            Self::Name(name) => format!("no process is called {name}: give the name of a program, or a process id"),
+            Self::Unit(unit) => format!("no process belongs to the unit {unit}"),
+            Self::Cgroup(path) => format!("no process is in the cgroup {path} or below it"),
+            Self::Container(id) => format!("no process is in a container whose id begins with {id}"),
+            Self::Port(port) => format!("no process listens on TCP port {port}"),
+        }
+    }
+
     /// The processes that it is now. Without kernel threads and ourselves.
     pub(super) fn pids(&self, look: &Look) -> BTreeSet<u32> {
         let own = std::process::id();

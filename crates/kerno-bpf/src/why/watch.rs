@@ -61,7 +61,7 @@ pub enum WhyError {
     #[error(transparent)]
     Load(#[from] LoadError),
     /// There is no such process.
-    #[error("no process is {0}")]
+    #[error("{}", .0.none())]
     NoTarget(Target),
     /// What the programs keep cannot be read.
     #[error("cannot read what the programs have kept")]

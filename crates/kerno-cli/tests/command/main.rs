@@ -16,3 +16,4 @@ mod start_guard;
 mod terminal;
 mod time_namespace;
 mod trace;
+mod why;

@@ -5,6 +5,8 @@ mod account;
 mod chain;
 mod kind;
 pub mod observed;
+#[cfg(test)]
+mod tests;
 
 use kerno_model::{ThreadTime, TimeKind, WhyReport, fill};
 use observed::{Object, Observation};
