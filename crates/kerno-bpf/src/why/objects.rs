@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use kerno_doctor::why::observed::{Family, Object};
 use kerno_model::WhyProcess;
 
+use super::programs::flags::{AWAITS, LOCKED};
 use super::programs::{Kept, Sleep, SocketRow};
-use super::watch::{AWAITS, LOCKED};
 use crate::waits::chain::Look;
 use crate::waits::ends::{self, Holder};
 use crate::waits::{asleep, net, state};

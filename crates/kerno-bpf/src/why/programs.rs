@@ -146,6 +146,19 @@ pub(super) struct Sleep {
     pub(super) pad: u8,
 }
 
+/// `SLEEPS_*` in why.h.
+pub(super) mod flags {
+    pub(in crate::why) const DEEPLY: u16 = 0x01;
+    pub(in crate::why) const STOPPED: u16 = 0x02;
+    pub(in crate::why) const TRACED: u16 = 0x04;
+    pub(in crate::why) const FROZEN: u16 = 0x08;
+    pub(in crate::why) const AWAITS: u16 = 0x10;
+    pub(in crate::why) const OWES: u16 = 0x20;
+    pub(in crate::why) const COMPAT: u16 = 0x40;
+    pub(in crate::why) const JOINS: u16 = 0x80;
+    pub(in crate::why) const LOCKED: u16 = 0x100;
+}
+
 /// Mirror of `struct slept`.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

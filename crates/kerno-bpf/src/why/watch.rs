@@ -11,6 +11,7 @@ use kerno_model::{Missing, fill};
 
 use super::disks::Disks;
 use super::objects::{FILE, FUTEX, Objects, POLL};
+use super::programs::flags::{AWAITS, COMPAT, DEEPLY, FROZEN, JOINS, OWES, STOPPED, TRACED};
 use super::programs::{ENDED, Kept, Programs, RUNS, SLEEPS, Sleep, Slept, Thread, WAITS};
 use super::symbols::Symbols;
 use super::target::{Target, paths};
@@ -21,17 +22,6 @@ use crate::waits::asleep::{self, Doing};
 use crate::waits::chain::Look;
 use crate::waits::locks::{self, Owner};
 use crate::waits::state;
-
-/// `SLEEPS_*` in why.h.
-const DEEPLY: u16 = 0x01;
-const STOPPED: u16 = 0x02;
-const TRACED: u16 = 0x04;
-const FROZEN: u16 = 0x08;
-pub(super) const AWAITS: u16 = 0x10;
-const OWES: u16 = 0x20;
-const COMPAT: u16 = 0x40;
-const JOINS: u16 = 0x80;
-pub(super) const LOCKED: u16 = 0x100;
 
 /// How many processes each step follows at most.
 const MAX_NEW: usize = 32;
