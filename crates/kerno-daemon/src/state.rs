@@ -9,7 +9,9 @@ use kerno_doctor::Thresholds;
 use kerno_doctor::report::{IncidentReport, Report};
 use kerno_model::catalogue::{AlertCounts, Daemon, Mark, OtlpCounts, Totals};
 use kerno_model::metric::Sample;
-use kerno_model::{CostOfObserving, Course, Finding, Incident, IncidentRecord, Missing, Severity, Window, fill};
+use kerno_model::{
+    CostOfObserving, Course, Finding, Incident, IncidentRecord, Missing, ObjectiveStatus, Severity, Window, fill,
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
@@ -60,6 +62,8 @@ pub struct Status {
     pub otlp: Option<OtlpStatus>,
     /// Where alerts go.
     pub sinks: Vec<SinkStatus>,
+    /// How the objectives are doing.
+    pub objectives: Vec<ObjectiveStatus>,
 }
 
 /// How writing to the store goes.
@@ -119,6 +123,7 @@ struct Known {
     sinks: Vec<SinkStatus>,
     /// What was told of them: delivered, failed, dropped, retries.
     told_sinks: [u64; 4],
+    objectives: Vec<ObjectiveStatus>,
     /// Why it watches no more.
     ended: Option<String>,
 }
@@ -130,6 +135,7 @@ pub(crate) struct Judged<'a> {
     pub(crate) records: Vec<IncidentRecord>,
     pub(crate) transitions: &'a [kerno_model::Transition],
     pub(crate) lost: u64,
+    pub(crate) objectives: Vec<ObjectiveStatus>,
 }
 
 /// All series at a time.
@@ -211,6 +217,7 @@ impl Shared {
             told_otlp: OtlpStatus::default(),
             sinks: Vec::new(),
             told_sinks: [0; 4],
+            objectives: Vec::new(),
             ended: None,
         };
         Self { known: Mutex::new(known), refused: AtomicU64::new(0), changes: broadcast::channel(CHANGES).0 }
@@ -239,6 +246,8 @@ impl Shared {
         known.lost = judged.lost;
         known.totals.add(&judged.window);
         known.totals.add_incidents(&open, judged.transitions, now_unix_ns);
+        known.totals.add_objectives(&judged.objectives, now_unix_ns);
+        known.objectives = judged.objectives;
         known.tell_of_itself(judged.lost, self.refused.swap(0, Ordering::Relaxed), now_unix_ns);
         known.latest = Some((judged.window, Instant::now()));
         known.findings = judged.findings;
@@ -364,6 +373,7 @@ impl Shared {
             store: known.store.clone(),
             otlp: known.otlp.clone(),
             sinks: known.sinks.clone(),
+            objectives: known.objectives.clone(),
         }
     }
 }
