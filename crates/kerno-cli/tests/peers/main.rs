@@ -14,6 +14,7 @@ mod support;
 mod webhook;
 
 mod alert;
+mod dashboard;
 mod duckdb;
 mod otlp;
 mod prometheus;

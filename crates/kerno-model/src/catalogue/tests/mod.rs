@@ -5,6 +5,7 @@ mod crowded;
 mod incidents;
 mod names;
 mod page;
+mod shipped;
 mod totals;
 
 use std::collections::BTreeMap;
