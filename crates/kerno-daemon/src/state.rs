@@ -29,6 +29,7 @@ const LATE: Duration = Duration::from_secs(30);
 
 /// How a running daemon is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 #[non_exhaustive]
 pub struct Status {
@@ -68,6 +69,7 @@ pub struct Status {
 
 /// How writing to the store goes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 #[non_exhaustive]
 pub struct StoreStatus {
@@ -87,8 +89,11 @@ pub struct StoreStatus {
 
 /// A change of an incident, for those who listen.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Change {
+    /// What became of it.
     pub(crate) course: Course,
+    /// The incident after the change.
     pub(crate) incident: IncidentReport,
 }
 

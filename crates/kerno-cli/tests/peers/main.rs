@@ -16,5 +16,6 @@ mod webhook;
 mod alert;
 mod dashboard;
 mod duckdb;
+mod openapi;
 mod otlp;
 mod prometheus;

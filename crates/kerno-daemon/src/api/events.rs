@@ -25,7 +25,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Changes that this listener was too slow for.
 #[derive(Serialize)]
-struct Lost {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct Lost {
+    /// How many.
     lost: u64,
 }
 

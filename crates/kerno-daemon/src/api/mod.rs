@@ -3,6 +3,7 @@
 mod events;
 mod exposition;
 mod guard;
+mod openapi;
 mod questions;
 mod routes;
 

@@ -21,7 +21,7 @@ use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::guard::Token;
 use super::questions::{Answer, Refused, When, Which};
-use super::{App, MAX_EXPORTS, events, exposition};
+use super::{App, MAX_EXPORTS, events, exposition, openapi};
 use crate::explain::explain;
 use crate::past::{self, Unreadable};
 use crate::times::Range;
@@ -42,6 +42,31 @@ pub(super) enum Whom {
     Token(Arc<Token>),
 }
 
+/// What is served, with who answers. The document describes the same paths.
+macro_rules! routes {
+    ($($path:literal => $answer:expr,)*) => {
+        #[cfg(test)]
+        pub(super) const PATHS: &[&str] = &[$($path),*];
+
+        fn routes() -> Router<App> {
+            Router::new()$(.route($path, get($answer)))*
+        }
+    };
+}
+
+routes! {
+    "/healthz" => healthz,
+    "/readyz" => readyz,
+    "/metrics" => metrics,
+    "/api/v1/openapi.json" => document,
+    "/api/v1/status" => status,
+    "/api/v1/incidents" => incidents,
+    "/api/v1/incidents/{id}" => incident,
+    "/api/v1/windows" => windows,
+    "/api/v1/report" => report,
+    "/api/v1/events" => events::events,
+}
+
 /// What everybody may ask.
 pub(super) fn health(app: App) -> Router {
     Router::new()
@@ -52,17 +77,8 @@ pub(super) fn health(app: App) -> Router {
 }
 
 pub(super) fn router(app: App, whom: Whom) -> Router {
-    let router = Router::new()
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .route("/api/v1/status", get(status))
-        .route("/api/v1/incidents", get(incidents))
-        .route("/api/v1/incidents/{id}", get(incident))
-        .route("/api/v1/windows", get(windows))
-        .route("/api/v1/report", get(report))
-        .route("/api/v1/events", get(events::events))
-        .fallback(async || Refused::not_found("there is nothing of this name; see /api/v1/status"))
+    let router = routes()
+        .fallback(async || Refused::not_found("there is nothing of this name; see /api/v1/openapi.json"))
         .method_not_allowed_fallback(async || Refused(StatusCode::METHOD_NOT_ALLOWED, "only GET is allowed".into()))
         .with_state(app);
     match whom {
@@ -116,6 +132,10 @@ async fn metrics(State(app): State<App>, headers: HeaderMap) -> Response {
     let format = exposition::Format::of(of(ACCEPT));
     let samples = app.shared.metrics(of(USER_AGENT));
     ([(CONTENT_TYPE, format.content_type())], exposition::write(&samples, format)).into_response()
+}
+
+async fn document() -> Response {
+    ([(CONTENT_TYPE, "application/json")], openapi::DOCUMENT).into_response()
 }
 
 async fn status(State(app): State<App>) -> Response {

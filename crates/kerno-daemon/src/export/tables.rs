@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use kerno_doctor::redaction::Redaction;
 use kerno_doctor::report::IncidentReport;
-use kerno_model::catalogue::{metrics, samples};
+use kerno_model::catalogue::{parts_of_windows, samples};
 use kerno_model::metric::{Amount, BaseUnit, Kind, Sample};
 use kerno_model::{IncidentState, Window};
 use serde::Serialize;
@@ -74,7 +74,8 @@ const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), 
 fn labels() -> &'static BTreeMap<&'static str, &'static str> {
     static LABELS: OnceLock<BTreeMap<&str, &str>> = OnceLock::new();
     LABELS.get_or_init(|| {
-        let of_windows = metrics().into_iter().filter(|metric| !matches!(metric.kind, Kind::Info));
+        let all = parts_of_windows().into_iter().flat_map(|part| part.metrics);
+        let of_windows = all.filter(|metric| !matches!(metric.kind, Kind::Info));
         of_windows.flat_map(|metric| metric.labels).map(|label| (label.name, label.about)).collect()
     })
 }

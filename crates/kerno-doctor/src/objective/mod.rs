@@ -1,4 +1,4 @@
-//! Objectives: a number of the [catalogue](kerno_model::catalogue), a bound, and the share of the time for which it has to hold.
+//! Objectives: a number of the catalogue ([`kerno_model::catalogue`]), a bound, and the share of the time for which it has to hold.
 //!
 //! Each window is good, bad, or without data. What is bad uses up the error budget, which is the rest of the share over a period: 99.9 % of 30
 //! days leaves 43 minutes. If it is used so fast that it will not last, and still is, that is a finding of the rule `objective_burn`.
