@@ -187,7 +187,8 @@ impl Daemon {
         let kept =
             |sink: &SinkSettings| reader.as_ref().map_or_else(Outbox::default, |reader| outbox(reader, &sink.name));
         let outboxes: Vec<_> = settings.sinks.iter().map(kept).collect();
-        let api = Api::start(listeners, Arc::clone(&shared), reader).map_err(DaemonError::Start)?;
+        let api =
+            Api::start(listeners, Arc::clone(&shared), reader, &settings.redaction).map_err(DaemonError::Start)?;
         let writer = match store {
             Some((store, directory)) => {
                 Some(Writer::start(store, &directory, Arc::clone(&shared)).map_err(DaemonError::Start)?)
