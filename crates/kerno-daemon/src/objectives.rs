@@ -1,5 +1,6 @@
 //! Objectives while it runs: what of them is kept, and when.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use kerno_doctor::Thresholds;
@@ -20,11 +21,16 @@ const EVERY: Duration = Duration::from_secs(60);
 /// Windows of so long before a start are counted if they were not.
 const UNCOUNTED: Duration = Duration::from_secs(600);
 
+/// An objective that had no data for so long, in seconds, may have a mistake in a label.
+const SILENT: f64 = 3600.0;
+
 /// The objectives of a daemon.
 #[derive(Debug)]
 pub(crate) struct Followed {
     objectives: Objectives,
     written: Option<Instant>,
+    /// Those that were said to have no data.
+    silent: BTreeSet<String>,
 }
 
 impl Followed {
@@ -43,7 +49,7 @@ impl Followed {
                 objectives.catch_up(&window, thresholds);
             }
         }
-        Self { objectives, written: None }
+        Self { objectives, written: None, silent: BTreeSet::new() }
     }
 
     pub(crate) fn judge(&mut self, window: &Window, thresholds: &Thresholds) -> Vec<Finding> {
@@ -53,10 +59,18 @@ impl Followed {
     pub(crate) fn replace(&mut self, wanted: Vec<Objective>) {
         self.objectives.replace(wanted);
         self.written = None;
+        self.silent.clear();
     }
 
-    pub(crate) fn status(&self) -> Vec<ObjectiveStatus> {
-        self.objectives.status()
+    /// How they are. Logs once which of them nothing can be said about.
+    pub(crate) fn status(&mut self) -> Vec<ObjectiveStatus> {
+        let status = self.objectives.status();
+        for one in status.iter().filter(|one| one.met().is_none() && one.no_data_seconds >= SILENT) {
+            if self.silent.insert(one.name.clone()) {
+                tracing::warn!(objective = one.name, "no data for an hour; is this what was meant? {}", one.condition);
+            }
+        }
+        status
     }
 
     /// What is to be kept, if it is time to write it.

@@ -26,7 +26,7 @@ pub struct Kept(Vec<KeptObjective>);
 struct KeptObjective {
     name: String,
     /// What was judged. If that is another by now, what was counted says nothing about it.
-    condition: String,
+    judged: String,
     budget: Budget,
 }
 
@@ -40,8 +40,8 @@ impl Objectives {
     /// These, with what was kept of them.
     pub fn new(objectives: Vec<Objective>, kept: Kept) -> Self {
         let tracked = objectives.into_iter().map(|objective| {
-            let condition = objective.condition();
-            let is_it = |kept: &&KeptObjective| kept.name == objective.name && kept.condition == condition;
+            let judged = objective.judged();
+            let is_it = |kept: &&KeptObjective| kept.name == objective.name && kept.judged == judged;
             let kept = kept.0.iter().find(is_it);
             let budget = kept.map_or_else(|| Budget::new(objective.over), |kept| kept.budget.over(objective.over));
             Tracked { objective, budget, latest: None }
@@ -54,8 +54,7 @@ impl Objectives {
         let mut new = Self::new(objectives, self.kept());
         for tracked in &mut new.tracked {
             let same = |old: &&Tracked| {
-                old.objective.name == tracked.objective.name
-                    && old.objective.condition() == tracked.objective.condition()
+                old.objective.name == tracked.objective.name && old.objective.judged() == tracked.objective.judged()
             };
             tracked.latest = self.tracked.iter().find(same).and_then(|old| old.latest);
         }
@@ -109,7 +108,7 @@ impl Objectives {
     pub fn kept(&self) -> Kept {
         let kept = self.tracked.iter().map(|Tracked { objective, budget, .. }| KeptObjective {
             name: objective.name.clone(),
-            condition: objective.condition(),
+            judged: objective.judged(),
             budget: budget.clone(),
         });
         Kept(kept.collect())
@@ -248,7 +247,9 @@ mod tests {
         let looser = Objectives::new(vec![objective(0.99)], kept.clone());
         assert!((looser.status()[0].bad_seconds - 300.0).abs() < 1e-6);
         let mut other = objective(0.999);
-        other.bound = Bound::Above(1.0);
+        // However little it differs: in words it is the same.
+        other.bound = Bound::Above(1024.1);
+        assert_eq!(other.condition(), objective(0.999).condition());
         assert_eq!(Objectives::new(vec![other.clone()], kept).status()[0].bad_seconds, 0.0);
         again.replace(vec![other]);
         assert_eq!((again.status()[0].bad_seconds, again.status()[0].latest), (0.0, None));

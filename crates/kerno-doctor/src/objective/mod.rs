@@ -229,6 +229,11 @@ impl Objective {
         format!("{}{labels}: {} {side} {bound}", self.metric.prometheus(), self.measured)
     }
 
+    /// What is judged, exactly: [`condition`](Self::condition) has rounded numbers. Two with the same one judge each window alike.
+    pub(crate) fn judged(&self) -> String {
+        format!("{} ({:?}, {:?})", self.condition(), self.measured, self.bound)
+    }
+
     /// The unit of what is compared. Of a rate of seconds, a share: that of the time.
     pub fn unit(&self) -> Unit {
         let rate = self.measured == Measured::Rate;

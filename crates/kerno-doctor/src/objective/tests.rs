@@ -253,7 +253,7 @@ proptest! {
     }
 
     #[test]
-    fn it_stays_small_and_is_the_same_when_read_back(all in prop::collection::vec(told(), 1..2000), hours in 1..2160_u32) {
+    fn it_stays_small_and_is_the_same_when_read_back(all in prop::collection::vec(told(), 1..700), hours in 1..2160_u32) {
         let over = Duration::from_secs(3600) * hours;
         let mut budget = Budget::new(over);
         let mut machine = Machine::new();

@@ -75,8 +75,7 @@ pub(crate) fn finding(
     }
     // Its name tells it from the others.
     finding.variant = Cow::Owned(objective.name.clone());
-    // The rate only fills its stretch of time. It is worse when much more of the budget is gone, not each time that more of the hour is bad.
-    finding.excess = 1.0 + (1.0 - remaining).max(0.0);
+    finding.excess = burn / factor;
     finding.confidence = 0.95;
     if remaining > 0.0 && burn > 0.0 {
         let seconds = remaining * objective.over.as_secs_f64() / burn;
