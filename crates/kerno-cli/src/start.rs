@@ -74,7 +74,7 @@ fn settings(args: &StartArgs) -> anyhow::Result<(Settings, Output)> {
     let config = Config::load(args.config.as_deref(), &args.set)?;
     config.check_sinks()?;
     let (sinks, redaction) = (config.sinks().cloned().collect(), config.redaction()?);
-    let Config { thresholds, start, otlp, .. } = config;
+    let Config { thresholds, start, otlp, objectives, .. } = config;
     let defaults = Settings::default();
     let signals = match (&args.signals[..], start.signals) {
         ([], configured) => configured.unwrap_or_default(),
@@ -102,6 +102,7 @@ fn settings(args: &StartArgs) -> anyhow::Result<(Settings, Output)> {
         },
         otlp: otlp.settings(&|name| std::env::var(name).ok())?,
         thresholds,
+        objectives,
         sinks,
         redaction,
     };

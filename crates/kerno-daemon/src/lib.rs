@@ -13,6 +13,8 @@
 //! | the past, from the store; as tables | `past.rs`, `export/` |
 //! | HTTP: listeners and their limits, routes, metrics | `api/` |
 //! | OpenTelemetry: metrics, and incidents as log records | `otlp/` |
+//! | objectives: what is kept of them, and when | `objectives.rs` |
+//! | text without secrets | `hiding.rs` |
 //! | messages to those who have to know | `sinks/` |
 //! | connections to other machines: TLS, secrets, headers | `outbound.rs` |
 //! | asking a running daemon | [`Client`] |
@@ -23,6 +25,8 @@ mod client;
 mod explain;
 mod exponential;
 mod export;
+mod hiding;
+mod objectives;
 mod otlp;
 mod outbound;
 mod past;

@@ -103,7 +103,9 @@ impl Past {
 
 /// What a daemon answers in the place of a window that it cannot read.
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Unreadable {
+    /// Why it cannot be read.
     pub(crate) unreadable: String,
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use kerno_bpf::engine::Budget;
 use kerno_doctor::Thresholds;
+use kerno_doctor::objective::Objective;
 use kerno_doctor::redaction::Redaction;
 
 use crate::sinks::settings::SinkSettings;
@@ -49,6 +50,8 @@ pub struct Settings {
     pub otlp: Option<OtlpSettings>,
     /// What counts as wrong.
     pub thresholds: Thresholds,
+    /// What has to hold for most of the time; at most [`MAX_OBJECTIVES`](kerno_model::catalogue::MAX_OBJECTIVES), each with a name of its own.
+    pub objectives: Vec<Objective>,
     /// Where alerts go; at most [`MAX_SINKS`](crate::MAX_SINKS), each with a name of its own.
     pub sinks: Vec<SinkSettings>,
     /// What is hidden in text that leaves the machine.
@@ -70,6 +73,7 @@ impl Default for Settings {
             budget: Budget::default(),
             otlp: None,
             thresholds: Thresholds::default(),
+            objectives: Vec::new(),
             sinks: Vec::new(),
             redaction: Redaction::default(),
         }

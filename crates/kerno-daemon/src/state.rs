@@ -9,7 +9,9 @@ use kerno_doctor::Thresholds;
 use kerno_doctor::report::{IncidentReport, Report};
 use kerno_model::catalogue::{AlertCounts, Daemon, Mark, OtlpCounts, Totals};
 use kerno_model::metric::Sample;
-use kerno_model::{CostOfObserving, Course, Finding, Incident, IncidentRecord, Missing, Severity, Window, fill};
+use kerno_model::{
+    CostOfObserving, Course, Finding, Incident, IncidentRecord, Missing, ObjectiveStatus, Severity, Window, fill,
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
@@ -27,6 +29,7 @@ const LATE: Duration = Duration::from_secs(30);
 
 /// How a running daemon is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 #[non_exhaustive]
 pub struct Status {
@@ -60,10 +63,13 @@ pub struct Status {
     pub otlp: Option<OtlpStatus>,
     /// Where alerts go.
     pub sinks: Vec<SinkStatus>,
+    /// How the objectives are doing.
+    pub objectives: Vec<ObjectiveStatus>,
 }
 
 /// How writing to the store goes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 #[non_exhaustive]
 pub struct StoreStatus {
@@ -83,8 +89,11 @@ pub struct StoreStatus {
 
 /// A change of an incident, for those who listen.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Change {
+    /// What became of it.
     pub(crate) course: Course,
+    /// The incident after the change.
     pub(crate) incident: IncidentReport,
 }
 
@@ -119,6 +128,7 @@ struct Known {
     sinks: Vec<SinkStatus>,
     /// What was told of them: delivered, failed, dropped, retries.
     told_sinks: [u64; 4],
+    objectives: Vec<ObjectiveStatus>,
     /// Why it watches no more.
     ended: Option<String>,
 }
@@ -130,6 +140,7 @@ pub(crate) struct Judged<'a> {
     pub(crate) records: Vec<IncidentRecord>,
     pub(crate) transitions: &'a [kerno_model::Transition],
     pub(crate) lost: u64,
+    pub(crate) objectives: Vec<ObjectiveStatus>,
 }
 
 /// All series at a time.
@@ -211,6 +222,7 @@ impl Shared {
             told_otlp: OtlpStatus::default(),
             sinks: Vec::new(),
             told_sinks: [0; 4],
+            objectives: Vec::new(),
             ended: None,
         };
         Self { known: Mutex::new(known), refused: AtomicU64::new(0), changes: broadcast::channel(CHANGES).0 }
@@ -239,6 +251,8 @@ impl Shared {
         known.lost = judged.lost;
         known.totals.add(&judged.window);
         known.totals.add_incidents(&open, judged.transitions, now_unix_ns);
+        known.totals.add_objectives(&judged.objectives, now_unix_ns);
+        known.objectives = judged.objectives;
         known.tell_of_itself(judged.lost, self.refused.swap(0, Ordering::Relaxed), now_unix_ns);
         known.latest = Some((judged.window, Instant::now()));
         known.findings = judged.findings;
@@ -364,6 +378,7 @@ impl Shared {
             store: known.store.clone(),
             otlp: known.otlp.clone(),
             sinks: known.sinks.clone(),
+            objectives: known.objectives.clone(),
         }
     }
 }

@@ -77,13 +77,17 @@ fn moment(text: &str, now: &Zoned) -> Option<i128> {
     here(now.date().yesterday().ok()?.to_datetime(time), zone())
 }
 
-/// The same moment for the command line of a query: whole nanoseconds, or what [`parse_moment`] reads.
+/// The same moment for the command line of a query: whole nanoseconds, or what [`parse_moment`] reads. Programs may ask for times at which there
+/// cannot be anything: those are the first or the last.
 pub(crate) fn of_query(text: &str, now: &Zoned) -> Result<u64, String> {
     match text.parse::<u64>() {
         // Whoever writes seconds or milliseconds means no moment in 1970.
         Ok(number) if i128::from(number) > 100_000_000 * NS => Ok(number),
         Ok(number) => Ok(number.saturating_mul(1_000_000_000)),
-        Err(_) => parse_moment(text, now),
+        Err(_) => match moment(text.trim(), now) {
+            Some(moment) => Ok(u64::try_from(moment.max(0)).unwrap_or(u64::MAX)),
+            None => parse_moment(text, now),
+        },
     }
 }
 
@@ -142,5 +146,8 @@ mod tests {
         assert_eq!(of_query("1764385320", &now()), Ok(1_764_385_320_000_000_000));
         assert_eq!(of_query("1764385320000000000", &now()), Ok(1_764_385_320_000_000_000));
         assert!(of_query("03:02", &now()).is_ok());
+        assert_eq!(of_query("1900-01-01T00:00:00Z", &now()), Ok(0), "nothing was observed then");
+        assert_eq!(of_query("3264-10-28T01:33:16Z", &now()), Ok(u64::MAX));
+        assert!(of_query("yesterday-ish", &now()).is_err());
     }
 }

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use kerno_bpf::CancelToken;
 use kerno_bpf::engine::{Engine, Next, ObserverOptions, WatchError, Windows};
 use kerno_doctor::incidents::{self, Incidents};
-use kerno_doctor::{Trends, words};
+use kerno_doctor::{Trends, ranked, words};
+use kerno_model::catalogue::MAX_OBJECTIVES;
 use kerno_model::{Change, Course, Incident, IncidentId, IncidentRecord, Moment, Severity, Transition, Window};
 use kerno_store::{Reader, Store, StoreError};
 use sd_notify::NotifyState;
@@ -17,6 +18,7 @@ use sd_notify::NotifyState;
 use crate::api::{Api, BindError, GuardError, Listeners};
 use crate::changes::{Changes, WindowChanges};
 use crate::explain::explain;
+use crate::objectives::Followed;
 use crate::otlp::{FLUSH, Otlp};
 use crate::past::INCIDENTS;
 use crate::settings::{INTERVALS, Settings};
@@ -74,6 +76,7 @@ pub struct Daemon {
     shared: Arc<Shared>,
     trends: Trends,
     incidents: Incidents,
+    objectives: Followed,
     changes: Changes,
     of_windows: WindowChanges,
     /// What changed before each incident that is followed.
@@ -123,6 +126,20 @@ impl Daemon {
                 return Err(DaemonError::Setting(format!("two sinks are named {:?}", sink.name)));
             }
         }
+        if settings.objectives.len() > MAX_OBJECTIVES {
+            let count = settings.objectives.len();
+            return Err(DaemonError::Setting(format!(
+                "{count} objectives are too many; there may be {MAX_OBJECTIVES}"
+            )));
+        }
+        let mut names = BTreeSet::new();
+        for objective in &settings.objectives {
+            let named = |why: String| DaemonError::Setting(format!("objective {:?}: {why}", objective.name));
+            objective.check().map_err(|error| named(error.to_string()))?;
+            if !names.insert(&objective.name) {
+                return Err(DaemonError::Setting(format!("two objectives are named {:?}", objective.name)));
+            }
+        }
         Ok(())
     }
 
@@ -163,13 +180,15 @@ impl Daemon {
         engine.watch(settings.interval);
         let trends = reader.as_ref().map_or_else(Trends::default, remembered);
         let of_windows = reader.as_ref().map_or_else(WindowChanges::default, last_window);
+        let objectives = Followed::start(settings.objectives.clone(), reader.as_ref(), &settings.thresholds);
         let changes = Changes::start().map_err(DaemonError::Start)?;
         let otlp = settings.otlp.clone().map(|otlp| Otlp::start(otlp, settings.redaction.clone(), Arc::clone(&shared)));
         let otlp = otlp.transpose().map_err(DaemonError::Start)?;
         let kept =
             |sink: &SinkSettings| reader.as_ref().map_or_else(Outbox::default, |reader| outbox(reader, &sink.name));
         let outboxes: Vec<_> = settings.sinks.iter().map(kept).collect();
-        let api = Api::start(listeners, Arc::clone(&shared), reader).map_err(DaemonError::Start)?;
+        let api =
+            Api::start(listeners, Arc::clone(&shared), reader, &settings.redaction).map_err(DaemonError::Start)?;
         let writer = match store {
             Some((store, directory)) => {
                 Some(Writer::start(store, &directory, Arc::clone(&shared)).map_err(DaemonError::Start)?)
@@ -188,6 +207,7 @@ impl Daemon {
             shared,
             trends,
             incidents,
+            objectives,
             changes,
             of_windows,
             changed,
@@ -259,7 +279,12 @@ impl Daemon {
 
     fn judge(&mut self, window: Arc<Window>) {
         self.tell_detached(&window);
-        let findings = self.trends.judge(&window, &self.settings.thresholds);
+        let mut findings = self.trends.judge(&window, &self.settings.thresholds);
+        let missed = self.objectives.judge(&window, &self.settings.thresholds);
+        if !missed.is_empty() {
+            findings.extend(missed);
+            findings = ranked(findings);
+        }
         let before = std::mem::take(&mut self.incidents);
         let (incidents, transitions) = incidents::step(before, &window, &findings);
         self.incidents = incidents;
@@ -272,7 +297,10 @@ impl Daemon {
         self.sinks.offer(&changed);
         self.shared.set_sinks(self.sinks.status());
         let lost = self.windows.lost();
-        self.shared.judged(Judged { window: Arc::clone(&window), findings, records, transitions: &transitions, lost });
+        let objectives = self.objectives.status();
+        let told =
+            Judged { window: Arc::clone(&window), findings, records, transitions: &transitions, lost, objectives };
+        self.shared.judged(told);
         if let Some(otlp) = &self.otlp {
             otlp.offer(&transitions, &changed);
         }
@@ -280,6 +308,9 @@ impl Daemon {
             // Those that go on are seen longer, which is no change.
             let goes_on = !changed.is_empty() || self.incidents.open().next().is_some();
             writer.offer(window, changed, goes_on.then(|| self.incidents.clone()));
+            if let Some(kept) = self.objectives.due() {
+                writer.keep_budgets(kept);
+            }
         }
     }
 
@@ -332,13 +363,16 @@ impl Daemon {
         if settings.budget != ours.budget {
             self.engine.limit(settings.budget);
         }
+        if settings.objectives != ours.objectives {
+            self.objectives.replace(settings.objectives.clone());
+        }
         if settings.thresholds != ours.thresholds {
             self.trends.forget_findings();
         }
-        let Settings { interval, thresholds, budget, .. } = settings;
+        let Settings { interval, thresholds, budget, objectives, .. } = settings;
         self.shared.configure(interval, thresholds.clone());
         (self.settings.interval, self.settings.budget) = (interval, budget);
-        self.settings.thresholds = thresholds;
+        (self.settings.thresholds, self.settings.objectives) = (thresholds, objectives);
         tracing::info!(interval_seconds = interval.as_secs_f64(), "settings read again");
         notify(&[NotifyState::Ready]);
     }
@@ -356,6 +390,9 @@ impl Daemon {
         // What was sent until now is kept by the writer.
         self.sinks.stop(SENDING);
         self.api.stop(PATIENCE);
+        if let Some(writer) = &self.writer {
+            writer.keep_budgets(self.objectives.last());
+        }
         if let Some(writer) = self.writer
             && !writer.stop(PATIENCE)
         {

@@ -10,10 +10,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kerno_doctor::incidents::Incidents;
+use kerno_doctor::objectives::Kept;
 use kerno_model::{IncidentId, IncidentRecord, Window};
 use kerno_store::Store;
 
 use crate::explain::explain;
+use crate::objectives::BUDGETS;
 use crate::past::INCIDENTS;
 use crate::sinks::deliver::Keep;
 use crate::sinks::outbox::Outbox;
@@ -36,10 +38,13 @@ pub(crate) fn outbox_name(sink: &str) -> String {
 /// Outboxes that are to be written, by their names; the latest of each.
 type Outboxes = Arc<Mutex<BTreeMap<String, Outbox>>>;
 
+/// The budgets of objectives that are to be written; the latest.
+type Budgets = Arc<Mutex<Option<Kept>>>;
+
 /// What there is to write.
 enum Job {
     Seen(Box<Seen>),
-    /// An outbox changed.
+    /// An outbox changed, or the budgets of objectives.
     Told,
 }
 
@@ -56,6 +61,7 @@ pub(crate) struct Writer {
     /// `None` after the stop, also for those who may still have it.
     jobs: Arc<Mutex<Option<SyncSender<Job>>>>,
     outboxes: Outboxes,
+    budgets: Budgets,
     thread: Option<JoinHandle<()>>,
     dropped: Arc<AtomicU64>,
 }
@@ -75,11 +81,12 @@ impl Writer {
             pending: BTreeMap::new(),
             followed: None,
             outboxes: Outboxes::default(),
+            budgets: Budgets::default(),
         };
-        let outboxes = Arc::clone(&work.outboxes);
+        let (outboxes, budgets) = (Arc::clone(&work.outboxes), Arc::clone(&work.budgets));
         work.tell();
         let thread = std::thread::Builder::new().name("kerno store".into()).spawn(move || work.run(&received))?;
-        Ok(Self { jobs: Arc::new(Mutex::new(Some(jobs))), outboxes, thread: Some(thread), dropped })
+        Ok(Self { jobs: Arc::new(Mutex::new(Some(jobs))), outboxes, budgets, thread: Some(thread), dropped })
     }
 
     /// Never waits: if the disk is too slow, the window is not kept. Incidents that changed are told again with the next one.
@@ -110,6 +117,15 @@ impl Writer {
         })
     }
 
+    /// Never waits: the latest are written when the disk allows.
+    pub(crate) fn keep_budgets(&self, kept: Kept) {
+        *self.budgets.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+        // If the queue is full, they are written after what is in there.
+        if let Some(jobs) = &*self.jobs.lock().unwrap_or_else(PoisonError::into_inner) {
+            let _ = jobs.try_send(Job::Told);
+        }
+    }
+
     /// Ends when everything is written, or after this time.
     pub(crate) fn stop(mut self, timeout: Duration) -> bool {
         drop(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take());
@@ -136,6 +152,7 @@ struct Work {
     pending: BTreeMap<IncidentId, IncidentRecord>,
     followed: Option<Incidents>,
     outboxes: Outboxes,
+    budgets: Budgets,
 }
 
 impl Work {
@@ -148,9 +165,11 @@ impl Work {
                 Err(RecvTimeoutError::Timeout) => self.write_incidents(),
                 Err(RecvTimeoutError::Disconnected) => {
                     self.write_incidents();
+                    self.write_budgets();
                     return self.write_outboxes();
                 }
             }
+            self.write_budgets();
             self.write_outboxes();
             self.tell();
         }
@@ -188,6 +207,16 @@ impl Work {
             && let Err(error) = self.store.put_state(INCIDENTS, &followed)
         {
             self.followed = Some(followed);
+            self.failed_with(&explain(&error));
+        }
+    }
+
+    fn write_budgets(&mut self) {
+        let latest = self.budgets.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(kept) = latest else { return };
+        if let Err(error) = self.store.put_state(BUDGETS, &kept) {
+            // A later one may have come meanwhile.
+            self.budgets.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(kept);
             self.failed_with(&explain(&error));
         }
     }

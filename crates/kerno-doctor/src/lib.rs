@@ -11,6 +11,8 @@ pub mod corpus;
 pub(crate) mod growth;
 pub mod incidents;
 pub mod knowledge;
+pub mod objective;
+pub mod objectives;
 pub mod redaction;
 pub mod report;
 mod rule;
@@ -63,6 +65,12 @@ fn relate(mut findings: Vec<Finding>, window: &Window) -> Vec<Finding> {
     arrange(&mut findings);
     let mut findings = causes::join(findings, window);
     withdraw(&mut findings, window);
+    rank(&mut findings);
+    findings
+}
+
+/// Findings of several judges, ranked as one list: the worst first.
+pub fn ranked(mut findings: Vec<Finding>) -> Vec<Finding> {
     rank(&mut findings);
     findings
 }

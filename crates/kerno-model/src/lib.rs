@@ -18,6 +18,7 @@ mod merge;
 mod merged;
 pub mod metric;
 mod moment;
+mod objective;
 #[doc(hidden)]
 pub mod paths;
 mod process;
@@ -41,6 +42,7 @@ pub use incident::{Course, Incident, IncidentId, IncidentState, Transition};
 pub use loss::SummaryLoss;
 pub use merged::{Cut, Gap, Inexact, MergeError, Merged};
 pub use moment::Moment;
+pub use objective::{BurnRate, ObjectiveStatus, Verdict};
 pub use process::{Container, Process, TaskUse};
 pub use record::{Change, ChangeKind, IncidentRecord};
 pub use series::{Series, Trend};

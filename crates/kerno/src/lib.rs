@@ -97,7 +97,7 @@ pub mod doctor {
     // Not the tables of what is normal on Linux: they grow with every rule, and are no promise.
     pub use kerno_doctor::{
         Difference, Rule, ThresholdError, ThresholdInfo, Thresholds, Trends, Words, compare, incidents, judge,
-        redaction, rule_by_id, rules, words,
+        objective, objectives, ranked, redaction, rule_by_id, rules, words,
     };
 }
 

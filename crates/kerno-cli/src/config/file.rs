@@ -86,14 +86,18 @@ impl Config {
                     }
                 }
                 "sink" => self.add_sinks(value, origin)?,
+                "objective" => self.add_objectives(value)?,
                 _ if SECTIONS.iter().any(|(section, _)| *section == name) => {
                     for (key, value) in in_order(table(name, value)?) {
                         self.set(name, key.get_ref(), &plain(value)).map_err(|p| located(p, key, value))?;
                     }
                 }
                 _ => {
-                    let sections: Vec<_> =
-                        ["rules"].into_iter().chain(SECTIONS.map(|(section, _)| section)).chain(["sink"]).collect();
+                    let sections: Vec<_> = ["rules"]
+                        .into_iter()
+                        .chain(SECTIONS.map(|(section, _)| section))
+                        .chain(["sink", "objective"])
+                        .collect();
                     return Err(Mistake::at(&section.span(), suggest::unknown("section", name, &sections)));
                 }
             }

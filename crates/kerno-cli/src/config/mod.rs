@@ -2,6 +2,7 @@
 
 mod environment;
 mod file;
+mod objectives;
 mod otlp;
 mod sinks;
 mod suggest;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::bail;
+use kerno::doctor::objective::Objective;
 use kerno::doctor::redaction::Redaction;
 use kerno::doctor::{self, Rule, ThresholdError, ThresholdInfo, Thresholds};
 use kerno::model::Severity;
@@ -38,6 +40,8 @@ pub(crate) struct Config {
     pub(crate) start: StartConfig,
     pub(crate) otlp: OtlpConfig,
     pub(crate) redaction: RedactionConfig,
+    /// What has to hold for most of the time.
+    pub(crate) objectives: Vec<Objective>,
     /// Where alerts go, each with where it is in the file.
     sinks: Vec<(String, SinkSettings)>,
 }
@@ -104,7 +108,7 @@ impl RedactionConfig {
     const KEYS: [&'static str; 2] = ["enabled", "patterns"];
 }
 
-/// The sections of the file besides `rules` and `sink`, with their keys. They are also those of the environment.
+/// The sections of the file besides `rules`, `sink` and `objective`, with their keys. They are also those of the environment.
 const SECTIONS: [(&str, &[&str]); 4] = [
     ("doctor", &DoctorConfig::KEYS),
     ("start", &StartConfig::KEYS),

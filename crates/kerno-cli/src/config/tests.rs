@@ -187,14 +187,14 @@ fn sinks_are_read_with_their_defaults() {
 #[test]
 fn what_the_documentation_shows_is_accepted() {
     let mut shown = 0;
-    for page in ["alerts", "config"] {
+    for page in ["alerts", "config", "objectives"] {
         let text = std::fs::read_to_string(format!("{}/../../docs/{page}.md", env!("CARGO_MANIFEST_DIR"))).unwrap();
         for block in text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
             let config = from_file(block).unwrap_or_else(|error| panic!("{page}.md: {error}\n{block}"));
-            shown += config.sinks().count();
+            shown += config.sinks().count() + config.objectives.len();
         }
     }
-    assert!(shown > 10, "{shown}");
+    assert!(shown > 13, "{shown}");
 }
 
 #[test]

@@ -115,6 +115,11 @@ impl Daemon {
         self.log.lock().unwrap().clone()
     }
 
+    /// Has it read its settings again.
+    pub fn hang_up(&self) {
+        signal(&self.child, libc::SIGHUP);
+    }
+
     pub fn stop(mut self) -> String {
         let asked = Instant::now();
         signal(&self.child, libc::SIGTERM);

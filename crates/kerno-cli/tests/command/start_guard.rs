@@ -9,7 +9,7 @@ use std::time::Duration;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
 
-use crate::daemon::{Daemon, until};
+use crate::daemon::{Daemon, Leak, until};
 use crate::support::{alone, kerno, run, text};
 
 const TOKEN: &str = "a-token-that-nobody-guesses";
@@ -163,4 +163,56 @@ fn beyond_this_machine_nothing_is_served_unguarded() {
     let (code, said) = check(&["--http", "0.0.0.0:7653"], &with_token);
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("does not go with"), "{said}");
+}
+
+#[test]
+fn what_leaves_the_machine_has_no_secrets() {
+    let _alone = alone();
+    let directory = Arc::new(tempfile::tempdir().unwrap());
+    let token = write(directory.path(), "token", TOKEN);
+    let off = write(directory.path(), "off", "[redaction]\nenabled = false\n");
+    let settings = [("KERNO_START__HTTP_TOKEN_FILE", token.as_path())];
+    // A leak whose command line has a password.
+    let script = "ulimit -n 5000; i=3; while :; do i=$((i+1)); eval \"exec $i</dev/null\"; sleep 0.02; done";
+    let leak = std::process::Command::new("bash").args(["-c", script, "app", "--password=hunter2"]).spawn().unwrap();
+    let leak = Leak(leak);
+    let pid = u64::from(leak.pid());
+    let header = format!("Authorization: Bearer {TOKEN}\r\n");
+    let asked = |daemon: &Daemon, path: &str| {
+        let (status, body) = daemon.get(path, &header);
+        assert_eq!(status, 200, "{path}: {body}");
+        body
+    };
+    let told = |daemon: &Daemon| {
+        let is_it = |one: &serde_json::Value| one["rule"] == "fd_leak" && one["finding"]["culprit"]["pid"] == pid;
+        until("no incident", || daemon.incidents().into_iter().find(is_it))
+    };
+    let paths = |id: &str| {
+        [
+            "/api/v1/incidents".to_owned(),
+            format!("/api/v1/incidents/{id}"),
+            "/api/v1/report".to_owned(),
+            "/api/v1/report?from=1m%20ago".to_owned(),
+            "/api/v1/windows".to_owned(),
+            "/api/v1/windows?merged=true".to_owned(),
+            "/api/v1/windows?from=1m%20ago".to_owned(),
+            "/api/v1/windows?from=1m%20ago&merged=true".to_owned(),
+        ]
+    };
+    let daemon = Daemon::start_with(&directory, &[], &settings);
+    let known = told(&daemon);
+    assert!(known.to_string().contains("hunter2"), "the socket is for this machine: {known}");
+    for path in paths(known["id"].as_str().unwrap()) {
+        let body = asked(&daemon, &path);
+        // The latest window alone may have no finding.
+        let tells = path.contains("report") || body.contains("--password=[hidden]");
+        assert!(!body.contains("hunter2") && tells, "{path}: {body}");
+    }
+    daemon.stop();
+    let daemon = Daemon::start_with(&directory, &["--config", off.to_str().unwrap()], &settings);
+    until("it is not ready", || (daemon.get("/readyz", &header).0 == 200).then_some(()));
+    for path in paths(known["id"].as_str().unwrap()).iter().filter(|path| !path.contains("report")) {
+        assert!(asked(&daemon, path).contains("hunter2"), "{path}");
+    }
+    daemon.stop();
 }

@@ -14,6 +14,8 @@ mod support;
 mod webhook;
 
 mod alert;
+mod dashboard;
 mod duckdb;
+mod openapi;
 mod otlp;
 mod prometheus;

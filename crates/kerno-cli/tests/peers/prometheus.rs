@@ -17,7 +17,7 @@ fn shipped(file: &str) -> PathBuf {
 const FORMS: [(&str, &str); 3] =
     [("protobuf", "PrometheusProto"), ("openmetrics", "OpenMetricsText1.0.0"), ("text", "PrometheusText0.0.4")];
 
-fn prometheus(program: &Path, daemon: &Daemon, data: &Path) -> (Running, u16) {
+pub fn prometheus(program: &Path, daemon: &Daemon, data: &Path) -> (Running, u16) {
     let mut config = format!(
         "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: [{}]\nscrape_configs:\n",
         shipped("kerno.rules.yml").display()
@@ -40,7 +40,7 @@ fn prometheus(program: &Path, daemon: &Daemon, data: &Path) -> (Running, u16) {
     (server, port)
 }
 
-fn asked(port: u16, path: &str) -> Value {
+pub fn asked(port: u16, path: &str) -> Value {
     get(port, path).map_or(Value::Null, |body| serde_json::from_str::<Value>(&body).unwrap()["data"].take())
 }
 

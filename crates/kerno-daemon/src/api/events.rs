@@ -11,6 +11,7 @@ use axum::http::HeaderMap;
 use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
+use kerno_doctor::redaction::Redaction;
 use kerno_doctor::report::IncidentFilter;
 use serde::Serialize;
 use tokio::sync::broadcast::Receiver;
@@ -18,6 +19,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::App;
 use super::questions::{Refused, Which};
+use crate::hiding::{Hiding, write};
 use crate::state::Change;
 
 /// So often something is sent, so that both ends see that the other is gone.
@@ -25,7 +27,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Changes that this listener was too slow for.
 #[derive(Serialize)]
-struct Lost {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct Lost {
+    /// How many.
     lost: u64,
 }
 
@@ -39,8 +43,10 @@ enum Form {
 }
 
 impl Form {
-    fn change(self, change: &Change) -> Option<String> {
-        let json = serde_json::to_string(change).ok()?;
+    fn change(self, change: &Change, redaction: Option<&Redaction>) -> Option<String> {
+        let mut json = Vec::new();
+        write(&mut json, change, redaction.map(Hiding::new).as_mut());
+        let json = String::from_utf8(json).ok()?;
         Some(match self {
             Self::Lines => json + "\n",
             Self::Sse => format!("event: {}\nid: {}\ndata: {json}\n\n", change.course.name(), change.incident.id),
@@ -75,19 +81,25 @@ pub(super) async fn events(
     let listening = app.shared.listen();
     // The head goes out with the first bytes.
     let begin = stream::iter([Ok::<_, Infallible>(form.keep_alive().to_owned())]);
-    let rest = stream::unfold((listening, filter), move |(mut listening, filter)| async move {
-        let told = next(&mut listening, &filter, form).await?;
-        Some((Ok::<_, Infallible>(told), (listening, filter)))
-    });
+    let rest =
+        stream::unfold((listening, filter, app.redaction), move |(mut listening, filter, redaction)| async move {
+            let told = next(&mut listening, &filter, form, redaction.as_deref()).await?;
+            Some((Ok::<_, Infallible>(told), (listening, filter, redaction)))
+        });
     let body = Body::from_stream(futures_util::StreamExt::chain(begin, rest));
     Ok(([(CONTENT_TYPE, content_type), (CACHE_CONTROL, "no-store")], body).into_response())
 }
 
 /// What is to be sent next; `None` at the end.
-async fn next(listening: &mut Receiver<Arc<Change>>, filter: &IncidentFilter, form: Form) -> Option<String> {
+async fn next(
+    listening: &mut Receiver<Arc<Change>>,
+    filter: &IncidentFilter,
+    form: Form,
+    redaction: Option<&Redaction>,
+) -> Option<String> {
     loop {
         match tokio::time::timeout(KEEP_ALIVE, listening.recv()).await {
-            Ok(Ok(change)) if filter.passes(&change.incident) => return form.change(&change),
+            Ok(Ok(change)) if filter.passes(&change.incident) => return form.change(&change, redaction),
             Ok(Ok(_)) => {}
             Ok(Err(RecvError::Lagged(lost))) => return form.lost(lost),
             Ok(Err(RecvError::Closed)) => return None,

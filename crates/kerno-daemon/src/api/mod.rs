@@ -3,6 +3,7 @@
 mod events;
 mod exposition;
 mod guard;
+mod openapi;
 mod questions;
 mod routes;
 
@@ -20,6 +21,7 @@ use axum::serve::Listener;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use kerno_doctor::redaction::Redaction;
 use kerno_store::Reader;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, watch};
@@ -162,6 +164,8 @@ struct App {
     reader: Option<Arc<Reader>>,
     /// Answers of many windows that may be written at a time.
     exports: Arc<Semaphore>,
+    /// What is hidden in answers; `None` hides nothing.
+    redaction: Option<Arc<Redaction>>,
 }
 
 /// The thread that serves.
@@ -175,7 +179,13 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    pub(crate) fn start(listeners: Listeners, shared: Arc<Shared>, reader: Option<Reader>) -> io::Result<Self> {
+    /// Answers that leave the machine have no secrets that `redaction` hides.
+    pub(crate) fn start(
+        listeners: Listeners,
+        shared: Arc<Shared>,
+        reader: Option<Reader>,
+        redaction: &Redaction,
+    ) -> io::Result<Self> {
         let (stop, stopped) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
@@ -186,7 +196,7 @@ impl Api {
         let address = |listener: &Option<(TcpListener, SocketAddr)>| listener.as_ref().map(|(_, address)| *address);
         let (http, health) = (address(&listeners.http), address(&listeners.health));
         let exports = Arc::new(Semaphore::new(MAX_EXPORTS));
-        let app = App { shared, reader: reader.map(Arc::new), exports };
+        let app = App { shared, reader: reader.map(Arc::new), exports, redaction: None };
         let Listeners { unix, http: over_tcp, health: of_health, tls, token } = listeners;
         let (unix, file) = unix.map_or((None, None), |(listener, file)| (Some(listener), Some(file)));
         let whom = match (token, &tls) {
@@ -194,8 +204,11 @@ impl Api {
             (None, Some(_)) if http.is_some_and(|http| !http.ip().is_loopback()) => Whom::Certified,
             (None, _) => Whom::Local,
         };
+        // Whoever needs a token or a certificate need not be a user of this machine, who sees all command lines anyway.
+        let leaves = matches!(whom, Whom::Token(_) | Whom::Certified);
+        let for_others = App { redaction: leaves.then(|| Arc::new(redaction.clone())), ..app.clone() };
         let tcp = [
-            over_tcp.map(|(listener, _)| (listener, routes::router(app.clone(), whom), tls.map(Arc::new))),
+            over_tcp.map(|(listener, _)| (listener, routes::router(for_others, whom), tls.map(Arc::new))),
             of_health.map(|(listener, _)| (listener, routes::health(app.clone()), None)),
         ];
         let unix = unix.map(|listener| (listener, routes::router(app.clone(), Whom::Socket)));

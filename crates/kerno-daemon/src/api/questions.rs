@@ -31,8 +31,11 @@ impl Refused {
     }
 }
 
+/// Why a question is not answered.
 #[derive(Serialize)]
-struct Problem {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct Problem {
+    /// What is wrong with it, or with what would answer it.
     error: String,
 }
 

@@ -13,6 +13,7 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures_util::stream;
+use kerno_doctor::redaction::Redaction;
 use kerno_doctor::report::{IncidentReport, Report};
 use kerno_doctor::{Thresholds, judge};
 use kerno_store::Reader;
@@ -21,8 +22,9 @@ use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::guard::Token;
 use super::questions::{Answer, Refused, When, Which};
-use super::{App, MAX_EXPORTS, events, exposition};
+use super::{App, MAX_EXPORTS, events, exposition, openapi};
 use crate::explain::explain;
+use crate::hiding::{Hiding, write};
 use crate::past::{self, Unreadable};
 use crate::times::Range;
 
@@ -42,6 +44,31 @@ pub(super) enum Whom {
     Token(Arc<Token>),
 }
 
+/// What is served, with who answers. The document describes the same paths.
+macro_rules! routes {
+    ($($path:literal => $answer:expr,)*) => {
+        #[cfg(test)]
+        pub(super) const PATHS: &[&str] = &[$($path),*];
+
+        fn routes() -> Router<App> {
+            Router::new()$(.route($path, get($answer)))*
+        }
+    };
+}
+
+routes! {
+    "/healthz" => healthz,
+    "/readyz" => readyz,
+    "/metrics" => metrics,
+    "/api/v1/openapi.json" => document,
+    "/api/v1/status" => status,
+    "/api/v1/incidents" => incidents,
+    "/api/v1/incidents/{id}" => incident,
+    "/api/v1/windows" => windows,
+    "/api/v1/report" => report,
+    "/api/v1/events" => events::events,
+}
+
 /// What everybody may ask.
 pub(super) fn health(app: App) -> Router {
     Router::new()
@@ -52,17 +79,8 @@ pub(super) fn health(app: App) -> Router {
 }
 
 pub(super) fn router(app: App, whom: Whom) -> Router {
-    let router = Router::new()
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .route("/api/v1/status", get(status))
-        .route("/api/v1/incidents", get(incidents))
-        .route("/api/v1/incidents/{id}", get(incident))
-        .route("/api/v1/windows", get(windows))
-        .route("/api/v1/report", get(report))
-        .route("/api/v1/events", get(events::events))
-        .fallback(async || Refused::not_found("there is nothing of this name; see /api/v1/status"))
+    let router = routes()
+        .fallback(async || Refused::not_found("there is nothing of this name; see /api/v1/openapi.json"))
         .method_not_allowed_fallback(async || Refused(StatusCode::METHOD_NOT_ALLOWED, "only GET is allowed".into()))
         .with_state(app);
     match whom {
@@ -118,27 +136,31 @@ async fn metrics(State(app): State<App>, headers: HeaderMap) -> Response {
     ([(CONTENT_TYPE, format.content_type())], exposition::write(&samples, format)).into_response()
 }
 
-async fn status(State(app): State<App>) -> Response {
-    axum::Json(app.shared.status()).into_response()
+async fn document() -> Response {
+    ([(CONTENT_TYPE, "application/json")], openapi::DOCUMENT).into_response()
+}
+
+async fn status(State(app): State<App>) -> Answer<Response> {
+    json(&app, Arc::new(app.shared.status())).await
 }
 
 async fn incidents(State(app): State<App>, which: Result<Query<Which>, QueryRejection>) -> Answer<Response> {
     let Query(which) = which?;
     let filter = which.filter()?;
-    let mut all = all_incidents(app).await?;
+    let mut all = all_incidents(&app).await?;
     all.retain(|incident| filter.passes(incident));
-    Ok(axum::Json(all).into_response())
+    json(&app, Arc::new(all)).await
 }
 
 async fn incident(State(app): State<App>, Path(id): Path<String>) -> Answer<Response> {
-    let found = all_incidents(app).await?.into_iter().find(|incident| incident.id.as_str() == id);
+    let found = all_incidents(&app).await?.into_iter().find(|incident| incident.id.as_str() == id);
     let found = found.ok_or_else(|| Refused::not_found("no incident has this id; /api/v1/incidents lists them"))?;
-    Ok(axum::Json(found).into_response())
+    json(&app, Arc::new(found)).await
 }
 
-async fn all_incidents(app: App) -> Answer<Vec<IncidentReport>> {
+async fn all_incidents(app: &App) -> Answer<Vec<IncidentReport>> {
     let followed = app.shared.incidents();
-    let kept = match app.reader {
+    let kept = match app.reader.clone() {
         Some(reader) => asked(move || past::incidents(&reader)).await??,
         None => Vec::new(),
     };
@@ -150,26 +172,27 @@ async fn windows(State(app): State<App>, when: Result<Query<When>, QueryRejectio
     let Some(range) = when.range()? else {
         let latest = app.shared.latest().ok_or_else(|| Refused::from(past::PastError::Nothing("yet".into())))?;
         if when.merged {
-            return json(&*latest);
+            return json(&app, latest).await;
         }
-        let mut lines = Vec::new();
-        line(&mut lines, &*latest);
+        let mut lines = written(&app, latest).await?;
+        lines.push(b'\n');
         return Ok(([(CONTENT_TYPE, NDJSON)], lines).into_response());
     };
-    let reader = app.reader.ok_or_else(no_store)?;
+    let reader = app.reader.clone().ok_or_else(no_store)?;
     if when.merged {
         let window = asked(move || past::window(&reader, range)).await??;
-        return json(&window);
+        return json(&app, Arc::new(window)).await;
     }
-    let place = app.exports.try_acquire_owned().map_err(|_| {
+    let place = Arc::clone(&app.exports).try_acquire_owned().map_err(|_| {
         Refused(
             StatusCode::SERVICE_UNAVAILABLE,
             format!("{MAX_EXPORTS} answers of many windows are being written; ask again"),
         )
     })?;
     let (pages, taken) = tokio::sync::mpsc::channel(1);
+    let redaction = app.redaction.clone();
     let read = move || {
-        read_pages(&reader, range, &pages);
+        read_pages(&reader, range, redaction.as_deref(), &pages);
         drop(place);
     };
     // A thread of its own: it waits for the client, and others' questions do not wait for it.
@@ -184,13 +207,14 @@ async fn windows(State(app): State<App>, when: Result<Query<When>, QueryRejectio
 const NDJSON: &str = "application/x-ndjson";
 
 /// Reads windows as the client takes them, so that a day of them is never in memory at once.
-fn read_pages(reader: &Reader, range: Range, pages: &Sender<Vec<u8>>) {
-    let mut page = Vec::new();
+fn read_pages(reader: &Reader, range: Range, redaction: Option<&Redaction>, pages: &Sender<Vec<u8>>) {
+    let (mut page, mut hiding) = (Vec::new(), redaction.map(Hiding::new));
     for window in reader.windows(range.from_ns, range.to_ns) {
         match window {
-            Ok(window) => line(&mut page, &window),
-            Err(error) => line(&mut page, &Unreadable { unreadable: explain(&error) }),
+            Ok(window) => write(&mut page, &window, hiding.as_mut()),
+            Err(error) => write(&mut page, &Unreadable { unreadable: explain(&error) }, hiding.as_mut()),
         }
+        page.push(b'\n');
         // An error says that the client is gone.
         if page.len() >= PAGE_BYTES && pages.blocking_send(std::mem::take(&mut page)).is_err() {
             return;
@@ -199,15 +223,21 @@ fn read_pages(reader: &Reader, range: Range, pages: &Sender<Vec<u8>>) {
     let _ = pages.blocking_send(page);
 }
 
-fn line(lines: &mut Vec<u8>, value: &impl Serialize) {
-    // What is kept can be written as JSON: it was read from less.
-    if serde_json::to_writer(&mut *lines, value).is_ok() {
-        lines.push(b'\n');
-    }
+/// A value as JSON, as it may be seen by whom it is for.
+async fn written<T: Serialize + Send + Sync + 'static>(app: &App, value: Arc<T>) -> Answer<Vec<u8>> {
+    let redaction = app.redaction.clone();
+    let hides = redaction.is_some();
+    let write = move || {
+        let mut json = Vec::new();
+        write(&mut json, &*value, redaction.as_deref().map(Hiding::new).as_mut());
+        json
+    };
+    // Looking for secrets takes a while, in which others are answered.
+    if hides { asked(write).await } else { Ok(write()) }
 }
 
-fn json(value: &impl Serialize) -> Answer<Response> {
-    Ok(axum::Json(value).into_response())
+async fn json<T: Serialize + Send + Sync + 'static>(app: &App, value: Arc<T>) -> Answer<Response> {
+    Ok(([(CONTENT_TYPE, "application/json")], written(app, value).await?).into_response())
 }
 
 async fn report(State(app): State<App>, when: Result<Query<When>, QueryRejection>) -> Answer<Response> {
@@ -215,11 +245,11 @@ async fn report(State(app): State<App>, when: Result<Query<When>, QueryRejection
     let report = match when.range()? {
         None => app.shared.report().ok_or_else(|| Refused::from(past::PastError::Nothing("yet".into())))?,
         Some(range) => {
-            let (reader, thresholds) = (app.reader.ok_or_else(no_store)?, app.shared.thresholds());
+            let (reader, thresholds) = (app.reader.clone().ok_or_else(no_store)?, app.shared.thresholds());
             asked(move || past_report(&reader, range, &thresholds)).await??
         }
     };
-    json(&report)
+    json(&app, Arc::new(report)).await
 }
 
 fn past_report(reader: &Reader, range: Range, thresholds: &Thresholds) -> Result<Report, past::PastError> {

@@ -12,6 +12,7 @@ use kerno_model::Window;
 
 pub use tables::{Column, ColumnKind, columns};
 
+use crate::hiding::Hiding;
 use crate::past::{Past, PastError};
 use crate::times::Range;
 use parquet_table::ParquetTable;
@@ -88,12 +89,12 @@ pub fn export(
         Format::Parquet => Sink::Parquet(ParquetTable::new(columns(table), out)?),
         Format::Ndjson => Sink::Ndjson(io::BufWriter::new(out), columns(table)),
     };
-    let mut exported = Exported::default();
+    let (mut exported, mut hiding) = (Exported::default(), Hiding::new(redaction));
     if table == Table::Incidents {
         for incident in past.incidents()? {
             let ended_ns = incident.closed_unix_ns.unwrap_or(u64::MAX);
             if incident.opened_unix_ns < range.to_ns && ended_ns >= range.from_ns {
-                sink.row(incident_row(&incident, redaction))?;
+                sink.row(incident_row(&incident, redaction, &mut hiding))?;
                 exported.rows += 1;
             }
         }
@@ -109,7 +110,7 @@ pub fn export(
             };
             exported.saw(&window);
             if table == Table::Windows {
-                sink.window(&window, redaction)?;
+                sink.window(&window, &mut hiding)?;
                 exported.rows += 1;
                 continue;
             }
@@ -150,11 +151,11 @@ impl<W: Write + Send> Sink<W> {
         }
     }
 
-    fn window(&mut self, window: &Window, redaction: &Redaction) -> Result<(), ExportError> {
+    fn window(&mut self, window: &Window, hiding: &mut Hiding<'_>) -> Result<(), ExportError> {
         match self {
             Self::Parquet(_) => Err(ExportError::NoColumns),
             Self::Ndjson(out, _) => {
-                serde_json::to_writer(&mut *out, &tables::hidden(window, redaction)).map_err(io::Error::from)?;
+                serde_json::to_writer(&mut *out, &hiding.json(window)).map_err(io::Error::from)?;
                 Ok(out.write_all(b"\n")?)
             }
         }

@@ -1,18 +1,17 @@
 //! The columns of each table, and what is in them.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use kerno_doctor::redaction::Redaction;
 use kerno_doctor::report::IncidentReport;
-use kerno_model::catalogue::{metrics, samples};
+use kerno_model::catalogue::{parts_of_windows, samples};
 use kerno_model::metric::{Amount, BaseUnit, Kind, Sample};
 use kerno_model::{IncidentState, Window};
-use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::Table;
+use crate::hiding::Hiding;
 
 /// What a column holds. Any may be missing in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +73,8 @@ const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), 
 fn labels() -> &'static BTreeMap<&'static str, &'static str> {
     static LABELS: OnceLock<BTreeMap<&str, &str>> = OnceLock::new();
     LABELS.get_or_init(|| {
-        let of_windows = metrics().into_iter().filter(|metric| !matches!(metric.kind, Kind::Info));
+        let all = parts_of_windows().into_iter().flat_map(|part| part.metrics);
+        let of_windows = all.filter(|metric| !matches!(metric.kind, Kind::Info));
         of_windows.flat_map(|metric| metric.labels).map(|label| (label.name, label.about)).collect()
     })
 }
@@ -167,27 +167,7 @@ fn sample_row(window: &Window, sample: &Sample) -> Row {
     row
 }
 
-/// As JSON, without secrets in any text of it.
-pub(super) fn hidden(value: &impl Serialize, redaction: &Redaction) -> Value {
-    let mut value = serde_json::to_value(value).unwrap_or_default();
-    hide(&mut value, redaction);
-    value
-}
-
-fn hide(value: &mut Value, redaction: &Redaction) {
-    match value {
-        Value::String(text) => {
-            if let Cow::Owned(hidden) = redaction.hide(text) {
-                *text = hidden;
-            }
-        }
-        Value::Array(values) => values.iter_mut().for_each(|value| hide(value, redaction)),
-        Value::Object(fields) => fields.values_mut().for_each(|value| hide(value, redaction)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
-    }
-}
-
-pub(super) fn incident_row(incident: &IncidentReport, redaction: &Redaction) -> Row {
+pub(super) fn incident_row(incident: &IncidentReport, redaction: &Redaction, hiding: &mut Hiding<'_>) -> Row {
     let text = |text: &str| Cell::Text(redaction.hide(text).into_owned());
     vec![
         text(incident.id.as_str()),
@@ -200,8 +180,8 @@ pub(super) fn incident_row(incident: &IncidentReport, redaction: &Redaction) -> 
         Cell::Count(u64::from(incident.reopened)),
         incident.unit.as_deref().map_or(Cell::None, text),
         text(&incident.title),
-        Cell::Text(hidden(&incident.finding, redaction).to_string()),
-        Cell::Text(hidden(&incident.changes, redaction).to_string()),
+        Cell::Text(hiding.json(&incident.finding).to_string()),
+        Cell::Text(hiding.json(&incident.changes).to_string()),
     ]
 }
 

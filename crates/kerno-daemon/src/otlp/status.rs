@@ -2,6 +2,7 @@ use serde::{Deserialize, Serialize};
 
 /// How sending goes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 #[non_exhaustive]
 pub struct OtlpStatus {

@@ -51,6 +51,7 @@ pub(super) trait Deliver: Send {
 
 /// How a sink is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 #[non_exhaustive]
 pub struct SinkStatus {

@@ -6,9 +6,10 @@ mod descriptors;
 mod files;
 mod memory;
 mod network;
+pub(crate) mod objectives;
 mod storage;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod waits;
 
 use crate::Rule;
@@ -35,4 +36,5 @@ pub static ALL: &[Rule] = &[
     descriptors::exhaustion::FdExhaustion::RULE,
     descriptors::leak::FdLeak::RULE,
     files::FileOpenStorm::RULE,
+    objectives::ObjectiveBurn::RULE,
 ];

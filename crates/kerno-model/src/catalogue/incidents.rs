@@ -20,7 +20,7 @@ const SUBJECT: Label = Label::new(
     "subject",
     "kerno.subject",
     SHOWN,
-    "Whom or what it is about: the unit or container, the name of the process, the device, the mount point or the cgroup; never an id of a \
+    "Whom or what it is about: the objective, the unit or container, the name of the process, the device, the mount point or the cgroup; never an id of a \
      process or an address.",
 );
 const RULE: Label = Label::new("rule", "kerno.rule", Values::Top(16), "The rule that found it.");
@@ -74,7 +74,9 @@ impl Describe for [Incident] {
             give: |incidents, give| {
                 for incident in incidents.iter().filter(|incident| incident.is_open()) {
                     let root = if incident.under.is_none() { "yes" } else { "no" };
-                    let who = subject(&incident.last.subject);
+                    // What an objective is about is in its name.
+                    let named = incident.last.text("objective").map(str::to_owned);
+                    let who = named.unwrap_or_else(|| subject(&incident.last.subject));
                     let labels = [incident.id.as_str(), incident.rule.as_str(), &who, incident.severity.name(), root];
                     give.of(&labels, weight(incident)).tell();
                 }

@@ -8,6 +8,7 @@
 
 mod daemon;
 mod incidents;
+mod objectives;
 mod processes;
 mod select;
 mod totals;
@@ -17,9 +18,10 @@ mod window;
 mod tests;
 
 use crate::metric::{Describe, Give, Metric, Sample, Weighed};
-use crate::{Incident, Transition, Window};
+use crate::{Incident, ObjectiveStatus, Transition, Window};
 
 pub use daemon::{AlertCounts, Daemon, OtlpCounts};
+pub use objectives::MAX_OBJECTIVES;
 use select::Selections;
 pub use totals::{Mark, Totals};
 
@@ -45,12 +47,17 @@ struct Of<P: 'static> {
 /// [`Of`] any part.
 trait InWindow: Sync {
     fn description(&self) -> Part;
+    fn is_in(&self, window: &Window) -> bool;
     fn give(&self, window: &Window, give: &mut Give<'_>);
 }
 
 impl<P: Describe> InWindow for Of<P> {
     fn description(&self) -> Part {
         Part::of::<P>(self.name)
+    }
+
+    fn is_in(&self, window: &Window) -> bool {
+        (self.part)(window).is_some() && !window.missing.iter().any(|missing| missing.signal == self.name)
     }
 
     fn give(&self, window: &Window, give: &mut Give<'_>) {
@@ -84,8 +91,19 @@ impl Part {
 /// The whole catalogue.
 pub fn parts() -> Vec<Part> {
     let of_incidents = [Part::of::<[Incident]>("incidents"), Part::of::<[Transition]>("changes of incidents")];
-    let of_daemon = Part::of::<Daemon>("daemon");
-    PARTS.iter().map(|part| part.description()).chain(of_incidents).chain([of_daemon]).collect()
+    let of_daemon = [Part::of::<Daemon>("daemon"), Part::of::<[ObjectiveStatus]>("objectives")];
+    parts_of_windows().into_iter().chain(of_incidents).chain(of_daemon).collect()
+}
+
+/// The part of the catalogue that is taken from windows.
+pub fn parts_of_windows() -> Vec<Part> {
+    PARTS.iter().map(|part| part.description()).collect()
+}
+
+/// Whether a window has the whole part that a number is of. Then a counter without a series is one that stands still.
+pub fn observed_whole(window: &Window, metric: &Metric) -> bool {
+    let is_of = |part: &&&dyn InWindow| part.description().metrics.iter().any(|known| known.name == metric.name);
+    PARTS.iter().find(is_of).is_some_and(|part| part.is_in(window))
 }
 
 /// All numbers of the catalogue.

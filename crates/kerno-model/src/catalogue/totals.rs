@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::select::{Identity, Selections, accumulates, identity};
 use super::{Daemon, given, weighed};
 use crate::metric::{Amount, Sample};
-use crate::{Incident, Transition, Window};
+use crate::{Incident, ObjectiveStatus, Transition, Window};
 
 /// The most steps that the largest values of one series are kept in.
 const MAX_STEPS: usize = 32;
@@ -32,6 +32,7 @@ enum Source {
     Window,
     Incidents,
     Daemon,
+    Objectives,
 }
 
 #[derive(Clone, Debug)]
@@ -104,6 +105,20 @@ impl Totals {
             sample.created_unix_ns = now_unix_ns;
         }
         self.take(samples, Source::Daemon);
+    }
+
+    /// Tells how objectives are after a window, each window once. `now_unix_ns` is the time, in nanoseconds since 1970.
+    pub fn add_objectives(&mut self, objectives: &[ObjectiveStatus], now_unix_ns: u64) {
+        self.series.retain(|(_, labels), held| {
+            let is_set = |name: &String| objectives.iter().any(|objective| objective.name == *name);
+            held.source != Source::Objectives
+                || (accumulates(&held.sample.amount) && labels.first().is_some_and(is_set))
+        });
+        let mut samples = Selections::default().bound(given(objectives));
+        for sample in &mut samples {
+            sample.created_unix_ns = now_unix_ns;
+        }
+        self.take(samples, Source::Objectives);
     }
 
     /// Where a reader is that reads now, for its next [`read`](Self::read).

@@ -58,7 +58,14 @@ impl Scene {
         let records: Vec<_> = self.incidents.all().cloned().map(IncidentRecord::new).collect();
         let window = Arc::new(window.clone());
         let told = records.clone();
-        self.shared.judged(Judged { window, findings, records, transitions: &transitions, lost: 0 });
+        self.shared.judged(Judged {
+            window,
+            findings,
+            records,
+            transitions: &transitions,
+            lost: 0,
+            objectives: Vec::new(),
+        });
         self.otlp.offer(&transitions, &told);
         transitions.len()
     }

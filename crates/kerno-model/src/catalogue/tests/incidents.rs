@@ -98,3 +98,30 @@ fn changes_add_up_and_what_is_over_goes() {
     assert_eq!(count("closed"), Some((Amount::Counter(1), 7)));
     assert_eq!(count("worse"), Some((Amount::Counter(0), 7)), "0 is told, so that a first one is seen as growth");
 }
+
+#[test]
+fn objectives_count_windows_and_go_with_the_configuration() {
+    let status = |name: &str, latest| crate::ObjectiveStatus {
+        name: name.into(),
+        latest,
+        budget_remaining: -0.5,
+        burn: vec![crate::BurnRate { window: "5m".into(), rate: 2.0 }],
+        ..crate::ObjectiveStatus::default()
+    };
+    let mut totals = Totals::new();
+    let (good, bad) = (Some(crate::Verdict::Good), Some(crate::Verdict::Bad));
+    totals.add_objectives(&[status("a", good), status("b", None)], 7);
+    totals.add_objectives(&[status("a", bad), status("b", bad)], 8);
+    totals.add_objectives(&[status("a", bad)], 9);
+    totals.add(&Window::default());
+    let read = totals.read(Mark::default());
+    let of = |name: &str, labels: &[&str]| {
+        let is_it = |sample: &&crate::metric::Sample| sample.metric.name == name && sample.labels == labels;
+        read.iter().find(is_it).map(|sample| (sample.value(), sample.created_unix_ns))
+    };
+    assert_eq!(of("kerno.objective.windows", &["a", "bad"]), Some((2.0, 7)));
+    assert_eq!(of("kerno.objective.windows", &["a", "no_data"]), Some((0.0, 7)), "0 is told");
+    assert_eq!(of("kerno.objective.budget.remaining", &["a"]).map(|(value, _)| value), Some(-0.5));
+    assert_eq!(of("kerno.objective.burn.rate", &["a", "5m"]).map(|(value, _)| value), Some(2.0));
+    assert!(!read.iter().any(|sample| sample.labels.first().is_some_and(|name| name == "b")));
+}

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::super::{Part, metrics, parts};
+use super::super::{MAX_OBJECTIVES, Part, metrics, parts};
 use super::{OF_OTHERS, ROOT};
 use crate::metric::{Bounds, Kind, Label, MAX_SERIES, Metric, Rest, Values};
 
@@ -46,6 +46,8 @@ fn table(page: &mut String, part: &Part) {
     writeln!(page, "\n## {}\n", part.about).unwrap();
     let of = match part.name {
         "incidents" | "changes of incidents" => "Not of a window: of the incidents that windows make.".to_owned(),
+        "daemon" => "Not of a window.".to_owned(),
+        "objectives" => "Not of a window: of what windows say about the objectives in the configuration.".to_owned(),
         "window" | "processes" => "In every window.".to_owned(),
         signal => format!("Signal `{signal}`."),
     };
@@ -94,7 +96,11 @@ fn labels(page: &mut String) {
 
 fn page() -> String {
     let parts = parts();
-    let series: usize = metrics().iter().map(|metric| metric.max_series()).sum();
+    let is_of_objectives = |metric: &&Metric| metric.name.starts_with("kerno.objective.");
+    let (of_objectives, others): (Vec<&Metric>, Vec<&Metric>) = metrics().into_iter().partition(is_of_objectives);
+    let series: usize = others.iter().map(|metric| metric.max_series()).sum();
+    // None stands for others: all of them have series.
+    let each: usize = of_objectives.iter().map(|metric| metric.max_series() / (MAX_OBJECTIVES + 1)).sum();
     let [series, limit] = [series, MAX_SERIES].map(|count| crate::amount::number(count as f64));
     let mut page = format!(
         "# Metrics
@@ -123,6 +129,7 @@ The numbers that Kerno gives to others. Each is described once, beside the part 
 
 At most {series} series a node, whatever runs on it, with classic buckets and times of creation counted. {limit} is the limit that a test
 holds the catalogue to, with {OF_OTHERS} left for what does not come from windows. There are no labels for process ids, addresses or ports.
+Each [objective](objectives.md) in the configuration adds {each}.
 
 A label whose values are names from the machine has a bound. The heaviest names have series of their own. One series with the value `other`
 has exactly the rest: sums are the same as without the bound. Of gauges that cannot be summed up, it has the largest. If a number has several
