@@ -6,6 +6,7 @@ mod descriptors;
 mod files;
 mod memory;
 mod network;
+mod standing;
 mod storage;
 #[cfg(test)]
 mod testing;
@@ -32,6 +33,10 @@ pub static ALL: &[Rule] = &[
     cpu::throttling::CpuThrottling::RULE,
     cpu::steal::CpuSteal::RULE,
     waits::BlockedTasks::RULE,
+    standing::stopped::StoppedProcess::RULE,
+    standing::lock::LockHeld::RULE,
+    standing::peer::StalledPeer::RULE,
+    standing::backlog::UnixBacklogFull::RULE,
     descriptors::exhaustion::FdExhaustion::RULE,
     descriptors::leak::FdLeak::RULE,
     files::FileOpenStorm::RULE,
