@@ -30,7 +30,7 @@
 //!
 //! Of threads that have slept for two seconds, the call they sleep in is read once a sleep (`/proc/PID/syscall`), some hundred in a sample.
 //! Where that is a write to a pipe or socket, a lock or a connect, it is looked at the end of the window who has the other end
-//! ([`Stall`](kerno_model::Stall)); only then all descriptors are listed. Beside 2,000 idle processes this took 6 % of what `kerno doctor` uses.
+//! ([`Stall`](kerno_model::Stall)); only then all descriptors are listed. Beside 2,000 idle processes `kerno doctor` used 6 to 10 % more for it.
 //! A sleep that ends before the window does is not followed. Unix sockets that listen are looked at four times a window, in Kerno's own network
 //! namespace.
 //!
