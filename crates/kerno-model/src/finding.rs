@@ -210,6 +210,8 @@ pub enum Effect {
     OpensFail,
     /// A task is stuck in the kernel.
     StandsStill,
+    /// A process that others wait for does not go on.
+    HoldsUp,
 }
 
 /// A problem, as data: the rule that found it, who or what it is about, and what is known about it. Words are made from it last.

@@ -47,10 +47,11 @@ pub use process::{Container, Process, TaskUse};
 pub use record::{Change, ChangeKind, IncidentRecord};
 pub use series::{Series, Trend};
 pub use signals::{
-    BlockedTask, CgroupIo, CgroupMemory, CgroupThrottle, ConnectionOwner, CpuGroup, CpuHolder, CpuStat, DescriptorKind,
-    DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter, DiskSummary, FdKind, FdProcess, FdSummary, FileProcess,
-    FileSummary, Filesystem, FilesystemWriter, IoLimit, IoLimitKind, KillScope, MemoryHolder, OomKill, OomSummary,
-    ProcessMemory, RequestKind, SchedSummary, SchedWaiter, SyncStat, SyscallExemplar, SyscallOffender, SyscallStat,
+    Awaited, AwaitedKind, BlockedTask, CgroupIo, CgroupMemory, CgroupThrottle, ConnectionOwner, CpuGroup, CpuHolder,
+    CpuStat, DescriptorKind, DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter, DiskSummary, FdKind, FdProcess,
+    FdSummary, FileProcess, FileSummary, Filesystem, FilesystemWriter, FullListener, HeldProcess, IoLimit, IoLimitKind,
+    KillScope, ListenerHolder, MemoryHolder, OomKill, OomSummary, ProcessMemory, RequestKind, SchedSummary,
+    SchedWaiter, Stall, StallNeed, StallStep, StandingState, SyncStat, SyscallExemplar, SyscallOffender, SyscallStat,
     SyscallSummary, TcpFailure, TcpFailureReason, TcpListener, TcpNamespace, TcpPeer, TcpProcess, TcpSummary,
 };
 pub use unit::Unit;

@@ -78,6 +78,30 @@ const CASES: &[Case] = &[
         needs: &["nginx", "wrk"],
         stage: many_connections,
     },
+    Case {
+        name: "slow_pipeline",
+        about: "a pipeline of five with a slow stage, which keeps moving, and one that a pager shows",
+        needs: &["less", "script"],
+        stage: slow_pipeline,
+    },
+    Case {
+        name: "idle_workers",
+        about: "pools of threads and processes that wait for work at queues, locks and sockets",
+        needs: &[],
+        stage: idle_workers,
+    },
+    Case {
+        name: "shells_at_prompts",
+        about: "shells that wait for commands, with a stopped job and an editor",
+        needs: &["script", "bash"],
+        stage: shells,
+    },
+    Case {
+        name: "lock_handed_round",
+        about: "eight programs take a lock of a file in turn, each for a moment",
+        needs: &["flock"],
+        stage: lock_handed_round,
+    },
     Case { name: "find", about: "a walk over all files", needs: &[], stage: find },
     Case { name: "python_imports", about: "interpreters start and look for their modules", needs: &[], stage: python },
 ];
@@ -224,4 +248,57 @@ fn find(scene: &mut Scene) -> Result<Staged> {
     let pid = scene
         .spawn(&Run::shell("while :; do find /usr /var /etc -xdev -type f -newer /etc/passwd >/dev/null 2>&1; done"))?;
     settled(scene, pid)
+}
+
+/// A load that does hardly anything.
+fn quiet(scene: &Scene) -> Result<Staged> {
+    scene.sleep(Duration::from_secs(3))?;
+    Ok(Staged::healthy())
+}
+
+fn slow_pipeline(scene: &mut Scene) -> Result<Staged> {
+    // Reads byte by byte, some lines a second: those before it sleep for minutes in their writes.
+    scene.spawn(&Run::shell(
+        "yes 'a line of some length that is read slowly' | cat | tee /dev/null | while read line; do sleep 0.1; echo $line; done | cat >/dev/null",
+    ))?;
+    scene.spawn(&Run::new(["script", "-qfc", "seq 10000000 | less", "/dev/null"]))?;
+    quiet(scene)
+}
+
+fn idle_workers(scene: &mut Scene) -> Result<Staged> {
+    scene.spawn(&Run::python(
+        "import concurrent.futures as f,queue,threading,time\n\
+         q=queue.Queue(); p=f.ThreadPoolExecutor(16); [p.submit(q.get) for _ in range(16)]\n\
+         threading.Event().wait()",
+    ))?;
+    // Workers that accept in turn: one waits for a connection, and has the lock; the others wait for the lock.
+    scene.spawn(&Run::python(
+        "import fcntl,os,socket\ns=socket.create_server(('127.0.0.1',0))\n\
+         for _ in range(6):\n if os.fork()==0:\n  l=open('accept.lock','w'); fcntl.lockf(l,fcntl.LOCK_EX); s.accept()\nos.wait()",
+    ))?;
+    // A server without clients, a client that keeps its connection, a consumer of a pipe, and a parent that waits.
+    scene.spawn(&Run::python(
+        "import os,select,socket\ns=socket.create_server(('127.0.0.1',0)); c=socket.create_connection(s.getsockname()); a,_=s.accept()\n\
+         r,w=os.pipe()\nif os.fork()==0: os.close(w); os.read(r,1)\nif os.fork()==0: c.recv(1)\nif os.fork()==0: os.wait() if False else select.select([s],[],[])\n\
+         os.wait()",
+    ))?;
+    quiet(scene)
+}
+
+fn shells(scene: &mut Scene) -> Result<Staged> {
+    let feed = |commands: &str| {
+        format!("(sleep 1; printf '{commands}'; sleep 600) | script -qfc 'bash --norc -i' /dev/null >/dev/null")
+    };
+    scene.spawn(&Run::shell(feed("echo hello\\n")))?;
+    // ^Z
+    scene.spawn(&Run::shell(feed("yes | cat >/dev/null\\n\\032")))?;
+    scene.spawn(&Run::shell(feed("sleep 500 &\\nread answer\\n")))?;
+    quiet(scene)
+}
+
+fn lock_handed_round(scene: &mut Scene) -> Result<Staged> {
+    for _ in 0..8 {
+        scene.spawn(&Run::shell("while :; do flock turn.lock sleep 0.05; done"))?;
+    }
+    quiet(scene)
 }

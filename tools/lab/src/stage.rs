@@ -63,6 +63,19 @@ impl Scene {
         }
     }
 
+    /// A cgroup that can be frozen, and what to write into which of its files to freeze it. It is thawed at the end.
+    pub(super) fn freezer(&mut self) -> Result<(PathBuf, PathBuf, &'static str)> {
+        let (root, file, freeze, thaw) = match hierarchy("freezer") {
+            Ok(Hierarchy::V1(root)) => (root, "freezer.state", "FROZEN", "THAWED"),
+            _ => (PathBuf::from("/sys/fs/cgroup"), "cgroup.freeze", "1", "0"),
+        };
+        let path = self.cgroup(&root, "frozen")?;
+        let file = path.join(file);
+        let state = file.clone();
+        self.at_end(move || drop(fs::write(state, thaw)));
+        Ok((path, file, freeze))
+    }
+
     /// A cgroup without a limit. Sessions in the root one may be scheduled as groups of their own (autogroup), and would not get
     /// into each other's way.
     pub(super) fn cpu_group(&mut self) -> Result<PathBuf> {

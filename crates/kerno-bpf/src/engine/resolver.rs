@@ -35,6 +35,24 @@ pub(crate) enum Question {
     OpenFiles(u32, u64),
     /// Where in the kernel a thread sleeps: its id, and since when it sleeps.
     Stack(u32, u64),
+    /// What some threads sleep for: the id of the first, and how often it had run before.
+    Calls(u32, u64),
+    /// How much waits in what it writes to.
+    Level(u32, u64),
+    /// Whom it waits for.
+    Waits(u32, u64),
+    /// Whether a cgroup is frozen.
+    Frozen(u64),
+    /// Why a process does nothing.
+    Condition(u32),
+    /// Which connections wait at a process.
+    Backlogs(u32),
+    /// Which processes have which pipes and sockets.
+    Ends,
+    /// Who serves FUSE file systems.
+    Servers,
+    /// The Unix sockets that listen.
+    Listeners,
     /// The name of a user.
     User(u32),
     /// How full the file system at this mount point is.
@@ -69,7 +87,19 @@ impl Kind {
 impl Question {
     const fn kind(&self) -> Kind {
         match self {
-            Self::Process(..) | Self::Descriptors(..) | Self::OpenFiles(..) | Self::Stack(..) => Kind::Process,
+            Self::Process(..)
+            | Self::Descriptors(..)
+            | Self::OpenFiles(..)
+            | Self::Stack(..)
+            | Self::Calls(..)
+            | Self::Level(..)
+            | Self::Waits(..)
+            | Self::Frozen(_)
+            | Self::Condition(_)
+            | Self::Backlogs(_)
+            | Self::Ends
+            | Self::Servers
+            | Self::Listeners => Kind::Process,
             Self::Room(_) | Self::Sources | Self::Device(..) => Kind::Storage,
             Self::User(_) => Kind::Names,
             Self::Machine => Kind::Machine,

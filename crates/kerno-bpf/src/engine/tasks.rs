@@ -28,6 +28,12 @@ const PF_KTHREAD: u32 = 0x0020_0000;
 const UNINTERRUPTIBLE: u32 = 2;
 /// `TASK_NOLOAD`, `TASK_FREEZABLE` and the like: a sleep that is uninterruptible only in name (idle kernel threads).
 const IDLE: u32 = 0x400;
+/// `__TASK_STOPPED` and `__TASK_TRACED`.
+const STOPPED: u32 = 4;
+const TRACED: u32 = 8;
+/// `TASK_FROZEN` (Linux 6.1), and `PF_FROZEN`, which it replaced.
+const FROZEN: u32 = 0x8000;
+const PF_FROZEN: u32 = 0x0001_0000;
 /// `TASK_DEAD`: ended, and perhaps not yet waited for.
 const DEAD: u32 = 0x80;
 
@@ -76,6 +82,16 @@ impl TaskRow {
     /// In uninterruptible sleep that counts as load: waits for I/O, a lock, a page.
     pub(crate) const fn is_uninterruptible(&self) -> bool {
         self.state & UNINTERRUPTIBLE != 0 && self.state & IDLE == 0
+    }
+
+    /// Neither runs nor wants to.
+    pub(crate) const fn is_still(&self) -> bool {
+        self.state != 0
+    }
+
+    /// Stopped by a signal, held by a debugger, or frozen by a cgroup of v1. One that a cgroup of v2 freezes looks asleep.
+    pub(crate) const fn is_held(&self) -> bool {
+        self.state & (STOPPED | TRACED | FROZEN) != 0 || self.flags & PF_FROZEN != 0
     }
 
     /// It has ended: a zombie, without file descriptors and memory.
@@ -193,6 +209,8 @@ pub(crate) struct Tasks {
     accounts: FastMap<u32, ProcessAccount>,
     found: FastMap<u32, Found>,
     blocked: FastMap<(u32, u64), Blocked>,
+    /// Of each of `rows`, since which walk it has not run: `CLOCK_MONOTONIC`.
+    still: Vec<u64>,
     times: SampleTimes,
     /// When the latest walk began, and the walk that the window began with.
     looked_ns: u64,
@@ -220,6 +238,7 @@ impl Tasks {
             accounts: FastMap::default(),
             found: FastMap::default(),
             blocked: FastMap::default(),
+            still: Vec::new(),
             times: SampleTimes::default(),
             looked_ns: 0,
             known_ns: 0,
@@ -302,12 +321,17 @@ impl Tasks {
     /// Adds what each thread itself used, and how it sleeps.
     fn add_threads(&mut self, now_ns: u64) {
         let mut blocked = FastMap::default();
-        let mut before = self.before.iter().peekable();
+        let still_before = std::mem::take(&mut self.still);
+        let mut before = self.before.iter().zip(still_before).peekable();
+        self.still.reserve(self.rows.len());
         self.found.clear();
         for row in &self.rows {
-            while before.next_if(|earlier| earlier.tid < row.tid).is_some() {}
-            let earlier = before.next_if(|earlier| earlier.tid == row.tid);
-            let earlier = earlier.filter(|earlier| earlier.start_ns == row.start_ns);
+            while before.next_if(|(earlier, _)| earlier.tid < row.tid).is_some() {}
+            let same = before.next_if(|(earlier, _)| earlier.tid == row.tid);
+            let same = same.filter(|(earlier, _)| earlier.start_ns == row.start_ns);
+            let earlier = same.map(|(earlier, _)| earlier);
+            let still = same.filter(|(earlier, _)| earlier.is_still() && row.is_still() && earlier.waits == row.waits);
+            self.still.push(still.map_or(now_ns, |(_, since_ns)| since_ns));
             // Started after that walk, or after the walk had passed its place: all that it used belongs to this window.
             let born = self.known_ns > 0 && row.start_ns >= self.known_ns;
             let used = match earlier {
@@ -406,6 +430,24 @@ impl Tasks {
     /// Every thread as last read.
     pub(crate) fn rows(&self) -> &[TaskRow] {
         &self.rows
+    }
+
+    /// Every thread as last read, and since when it has not run, at least.
+    pub(crate) fn still(&self) -> impl Iterator<Item = (&TaskRow, u64)> {
+        self.rows.iter().zip(self.still.iter().copied()).filter(|(row, _)| row.is_still())
+    }
+
+    /// A thread as last read.
+    pub(crate) fn thread(&self, tid: u32) -> Option<&TaskRow> {
+        let place = self.rows.binary_search_by_key(&tid, |row| row.tid).ok()?;
+        self.rows.get(place)
+    }
+
+    /// Since when a thread has not run, at least; `None` if it runs, or has gone.
+    pub(crate) fn still_since(&self, tid: u32) -> Option<(&TaskRow, u64)> {
+        let place = self.rows.binary_search_by_key(&tid, |row| row.tid).ok()?;
+        let row = self.rows.get(place).filter(|row| row.is_still())?;
+        Some((row, *self.still.get(place)?))
     }
 
     /// The processes of the window, including those that ended in it.

@@ -98,10 +98,30 @@ pub(crate) enum Target {
 
 /// The call that a thread sleeps in; `None` if it runs, or sleeps outside of any call.
 pub(crate) fn call(pid: u32, tid: u32) -> io::Result<Option<Call>> {
+    Ok(native_call(pid, tid)?.map(|call| Call { compat: is_compat(pid), ..call }))
+}
+
+/// What a thread is about, as [`call`] and [`Call::doing`] tell, at half of the cost where it is nothing that others could be the reason
+/// for in either table.
+pub(crate) fn doing(pid: u32, tid: u32) -> io::Result<Doing> {
+    let Some(native) = native_call(pid, tid)? else { return Ok(Doing::Other) };
+    let compat = Call { compat: true, ..native.clone() };
+    let idle =
+        |call: &Call| matches!(call.doing(), Doing::Polls { .. } | Doing::Rests | Doing::Accepts(_) | Doing::Other);
+    if idle(&native) && idle(&compat) {
+        return Ok(Doing::Other);
+    }
+    Ok(if is_compat(pid) { compat.doing() } else { native.doing() })
+}
+
+/// The call of a thread, as if it was by the native table.
+fn native_call(pid: u32, tid: u32) -> io::Result<Option<Call>> {
     // The path of the leader is shorter, which is most of the cost.
     let path = if pid == tid { format!("/proc/{pid}/syscall") } else { format!("/proc/{pid}/task/{tid}/syscall") };
-    let Some((number, args)) = parse_call(&std::fs::read_to_string(path)?) else { return Ok(None) };
-    Ok(Some(Call { number, compat: is_compat(pid), args }))
+    let mut text = [0; 256];
+    let length = io::Read::read(&mut std::fs::File::open(path)?, &mut text)?;
+    let text = std::str::from_utf8(text.get(..length).unwrap_or_default()).unwrap_or_default();
+    Ok(parse_call(text).map(|(number, args)| Call { number, compat: false, args }))
 }
 
 fn parse_call(text: &str) -> Option<(u32, [u64; 6])> {

@@ -285,6 +285,8 @@ fn socket(look: &Look, pid: u32, inode: u64, need: Need) -> Option<Found> {
             let (peer, others) = pick(pid, look.ends().of_socket(peer.inode), need);
             Some((of(need, thing, others), peer))
         }
+        // The other end is not on this machine.
+        None if !own.remote.ip().is_loopback() => Some((of(need, thing, 0), None)),
         // Nobody has accepted it.
         _ => {
             let listener = in_any(&|all| net::tcp_listener(all, own.remote).copied());

@@ -1,5 +1,6 @@
 //! Which processes have a pipe, a socket, a terminal or a file open: from one scan of all descriptors.
 
+use std::collections::HashSet;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -10,6 +11,8 @@ use super::asleep::inode_of;
 
 /// The most descriptors that a scan remembers: 32 MB.
 const MAX_DESCRIPTORS: usize = 1 << 20;
+/// What more have open than these, such as `/dev/null`, ties nobody together.
+const MAX_SHARED: usize = 64;
 /// A scan ends after this time; what it did not come to is counted.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
@@ -97,18 +100,32 @@ impl Ends {
 
     /// Who has this file open: a FIFO, a regular file, by the path that some descriptor leads to, and its inode.
     pub(crate) fn of_file(&self, path: &str, inode: u64) -> Vec<Holder> {
-        let named = self.named.get(&name_hash(path)).map_or(&[][..], Vec::as_slice);
-        named.iter().copied().filter(|holder| inode_behind(*holder) == Some(inode)).collect()
+        self.of_name(path).iter().copied().filter(|holder| inode_behind(*holder) == Some(inode)).collect()
+    }
+
+    /// Who has a file of this name open.
+    pub(crate) fn of_name(&self, path: &str) -> &[Holder] {
+        self.named.get(&name_hash(path)).map_or(&[], Vec::as_slice)
     }
 
     /// Who has the master of the pseudoterminal `/dev/pts/N` open, and so shows what is written to it.
     pub(crate) fn of_terminal_master(&self, number: u32) -> Vec<Holder> {
-        let masters = self.named.get(&name_hash("/dev/ptmx")).map_or(&[][..], Vec::as_slice);
+        let masters = self.of_name("/dev/ptmx");
         let is_it = |holder: &Holder| {
             let info = fdinfo(*holder).unwrap_or_default();
             field(&info, "tty-index:").and_then(|index| index.parse().ok()) == Some(number)
         };
         masters.iter().copied().filter(is_it).collect()
+    }
+
+    /// Adds the processes that have a pipe or a FIFO open which one of these has open too.
+    pub(crate) fn beside(&self, pids: &HashSet<u32>, beside: &mut HashSet<u32>) {
+        for holders in self.pipes.values().chain(self.named.values()) {
+            let fifos_too = holders.len() <= MAX_SHARED && holders.iter().any(|holder| pids.contains(&holder.pid));
+            if fifos_too {
+                beside.extend(holders.iter().map(|holder| holder.pid));
+            }
+        }
     }
 
     /// All sockets of a process.

@@ -8,6 +8,7 @@
 //! - [`ends`]: which processes have the other end of it.
 //! - [`locks`]: who holds a lock of a file or a mutex.
 //! - [`state`]: why a process does not do its part.
+//! - [`places`]: at which file system or cgroup one is stuck.
 //! - [`chain`]: all this together, from a thread that waits to the one that all wait for.
 
 // Some of it is for one user only.
@@ -18,6 +19,7 @@ pub(crate) mod chain;
 pub(crate) mod ends;
 pub(crate) mod locks;
 pub(crate) mod net;
+pub(crate) mod places;
 pub(crate) mod state;
 
 #[cfg(test)]

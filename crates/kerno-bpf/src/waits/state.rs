@@ -169,7 +169,7 @@ impl Mounts {
 }
 
 /// The cgroup itself and those above it, the outermost first; without the root, which cannot be frozen.
-fn ancestors(path: &str) -> impl Iterator<Item = &str> {
+pub(super) fn ancestors(path: &str) -> impl Iterator<Item = &str> {
     let ends = path.match_indices('/').map(|(place, _)| place).filter(|place| *place > 0).chain([path.len()]);
     ends.filter_map(|end| path.get(..end)).filter(|path| path.len() > 1)
 }

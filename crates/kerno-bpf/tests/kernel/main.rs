@@ -52,6 +52,7 @@ mod oom_track;
 mod sched_account;
 mod sched_delay;
 mod sched_summary;
+mod stalls;
 mod syscall_latency;
 mod syscall_summary;
 mod task_summary;

@@ -365,6 +365,20 @@ impl<'a> Ties<'a> {
         self.slow_calls(consequence).contains(&"connect").then(|| self.same_process(cause, consequence))?
     }
 
+    /// Connects to a Unix socket that fail because its backlog is full.
+    pub(crate) fn refused_by_full_backlog(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
+        let refused =
+            consequence.calls().any(|call| call == "connect") && self.any_errno(consequence, &[errno::EAGAIN]);
+        let held_up = cause.rule == "unix_backlog_full" && refused;
+        held_up.then(|| if shares_pid(cause, consequence) { Tie::Process } else { Tie::Mechanism })
+    }
+
+    /// The one that the consequence names waits for the one that the cause names, or is it.
+    #[allow(clippy::unused_self, reason = "all ties look alike in the table")]
+    pub(crate) fn held_up(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
+        shares_pid(cause, consequence).then_some(Tie::Process)
+    }
+
     /// Failed opens of the same process.
     pub(crate) fn failed_opens(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
         let opens = consequence.calls().any(|call| matches!(call, "open" | "openat" | "openat2" | "creat"));

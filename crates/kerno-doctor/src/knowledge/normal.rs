@@ -409,6 +409,7 @@ pub const NORMAL_ERRORS: &[ErrorGroup] = &[
 /// Exceptions to the table above: errors that are not normal for these calls.
 pub const NEVER_NORMAL: &[ErrorGroup] = &[
     (&["clone", "clone3", "fork", "vfork"], &[e::EAGAIN], "the limit on processes is reached"),
+    (&["connect"], &[e::EAGAIN], "the backlog of a Unix socket is full, or no local port is left"),
     (&["mlock", "mlock2", "mlockall", "mmap", "mmap2"], &[e::EAGAIN], "the limit on locked memory is reached"),
 ];
 

@@ -7,6 +7,7 @@ mod files;
 mod memory;
 mod network;
 pub(crate) mod objectives;
+mod standing;
 mod storage;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -33,6 +34,10 @@ pub static ALL: &[Rule] = &[
     cpu::throttling::CpuThrottling::RULE,
     cpu::steal::CpuSteal::RULE,
     waits::BlockedTasks::RULE,
+    standing::stopped::StoppedProcess::RULE,
+    standing::lock::LockHeld::RULE,
+    standing::peer::StalledPeer::RULE,
+    standing::backlog::UnixBacklogFull::RULE,
     descriptors::exhaustion::FdExhaustion::RULE,
     descriptors::leak::FdLeak::RULE,
     files::FileOpenStorm::RULE,

@@ -2,10 +2,12 @@ use std::collections::BTreeMap;
 
 use kerno_model::amount::{number, span};
 use kerno_model::{
-    BlockedTask, Effect, Exemplar, Fact, Finding, NamedProcess, Severity, Subject, Unit, WaitsFor, Window,
+    BlockedTask, Effect, Entity, Exemplar, Fact, Finding, Limit, NamedProcess, Safety, Scope, Severity, Subject, Unit,
+    Value, WaitsFor, Window,
 };
 
 use crate::knowledge::wait_channels::{by_design, place, waits_for};
+use crate::shell::word;
 use crate::title::title;
 use crate::{Words, rule, suffers};
 
@@ -76,6 +78,22 @@ fn finding(window: &Window, rule: &BlockedTasks, kind: WaitsFor, mut tasks: Vec<
     if let Some(place) = place(worst) {
         finding = finding.detail("place", place);
     }
+    if let Some(mount) = tasks.iter().find_map(|task| task.mount.as_deref()) {
+        finding.subject.mount = Some(mount.to_owned());
+    }
+    if let Some(task) = tasks.iter().find(|task| task.server != 0)
+        && let Some(server) = Subject::process(window, task.server, &task.server_comm).process
+    {
+        finding = finding.detail("server", server);
+    }
+    let oom_cgroup = tasks.iter().find_map(|task| task.oom_cgroup.as_deref());
+    if let Some(cgroup) = oom_cgroup {
+        finding.subject.cgroup = Some(cgroup.to_owned());
+        finding = finding
+            .fact(Fact::Scope(Scope::Cgroup(cgroup.to_owned())))
+            .fact(Fact::AtLimit(Limit::CgroupMemory))
+            .detail("oom_cgroup", cgroup);
+    }
     let mut victims = vec![worst.pid];
     for task in &tasks[1..] {
         if !victims.contains(&task.pid) && victims.len() <= MAX_VICTIMS {
@@ -115,6 +133,15 @@ fn with_fixes(finding: Finding, kind: WaitsFor, task: &BlockedTask) -> Finding {
             "shows its open files, and so the file systems that it uses",
         );
     }
+    if let Some(Value::Process(server)) = finding.get("server").cloned() {
+        let pid = server.id.pid;
+        finding = finding.fix(
+            Entity::Process(server.id),
+            Safety::ReadOnly,
+            format!("grep -E '^(State|TracerPid|Threads)' /proc/{pid}/status; cat /proc/{pid}/stack"),
+            "what the server of the file system does instead of answering",
+        );
+    }
     finding = match kind {
         WaitsFor::Fuse => finding
             .look(
@@ -141,6 +168,7 @@ fn with_fixes(finding: Finding, kind: WaitsFor, task: &BlockedTask) -> Finding {
             "grep -H . /sys/block/*/inflight; dmesg | tail -50",
             "shows the requests in flight on each disk, and recent disk errors",
         ),
+        WaitsFor::Memory if finding.text("oom_cgroup").is_some() => with_oom_fixes(finding),
         WaitsFor::Memory => finding.look("cat /proc/pressure/memory; free -m", "shows how short memory is"),
         _ => finding.look(
             "ps -eo pid,tid,stat,wchan:32,comm | awk '$3 ~ /^D/'",
@@ -151,6 +179,28 @@ fn with_fixes(finding: Finding, kind: WaitsFor, task: &BlockedTask) -> Finding {
         "echo w > /proc/sysrq-trigger; dmesg | tail -200",
         "writes the stacks of all blocked tasks to the kernel log",
     )
+}
+
+/// The commands for a cgroup of v1 that is out of memory and in which the kernel may not kill.
+fn with_oom_fixes(finding: Finding) -> Finding {
+    let Some(path) = finding.text("oom_cgroup").map(str::to_owned) else { return finding };
+    let file = |name: &str| word(&format!("/sys/fs/cgroup/memory{path}/{name}"));
+    let (control, limit) = (file("memory.oom_control"), file("memory.limit_in_bytes"));
+    let cgroup = Entity::Cgroup(path);
+    finding
+        .fix(
+            cgroup.clone(),
+            Safety::ReadOnly,
+            format!("cat {control} {limit}"),
+            "whether it is out of memory (under_oom), and its limit",
+        )
+        .fix(
+            cgroup.clone(),
+            Safety::Changing,
+            format!("echo 0 > {control}"),
+            "lets the kernel kill one of its processes, so that the others go on",
+        )
+        .fix(cgroup, Safety::Changing, format!("echo <bytes> > {limit}"), "raises the limit, so that all go on")
 }
 
 fn words(finding: &Finding) -> Words {
@@ -172,14 +222,36 @@ fn words(finding: &Finding) -> Words {
     };
     let kind = finding.waits_for().unwrap_or(WaitsFor::Unknown);
     let sleep = finding.number("sleep").or_else(|| finding.number("longest_sleep")).map(span);
-    let place = finding.text("place").map_or_else(String::new, |place| format!(" It sleeps in {place}()."));
+    let it = if finding.get("server").is_some() { "The stuck task" } else { "It" };
+    let place = finding.text("place").map_or_else(String::new, |place| format!(" {it} sleeps in {place}()."));
     Words {
-        title: title(&format!("{who}{others} {verb} stuck waiting for {}", awaited(kind)), [sleep]),
-        cause: format!("{}{place}", cause(kind)),
+        title: title(&format!("{who}{others} {verb} stuck waiting for {}", awaited_here(finding, kind)), [sleep]),
+        cause: format!("{}{place}", cause_here(finding, kind)),
         impact: "A task in this state does nothing else, and no signal ends it until it gets what it waits for. Whoever needs the task, \
                  or something that it holds, waits too. Each such task adds to the load average."
             .to_owned(),
         outlook: String::new(),
+    }
+}
+
+/// What a task waits for, with its name if it is known.
+fn awaited_here(finding: &Finding, kind: WaitsFor) -> String {
+    match (finding.text("oom_cgroup"), &finding.subject.mount) {
+        (Some(cgroup), _) => format!("memory in cgroup {cgroup}, whose OOM killer is switched off"),
+        (None, Some(mount)) => format!("{} at {mount}", awaited(kind)),
+        _ => awaited(kind).to_owned(),
+    }
+}
+
+fn cause_here(finding: &Finding, kind: WaitsFor) -> String {
+    if finding.text("oom_cgroup").is_some() {
+        return "The cgroup has reached its memory limit. Its OOM killer is switched off (oom_kill_disable), so its tasks sleep until \
+                the limit is raised or memory is freed. The machine itself may have plenty."
+            .to_owned();
+    }
+    match finding.get("server") {
+        Some(Value::Process(server)) => format!("{server} serves the file system, and does not answer a request."),
+        _ => cause(kind).to_owned(),
     }
 }
 
@@ -282,6 +354,32 @@ mod tests {
         let own = |stack| BlockedTask { kernel_thread: true, ..task(1, 30.0, stack) };
         assert!(found(vec![own(&["some_thread"])]).is_empty());
         assert_eq!(found(vec![own(&["jbd2_journal_commit_transaction"])]).len(), 1);
+    }
+
+    #[test]
+    fn the_mount_its_server_and_a_cgroup_without_oom_killer_are_named() {
+        let at = BlockedTask {
+            mount: Some("/mnt/data".into()),
+            server: 7,
+            server_comm: "sshfs".into(),
+            ..task(1, 3.0, FUSE)
+        };
+        let found = found(vec![
+            at,
+            BlockedTask { oom_cgroup: Some("/box".into()), ..task(2, 3.0, &["mem_cgroup_oom_synchronize"]) },
+        ]);
+        let told: Vec<_> = found.iter().map(words).collect();
+        assert_eq!(
+            told[0].title,
+            "rsync (100) is stuck waiting for the server of a FUSE file system at /mnt/data: 3 s"
+        );
+        assert!(told[0].cause.starts_with("sshfs (7) serves the file system"), "{}", told[0].cause);
+        assert!(told[1].title.contains("memory in cgroup /box, whose OOM killer is switched off"), "{}", told[1].title);
+        assert!(!told[1].cause.contains("no free memory"));
+        assert!(
+            found[1].fixes.iter().any(|fix| fix.command == "echo 0 > /sys/fs/cgroup/memory/box/memory.oom_control")
+        );
+        found.iter().for_each(words_hold);
     }
 
     #[test]

@@ -1,9 +1,14 @@
 mod merge;
 mod metrics;
+mod stalls;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Histogram, Series};
+
+pub use stalls::{
+    Awaited, AwaitedKind, FullListener, HeldProcess, ListenerHolder, Stall, StallNeed, StallStep, StandingState,
+};
 
 /// CPUs in a window, and those that waited for them. What each process ran and waited in all is in its `used`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -31,6 +36,12 @@ pub struct SchedSummary {
     pub blocked: Vec<BlockedTask>,
     /// How many slept uninterruptibly, at each sample.
     pub uninterruptible: Series,
+    /// Threads that stood still for most of the window because others did not do their part. Bounded.
+    pub stalls: Vec<Stall>,
+    /// Processes that were stopped, traced or frozen for most of the window, and that others had to do with. Bounded.
+    pub held: Vec<HeldProcess>,
+    /// Listeners of Unix sockets that had no room. Bounded.
+    pub full_listeners: Vec<FullListener>,
 }
 
 /// A CPU.
@@ -168,6 +179,14 @@ pub struct BlockedTask {
     pub wait_channel: Option<String>,
     /// Where it sleeps, innermost first (`/proc/PID/stack`), where it can be read.
     pub stack: Vec<String>,
+    /// The mount point of the file system whose server it waits for.
+    pub mount: Option<String>,
+    /// The process that serves it; 0 if it is not known, or none on this machine does.
+    pub server: u32,
+    /// The name of that process.
+    pub server_comm: String,
+    /// The cgroup that is out of memory and whose OOM killer is switched off.
+    pub oom_cgroup: Option<String>,
 }
 
 impl SchedSummary {
@@ -176,6 +195,14 @@ impl SchedSummary {
         let waiters = self.waiters.iter().flat_map(|w| w.held_by.iter().map(|held| held.pid).chain([w.pid]));
         let throttled = self.throttled.iter().flat_map(|cgroup| cgroup.pids.iter().copied());
         let groups = self.groups.iter().flat_map(|group| group.pids.iter().copied());
-        waiters.chain(throttled).chain(groups).chain(self.blocked.iter().map(|task| task.pid)).collect()
+        let blocked = self.blocked.iter().flat_map(|task| [task.pid, task.server]);
+        let stalled = self.stalls.iter().flat_map(|stall| {
+            [stall.pid].into_iter().chain(stall.chain.iter().flat_map(|step| [step.pid, step.tracer]))
+        });
+        let held = self.held.iter().flat_map(|held| [held.pid, held.tracer]);
+        let listeners =
+            self.full_listeners.iter().flat_map(|listener| listener.holders.iter().map(|holder| holder.pid));
+        let waited_for = stalled.chain(held).chain(listeners).filter(|pid| *pid != 0);
+        waiters.chain(throttled).chain(groups).chain(blocked).chain(waited_for).collect()
     }
 }

@@ -7,6 +7,7 @@ mod filesystem;
 mod memory;
 mod network;
 mod several;
+mod standing;
 mod syscalls;
 
 use super::case::Case;
@@ -21,6 +22,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Case> {
         memory::CASES,
         syscalls::CASES,
         several::CASES,
+        standing::CASES,
     ];
     groups.into_iter().flatten()
 }

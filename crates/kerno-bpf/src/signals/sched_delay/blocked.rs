@@ -3,11 +3,14 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::engine::{Gap, Gaps, Late, Question, Tick, proc_has_host_pids};
+use crate::waits::asleep;
+use crate::waits::ends::Ends;
+use crate::waits::places::{self, ServedMount};
+use crate::waits::state;
 use kerno_model::BlockedTask;
 
-/// The most threads that are named, and the most of their stack.
+/// The most threads that are named.
 const MAX_TASKS: usize = 32;
-const MAX_FRAMES: usize = 24;
 
 /// From here on a sleep is looked at: everything shorter is normal I/O, also on slow devices.
 const LONG_NS: u64 = 1_000_000_000;
@@ -16,6 +19,8 @@ const LONG_NS: u64 = 1_000_000_000;
 pub(super) struct BlockedTasks {
     /// By thread and when it fell asleep: each sleep is one.
     seen: HashMap<(u32, u64), BlockedTask>,
+    /// The FUSE connections in which some wait.
+    connections: HashMap<(u32, u64), u32>,
     /// The sleeps whose place in the kernel is not known yet, and why not.
     unknown: HashMap<(u32, u64), Option<Late>>,
 }
@@ -24,6 +29,27 @@ impl BlockedTasks {
     pub(super) fn begin(&mut self) {
         self.seen.clear();
         self.unknown.clear();
+        self.connections.clear();
+    }
+
+    /// Says who serves the FUSE file systems in which some wait.
+    pub(super) fn name_servers(&mut self, tick: &Tick<'_>) {
+        let minors: HashSet<u32> = self.connections.values().copied().collect();
+        if minors.is_empty() {
+            return;
+        }
+        let find = move || {
+            let ends = Ends::scan();
+            let of = |minor| Some((minor, places::fuse_server(&ends, minor)?));
+            let servers = minors.into_iter().filter_map(of);
+            servers.map(|(minor, pid)| (minor, (pid, state::name(pid).unwrap_or_default()))).collect::<HashMap<_, _>>()
+        };
+        let Ok(servers) = tick.resolver.ask(Question::Servers, find) else { return };
+        for (key, minor) in &self.connections {
+            if let (Some(task), Some((pid, comm))) = (self.seen.get_mut(key), servers.get(minor)) {
+                (task.server, task.server_comm) = (*pid, comm.clone());
+            }
+        }
     }
 
     pub(super) fn sample(&mut self, tick: &Tick<'_>) {
@@ -73,14 +99,23 @@ impl BlockedTasks {
         let asleep: Vec<_> = self.unknown.keys().filter_map(|key| Some((*key, self.seen.get(key)?))).collect();
         let questions = asleep.iter().map(|((tid, since_ns), task)| {
             let (pid, tid) = (task.pid, *tid);
-            (Question::Stack(tid, *since_ns), move || (wait_channel(pid, tid), stack(pid, tid)))
+            (Question::Stack(tid, *since_ns), move || Place::of(pid, tid))
         });
         let answers = tick.resolver.ask_all(questions);
         let keys: Vec<_> = asleep.into_iter().map(|(key, _)| key).collect();
         self.unknown.clear();
         for (key, answer) in keys.into_iter().zip(answers) {
             match (answer, self.seen.get_mut(&key)) {
-                (Ok((wait_channel, stack)), Some(task)) => (task.wait_channel, task.stack) = (wait_channel, stack),
+                (Ok(place), Some(task)) => {
+                    (task.wait_channel, task.stack) = (place.wait_channel, place.stack);
+                    task.oom_cgroup = place.oom_cgroup;
+                    if let Some(mount) = place.mount {
+                        task.mount = Some(mount.target);
+                        if mount.kind.starts_with("fuse") {
+                            self.connections.insert(key, mount.minor);
+                        }
+                    }
+                }
                 (Err(late), Some(_)) => drop(self.unknown.insert(key, Some(late))),
                 (_, None) => {}
             }
@@ -108,37 +143,34 @@ impl BlockedTasks {
     }
 }
 
-/// The kernel function it sleeps in.
-fn wait_channel(pid: u32, tid: u32) -> Option<String> {
-    let name = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/wchan")).ok()?;
-    // 0 is "not asleep", or "not to be told".
-    let name = name.trim();
-    (!name.is_empty() && name != "0").then(|| name.to_owned())
+/// Where a thread is stuck.
+#[derive(Debug, Default)]
+struct Place {
+    wait_channel: Option<String>,
+    stack: Vec<String>,
+    mount: Option<ServedMount>,
+    oom_cgroup: Option<String>,
 }
 
-fn stack(pid: u32, tid: u32) -> Vec<String> {
-    parse_stack(&std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/stack")).unwrap_or_default())
-}
-
-/// Lines such as `[<0>] folio_wait_bit+0x1a/0x30 [xfs]`: the functions' names.
-fn parse_stack(text: &str) -> Vec<String> {
-    let frame = |line: &str| {
-        let function = line.split_once("] ")?.1.split(['+', ' ']).next()?.trim();
-        (!function.is_empty()).then(|| function.to_owned())
-    };
-    text.lines().filter_map(frame).take(MAX_FRAMES).collect()
+impl Place {
+    fn of(pid: u32, tid: u32) -> Self {
+        let (wait_channel, stack) = (asleep::wait_channel(pid, tid), asleep::stack(pid, tid));
+        let is_in = |names: &[&str]| {
+            stack.iter().chain(&wait_channel).any(|frame| names.iter().any(|name| frame.starts_with(name)))
+        };
+        let kind =
+            [("fuse", &["fuse_", "request_wait_answer"][..]), ("nfs", &["nfs", "rpc_"]), ("cifs", &["cifs_", "smb2_"])];
+        let kind = kind.into_iter().find(|(_, names)| is_in(names)).map(|(kind, _)| kind);
+        let mount = kind.and_then(|kind| places::served_mount(pid, tid, kind));
+        let oom_cgroup =
+            is_in(&["mem_cgroup_oom", "mem_cgroup_out_of_memory"]).then(|| places::oom_cgroup(pid)).flatten();
+        Self { wait_channel, stack, mount, oom_cgroup }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_stack_becomes_names() {
-        let text = "[<0>] xfs_log_force+0x1b1/0x2f0 [xfs]\n[<0>] do_syscall_64+0x71/0x280\n[<0>] 0xffffffff\n";
-        assert_eq!(parse_stack(text), ["xfs_log_force", "do_syscall_64", "0xffffffff"]);
-        assert!(parse_stack("").is_empty());
-    }
 
     #[test]
     fn those_that_got_free_make_room_for_others() {

@@ -28,6 +28,12 @@
 //! Beside it are looked at: `/proc/stat` (use, interrupts, steal), `/proc/pressure/cpu`, `cpu.stat` of the cgroups with a quota (v1
 //! and v2), and the tasks that sleep uninterruptibly, with where they sleep.
 //!
+//! Of threads that have slept for two seconds, the call they sleep in is read once a sleep (`/proc/PID/syscall`), some hundred in a sample.
+//! Where that is a write to a pipe or socket, a lock or a connect, it is looked at the end of the window who has the other end
+//! ([`Stall`](kerno_model::Stall)); only then all descriptors are listed. Beside 2,000 idle processes `kerno doctor` used 6 to 10 % more for it.
+//! A sleep that ends before the window does is not followed. Unix sockets that listen are looked at four times a window, in Kerno's own network
+//! namespace.
+//!
 //! # Compared with
 //!
 //! `runqslower` and `runqlat` (libbpf-tools) find the same waits: on the same load with the same limit, 989 and 989; of one process
@@ -46,6 +52,7 @@ mod event;
 mod groups;
 mod loader;
 mod sampler;
+mod stalls;
 mod throttle;
 
 pub use event::{SchedEvent, WaitReason};

@@ -5,6 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::blocked::BlockedTasks;
 use super::cpu_times::{CpuTimes, runnable};
 use super::groups::groups;
+use super::stalls::Stalls;
 use super::throttle::ThrottleMeter;
 use crate::engine::{Cumulative, Gaps, PressureMeter, ProcFile, Sampler, Tasks, Tick};
 use crate::event::Comm;
@@ -94,6 +95,7 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
         begun: false,
         throttle: ThrottleMeter::new(),
         blocked: BlockedTasks::default(),
+        stalls: Stalls::default(),
         loadavg: ProcFile::new("/proc/loadavg"),
         runnable: Series::default(),
         uninterruptible: Series::default(),
@@ -122,6 +124,7 @@ struct Sampled {
     begun: bool,
     throttle: ThrottleMeter,
     blocked: BlockedTasks,
+    stalls: Stalls,
     loadavg: ProcFile,
     runnable: Series,
     uninterruptible: Series,
@@ -147,6 +150,7 @@ impl Sampled {
         let blocked = u32::try_from(tick.tasks.blocked().count()).unwrap_or(u32::MAX);
         self.uninterruptible.push(tick.seconds, f64::from(blocked));
         self.blocked.sample(tick);
+        self.stalls.sample(tick);
     }
 
     /// Long waits since the last call, the worst first. They are taken out of the kernel's maps, which so have room for those of
@@ -241,6 +245,7 @@ impl Sampler for Sampled {
         self.runnable = Series::default();
         self.uninterruptible = Series::default();
         self.blocked.begin();
+        self.stalls.begin(tick.now_ns);
         self.throttle.begin(&mut self.gaps);
         // Later what the end of a window found is the begin of the next: nothing falls between.
         if !std::mem::replace(&mut self.begun, true) {
@@ -281,6 +286,8 @@ impl Sampler for Sampled {
         if cut {
             missing("CPU quotas of some cgroups", "there are more cgroups than are looked at");
         }
+        self.blocked.name_servers(tick);
+        let standing = self.stalls.take(tick, &mut self.gaps);
         let (mut wakeup_ns, mut preempted_ns) = (Histogram::new(), Histogram::new());
         let cpus = self.cpus(&mut wakeup_ns, &mut preempted_ns);
         signals.sched_delay = Some(SchedSummary {
@@ -294,6 +301,9 @@ impl Sampler for Sampled {
             throttled,
             blocked: self.blocked.take(&mut self.gaps),
             uninterruptible: std::mem::take(&mut self.uninterruptible),
+            stalls: standing.stalls,
+            held: standing.held,
+            full_listeners: standing.full_listeners,
         });
         self.gaps.tell(signals);
     }

@@ -28,6 +28,11 @@ rule! {
             "its calls fail for want of a file descriptor",
         ),
         suffers(Effect::ConnectsFail, |ties, a, b| ties.connect_errors(a, b), "its connects fail"),
+        suffers(
+            Effect::NotAccepted,
+            |ties, a, b| ties.refused_by_full_backlog(a, b),
+            "its connects fail because nobody accepts them",
+        ),
         suffers(Effect::OpensFail, |ties, a, b| ties.failed_opens(a, b), "the same failed opens"),
     ];
     thresholds: {
@@ -208,6 +213,9 @@ fn fixes(finding: Finding, pid: u32, name: &str, errno: i32) -> Finding {
         (errno::ENOMEM, _) => finding
             .look_at_process(format!("grep -E '^Vm|^Rss' /proc/{pid}/status; wc -l /proc/{pid}/maps"), "its memory and its mappings")
             .look("grep -E 'Commit|Available' /proc/meminfo; sysctl vm.max_map_count", "how much memory and how many mappings are allowed"),
+        (errno::EAGAIN, "connect") => finding
+            .look("ss -xlp", "which Unix socket's Recv-Q has reached its Send-Q, the backlog, and whose it is")
+            .look("sysctl net.core.somaxconn net.unix.max_dgram_qlen", "the largest backlog that a program can ask for"),
         (errno::EAGAIN, _) => finding
             .look_at_process(format!("cat /proc/{pid}/limits"), "its limits of processes and of locked memory")
             .look_at_process(format!("cat /proc/{pid}/cgroup; sysctl kernel.pid_max kernel.threads-max"), "the cgroup whose pids.max may be reached"),
@@ -242,6 +250,9 @@ fn cause(call: Option<&str>, error: Option<i32>) -> &'static str {
     const FAULT: &str = "The program goes on although these calls fail. It has a fault, or it was configured wrongly.";
     let (Some(error), call) = (error, call.unwrap_or_default()) else { return FAULT };
     match (error, call) {
+        (errno::EAGAIN, "connect") => {
+            "The backlog of the Unix socket that it connects to is full: whoever listens there accepts too slowly."
+        }
         (errno::EAGAIN, _) => "The limit of processes or of locked memory is reached.",
         (errno::ENOMEM, "mmap" | "mmap2" | "mprotect" | "mremap") => {
             "A limit of its memory is reached: address space, number of mappings (vm.max_map_count), or committed memory."

@@ -39,6 +39,7 @@ rule! {
             "its connects wait to be accepted",
         ),
         suffers(Effect::ConnectsFail, |ties, a, b| ties.slow_connect(a, b), "its connects wait for an answer"),
+        suffers(Effect::HoldsUp, |ties, a, b| ties.held_up(a, b), "the call in which it waits"),
         suffers(Effect::StandsStill, |ties, a, b| ties.same_process(a, b), "the call that it sleeps in"),
     ];
     thresholds: {

@@ -1,10 +1,10 @@
 use kerno_model::amount::{number, quantity, span};
-use kerno_model::{Eta, Fact, FdProcess, Finding, Limit, Scope, Series, Severity, Subject, Unit, Window};
+use kerno_model::{Effect, Eta, Fact, FdProcess, Finding, Limit, Scope, Series, Severity, Subject, Unit, Window};
 
 use super::{count_targets, holder, raise_limit};
 use crate::growth::{Growth, LONG_SECONDS, SHORT_SECONDS, horizon, is_current, steady_growth};
 use crate::title::title;
-use crate::{Words, rule};
+use crate::{Words, rule, suffers};
 
 /// Growth by a smaller share of what is open is no leak.
 const MATTERS: f64 = 0.02;
@@ -32,7 +32,10 @@ rule! {
          What grows is found by a look at the file descriptors when the growth begins and another at the end.",
         judge, words;
     causes: [DescriptorsFill, NoDescriptors];
-    suffers: [];
+    suffers: [
+        suffers(Effect::StandsStill, |ties, a, b| ties.same_process(a, b), "what is stuck keeps its descriptors, and more comes"),
+        suffers(Effect::HoldsUp, |ties, a, b| ties.held_up(a, b), "what waits keeps its descriptors, and more comes"),
+    ];
     trend: open;
     thresholds: {
         min_growth: 20.0 Count, 1.0 ..= 1e9, "net new file descriptors in the window";

@@ -31,6 +31,7 @@ rule! {
             |ties, a, b| ties.in_throttled_cgroup(a, b),
             "held back by the quota of its cgroup, it accepts too slowly",
         ),
+        suffers(Effect::HoldsUp, |ties, a, b| ties.same_process(a, b), "cannot accept while it stands still"),
         suffers(Effect::CpusTaken, |ties, a, b| ties.waits_for_cpu(a, b), "waits for a CPU, and so accepts too slowly"),
     ];
     thresholds: {

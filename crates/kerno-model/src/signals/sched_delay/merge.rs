@@ -6,7 +6,8 @@ use crate::merge::{
 };
 use crate::merged::{Inexact, Merged};
 use crate::{
-    BlockedTask, CgroupThrottle, CpuGroup, CpuHolder, CpuStat, Process, SchedSummary, SchedWaiter, Series, TaskUse,
+    BlockedTask, CgroupThrottle, CpuGroup, CpuHolder, CpuStat, FullListener, HeldProcess, Process, SchedSummary,
+    SchedWaiter, Series, Stall, TaskUse,
 };
 
 /// Of one list of processes or of holders in one window.
@@ -17,6 +18,9 @@ const MAX_PIDS: usize = 16;
 
 /// Of blocked tasks in one window.
 const MAX_BLOCKED: usize = 32;
+
+/// Of stalls, of processes that are held, and of full listeners, each, in one window.
+const MAX_STALLS: usize = 32;
 
 const GROUP_PIDS: &str = "sched_delay.groups.pids";
 const THROTTLED_PIDS: &str = "sched_delay.throttled.pids";
@@ -39,6 +43,13 @@ impl Part for SchedSummary {
         if self.blocked.len() >= MAX_BLOCKED {
             notes.cut(BlockedTask::LIST, None);
         }
+        let full = |list, length, most| (length >= most).then_some(list);
+        let lists = [
+            full(Stall::LIST, self.stalls.len(), MAX_STALLS),
+            full(HeldProcess::LIST, self.held.len(), MAX_STALLS),
+            full(FullListener::LIST, self.full_listeners.len(), MAX_STALLS),
+        ];
+        lists.into_iter().flatten().for_each(|list| notes.cut(list, None));
     }
 
     fn merge(&mut self, later: &Self, joint: &mut Joint<'_>) {
@@ -52,6 +63,9 @@ impl Part for SchedSummary {
         join_list(&mut self.throttled, &later.throttled, joint);
         join_list(&mut self.blocked, &later.blocked, joint);
         joint.series(&mut self.uninterruptible, &later.uninterruptible);
+        join_list(&mut self.stalls, &later.stalls, joint);
+        join_list(&mut self.held, &later.held, joint);
+        join_list(&mut self.full_listeners, &later.full_listeners, joint);
     }
 
     fn rank_processes(&mut self, processes: &BTreeMap<u32, Process>, notes: &mut Merged) {
@@ -239,6 +253,11 @@ impl Entry for BlockedTask {
     fn join(&mut self, later: &Self, _joint: &mut Joint<'_>) {
         self.seconds = self.seconds.max(later.seconds);
         self.at_end = later.at_end;
+        self.mount = later.mount.clone().or_else(|| self.mount.take());
+        self.oom_cgroup = later.oom_cgroup.clone().or_else(|| self.oom_cgroup.take());
+        if later.server != 0 {
+            (self.server, self.server_comm) = (later.server, later.server_comm.clone());
+        }
     }
 
     fn absent_later(&mut self, _joint: &mut Joint<'_>) -> bool {
@@ -248,5 +267,79 @@ impl Entry for BlockedTask {
 
     fn order(&self, other: &Self) -> Ordering {
         other.seconds.total_cmp(&self.seconds).then((self.tid, self.since_ns).cmp(&(other.tid, other.since_ns)))
+    }
+}
+
+impl Entry for Stall {
+    const LIST: &'static str = "sched_delay.stalls";
+    const MAX: usize = 128;
+    const SELECTED: Selected = Selected::All;
+
+    /// Each sleep is one.
+    fn is(&self, later: &Self, joint: &Joint<'_>) -> bool {
+        let sleep = |stall: &Self| (stall.tid, stall.since_ns);
+        sleep(self) == sleep(later) && joint.same_process((self.pid, &self.comm), (later.pid, &later.comm))
+    }
+
+    fn join(&mut self, later: &Self, _joint: &mut Joint<'_>) {
+        let (seconds, moves) = (self.seconds.max(later.seconds), self.moves || later.moves);
+        *self = Self { seconds, moves, ..later.clone() };
+    }
+
+    fn absent_later(&mut self, _joint: &mut Joint<'_>) -> bool {
+        self.at_end = false;
+        true
+    }
+
+    fn order(&self, other: &Self) -> Ordering {
+        other.seconds.total_cmp(&self.seconds).then((self.tid, self.since_ns).cmp(&(other.tid, other.since_ns)))
+    }
+}
+
+impl Entry for HeldProcess {
+    const LIST: &'static str = "sched_delay.held";
+    const MAX: usize = 128;
+    const SELECTED: Selected = Selected::All;
+
+    fn is(&self, later: &Self, joint: &Joint<'_>) -> bool {
+        joint.same_process((self.pid, &self.comm), (later.pid, &later.comm))
+    }
+
+    fn join(&mut self, later: &Self, _joint: &mut Joint<'_>) {
+        let (seconds, queued) = (self.seconds.max(later.seconds), self.queued.max(later.queued));
+        let listener = later.listener.clone().or_else(|| self.listener.take());
+        *self = Self { seconds, queued, listener, ..later.clone() };
+    }
+
+    fn absent_later(&mut self, _joint: &mut Joint<'_>) -> bool {
+        self.at_end = false;
+        true
+    }
+
+    fn order(&self, other: &Self) -> Ordering {
+        other.queued.cmp(&self.queued).then(other.seconds.total_cmp(&self.seconds)).then(self.pid.cmp(&other.pid))
+    }
+}
+
+impl Entry for FullListener {
+    const LIST: &'static str = "sched_delay.full_listeners";
+    const MAX: usize = 64;
+    const SELECTED: Selected = Selected::All;
+
+    fn is(&self, later: &Self, _joint: &Joint<'_>) -> bool {
+        (&self.name, self.inode) == (&later.name, later.inode)
+    }
+
+    fn join(&mut self, later: &Self, _joint: &mut Joint<'_>) {
+        let (queued, full, looks) = (
+            self.queued.max(later.queued),
+            self.full.saturating_add(later.full),
+            self.looks.saturating_add(later.looks),
+        );
+        *self = Self { queued, full, looks, ..later.clone() };
+    }
+
+    fn order(&self, other: &Self) -> Ordering {
+        other.full.cmp(&self.full).then_with(|| self.name.cmp(&other.name)).then(self.inode.cmp(&other.inode))
     }
 }

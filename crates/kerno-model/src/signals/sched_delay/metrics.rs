@@ -221,5 +221,9 @@ impl Describe for SchedSummary {
         ("throttled[].pids[]", "without bound"),
         ("blocked[].since_ns", "a time, for findings"),
         ("blocked[].tid", "without bound"),
+        ("blocked[].server", "without bound"),
+        ("stalls[].*", "about single threads, without bound; for findings"),
+        ("held[].*", "about single processes, without bound; for findings"),
+        ("full_listeners[].*", "about single sockets, without bound; for findings"),
     ];
 }

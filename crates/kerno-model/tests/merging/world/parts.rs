@@ -103,6 +103,16 @@ impl World {
                     at_end: last == to,
                     ..BlockedTask::default()
                 });
+                part.stalls.push(Stall {
+                    pid: sleep.pid,
+                    tid: sleep.pid,
+                    comm: name(sleep.pid),
+                    seconds: (last * 1000 - sleep.from_ms) as f64 / 1000.0,
+                    since_ns: ns(sleep.from_ms),
+                    at_end: last == to,
+                    chain: vec![StallStep { pid: sleep.pid + 1, comm: name(sleep.pid + 1), ..StallStep::default() }],
+                    ..Stall::default()
+                });
             }
         }
         part
