@@ -29,7 +29,7 @@ pub(crate) fn run(args: &WhyArgs) -> anyhow::Result<ExitCode> {
     options.depth = args.depth;
     let mut watch = WhyWatch::start(options, &host)?;
     let (begun, mut shown) = (Instant::now(), Instant::now());
-    while begun.elapsed() < args.duration && !cancel.is_cancelled() {
+    while begun.elapsed() < args.duration && !cancel.is_cancelled() && !watch.is_over() {
         cancel.wait(STEP.min(args.duration.saturating_sub(begun.elapsed())));
         watch.step()?;
         if args.live && shown.elapsed() >= REFRESH {

@@ -170,6 +170,11 @@ impl WhyWatch {
         self.follow(next, look)
     }
 
+    /// Whether none of the target's processes is left.
+    pub fn is_over(&self) -> bool {
+        self.targets.iter().all(|pid| state::stat(*pid, *pid).map_or(true, |stat| stat.state == 'Z'))
+    }
+
     /// What was seen until now.
     ///
     /// # Errors

@@ -82,10 +82,15 @@ static __always_inline void sleep_ends(struct thread *thread, __u64 now)
 		found->longest_ns = slept;
 }
 
-/* Whoever leaves a CPU has run: also one that was taken to wait for it when it was met. */
-static __always_inline void runs_no_longer(struct thread *thread, __u64 now)
+/*
+ * A switch may be missed: some machines trace none away from the threads of process 1, and a wake-up may come before the switch that it
+ * follows. Whatever the thread was in until now is accounted for at the next one.
+ */
+static __always_inline void accounts_until(struct thread *thread, __u64 now)
 {
-	if ((thread->state == THREAD_RUNS || thread->state == THREAD_WAITS) && now > thread->since_ns)
+	if (thread->state == THREAD_SLEEPS)
+		sleep_ends(thread, now);
+	else if (thread->state == THREAD_RUNS && now > thread->since_ns)
 		thread->run_ns += now - thread->since_ns;
 }
 
@@ -95,7 +100,10 @@ static __always_inline void leaves(struct scratch *scratch, void *ctx, struct ta
 
 	if (!thread)
 		return;
-	runs_no_longer(thread, now);
+	/* It had the CPU, whenever it got that. */
+	if (thread->state == THREAD_WAITS)
+		thread->state = THREAD_RUNS;
+	accounts_until(thread, now);
 	thread->since_ns = now;
 	thread->looked = 0;
 	if (state_of(task) & TASK_DEAD) {
@@ -120,8 +128,7 @@ static __always_inline void gets(struct scratch *scratch, struct task_struct *ta
 
 	if (!thread)
 		return;
-	if (thread->state == THREAD_SLEEPS)
-		sleep_ends(thread, now);
+	accounts_until(thread, now);
 	waited = thread->state == THREAD_WAITS && now > thread->since_ns ? now - thread->since_ns : 0;
 	thread->state = THREAD_RUNS;
 	thread->since_ns = now;

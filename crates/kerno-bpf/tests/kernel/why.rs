@@ -327,7 +327,8 @@ fn a_lock_that_does_not_store_its_owner_is_known_by_who_wakes() {
     child.go();
     let waiter = u32::try_from(child.heard()).unwrap();
     let report = watch(child.pid, 3.0);
-    assert!(share_of(thread(&report, waiter), TimeKind::Lock) > 0.7, "{report:#?}");
+    // An emulated CPU spins longer before it sleeps.
+    assert!(share_of(thread(&report, waiter), TimeKind::Lock) > if slowness() > 1 { 0.3 } else { 0.7 }, "{report:#?}");
     assert_eq!(root(&report).kind, TimeKind::Timer, "{report:#?}");
     assert_ne!(root(&report).tid, Some(waiter));
 }

@@ -65,6 +65,18 @@ fn a_process_is_found_by_its_id_and_by_its_name() {
 }
 
 #[test]
+fn a_target_that_ends_ends_the_watching() {
+    let mut sleeper = Started::new("sleep", &["1.5"]);
+    let begun = std::time::Instant::now();
+    let pid = sleeper.pid();
+    let reaper = std::thread::spawn(move || sleeper.0.wait().unwrap());
+    let report: Value = serde_json::from_str(&text(&["why", "--duration", "50s", "--output", "json", &pid])).unwrap();
+    reaper.join().unwrap();
+    assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
+    assert_eq!(most(&report).1, "timer");
+}
+
+#[test]
 fn whoever_listens_on_a_port_is_found() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port().to_string();
