@@ -149,7 +149,7 @@ fn polls(call: &str) -> bool {
     call.starts_with("epoll") || call.contains("poll") || call.contains("select")
 }
 
-/// Whoever waits until a thread that waits for work gives it some waits for work, too.
+/// Whoever waits until a thread that waits for work gives it some, or hands on the lock with which it does, waits for work, too.
 fn waits_for_work(accounts: &mut [ThreadTime]) {
     let idle: Vec<_> = accounts
         .iter()
@@ -160,7 +160,7 @@ fn waits_for_work(accounts: &mut [ThreadTime]) {
         .map(|account| account.tid)
         .collect();
     for spent in accounts.iter_mut().flat_map(|account| &mut account.spent) {
-        if spent.kind == TimeKind::Thread
+        if matches!(spent.kind, TimeKind::Thread | TimeKind::Lock)
             && spent.on.detail.is_empty()
             && spent.on.tid.is_some_and(|tid| idle.contains(&tid))
         {

@@ -139,14 +139,17 @@ fn connect_timeouts(scene: &mut Scene) -> Result<Staged> {
 
 fn accept_queue_overflow(scene: &mut Scene) -> Result<Staged> {
     let net = scene.lonely_net()?;
-    let redis = Run::words("redis-server --port 6379 --bind 127.0.0.1 --tcp-backlog 4 --save --appendonly no");
+    let redis = Run::words(
+        "redis-server --port 6379 --bind 127.0.0.1 --tcp-backlog 4 --save --appendonly no --enable-debug-command yes",
+    );
     let server = scene.spawn(&redis.in_net(&net))?;
     let listening = net.clone();
     scene.until("redis", || {
         run(&format!("nsenter --net=/run/netns/{listening} -- ss -Hltn")).is_ok_and(|text| text.contains(":6379"))
     })?;
-    kill(server, Signal::STOP);
+    // One command lasts: Redis does nothing else meanwhile.
     let script = "import socket,time\n\
+        slow=socket.create_connection(('127.0.0.1',6379)); slow.sendall(b'DEBUG SLEEP 300\\r\\n'); time.sleep(0.3)\n\
         kept=[]\n\
         while True:\n\
         \x20 s=socket.socket(); s.setblocking(False); s.connect_ex(('127.0.0.1',6379)); kept.append((time.time(),s))\n\

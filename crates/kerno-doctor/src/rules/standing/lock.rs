@@ -11,7 +11,7 @@ rule! {
     /// Locks of files and mutexes that are not released.
     LockHeld = "lock_held", "sched_delay", "threads wait for a lock that is not released",
         "Judges waits for locks of files (flock, fcntl, OFD) and mutexes of programs that last for most of the window. Two or more must \
-         wait, unless the lock is a mutex whose holder sleeps all the time. A holder that waits for work (accept, poll, epoll) keeps the \
+         wait, unless the lock is a mutex whose holder sleeps all the time. A holder that waits for work (accept, poll, a read of what nobody is known to owe) keeps the \
          lock by design: only one process of a group may wait there, or it leads the others. Threads and processes that wait for each \
          other's locks are a deadlock, which never ends by itself. The owner of a mutex is known for those of glibc that are not \
          recursive readers' locks.",
@@ -152,6 +152,7 @@ mod tests {
         let silent =
             |kind, waiters, call| judge(RULE, &window(vec![waiter(1, kind, waiters, call)], Vec::new())).is_empty();
         assert!(silent(AwaitedKind::Flock, 1, "wait4"));
+        assert!(silent(AwaitedKind::Mutex, 63, "recvfrom"), "threads of which one reads the next request");
         assert!(silent(AwaitedKind::PosixLock, 5, "accept4"), "workers that accept in turn");
         assert!(silent(AwaitedKind::Mutex, 5, "epoll_wait"));
         assert!(!silent(AwaitedKind::Mutex, 1, "clock_nanosleep"), "a mutex is held for moments");

@@ -40,6 +40,23 @@ const WAITS_FOR_WORK: &[&str] = &[
     "io_getevents",
 ];
 
+/// Calls that wait for work where nobody is known to owe what they wait for: the next request of a client, a signal, a message.
+const WAITS_FOR_MORE: &[&str] = &[
+    "read",
+    "readv",
+    "recv",
+    "recvfrom",
+    "recvmsg",
+    "recvmmsg",
+    "recvmmsg_time64",
+    "mq_timedreceive",
+    "msgrcv",
+    "pause",
+    "rt_sigsuspend",
+    "rt_sigtimedwait",
+    "sigsuspend",
+];
+
 /// Programs (the begin of their names) that show terminals to people.
 const SHOW_TO_PEOPLE: &[&str] = &[
     "sshd",
@@ -201,14 +218,19 @@ fn fault(window: &Window, wait: &Wait<'_>, seconds: f64) -> Option<Fault> {
     let ran = root.still_since_ns == 0;
     let long = stall.seconds >= AWAKE_SECONDS.max(AWAKE_SHARE * window.covered_seconds());
     match edge.need {
-        StallNeed::Release => {
-            let waits_for_work = root.call.as_deref().is_some_and(|call| WAITS_FOR_WORK.contains(&call));
-            (!waits_for_work && (!ran || long)).then_some(Fault::Lock)
-        }
+        StallNeed::Release => (!waits_for_work(root) && (!ran || long)).then_some(Fault::Lock),
         StallNeed::Room | StallNeed::Accept => (!ran || long).then_some(Fault::Peer),
         // Nobody owes data or an end, unless it is stuck itself.
         _ => is_stuck(root).then_some(Fault::Peer),
     }
+}
+
+/// Whether it sleeps until there is something to do. Of several threads that take requests, mostly one waits for the next, with a lock that
+/// the others want.
+fn waits_for_work(root: &StallStep) -> bool {
+    let is_one = |calls: &[&str]| root.call.as_deref().is_some_and(|call| calls.contains(&call));
+    let at_ease = root.state == StandingState::Sleeps && root.awaits.is_none();
+    is_one(WAITS_FOR_WORK) || (at_ease && is_one(WAITS_FOR_MORE))
 }
 
 fn severity(seconds: f64, critical_seconds: f64, waiting: usize, critical_waiting: f64) -> Severity {
