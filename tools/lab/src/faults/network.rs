@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use rustix::process::Signal;
 
 use crate::case::{Case, Mark, Staged};
-use crate::scene::{Run, Scene, kill, run};
+use crate::scene::{Run, Scene, run};
 use crate::stage::{Network, client_address, counter, far_server_address, server_address};
 
 pub(super) const CASES: &[Case] = &[
