@@ -541,8 +541,10 @@ fn a_receiver_that_is_down_for_a_while_gets_everything_afterwards() {
         until("they do not wait", || (scene.status().records_waiting == changed as u64).then_some(()));
         let receiver = Receiver::on(address, None);
         until("not all came", || (events(&receiver.logs()).len() == changed).then_some(()));
-        let status = until("it still fails", || Some(scene.status()).filter(|status| status.metrics_failing.is_none()));
-        assert!(status.logs_failing.is_none() && status.records_lost == 0, "{status:?}");
+        // What has come is told a moment later.
+        let works = |status: &OtlpStatus| status.metrics_failing.is_none() && status.logs_failing.is_none();
+        let status = until("it still fails", || Some(scene.status()).filter(works));
+        assert_eq!(status.records_lost, 0, "{status:?}");
         let events = events(&receiver.logs());
         let opened = format!("kerno.incident.{}", Course::Opened.name());
         assert_eq!(events[0].1, opened, "in their order: {events:?}");
