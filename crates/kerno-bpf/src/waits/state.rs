@@ -118,7 +118,7 @@ pub(crate) fn tracer(pid: u32, tid: u32) -> Option<Named> {
 }
 
 /// The process that a thread belongs to.
-fn process_of(tid: u32) -> Option<u32> {
+pub(crate) fn process_of(tid: u32) -> Option<u32> {
     let status = std::fs::read(format!("/proc/{tid}/status")).ok()?;
     let status = String::from_utf8_lossy(&status);
     status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()

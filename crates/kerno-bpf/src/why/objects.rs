@@ -10,7 +10,7 @@ use super::programs::flags::{AWAITS, LOCKED};
 use super::programs::{Kept, Sleep, SocketRow};
 use crate::waits::chain::Look;
 use crate::waits::ends::{self, Holder};
-use crate::waits::{asleep, net, state};
+use crate::waits::{asleep, net, places, state};
 
 /// The most processes that an object names.
 const MAX_PROCESSES: usize = 16;
@@ -170,7 +170,9 @@ impl Objects {
 
     fn on_mount(&mut self, path: String, device: (u32, u32), mount: Option<Mount>, look: &Look) -> Object {
         let filesystem = mount.as_ref().map(|mount| mount.filesystem.clone()).unwrap_or_default();
-        let servers = if filesystem.starts_with("fuse") { self.fuse_servers(look) } else { Vec::new() };
+        let is_fuse = filesystem.starts_with("fuse");
+        let server = is_fuse.then(|| places::fuse_server(look.ends(), device.1)).flatten();
+        let servers = server.into_iter().map(|pid| self.named(pid)).collect();
         let source = mount.as_ref().and_then(|mount| mount.source.strip_prefix("/dev/"));
         Object::File {
             path,
@@ -179,19 +181,6 @@ impl Objects {
             mount: mount.map(|mount| mount.point).unwrap_or_default(),
             servers,
             lock_holders: Vec::new(),
-        }
-    }
-
-    /// Whoever has /dev/fuse open; nobody where several have it, since the kernel does not tell which of them serves a mount.
-    fn fuse_servers(&mut self, look: &Look) -> Vec<WhyProcess> {
-        let inode =
-            std::fs::metadata("/dev/fuse").map(|found| std::os::unix::fs::MetadataExt::ino(&found)).unwrap_or(0);
-        let mut pids: Vec<_> = look.ends().of_file("/dev/fuse", inode).iter().map(|holder| holder.pid).collect();
-        pids.sort_unstable();
-        pids.dedup();
-        match pids[..] {
-            [only] => vec![self.named(only)],
-            _ => Vec::new(),
         }
     }
 

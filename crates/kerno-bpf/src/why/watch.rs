@@ -254,6 +254,10 @@ impl WhyWatch {
         }
         let frames: HashMap<u64, Arc<[String]>> =
             kept.places.iter().map(|(place, addresses)| (*place, self.frames(addresses))).collect();
+        let mut alive: HashMap<u32, usize> = HashMap::new();
+        for thread in kept.threads.values().filter(|thread| thread.state != ENDED) {
+            *alive.entry(thread.pid).or_default() += 1;
+        }
         let mut threads: Vec<_> = kept.threads.values().collect();
         threads.sort_by_key(|thread| (thread.pid, thread.tid));
         let threads: Vec<_> = threads
@@ -261,7 +265,10 @@ impl WhyWatch {
             .map(|thread| {
                 let own = sleeps.remove(&thread.tid).unwrap_or_default();
                 let waits = cpu_waits.remove(&thread.tid).unwrap_or_default();
-                self.thread(thread, own, waits, kept, &frames, look, now)
+                let observed = self.thread(thread, own, waits, kept, &frames, look, now);
+                let alone = alive.get(&thread.pid) == Some(&1);
+                let silent = if alone { self.objects.silent(thread.pid, kept, look) } else { Vec::new() };
+                ObservedThread { alone, silent, ..observed }
             })
             .collect();
         Observation {
@@ -307,11 +314,7 @@ impl WhyWatch {
         let comm = thread.comm.to_str_lossy().into_owned();
         let sleeps =
             sleeps.into_iter().map(|(sleep, slept)| self.sleep(thread, &sleep, &slept, kept, frames, look)).collect();
-        let alone = kept.threads.values().filter(|other| other.pid == thread.pid && other.state != ENDED).count() == 1;
-        let silent = if alone { self.objects.silent(thread.pid, kept, look) } else { Vec::new() };
         ObservedThread {
-            silent,
-            alone,
             pid: thread.pid,
             tid: thread.tid,
             parent: (thread.parent != 0).then_some(thread.parent),
@@ -323,6 +326,7 @@ impl WhyWatch {
             cgroup: if thread.throttled_ns > 0 { cpu_cgroup(thread.pid) } else { String::new() },
             cpu_waits,
             sleeps,
+            ..ObservedThread::default()
         }
     }
 
@@ -470,9 +474,7 @@ fn process_of(tid: u32, kept: &Kept) -> u32 {
     if let Some(thread) = kept.threads.get(&tid) {
         return thread.pid;
     }
-    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
-    let tgid = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
-    tgid.and_then(|text| text.trim().parse().ok()).unwrap_or(tid)
+    state::process_of(tid).unwrap_or(tid)
 }
 
 /// It makes no system calls, and has no memory of its own.
