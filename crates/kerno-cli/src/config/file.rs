@@ -124,6 +124,39 @@ pub(super) fn in_order<'a, 'i>(table: &'a DeTable<'i>) -> Vec<(&'a Key<'i>, &'a 
     entries
 }
 
+/// One table of an array of tables, such as `[[sink]]`, while it is read.
+pub(super) struct Entries<'a, 'i> {
+    /// What the array is called.
+    section: &'static str,
+    /// Where the table begins.
+    pub(super) start: usize,
+    /// In the order of the file.
+    pub(super) all: Vec<(&'a Key<'i>, &'a Spanned<DeValue<'i>>)>,
+}
+
+impl<'a, 'i> Entries<'a, 'i> {
+    pub(super) fn of(section: &'static str, start: usize, table: &'a DeTable<'i>) -> Self {
+        Self { section, start, all: in_order(table) }
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<&'a Spanned<DeValue<'i>>> {
+        self.all.iter().find(|(known, _)| known.get_ref() == key).map(|(_, value)| *value)
+    }
+
+    pub(super) fn value(&self, key: &str) -> Option<Value> {
+        self.get(key).map(plain)
+    }
+
+    /// Where the value of a key is, or else where the table begins.
+    pub(super) fn place(&self, key: &str) -> usize {
+        self.get(key).map_or(self.start, |value| value.span().start)
+    }
+
+    pub(super) fn wrong(&self, key: &str, allowed: &str, what: &str) -> Mistake {
+        Mistake(self.place(key), format!("{}.{key} is {allowed}; this is {what}", self.section))
+    }
+}
+
 fn located(problem: Problem, key: &Key<'_>, value: &Spanned<DeValue<'_>>) -> Mistake {
     match problem {
         Problem::Key(text) => Mistake::at(&key.span(), text),

@@ -10,7 +10,7 @@ use kerno::model::metric::{Kind, Metric, Values};
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::file::{Key, Mistake, in_order, plain};
+use super::file::{Entries, Mistake, in_order, plain};
 use super::{Config, Value, suggest, text};
 use crate::values;
 
@@ -23,9 +23,7 @@ type Result<T> = std::result::Result<T, Mistake>;
 
 /// The table of an objective while it is read.
 struct Table<'a, 'i> {
-    /// Where the objective begins.
-    start: usize,
-    entries: Vec<(&'a Key<'i>, &'a Spanned<DeValue<'i>>)>,
+    entries: Entries<'a, 'i>,
 }
 
 impl Config {
@@ -33,12 +31,12 @@ impl Config {
         let wrong = || Mistake(value.span().start, "objectives are written [[objective]], one table each".to_owned());
         for table in value.get_ref().as_array().ok_or_else(wrong)?.iter() {
             let start = table.span().start;
-            let entries = in_order(table.get_ref().as_table().ok_or_else(wrong)?);
-            let table = Table { start, entries };
+            let table = table.get_ref().as_table().ok_or_else(wrong)?;
+            let table = Table { entries: Entries::of("objective", start, table) };
             let objective = table.objective()?;
             if self.objectives.iter().any(|other| other.name == objective.name) {
                 let why = format!("there are two objectives named {:?}", objective.name);
-                return Err(Mistake(table.place("name"), why));
+                return Err(Mistake(table.entries.place("name"), why));
             }
             if self.objectives.len() == MAX_OBJECTIVES {
                 return Err(Mistake(start, format!("there may be {MAX_OBJECTIVES} objectives")));
@@ -51,7 +49,7 @@ impl Config {
 
 impl Table<'_, '_> {
     fn objective(&self) -> Result<Objective> {
-        for (key, _) in &self.entries {
+        for (key, _) in &self.entries.all {
             if !KEYS.contains(&key.get_ref().as_ref()) {
                 let why = suggest::unknown("setting of an objective", key.get_ref(), &KEYS);
                 return Err(Mistake(key.span().start, why));
@@ -67,30 +65,20 @@ impl Table<'_, '_> {
         objective.over = self.over()?;
         objective.check().map_err(|error| {
             let key = if error.setting == "bound" { self.side() } else { error.setting };
-            Mistake(self.place(key), format!("objective.{key}: {}", error.problem))
+            Mistake(self.entries.place(key), format!("objective.{key}: {}", error.problem))
         })?;
         Ok(objective)
     }
 
-    fn value(&self, key: &str) -> Option<Value> {
-        self.entries.iter().find(|(known, _)| known.get_ref() == key).map(|(_, value)| plain(value))
-    }
-
-    fn place(&self, key: &str) -> usize {
-        let found = self.entries.iter().find(|(known, _)| known.get_ref() == key);
-        found.map_or(self.start, |(_, value)| value.span().start)
-    }
-
-    fn wrong(&self, key: &str, allowed: &str, what: &str) -> Mistake {
-        Mistake(self.place(key), format!("objective.{key} is {allowed}; this is {what}"))
-    }
-
     fn text(&self, key: &str, allowed: &str) -> Result<Option<String>> {
-        self.value(key).map(|value| text(&value).map_err(|what| self.wrong(key, allowed, &what))).transpose()
+        self.entries
+            .value(key)
+            .map(|value| text(&value).map_err(|what| self.entries.wrong(key, allowed, &what)))
+            .transpose()
     }
 
     fn required(&self, key: &str, allowed: &str) -> Result<String> {
-        let missing = || Mistake(self.start, format!("an objective needs {key}: {allowed}"));
+        let missing = || Mistake(self.entries.start, format!("an objective needs {key}: {allowed}"));
         self.text(key, allowed)?.ok_or_else(missing)
     }
 
@@ -104,13 +92,13 @@ impl Table<'_, '_> {
         }
         if let Some(metric) = catalogue::find(without).filter(|metric| matches!(metric.kind, Kind::Histogram(_))) {
             let why = format!("unknown metric {name:?}; the histogram is named {:?} here", metric.prometheus());
-            return Err(Mistake(self.place("metric"), why));
+            return Err(Mistake(self.entries.place("metric"), why));
         }
         let names: Vec<_> = metrics().map(Metric::prometheus).collect();
         let meant = suggest::nearest(&name, names.iter().map(String::as_str));
         let meant = meant.map_or_else(|| ".".to_owned(), |nearest| format!("; did you mean {nearest:?}?"));
         let why = format!("unknown metric {name:?}{meant} docs/metrics.md lists them, and so does /metrics");
-        Err(Mistake(self.place("metric"), why))
+        Err(Mistake(self.entries.place("metric"), why))
     }
 
     fn measured(&self, metric: &Metric) -> Result<Measured> {
@@ -120,10 +108,10 @@ impl Table<'_, '_> {
             _ => "\"value\"",
         };
         match (self.text("measure", allowed)?, metric.kind) {
-            (Some(text), _) => text.parse().map_err(|_| self.wrong("measure", allowed, &format!("{text:?}"))),
+            (Some(text), _) => text.parse().map_err(|_| self.entries.wrong("measure", allowed, &format!("{text:?}"))),
             (None, Kind::Histogram(_)) => {
                 let why = format!("an objective of a histogram needs measure: {allowed}");
-                Err(Mistake(self.start, why))
+                Err(Mistake(self.entries.start, why))
             }
             (None, Kind::Counter) => Ok(Measured::Rate),
             (None, _) => Ok(Measured::Value),
@@ -132,11 +120,11 @@ impl Table<'_, '_> {
 
     fn labels(&self, metric: &Metric) -> Result<BTreeMap<String, String>> {
         const ALLOWED: &str = "a table such as { syscall = \"fsync\" }";
-        let Some((_, value)) = self.entries.iter().find(|(key, _)| key.get_ref() == "labels") else {
+        let Some(value) = self.entries.get("labels") else {
             return Ok(BTreeMap::new());
         };
         let table = value.get_ref().as_table();
-        let table = table.ok_or_else(|| self.wrong("labels", ALLOWED, &plain(value).kind()))?;
+        let table = table.ok_or_else(|| self.entries.wrong("labels", ALLOWED, &plain(value).kind()))?;
         let mut labels = BTreeMap::new();
         for (key, value) in in_order(table) {
             let (name, at) = (key.get_ref().as_ref(), value.span().start);
@@ -163,17 +151,19 @@ impl Table<'_, '_> {
 
     /// Which of the two there is.
     fn side(&self) -> &'static str {
-        if self.value("above").is_some() { "above" } else { "below" }
+        if self.entries.value("above").is_some() { "above" } else { "below" }
     }
 
     fn bound(&self, objective: &Objective) -> Result<Bound> {
-        let (below, above) = (self.value("below"), self.value("above"));
+        let (below, above) = (self.entries.value("below"), self.entries.value("above"));
         let (allowed, _) = expected(objective.unit());
         match (below, above) {
             (Some(value), None) => Ok(Bound::Below(self.number("below", &value, objective)?)),
             (None, Some(value)) => Ok(Bound::Above(self.number("above", &value, objective)?)),
-            (None, None) => Err(Mistake(self.start, format!("an objective needs below or above: {allowed}"))),
-            (Some(_), Some(_)) => Err(Mistake(self.place("above"), "objective: either below or above".to_owned())),
+            (None, None) => Err(Mistake(self.entries.start, format!("an objective needs below or above: {allowed}"))),
+            (Some(_), Some(_)) => {
+                Err(Mistake(self.entries.place("above"), "objective: either below or above".to_owned()))
+            }
         }
     }
 
@@ -191,20 +181,22 @@ impl Table<'_, '_> {
             Value::Text(text) => read(text).ok_or_else(|| format!("{text:?}")),
             other => Err(other.kind()),
         };
-        number.map_err(|what| self.wrong(key, allowed, &what))
+        number.map_err(|what| self.entries.wrong(key, allowed, &what))
     }
 
     fn share(&self) -> Result<f64> {
         const ALLOWED: &str = "a share of the time such as \"99.9 %\" or 0.999";
-        let value =
-            self.value("share").ok_or_else(|| Mistake(self.start, format!("an objective needs share: {ALLOWED}")))?;
+        let value = self
+            .entries
+            .value("share")
+            .ok_or_else(|| Mistake(self.entries.start, format!("an objective needs share: {ALLOWED}")))?;
         let share = match &value {
             Value::Number(number) if *number > 1.0 => Err(format!("the number {number}; write \"{number} %\"")),
             Value::Number(number) => Ok(*number),
             Value::Text(text) => percent(text).ok_or_else(|| format!("{text:?}")),
             other => Err(other.kind()),
         };
-        share.map_err(|what| self.wrong("share", ALLOWED, &what))
+        share.map_err(|what| self.entries.wrong("share", ALLOWED, &what))
     }
 
     fn over(&self) -> Result<Duration> {
@@ -214,7 +206,7 @@ impl Table<'_, '_> {
         let days = days.and_then(|days| days.trim_end().parse::<u32>().ok());
         match days {
             Some(days) => Ok(Duration::from_secs(u64::from(days) * 86_400)),
-            None => values::duration(&text).map_err(|_| self.wrong("over", ALLOWED, &format!("{text:?}"))),
+            None => values::duration(&text).map_err(|_| self.entries.wrong("over", ALLOWED, &format!("{text:?}"))),
         }
     }
 }

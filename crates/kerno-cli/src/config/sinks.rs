@@ -11,8 +11,8 @@ use kerno_daemon::{
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::file::{Key, Mistake, in_order, plain};
-use super::{Config, Value, list, severity, suggest, text};
+use super::file::{Entries, Mistake, plain};
+use super::{Config, list, severity, suggest, text};
 use crate::values;
 
 /// Keys that every kind has.
@@ -58,11 +58,9 @@ const DEV_LOG: &str = "/dev/log";
 
 /// The table of a sink while it is read.
 struct Table<'a, 'i> {
-    /// Where the sink begins.
-    start: usize,
     name: String,
     kind: &'static str,
-    entries: Vec<(&'a Key<'i>, &'a Spanned<DeValue<'i>>)>,
+    entries: Entries<'a, 'i>,
 }
 
 type Result<T> = std::result::Result<T, Mistake>;
@@ -87,11 +85,11 @@ impl Config {
 }
 
 fn sink(start: usize, table: &DeTable<'_>) -> Result<SinkSettings> {
-    let entries = in_order(table);
+    let entries = Entries::of("sink", start, table);
     // Its kind decides which keys there are, wherever it stands.
-    let value_of = |key: &str| entries.iter().find(|(known, _)| known.get_ref() == key).map(|(_, value)| *value);
     let kinds: Vec<_> = KINDS.iter().map(|(name, _)| *name).collect();
-    let kind = value_of("kind")
+    let kind = entries
+        .get("kind")
         .ok_or_else(|| Mistake(start, format!("a sink needs a kind; there are: {}", kinds.join(", "))))?;
     let at = kind.span().start;
     let named = text(&plain(kind))
@@ -101,7 +99,7 @@ fn sink(start: usize, table: &DeTable<'_>) -> Result<SinkSettings> {
     };
     let http = !matches!(*kind, "syslog" | "journald");
     let known: Vec<_> = COMMON.iter().chain(*own).chain(HTTP.iter().filter(|_| http)).copied().collect();
-    for (key, value) in &entries {
+    for (key, value) in &entries.all {
         let (word, at) = (key.get_ref().as_ref(), key.span().start);
         let instead = SECRETS.iter().find(|(secret, _)| *secret == word).map(|(_, instead)| *instead);
         if let Some(instead) = instead {
@@ -123,19 +121,19 @@ fn sink(start: usize, table: &DeTable<'_>) -> Result<SinkSettings> {
             return Err(Mistake(at, suggest::unknown(&format!("setting of a {kind} sink"), word, &known)));
         }
     }
-    let mut table = Table { start, name: String::new(), kind, entries };
+    let mut table = Table { name: String::new(), kind, entries };
     table.name = table.required("name", "a name such as \"team-chat\"")?;
     if !is_name(&table.name) {
-        return Err(table.wrong("name", "1 to 32 of a-z, 0-9, - and _", &format!("{:?}", table.name)));
+        return Err(table.entries.wrong("name", "1 to 32 of a-z, 0-9, - and _", &format!("{:?}", table.name)));
     }
     let kind = table.kind()?;
     let timeout = table.time("timeout")?.unwrap_or(Duration::from_secs(10));
     if timeout > Duration::from_secs(300) {
-        return Err(table.wrong("timeout", "at most 5m", &format!("{timeout:?}")));
+        return Err(table.entries.wrong("timeout", "at most 5m", &format!("{timeout:?}")));
     }
     let group_wait = table.time("group_wait")?.unwrap_or(Duration::from_secs(5));
     if group_wait > Duration::from_secs(600) {
-        return Err(table.wrong("group_wait", "at most 10m", &format!("{group_wait:?}")));
+        return Err(table.entries.wrong("group_wait", "at most 10m", &format!("{group_wait:?}")));
     }
     Ok(SinkSettings {
         filters: table.filters()?,
@@ -154,54 +152,43 @@ fn sink(start: usize, table: &DeTable<'_>) -> Result<SinkSettings> {
 }
 
 impl Table<'_, '_> {
-    fn value(&self, key: &str) -> Option<Value> {
-        self.entries.iter().find(|(known, _)| known.get_ref() == key).map(|(_, value)| plain(value))
-    }
-
-    fn place(&self, key: &str) -> usize {
-        let found = self.entries.iter().find(|(known, _)| known.get_ref() == key);
-        found.map_or(self.start, |(_, value)| value.span().start)
-    }
-
-    fn wrong(&self, key: &str, allowed: &str, what: &str) -> Mistake {
-        Mistake(self.place(key), format!("sink.{key} is {allowed}; this is {what}"))
-    }
-
     fn text(&self, key: &str, allowed: &str) -> Result<Option<String>> {
-        let value = self.value(key).map(|value| text(&value).map_err(|what| self.wrong(key, allowed, &what)));
+        let value =
+            self.entries.value(key).map(|value| text(&value).map_err(|what| self.entries.wrong(key, allowed, &what)));
         let value = value.transpose()?;
         match value.as_deref().map(str::trim) {
-            Some("") => Err(self.wrong(key, allowed, "empty")),
+            Some("") => Err(self.entries.wrong(key, allowed, "empty")),
             _ => Ok(value),
         }
     }
 
     fn required(&self, key: &str, allowed: &str) -> Result<String> {
         self.text(key, allowed)?
-            .ok_or_else(|| Mistake(self.start, format!("a {} sink needs {key}: {allowed}", self.kind)))
+            .ok_or_else(|| Mistake(self.entries.start, format!("a {} sink needs {key}: {allowed}", self.kind)))
     }
 
     fn time(&self, key: &str) -> Result<Option<Duration>> {
         let Some(text) = self.text(key, "a time such as \"10s\"")? else { return Ok(None) };
-        values::duration(&text).map(Some).map_err(|why| Mistake(self.place(key), format!("sink.{key}: {why}")))
+        values::duration(&text).map(Some).map_err(|why| Mistake(self.entries.place(key), format!("sink.{key}: {why}")))
     }
 
     fn flag(&self, key: &str) -> Result<bool> {
-        let value = self.value(key).map(|value| super::boolean(&value));
-        value.transpose().map(Option::unwrap_or_default).map_err(|what| self.wrong(key, "true or false", &what))
+        let value = self.entries.value(key).map(|value| super::boolean(&value));
+        value.transpose().map(Option::unwrap_or_default).map_err(|what| self.entries.wrong(key, "true or false", &what))
     }
 
     fn names(&self, key: &str, allowed: &str) -> Result<Vec<String>> {
-        let names = self.value(key).map(|value| list(&value).map_err(|what| self.wrong(key, allowed, &what)));
+        let names =
+            self.entries.value(key).map(|value| list(&value).map_err(|what| self.entries.wrong(key, allowed, &what)));
         Ok(names.transpose()?.unwrap_or_default())
     }
 
     fn per_minute(&self) -> Result<u32> {
         const ALLOWED: &str = "a number of messages, 1 to 600";
-        let Some(value) = self.value("per_minute") else { return Ok(20) };
-        let number = super::number(&value).map_err(|what| self.wrong("per_minute", ALLOWED, &what))?;
+        let Some(value) = self.entries.value("per_minute") else { return Ok(20) };
+        let number = super::number(&value).map_err(|what| self.entries.wrong("per_minute", ALLOWED, &what))?;
         if number.fract() != 0.0 || !(1.0..=600.0).contains(&number) {
-            return Err(self.wrong("per_minute", ALLOWED, &number.to_string()));
+            return Err(self.entries.wrong("per_minute", ALLOWED, &number.to_string()));
         }
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a whole number within bounds")]
         Ok(number as u32)
@@ -211,13 +198,15 @@ impl Table<'_, '_> {
     fn filters(&self) -> Result<Vec<IncidentFilter>> {
         const ALLOWED: &str = "\"critical\", \"warning\" or \"info\"";
         let least = match self.text("severity", ALLOWED)? {
-            Some(text) => Some(severity(&text).ok_or_else(|| self.wrong("severity", ALLOWED, &format!("{text:?}")))?),
+            Some(text) => {
+                Some(severity(&text).ok_or_else(|| self.entries.wrong("severity", ALLOWED, &format!("{text:?}")))?)
+            }
             None => None,
         };
         let rules = self.names("rules", "a list of rules such as [\"fd_leak\"]")?;
         let ids: Vec<_> = doctor::rules().map(|rule| rule.id).collect();
         if let Some(unknown) = rules.iter().find(|rule| !ids.contains(&rule.as_str())) {
-            return Err(Mistake(self.place("rules"), suggest::unknown("rule", unknown, &ids)));
+            return Err(Mistake(self.entries.place("rules"), suggest::unknown("rule", unknown, &ids)));
         }
         let units = self.names("units", "a list of services such as [\"nginx.service\"]")?;
         let some = |names: Vec<String>| -> Vec<Option<String>> {
@@ -235,7 +224,7 @@ impl Table<'_, '_> {
         let (file, environment) = (format!("{name}_file"), format!("{name}_env"));
         match (self.text(&file, "a file")?, self.text(&environment, "the name of a variable of the environment")?) {
             (Some(_), Some(_)) => {
-                Err(Mistake(self.place(&environment), format!("sink: either {file} or {environment}")))
+                Err(Mistake(self.entries.place(&environment), format!("sink: either {file} or {environment}")))
             }
             (Some(path), None) => Ok(Some(Secret::File(path.into()))),
             (None, Some(variable)) => Ok(Some(Secret::Environment(variable))),
@@ -246,19 +235,19 @@ impl Table<'_, '_> {
     fn url(&self, default: Option<&str>) -> Result<Place> {
         match (self.secret("url")?, self.text("url", "a URL")?) {
             (Some(_), Some(_)) => {
-                Err(Mistake(self.place("url"), "sink: either url, or url_file or url_env".to_owned()))
+                Err(Mistake(self.entries.place("url"), "sink: either url, or url_file or url_env".to_owned()))
             }
             (Some(secret), None) => Ok(Place::Secret(secret)),
             (None, Some(url)) => {
                 let place = Place::Plain(url);
-                place.url().map_err(|error| Mistake(self.place("url"), format!("sink.url: {error}")))?;
+                place.url().map_err(|error| Mistake(self.entries.place("url"), format!("sink.url: {error}")))?;
                 Ok(place)
             }
             (None, None) => default.map(|url| Place::Plain(url.to_owned())).ok_or_else(|| {
                 let keys = ["url", "url_file", "url_env"];
                 let own = KINDS.iter().find(|(kind, _)| *kind == self.kind).map_or(&[][..], |(_, own)| own);
                 let keys: Vec<_> = keys.into_iter().filter(|key| own.contains(key)).collect();
-                Mistake(self.start, format!("a {} sink needs {}", self.kind, keys.join(" or ")))
+                Mistake(self.entries.start, format!("a {} sink needs {}", self.kind, keys.join(" or ")))
             }),
         }
     }
@@ -268,7 +257,7 @@ impl Table<'_, '_> {
             "alertmanager" => {
                 let resend = self.time("resend")?.unwrap_or(Duration::from_secs(60));
                 if !(Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&resend) {
-                    return Err(self.wrong("resend", "a time, 1s to 1h", &format!("{resend:?}")));
+                    return Err(self.entries.wrong("resend", "a time, 1s to 1h", &format!("{resend:?}")));
                 }
                 SinkKind::Alertmanager { url: self.url(None)?, token: self.secret("token")?, resend }
             }
@@ -280,8 +269,9 @@ impl Table<'_, '_> {
             "teams" => SinkKind::Teams { url: self.url(None)? },
             "pagerduty" => {
                 let key = self.secret("key")?;
-                let key =
-                    key.ok_or_else(|| Mistake(self.start, "a pagerduty sink needs key_file or key_env".to_owned()))?;
+                let key = key.ok_or_else(|| {
+                    Mistake(self.entries.start, "a pagerduty sink needs key_file or key_env".to_owned())
+                })?;
                 SinkKind::PagerDuty { url: self.url(Some(PAGERDUTY_API))?, key }
             }
             "ntfy" => SinkKind::Ntfy {
@@ -291,14 +281,16 @@ impl Table<'_, '_> {
             },
             "syslog" => {
                 let address = self.text("address", "an address")?.unwrap_or_else(|| DEV_LOG.to_owned());
-                let address =
-                    address.parse().map_err(|why| Mistake(self.place("address"), format!("sink.address: {why}")))?;
+                let address = address
+                    .parse()
+                    .map_err(|why| Mistake(self.entries.place("address"), format!("sink.address: {why}")))?;
                 let facility =
                     self.text("facility", "a facility such as \"daemon\"")?.unwrap_or_else(|| "daemon".to_owned());
                 let number = SYSLOG_FACILITIES.iter().position(|name| *name == facility);
                 let number = number.and_then(|number| u8::try_from(number).ok());
-                let unknown =
-                    || Mistake(self.place("facility"), suggest::unknown("facility", &facility, &SYSLOG_FACILITIES));
+                let unknown = || {
+                    Mistake(self.entries.place("facility"), suggest::unknown("facility", &facility, &SYSLOG_FACILITIES))
+                };
                 SinkKind::Syslog { address, facility: number.ok_or_else(unknown)? }
             }
             _ => SinkKind::Journald {
@@ -312,20 +304,20 @@ impl Table<'_, '_> {
         let (token, channel) = (self.secret("token")?, self.text("channel", "a channel")?);
         match (&token, &channel) {
             (Some(_), Some(_)) => Ok(SinkKind::Slack { url: self.url(Some(SLACK_API))?, token, channel }),
-            (Some(_), None) => Err(Mistake(self.start, "a slack sink with a token needs channel".to_owned())),
+            (Some(_), None) => Err(Mistake(self.entries.start, "a slack sink with a token needs channel".to_owned())),
             (None, Some(_)) => {
                 let why =
                     "a slack sink with a channel needs token_file or token_env; a webhook has a channel of its own";
-                Err(Mistake(self.place("channel"), why.to_owned()))
+                Err(Mistake(self.entries.place("channel"), why.to_owned()))
             }
-            (None, None) if self.value("url").is_some() => {
+            (None, None) if self.entries.value("url").is_some() => {
                 let why = "sink.url: the URL of a webhook of slack is a secret: put it in a file and name that with url_file, or use url_env";
-                Err(Mistake(self.place("url"), why.to_owned()))
+                Err(Mistake(self.entries.place("url"), why.to_owned()))
             }
             (None, None) => {
                 let missing =
                     "a slack sink needs url_file or url_env (a webhook), or token_file or token_env and channel";
-                let url = self.secret("url")?.ok_or_else(|| Mistake(self.start, missing.to_owned()))?;
+                let url = self.secret("url")?.ok_or_else(|| Mistake(self.entries.start, missing.to_owned()))?;
                 Ok(SinkKind::Slack { url: Place::Secret(url), token, channel })
             }
         }
