@@ -33,6 +33,12 @@ pub(crate) enum Question {
     Descriptors(u32, u64),
     /// Which files it has open for writing.
     OpenFiles(u32, u64),
+    /// Which files without a name it has open.
+    DeletedFiles(u32, u64),
+    /// Which disks it writes to.
+    WritesTo(u32, u64),
+    /// Whether a thread sleeps because too much is dirty: its id, and since when it sleeps.
+    HeldBack(u32, u64),
     /// Where in the kernel a thread sleeps: its id, and since when it sleeps.
     Stack(u32, u64),
     /// What some threads sleep for: the id of the first, and how often it had run before.
@@ -59,6 +65,10 @@ pub(crate) enum Question {
     Room(String),
     /// The devices that file systems are named after.
     Sources,
+    /// Which loop devices stand on files without a name.
+    DeletedBehindLoops,
+    /// What errors the file system on a device has counted.
+    Errors(u32, u32),
     /// What a block device is.
     Device(u32, u32),
     /// The operating system, virtualisation and the like.
@@ -90,6 +100,9 @@ impl Question {
             Self::Process(..)
             | Self::Descriptors(..)
             | Self::OpenFiles(..)
+            | Self::DeletedFiles(..)
+            | Self::WritesTo(..)
+            | Self::HeldBack(..)
             | Self::Stack(..)
             | Self::Calls(..)
             | Self::Level(..)
@@ -100,7 +113,11 @@ impl Question {
             | Self::Ends
             | Self::Servers
             | Self::Listeners => Kind::Process,
-            Self::Room(_) | Self::Sources | Self::Device(..) => Kind::Storage,
+            Self::Room(_)
+            | Self::Sources
+            | Self::DeletedBehindLoops
+            | Self::Errors(..)
+            | Self::Device(..) => Kind::Storage,
             Self::User(_) => Kind::Names,
             Self::Machine => Kind::Machine,
         }

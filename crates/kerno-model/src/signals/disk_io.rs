@@ -1,10 +1,13 @@
 mod merge;
 mod metrics;
+mod state;
 
 use serde::{Deserialize, Serialize};
 
 use crate::vocabulary::vocabulary;
 use crate::{ErrnoCount, Histogram, Series};
+
+pub use state::{DeletedFile, DeletedHolder, ForcedState};
 
 vocabulary! {
     /// What a request to a block device does.
@@ -78,6 +81,8 @@ pub struct DiskSummary {
     /// Processes by what they submitted themselves to devices. Bounded. Buffered writes are submitted by kernel threads: who caused
     /// those is in each process's `used.write_bytes`.
     pub submitters: Vec<DiskSubmitter>,
+    /// On which devices those write that made most pages dirty, and those that the kernel held back because too many were. Bounded.
+    pub writers: Vec<DiskWriter>,
     /// Requests that failed, as evidence. Bounded.
     pub failures: Vec<DiskFailure>,
     /// Mounted file systems on storage or in memory.
@@ -163,6 +168,23 @@ pub struct DiskSubmitter {
     pub total_ns: u64,
 }
 
+/// A process that writes to files on a device, or to the device itself: through the page cache, so that others submit its requests.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
+pub struct DiskWriter {
+    /// The process.
+    pub pid: u32,
+    /// Its name.
+    pub comm: String,
+    /// `major:minor` of the disk, and not of a partition; the lowest one that is known where devices are stacked. Empty if it is not known.
+    pub dev: String,
+    /// At how many looks a thread of it slept because too much was dirty (`balance_dirty_pages`),
+    pub held_back: u32,
+    /// of how many.
+    pub looks: u32,
+}
+
 /// A request that failed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -203,8 +225,18 @@ pub struct Filesystem {
     pub kind: String,
     /// `major:minor`
     pub dev: String,
-    /// Mounted or remounted read-only.
+    /// Mounted or remounted read-only, or made so by the kernel.
     pub read_only: bool,
+    /// Whether the kernel has made it so.
+    pub forced: ForcedState,
+    /// Of one that the kernel has made so: devices or files that its device is made of,
+    pub backing: Vec<String>,
+    /// errors that the file system has counted since it was last checked, also before it was mounted (ext4; 0 where it does not tell),
+    pub errors: u64,
+    /// the latest of them, such as `EIO` (ext4 since 5.7; empty where it does not tell),
+    pub last_error: String,
+    /// and when that was, in seconds since 1970; 0 where it does not tell.
+    pub last_error_unix: u64,
     /// Its size without what is reserved for root, in bytes: what is used and what ordinary users can still write.
     pub total_bytes: u64,
     /// What ordinary users can still write, in bytes.
@@ -216,6 +248,10 @@ pub struct Filesystem {
     /// Processes with files open for writing on it, those whose files grew most first. Only looked for when it is nearly full or
     /// fills up, and only among those that wrote or ran most. Bounded.
     pub writers: Vec<FilesystemWriter>,
+    /// Files without a name that processes still have open there, the largest first. Only looked for when it is nearly full. Bounded.
+    pub deleted: Vec<DeletedFile>,
+    /// What all of them take, those that are not named too, in bytes.
+    pub deleted_bytes: u64,
 }
 
 /// A process that has files open for writing on a file system.
@@ -286,9 +322,13 @@ impl DiskSummary {
         let submitters = self.submitters.iter().map(|submitter| submitter.pid);
         let failures = self.failures.iter().map(|failure| failure.pid);
         let writers = self.filesystems.iter().flat_map(|fs| fs.writers.iter().map(|writer| writer.pid));
+        let deleted = self.filesystems.iter().flat_map(|fs| &fs.deleted);
+        let holders = deleted.flat_map(|file| file.holders.iter().map(|holder| holder.pid));
         submitters
             .chain(failures)
             .chain(writers)
+            .chain(holders)
+            .chain(self.writers.iter().map(|writer| writer.pid))
             .chain(self.throttled.iter().flat_map(|cgroup| cgroup.pids.iter().copied()))
             .collect()
     }

@@ -9,8 +9,8 @@ mod syscall_latency;
 mod tcp_monitor;
 
 pub use disk_io::{
-    CgroupIo, DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter, DiskSummary, Filesystem, FilesystemWriter, IoLimit,
-    IoLimitKind, RequestKind,
+    CgroupIo, DeletedFile, DeletedHolder, DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter, DiskSummary, DiskWriter,
+    Filesystem, FilesystemWriter, ForcedState, IoLimit, IoLimitKind, RequestKind,
 };
 pub use fd_track::{DescriptorKind, FdKind, FdProcess, FdSummary};
 pub use file_audit::{FileProcess, FileSummary};

@@ -127,6 +127,12 @@ pub struct CgroupMemory {
     pub high_bytes: Option<u64>,
     /// Times it reached the limit.
     pub limit_hits: u64,
+    /// Times that it was held back because it was above memory.high (v2).
+    pub high_hits: u64,
+    /// Page faults of its processes that needed storage.
+    pub major_faults: u64,
+    /// Pages that were read again soon after they had been dropped for want of room in it.
+    pub refaulted_pages: u64,
     /// Kills in it.
     pub oom_kills: u64,
     /// Share of the window in which some of its tasks waited for memory.

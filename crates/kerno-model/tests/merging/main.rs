@@ -50,6 +50,7 @@ fn essence(window: &Window) -> Value {
             "oom_track.processes",
             "disk_io.filesystems.writers",
             "disk_io.throttled",
+            "disk_io.writers",
         ]);
         assert_eq!(cut, selections);
         assert!(merged.cut.values().all(|cut| cut.windows == merged.windows && cut.left_out == 0), "{:?}", merged.cut);

@@ -460,6 +460,7 @@ impl World {
             total_inodes: 100,
             free_inodes: self.gauge(from, to, |level| level),
             writers: (1..=PIDS).map(writer).collect(),
+            ..Filesystem::default()
         });
         part
     }

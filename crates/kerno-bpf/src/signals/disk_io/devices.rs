@@ -255,7 +255,7 @@ pub(super) fn parse_number(text: &str) -> Option<Dev> {
 }
 
 /// The file below a loop device; the devices below one of dm or md.
-fn backing(dev: Dev) -> Vec<String> {
+pub(super) fn backing(dev: Dev) -> Vec<String> {
     let dir = sysfs(dev);
     if let Ok(file) = fs::read_to_string(dir.join("loop/backing_file")) {
         return vec![file.trim_end_matches('\n').to_owned()];

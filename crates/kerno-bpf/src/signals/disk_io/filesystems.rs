@@ -4,11 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
-use super::devices::{Dev, number, parse_number, whole_disk};
+use super::devices::{Dev, backing, number, parse_number, whole_disk};
 use crate::engine::{MountWatch, Question, Resolver};
 use crate::probe::unescape_mount;
 use kerno_model::Missing;
-use kerno_model::{Filesystem, fill};
+use kerno_model::{ErrnoCount, Filesystem, ForcedState, fill};
 
 /// The most that are looked at.
 const MAX_FILESYSTEMS: usize = 128;
@@ -26,8 +26,30 @@ struct MountLine {
     dev: Dev,
     mount: String,
     read_only: bool,
+    forced: ForcedState,
     kind: String,
     source: String,
+}
+
+/// What is written to as long as nothing else is said; others (squashfs, erofs, isofs) are read-only by nature, whatever the mount says.
+const WRITABLE: [&str; 17] = [
+    "ext2", "ext3", "ext4", "xfs", "btrfs", "bcachefs", "f2fs", "jfs", "reiserfs", "nilfs2", "gfs2", "ocfs2", "vfat",
+    "msdos", "exfat", "ntfs3", "hfsplus",
+];
+
+/// Whether the kernel has made a file system read-only. Whoever asks for that himself, has it at the mount, too; when a file system does it
+/// after an error, only its own options change.
+fn forced(kind: &str, options: &str, super_options: &str) -> ForcedState {
+    let has = |options: &str, wanted: &str| options.split(',').any(|option| option == wanted);
+    if has(super_options, "shutdown") {
+        ForcedState::Shutdown
+    } else if has(super_options, "emergency_ro") {
+        ForcedState::EmergencyReadOnly
+    } else if has(super_options, "ro") && has(options, "rw") && WRITABLE.contains(&kind) {
+        ForcedState::ReadOnly
+    } else {
+        ForcedState::None
+    }
 }
 
 fn parse_line(line: &str) -> Option<MountLine> {
@@ -38,10 +60,12 @@ fn parse_line(line: &str) -> Option<MountLine> {
         return None;
     };
     let read_only = |options: &str| options.split(',').any(|option| option == "ro");
+    let forced = forced(kind, options, super_options);
     Some(MountLine {
         dev: parse_number(dev)?,
         mount: unescape_mount(mount),
-        read_only: read_only(options) || read_only(super_options),
+        read_only: read_only(options) || read_only(super_options) || forced != ForcedState::None,
+        forced,
         kind: (*kind).to_owned(),
         source: unescape_mount(source),
     })
@@ -78,10 +102,13 @@ fn choose(lines: &[MountLine], nodev: &HashSet<String>) -> Vec<MountLine> {
             // Of the places that one is mounted at, the shortest says most; it can be written to when one of them can.
             Some(earlier) => {
                 let read_only = earlier.read_only && line.read_only;
+                // Where it is mounted read-only, that does not show.
+                let forced = if earlier.forced == ForcedState::None { line.forced } else { earlier.forced };
                 if line.mount.len() < earlier.mount.len() {
                     *earlier = line.clone();
                 }
                 earlier.read_only = read_only;
+                earlier.forced = forced;
             }
             None => chosen.push(line.clone()),
         }
@@ -116,6 +143,24 @@ impl Filesystems {
             self.find(resolver);
         }
         self.read(seconds, resolver);
+    }
+
+    /// Ends a window. That a file system has become read-only is no change of what is mounted, so it has to be looked for.
+    pub(super) fn finish(&mut self, resolver: &Resolver) {
+        self.find(resolver);
+        let forced = self.list.iter_mut().filter(|filesystem| filesystem.forced != ForcedState::None);
+        let forced: Vec<_> = forced.filter_map(|fs| Some((parse_number(&fs.dev)?, fs))).collect();
+        let answers = resolver.ask_all(forced.iter().map(|(dev, _)| {
+            let dev = *dev;
+            (Question::Errors(dev.0, dev.1), move || (backing(whole_disk(dev)), Errors::read(dev)))
+        }));
+        for ((_, filesystem), answer) in forced.into_iter().zip(answers) {
+            let Ok((backing, errors)) = answer else { continue };
+            filesystem.backing = backing;
+            filesystem.errors = errors.count;
+            filesystem.last_error = errors.latest;
+            filesystem.last_error_unix = errors.unix_seconds;
+        }
     }
 
     pub(super) fn list(&self) -> &[Filesystem] {
@@ -161,6 +206,7 @@ impl Filesystems {
             let at = known.iter().position(|fs| fs.dev == dev && fs.mount == line.mount);
             let mut filesystem = at.map(|at| known.swap_remove(at)).unwrap_or_default();
             filesystem.read_only = line.read_only;
+            filesystem.forced = line.forced;
             filesystem.mount = line.mount;
             filesystem.source = line.source;
             filesystem.kind = line.kind;
@@ -200,6 +246,42 @@ impl Filesystems {
             }
         }
     }
+}
+
+/// What an ext4 says of its errors (`/sys/fs/ext4/NAME`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Errors {
+    count: u64,
+    latest: String,
+    unix_seconds: u64,
+}
+
+impl Errors {
+    fn read(dev: Dev) -> Self {
+        let link = fs::read_link(format!("/sys/dev/block/{}", number(dev))).unwrap_or_default();
+        let dir = std::path::Path::new("/sys/fs/ext4").join(link.file_name().unwrap_or_default());
+        let number = |name: &str| fs::read_to_string(dir.join(name)).ok()?.trim().parse::<u64>().ok();
+        let latest = number("last_error_errcode").and_then(errno_of).map(|errno| ErrnoCount::new(errno, 0).name);
+        Self {
+            count: number("errors_count").unwrap_or(0),
+            latest: latest.unwrap_or_default(),
+            unix_seconds: number("last_error_time").unwrap_or(0),
+        }
+    }
+}
+
+/// The error that a code of ext4 stands for (`EXT4_ERR_*`, fs/ext4/ext4.h), as far as it says something.
+const fn errno_of(code: u64) -> Option<i32> {
+    Some(match code {
+        2 => libc::EIO,
+        3 => libc::ENOMEM,
+        4 => libc::EBADMSG,
+        5 => libc::EUCLEAN,
+        6 => libc::ENOSPC,
+        8 => libc::EROFS,
+        16 => libc::ESHUTDOWN,
+        _ => return None,
+    })
 }
 
 /// Others make inodes as long as there is room.
@@ -278,6 +360,20 @@ mod tests {
         );
         let names: Vec<_> = found.iter().map(|(mount, ro)| (mount.as_str(), *ro)).collect();
         assert_eq!(names, [("/", false), ("/snap/core/1", true), ("/network", false), ("/dev/shm", false)]);
+    }
+
+    #[test]
+    fn what_the_kernel_made_read_only_is_told_from_what_was_mounted_so() {
+        let state = |line: &str| parse_line(line).map(|line| (line.read_only, line.forced)).unwrap();
+        let since_6_15 = "50 29 7:0 / /m rw,relatime - ext4 /dev/loop0 rw,errors=remount-ro,emergency_ro";
+        assert_eq!(state(since_6_15), (true, ForcedState::EmergencyReadOnly));
+        let before = "50 29 7:0 / /m rw,relatime - ext4 /dev/loop0 ro,errors=remount-ro";
+        assert_eq!(state(before), (true, ForcedState::ReadOnly));
+        assert_eq!(state("50 29 7:0 / /m rw - ext4 /dev/loop0 rw,shutdown"), (true, ForcedState::Shutdown));
+        assert_eq!(state("50 29 7:0 / /m ro,relatime - ext4 /dev/loop0 ro"), (true, ForcedState::None));
+        assert_eq!(state("50 29 7:0 / /m ro,relatime - ext4 /dev/loop0 rw"), (true, ForcedState::None), "bind");
+        assert_eq!(state("50 29 7:0 / /s rw - squashfs /dev/loop0 ro"), (true, ForcedState::None), "by nature");
+        assert_eq!(state("50 29 7:0 / /m rw - ext4 /dev/loop0 rw,errors=remount-ro"), (false, ForcedState::None));
     }
 
     #[test]

@@ -54,6 +54,8 @@
 //! With fio doing 1991 reads, 2007 writes and 242 flushes, `biolatency -F` counts just these, and so does this signal; `bitesize` has the
 //! same sum. They put flushes down to the kernel workers that carry them out, this signal to those who called `fsync`.
 
+mod deleted;
+mod device_writers;
 mod devices;
 mod event;
 mod filesystems;

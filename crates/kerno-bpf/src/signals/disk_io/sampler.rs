@@ -3,6 +3,8 @@ use std::mem::offset_of;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use super::deleted;
+use super::device_writers::DeviceWriters;
 use super::devices::{Dev, Devices, number};
 use super::event::DiskOp;
 use super::filesystems::Filesystems;
@@ -154,6 +156,7 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
         filesystems: Filesystems::default(),
         limits: Limits::default(),
         writers: Writers::default(),
+        device_writers: DeviceWriters::default(),
         pressure: PressureMeter::new("pressure on I/O", "/proc/pressure/io"),
         meminfo: ProcFile::new("/proc/meminfo"),
         dirty: Series::default(),
@@ -197,6 +200,7 @@ struct Sampled {
     filesystems: Filesystems,
     limits: Limits,
     writers: Writers,
+    device_writers: DeviceWriters,
     pressure: PressureMeter,
     meminfo: ProcFile,
     dirty: Series,
@@ -222,6 +226,7 @@ impl Sampler for Sampled {
         self.filesystems.begin(tick.resolver);
         self.limits.begin(&mut self.gaps);
         self.writers.begin();
+        self.device_writers.begin();
         self.dirty = Series::default();
         self.writeback = Series::default();
         self.sample_dirty(0.0);
@@ -232,6 +237,7 @@ impl Sampler for Sampled {
         self.filesystems.sample(tick.seconds, tick.resolver);
         self.limits.sample(tick.seconds, &mut self.gaps);
         self.writers.sample(self.filesystems.list(), tick, &mut self.gaps);
+        self.device_writers.sample(tick);
         self.sample_dirty(tick.seconds);
     }
 
@@ -240,8 +246,10 @@ impl Sampler for Sampled {
         let submitters = self.gaps.delta(self.kept.submitters.advance(Ok(submitted(&self.submitters))));
         let errors = self.gaps.delta(self.kept.errors.advance(self.errors.read()));
         let failures = self.gaps.note("requests to disks that failed", self.failures.read()).unwrap_or_default();
+        self.filesystems.finish(tick.resolver);
         let mut filesystems = self.filesystems.list().to_vec();
         self.writers.finish(&mut filesystems, tick, &mut self.gaps);
+        deleted::find(&mut filesystems, tick, &mut self.gaps);
         let pressure = self.pressure.take(tick.seconds).map_err(|gap| self.gaps.add(gap)).ok();
         signals.missing.extend(self.filesystems.unread());
         let mounts = self.filesystems.mounts();
@@ -249,6 +257,7 @@ impl Sampler for Sampled {
         signals.disk_io = Some(DiskSummary {
             devices: describe_devices(used, ops.as_ref(), errors.as_ref(), mounts),
             submitters: submitters.as_ref().map(describe_submitters).unwrap_or_default(),
+            writers: self.device_writers.finish(tick),
             failures: describe_failures(&failures),
             filesystems,
             throttled: self.limits.finish(tick.seconds, tick.tasks, &mut self.gaps),

@@ -33,11 +33,15 @@ struct Watched {
     limit_bytes: u64,
     high_bytes: Option<u64>,
     used: Series,
+    /// With what could be dropped, as last read.
+    usage_bytes: u64,
     /// What could be dropped, and the use when that was read.
     droppable: Option<(u64, u64)>,
     before: Events,
     /// The events as last read: the cgroup may be gone at the window's end.
     now: Events,
+    /// Faults as the window began and as last read; not read of those far from their limit.
+    faults: Option<(Faults, Faults)>,
     pressure: Option<PressureMeter>,
 }
 
@@ -45,7 +49,15 @@ struct Watched {
 #[derive(Clone, Copy, Debug, Default)]
 struct Events {
     limit_hits: u64,
+    high_hits: u64,
     oom_kills: u64,
+}
+
+/// The same, of `memory.stat`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Faults {
+    major: u64,
+    refaulted: u64,
 }
 
 impl Limits {
@@ -70,6 +82,7 @@ impl Limits {
             watched.used = Series::default();
             watched.look(v2, gaps);
             watched.before = watched.now;
+            watched.faults = watched.is_near().then(|| watched.read_faults(v2, gaps)).flatten().map(|now| (now, now));
             watched.pressure.iter_mut().for_each(PressureMeter::begin);
         }
         self.sample(0.0, gaps);
@@ -121,9 +134,11 @@ impl Limits {
                             limit_bytes,
                             high_bytes: high,
                             used,
+                            usage_bytes: usage,
                             droppable: None,
                             before,
                             now: before,
+                            faults: None,
                             pressure,
                         }
                     }
@@ -154,9 +169,16 @@ impl Limits {
                     let droppable = droppable(&stat, v2);
                     watched.droppable = Some((droppable, usage));
                     watched.look(v2, gaps);
+                    // One that comes near its limit in the middle of the window.
+                    let faults = Faults::parse(&stat, v2);
+                    let near = nearness(usage, watched.limit_bytes) >= NEAR;
+                    if near || watched.faults.is_some() {
+                        watched.faults = Some((watched.faults.map_or(faults, |(before, _)| before), faults));
+                    }
                     droppable
                 }
             };
+            watched.usage_bytes = usage;
             watched.used.push(seconds, usage.saturating_sub(droppable) as f64);
         }
     }
@@ -181,6 +203,10 @@ impl Limits {
             .iter_mut()
             .map(|watched| {
                 watched.look(v2, gaps);
+                if let Some((before, latest)) = watched.faults {
+                    watched.faults = Some((before, watched.read_faults(v2, gaps).unwrap_or(latest)));
+                }
+                let (before, now) = watched.faults.unwrap_or_default();
                 let path = watched.cgroup.path.clone();
                 // Where the cgroup is gone the kernel does not tell any more.
                 let killed = killed_in.iter().filter(|killed| is_in(killed, &path)).count() as u64;
@@ -192,6 +218,9 @@ impl Limits {
                     limit_bytes: watched.limit_bytes,
                     high_bytes: watched.high_bytes,
                     limit_hits: watched.now.limit_hits.saturating_sub(watched.before.limit_hits),
+                    high_hits: watched.now.high_hits.saturating_sub(watched.before.high_hits),
+                    major_faults: now.major.saturating_sub(before.major),
+                    refaulted_pages: now.refaulted.saturating_sub(before.refaulted),
                     oom_kills: kills.max(if watched.cgroup.dir.exists() { 0 } else { killed }),
                     some_stalled: watched
                         .pressure
@@ -218,6 +247,9 @@ impl Limits {
     }
 }
 
+/// From this share of its limit on, what could be dropped included, a cgroup may have to read again what it drops.
+const NEAR: f64 = 0.8;
+
 /// What may be missing.
 const WHAT: &str = "memory that cgroups with a limit use";
 
@@ -237,6 +269,15 @@ impl Watched {
         }
     }
 
+    /// Its memory is nearly full, be it of pages that could be dropped.
+    fn is_near(&self) -> bool {
+        nearness(self.usage_bytes, self.limit_bytes) >= NEAR
+    }
+
+    fn read_faults(&self, v2: bool, gaps: &mut Gaps) -> Option<Faults> {
+        read(WHAT, self.cgroup.text("memory.stat"), gaps).map(|stat| Faults::parse(&stat, v2))
+    }
+
     const fn high_only(&self) -> bool {
         matches!(self.high_bytes, Some(high) if high == self.limit_bytes)
     }
@@ -249,13 +290,35 @@ impl Events {
             let count = |name: &str| events.get(name).copied().unwrap_or(0);
             return Ok(Self {
                 limit_hits: count(if high_only { "high" } else { "max" }),
+                high_hits: count("high"),
                 oom_kills: count("oom_kill"),
             });
         }
         Ok(Self {
             limit_hits: cgroup.number("memory.failcnt")?.unwrap_or(0),
+            high_hits: 0,
             oom_kills: cgroup.numbers("memory.oom_control")?.get("oom_kill").copied().unwrap_or(0),
         })
+    }
+}
+
+impl Faults {
+    /// Those of the cgroups below it, too: `total_` in v1. Refaults are told apart by kind since Linux 5.9.
+    fn parse(stat: &str, v2: bool) -> Self {
+        let prefix = if v2 { "" } else { "total_" };
+        let mut faults = Self::default();
+        for line in stat.lines() {
+            let Some((name, value)) = line.strip_prefix(prefix).and_then(|line| line.split_once(' ')) else { continue };
+            let value = value.trim().parse().unwrap_or(0);
+            match name {
+                "pgmajfault" => faults.major = value,
+                "workingset_refault" | "workingset_refault_anon" | "workingset_refault_file" => {
+                    faults.refaulted += value;
+                }
+                _ => {}
+            }
+        }
+        faults
     }
 }
 
@@ -312,5 +375,19 @@ mod tests {
         assert_eq!(droppable(v1, false), 120);
         let v2 = "anon 5\ninactive_file 100\nactive_file 20\nslab_reclaimable 3\nworkingset_refault_file 1\n";
         assert_eq!(droppable(v2, true), 123);
+    }
+
+    #[test]
+    fn faults_are_read_as_each_version_tells_them() {
+        // Of Linux 6.18 and 6.1.
+        let v1 = "cache 20254720\nrss 18296832\nrss_huge 0\npgpgin 13512\npgmajfault 10061\n\
+                  workingset_refault_anon 0\nworkingset_refault_file 7040\nhierarchical_memory_limit 33554432\n\
+                  total_cache 20254720\ntotal_pgmajfault 10062\ntotal_workingset_refault_anon 3\n\
+                  total_workingset_refault_file 7040\n";
+        assert_eq!(Faults::parse(v1, false), Faults { major: 10_062, refaulted: 7_043 });
+        let v2 = "anon 18296832\nfile 20254720\nkernel_stack 16384\nworkingset_refault_anon 5\n\
+                  workingset_refault_file 7040\nworkingset_activate_file 9\npgfault 30000\npgmajfault 10061\n";
+        assert_eq!(Faults::parse(v2, true), Faults { major: 10_061, refaulted: 7_045 });
+        assert_eq!(Faults::parse("workingset_refault 12\npgmajfault x\n", true), Faults { major: 0, refaulted: 12 });
     }
 }

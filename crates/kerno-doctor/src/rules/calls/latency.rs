@@ -14,7 +14,8 @@ rule! {
         "Counts the calls of each process that took 10 ms or more and do not wait by design: fsync and the like, reads and writes of \
         files and block devices, opens, path lookups. Calls on sockets, pipes and terminals, sleeps, locks and waits for events never \
         count. Time spent waiting for a CPU is subtracted, since it makes every call long. A process that moves 30 MB/s or more, such \
-        as a backup, waits for its own load and is left out. This is a symptom: the cause is the device, the file system or another \
+        as a backup, waits for its own load and is left out, and so is one that the kernel makes wait because it wrote more than the \
+        device can write back. This is a symptom: the cause is the device, the file system or another \
         process. Where another finding shows that cause, this one is listed under it.",
         judge, words;
     causes: [];
@@ -90,7 +91,7 @@ fn judge_process(
     if slow < rule.min_calls || share < rule.stalled_share || mean_ms < limit_ms || per_second < rule.slow_per_second {
         return None;
     }
-    if moves_much(window, pid) {
+    if moves_much(window, pid) || (worst.name.contains("write") && writes_most(window, pid)) {
         return None;
     }
     let severity = if mean_ms >= rule.critical_ms { Severity::Critical } else { Severity::Warning };
@@ -138,6 +139,22 @@ fn moves_much(window: &Window, pid: u32) -> bool {
     const MUCH: f64 = 30e6;
     window.process(pid).is_some_and(|process| {
         float(process.used.read_bytes.saturating_add(process.used.write_bytes)) >= MUCH * window.seconds()
+    })
+}
+
+/// Whoever writes more than the device can write back is made to wait by the kernel, so that it makes no more memory dirty: it waits for its
+/// own load if it made most of that dirty itself.
+fn writes_most(window: &Window, pid: u32) -> bool {
+    const MOST: f64 = 0.6;
+    let Some(disk) = &window.disk_io else { return false };
+    let dirtied = |pid: u32| window.process(pid).map_or(0, |process| process.used.write_bytes);
+    disk.writers.iter().filter(|writer| writer.pid == pid && writer.held_back > 0).any(|own| {
+        // Copies that come one after the other are one load.
+        let here = || disk.writers.iter().filter(|writer| writer.dev == own.dev);
+        let all: u64 = here().map(|writer| dirtied(writer.pid)).sum();
+        let alike: u64 = here().filter(|writer| writer.comm == own.comm).map(|writer| dirtied(writer.pid)).sum();
+        let others = here().filter(|writer| writer.comm != own.comm).map(|writer| dirtied(writer.pid)).max();
+        float(alike) >= MOST * float(all) && others.is_none_or(|others| dirtied(pid) > others)
     })
 }
 

@@ -1,6 +1,7 @@
 //! disk_io_bottleneck: storage that others wait for, and why: the device itself is slow, a process asks too much of it, one process's
 //! flushes hold up all others, or a cgroup has come to its own limit.
 
+mod crowded;
 mod flush_storm;
 mod load;
 mod own_limit;
@@ -37,11 +38,13 @@ rule! {
     /// Storage that others wait for.
     DiskBottleneck = "disk_io_bottleneck", "disk_io", "storage keeps processes waiting",
         "Looks at how long each request waited in the queue and took at the device, not at how busy the device is: a device that is \
-         busy all the time may be far from its limits. Tells four causes apart. A slow device: each request takes long although few \
+         busy all the time may be far from its limits. Tells six causes apart. A slow device: each request takes long although few \
          are made. A saturated device: it is busy all the time and many requests wait; the process that asks for most is behind it \
          (buffered writes count for the process that wrote the data). A flush storm: the fsync calls of one process hold up those of \
-         others. A cgroup at its own I/O limit: this never shows in the latency of requests. A load that slows nobody down is no \
-         finding, such as a backup that reads as fast as the disk can, or a database that waits for its own short fsync calls.",
+         others. A noisy neighbour: one load moves most of the bytes, and the sync calls of a process that moves little wait for them, \
+         also where the device is not busy all the time. Dirty pages: a process writes more than the device can write back, and the \
+         kernel holds up others who write to it (balance_dirty_pages). A cgroup at its own I/O limit: this never shows in the latency of \
+         requests. A load that slows nobody down is no finding, such as a backup that reads as fast as the disk can, or a database that waits for its own short fsync calls.",
         judge, words;
     causes: [StorageSlow];
     suffers: [
@@ -77,6 +80,7 @@ rule! {
         queue_depth: "queue depth (mean)";
         bytes_share: "share of all bytes, {}";
         requests_share: "share of all requests, {}";
+        moved_by_load: "data moved by it";
         fsyncs: "fsync calls of {}";
         fsyncs_share: "share of all fsync calls, {}";
         limit_used: "share of the {} limit used";
@@ -98,15 +102,34 @@ fn judge(window: &Window, rule: &DiskBottleneck) -> Vec<Finding> {
         if stands_on_another(disk, device) {
             continue;
         }
-        let slow = slow_device::judge(window, disk, device, rule);
-        findings.extend(slow.or_else(|| saturated::judge(window, disk, device, rule)));
+        findings.extend(judge_device(window, disk, device, rule));
     }
     findings
+}
+
+/// What is wrong at one device: writers who are held back first, for that is known; then a slow device, unless it only has much to do; then
+/// one with many requests at a time; then one with few of them that are large.
+fn judge_device(window: &Window, disk: &DiskSummary, device: &DiskDevice, rule: &DiskBottleneck) -> Option<Finding> {
+    let dirty = || crowded::dirty(window, disk, device, rule);
+    let slow = slow_device::judge(window, disk, device, rule);
+    if let Some(slow) = slow {
+        // Of several requests at a time each has a part of the device only: how many it does in a second is what it can.
+        let (served, _) = load::pace(device, window.seconds());
+        let own_limit = slow.evidence.iter().find(|evidence| evidence.quantity == "device_time");
+        let serves_fast = own_limit.and_then(|it| it.threshold).is_some_and(|limit| 1e3 / served.max(1e-9) < limit);
+        return dirty()
+            .or_else(|| serves_fast.then(|| crowded::busy(window, disk, device, rule)).flatten())
+            .or(Some(slow));
+    }
+    dirty()
+        .or_else(|| saturated::judge(window, disk, device, rule))
+        .or_else(|| crowded::busy(window, disk, device, rule))
 }
 
 fn words(finding: &Finding) -> Words {
     match finding.variant.as_ref() {
         slow_device::VARIANT => slow_device::words(finding),
+        crowded::BUSY | crowded::DIRTY => crowded::words(finding),
         saturated::VARIANT => saturated::words(finding),
         flush_storm::VARIANT => flush_storm::words(finding),
         own_limit::VARIANT => own_limit::words(finding),

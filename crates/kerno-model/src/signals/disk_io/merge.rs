@@ -7,8 +7,8 @@ use crate::merge::{
 };
 use crate::merged::{Inexact, Merged};
 use crate::{
-    CgroupIo, DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter, DiskSummary, Filesystem, FilesystemWriter, Process,
-    Series, TaskUse,
+    CgroupIo, DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter, DiskSummary, DiskWriter,
+    Filesystem, FilesystemWriter, Process, Series, TaskUse,
 };
 
 /// Of one cgroup.
@@ -28,6 +28,7 @@ impl Part for DiskSummary {
         if self.filesystems.len() >= MAX_FILESYSTEMS {
             notes.cut(Filesystem::LIST, None);
         }
+        cut_lists(notes, [&self.writers]);
         cut_lists(notes, self.filesystems.iter().map(|fs| &fs.writers));
         cut_lists(notes, [&self.throttled]);
         if self.throttled.iter().any(|cgroup| cgroup.pids.len() >= MAX_PIDS) {
@@ -38,6 +39,7 @@ impl Part for DiskSummary {
     fn merge(&mut self, later: &Self, joint: &mut Joint<'_>) {
         self.join_devices(later, joint);
         join_list(&mut self.submitters, &later.submitters, joint);
+        join_list(&mut self.writers, &later.writers, joint);
         join_list(&mut self.failures, &later.failures, joint);
         join_list(&mut self.filesystems, &later.filesystems, joint);
         join_list(&mut self.throttled, &later.throttled, joint);
@@ -211,11 +213,19 @@ impl Entry for Filesystem {
 
     fn join(&mut self, later: &Self, joint: &mut Joint<'_>) {
         self.read_only = later.read_only;
+        self.forced = later.forced;
+        self.backing.clone_from(&later.backing);
+        latest(&mut self.errors, &later.errors);
+        latest_text(&mut self.last_error, &later.last_error);
+        self.last_error_unix = self.last_error_unix.max(later.last_error_unix);
         latest(&mut self.total_bytes, &later.total_bytes);
         joint.series(&mut self.available_bytes, &later.available_bytes);
         self.total_inodes = later.total_inodes;
         joint.series(&mut self.free_inodes, &later.free_inodes);
         join_list(&mut self.writers, &later.writers, joint);
+        // Those that were closed since take no room any more.
+        self.deleted.clone_from(&later.deleted);
+        self.deleted_bytes = later.deleted_bytes;
     }
 
     fn new_later(&mut self, joint: &mut Joint<'_>) {
@@ -246,6 +256,27 @@ impl Entry for FilesystemWriter {
 
     fn order(&self, other: &Self) -> Ordering {
         (Reverse(self.grown_bytes), self.pid).cmp(&(Reverse(other.grown_bytes), other.pid))
+    }
+}
+
+impl Entry for DiskWriter {
+    const LIST: &'static str = "disk_io.writers";
+    const MAX: usize = 64;
+    const SELECTED: Selected = Selected::Some;
+
+    fn is(&self, later: &Self, joint: &Joint<'_>) -> bool {
+        self.dev == later.dev && joint.same_process((self.pid, &self.comm), (later.pid, &later.comm))
+    }
+
+    fn join(&mut self, later: &Self, _joint: &mut Joint<'_>) {
+        latest_text(&mut self.comm, &later.comm);
+        self.held_back = self.held_back.saturating_add(later.held_back);
+        self.looks = self.looks.saturating_add(later.looks);
+    }
+
+    fn order(&self, other: &Self) -> Ordering {
+        let key = |writer: &Self| (Reverse(writer.held_back), writer.pid);
+        key(self).cmp(&key(other)).then_with(|| self.dev.cmp(&other.dev))
     }
 }
 

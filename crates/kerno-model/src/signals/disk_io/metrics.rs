@@ -289,10 +289,15 @@ impl Describe for DiskSummary {
         ("devices[].ops[].count", "the count of `kerno.disk.operation.duration`"),
         ("devices[].ops[].errors[].errno", "errors are counted by device; the finding names them"),
         ("failures[].*", "evidence, for findings; failures are counted by device"),
+        ("filesystems[].deleted[].*", "without bound; evidence, for findings"),
+        ("filesystems[].deleted_bytes", "only looked for when there is little room; evidence, for findings"),
+        ("filesystems[].errors", "since the file system was last checked, not of the window; evidence, for findings"),
+        ("filesystems[].last_error_unix", "a time; evidence, for findings"),
         ("filesystems[].writers[].*", "without bound; evidence, for findings"),
         ("submitters[].read_bytes", "in `kerno.unit.disk.io`, which has buffered writes too"),
         ("submitters[].write_bytes", "in `kerno.unit.disk.io`, which has buffered writes too"),
         ("throttled[].limits[].per_second", "a setting; how it binds is in `kerno.cgroup.disk.utilization`"),
         ("throttled[].pids[]", "without bound"),
+        ("writers[].*", "without bound; evidence, for findings"),
     ];
 }

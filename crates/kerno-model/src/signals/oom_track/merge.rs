@@ -74,6 +74,9 @@ impl Entry for CgroupMemory {
         latest(&mut self.limit_bytes, &later.limit_bytes);
         self.high_bytes = later.high_bytes;
         add(&mut self.limit_hits, later.limit_hits);
+        add(&mut self.high_hits, later.high_hits);
+        add(&mut self.major_faults, later.major_faults);
+        add(&mut self.refaulted_pages, later.refaulted_pages);
         add(&mut self.oom_kills, later.oom_kills);
         self.some_stalled = joint.known_share(STALLED, self.some_stalled, later.some_stalled);
         self.largest.clone_from(&later.largest);

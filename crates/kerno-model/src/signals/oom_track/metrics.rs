@@ -173,6 +173,9 @@ impl Describe for OomSummary {
         ("total_bytes", "in `kerno.memory.limit`, which does not need this signal"),
         ("kills[].*", "evidence, for findings; kills are counted by scope"),
         ("cgroups[].high_bytes", "a setting; what nears it is in `kerno.cgroup.memory.stalled.time`"),
+        ("cgroups[].high_hits", "evidence, for findings; what it costs is in `kerno.cgroup.memory.stalled.time`"),
+        ("cgroups[].major_faults", "only read of cgroups near their limit; evidence, for findings"),
+        ("cgroups[].refaulted_pages", "only read of cgroups near their limit; evidence, for findings"),
         ("cgroups[].largest[].*", "without bound; memory by unit is in `kerno.unit.memory.anonymous`"),
         ("processes[].*", "without bound; memory by unit is in `kerno.unit.memory.anonymous`"),
     ];
