@@ -1,5 +1,6 @@
 //! disk_full: file systems without room, or soon without.
 
+mod deleted;
 mod suspect;
 #[cfg(test)]
 mod tests;
@@ -40,6 +41,8 @@ rule! {
         "Finds a writable file system with little space or few inodes left, as a share and, if it is large, in bytes; or one that fills \
          steadily and will be full soon. The forecast is a straight line through what was seen since space began to go. It counts only \
          if it fits well and if space went between most samples, and reaches at most 20 times as far ahead as what was seen. \
+         Deleted files that somebody still has open take room that no listing shows: if most of what is used is in such files, whoever \
+         has them open is named, not whoever is refused. \
          Read-only file systems are always full and are left out. File systems for booting are small by design: unless something \
          fills them, they are only information. One that is less than half full counts only when it will be full within a minute.",
         judge, words;
@@ -60,6 +63,7 @@ rule! {
         inodes_used: "inodes used";
         inodes_left: "inodes left";
         inodes_taken: "inodes taken";
+        deleted_bytes: "taken by deleted files that are still open";
         refused: "calls of {} that failed with ENOSPC";
     }
 }
@@ -257,7 +261,15 @@ fn finding(window: &Window, disk: &DiskSummary, fs: &Filesystem, room: &Room<'_>
     let size = resource.size(fs);
     let loses = -room.left.change() >= LOSES * size;
     let who = suspect(window, disk, fs, room, &refused, eta.is_some() || failing || loses);
-    let mut subject = who.as_ref().map(|who| Subject::process(window, who.pid, &who.comm)).unwrap_or_default();
+    let grows = who.as_ref().is_some_and(|who| matches!(who.known, Known::Grew { .. }));
+    let held = deleted::held(fs, room.used, grows).filter(|_| nearly_full && resource == Resource::Space);
+    // Whoever writes is only refused: the room is where nobody sees it.
+    let who = who.filter(|_| held.is_none());
+    let culprit = who.as_ref().map(|who| who.pid).or_else(|| held.as_ref().and_then(deleted::Held::pid));
+    let mut subject = match &held {
+        Some(held) => held.subject(window),
+        None => who.as_ref().map(|who| Subject::process(window, who.pid, &who.comm)).unwrap_or_default(),
+    };
     subject.mount = Some(fs.mount.clone());
     let mut finding = DiskFull::finding(severity)
         .variant(resource.name())
@@ -282,7 +294,10 @@ fn finding(window: &Window, disk: &DiskSummary, fs: &Filesystem, room: &Room<'_>
     if let Some(who) = &who {
         finding = with_known(finding, &who.known);
     }
-    let victims = refused.iter().filter(|call| who.as_ref().is_none_or(|who| who.pid != call.pid));
+    if let Some(held) = &held {
+        finding = held.describe(finding);
+    }
+    let victims = refused.iter().filter(|call| culprit != Some(call.pid));
     finding.victims = victims.take(8).map(|call| Subject::process(window, call.pid, call.comm)).collect();
     let since = room.left.points().windows(2).find_map(|pair| match pair {
         [a, b] if b.1 < a.1 && a.0 > 0.5 => Some(a.0),
@@ -294,7 +309,10 @@ fn finding(window: &Window, disk: &DiskSummary, fs: &Filesystem, room: &Room<'_>
         (room.used / rule.used).max(eta.as_ref().map_or(0.0, |eta| (rule.eta / eta.seconds.max(1.0)).min(100.0)));
     finding.confidence = if nearly_full { 0.95 } else { eta.as_ref().map_or(0.8, |eta| eta.fit.min(0.9)) };
     finding.eta = eta.filter(|_| left > 0.0);
-    Some(with_fixes(finding, fs, resource, who.as_ref()))
+    Some(match &held {
+        Some(held) => held.fixes(finding, fs),
+        None => with_fixes(finding, fs, resource, who.as_ref()),
+    })
 }
 
 /// Adds the calls that failed for want of room.
@@ -364,8 +382,9 @@ fn words(finding: &Finding) -> Words {
     } else {
         "Once nothing is left, writes fail with ENOSPC, and programs lose data or stop."
     };
+    let gone = finding.variant == deleted::VARIANT;
     Words {
-        title: title(finding, resource, mount),
+        title: if gone { deleted::title(finding, mount) } else { title(finding, resource, mount) },
         cause: cause(finding, resource, mount),
         impact: impact.to_owned(),
         outlook,
@@ -419,6 +438,9 @@ fn cause(finding: &Finding, resource: Resource, mount: &str) -> String {
     cause.push('.');
     if kind.is_some_and(|kind| kind.ends_with("tmpfs")) {
         cause += " It is kept in memory.";
+    }
+    if finding.variant == deleted::VARIANT {
+        return cause + &deleted::cause(finding);
     }
     if finding.subject.process.is_none() {
         return cause + " No process writes much to it now.";

@@ -24,6 +24,8 @@ const BUSY_WITH_IT: f64 = 0.25;
 const FELT: f64 = 0.2;
 /// The same for writes to memory, which should take no time at all.
 const FELT_WRITES: f64 = 0.1;
+/// Waiting for so much of the window, shorter waits are felt, too.
+const OFTEN: f64 = 0.4;
 /// At so many of the looks a thread slept because too much was dirty.
 const HELD_BACK: f64 = 0.1;
 /// The shortest wait that counts at all, in milliseconds.
@@ -90,7 +92,10 @@ fn feels_it(window: &Window, pid: u32, sync_ms: f64, share: f64) -> bool {
     // Reads and look-ups are quicker on any disk in good order.
     let writes = worst.name.contains("sync") || worst.name.contains("write");
     let limit = if writes { sync_ms } else { sync_ms * READS };
-    worst.slow >= MIN_CALLS && total_ms >= share * window.seconds() * 1e3 && total_ms / worst.slow as f64 >= limit
+    let (of_window, mean_ms) = (total_ms / (window.seconds() * 1e3), total_ms / worst.slow as f64);
+    // One that waits nearly half of the time feels shorter waits as well.
+    let limit = if of_window >= OFTEN { limit / 2.0 } else { limit };
+    worst.slow >= MIN_CALLS && of_window >= share && mean_ms >= limit
 }
 
 /// It is known to wait for this device: it has made requests there.
