@@ -50,6 +50,22 @@ impl<'a> Ties<'a> {
         (!self.one_device(&below, &above) && self.is_made_of(&above, &below)).then_some(Tie::Place)
     }
 
+    /// A device that fails requests, and what stands on it or is made of it.
+    pub(crate) fn failing_device(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
+        let fails = cause.rule == "disk_errors";
+        fails.then(|| self.same_device(cause, consequence).or_else(|| self.stacked_device(cause, consequence)))?
+    }
+
+    /// A device made of a file on a file system that has no room left, and whose writes fail.
+    pub(crate) fn stands_on_full(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
+        let for_room = [errno::ENOSPC, errno::EDQUOT, errno::EIO];
+        let told = consequence.rule == "filesystem_read_only" || self.any_errno(consequence, &for_room);
+        let (full, above) = (self.device(&cause.subject)?, self.device(&consequence.subject)?);
+        let parts = self.parts_of(&above);
+        (told && cause.is_at(Limit::FileSystemBytes) && parts.iter().any(|part| self.lies_on(part, &full)))
+            .then_some(Tie::Place)
+    }
+
     /// Errors that failing storage gives to calls.
     pub(crate) fn failing_storage(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
         let errors = [errno::EIO, errno::EROFS, errno::ENODATA, errno::ENXIO, errno::EUCLEAN];
@@ -445,17 +461,22 @@ impl<'a> Ties<'a> {
         const LAYERS: usize = 8;
         let mut layer = vec![above.to_owned()];
         for _ in 0..LAYERS {
-            let parts: Vec<String> = layer
-                .iter()
-                .filter_map(|device| self.known_device(device))
-                .flat_map(|device| device.backing.clone())
-                .collect();
+            let parts: Vec<String> = layer.iter().flat_map(|device| self.parts_of(device)).collect();
             if parts.iter().any(|part| self.one_device(part, below) || self.lies_on(part, below)) {
                 return true;
             }
             layer = parts;
         }
         false
+    }
+
+    /// The devices or files that a device is made of. One without requests is known by its file system only.
+    fn parts_of(&self, device: &str) -> Vec<String> {
+        if let Some(known) = self.known_device(device) {
+            return known.backing.clone();
+        }
+        let disk = self.window.disk_io.iter().flat_map(|disk| &disk.filesystems);
+        disk.filter(|fs| fs.dev == device).flat_map(|fs| fs.backing.clone()).collect()
     }
 
     /// Whether a file (of a loop device) is on a file system on that device.

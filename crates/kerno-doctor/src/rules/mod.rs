@@ -30,6 +30,7 @@ pub static ALL: &[Rule] = &[
     storage::bottleneck::DiskBottleneck::RULE,
     storage::errors::DiskErrors::RULE,
     storage::full::DiskFull::RULE,
+    storage::read_only::FilesystemReadOnly::RULE,
     cpu::contention::SchedulerContention::RULE,
     cpu::throttling::CpuThrottling::RULE,
     cpu::steal::CpuSteal::RULE,

@@ -87,7 +87,7 @@ fn of_cgroup(window: &Window, rule: &OomImminent, cgroup: &CgroupMemory) -> Opti
     let only_slows = cgroup.v2 && cgroup.high_bytes == Some(cgroup.limit_bytes);
     let mut finding = OomImminent::finding(severity(rule, growth.as_ref(), limit))
         .variant(CGROUP)
-        .about(subject(window, process, Some(path)))
+        .about(subject(window, process.map(|process| (process.pid, process.comm.as_str())), Some(path)))
         .fact(Fact::Scope(Scope::Cgroup(path.clone())))
         .detail("only_slows", only_slows)
         .measured("used", used / limit, Unit::Ratio, Some(rule.full))
@@ -126,7 +126,7 @@ fn of_machine(window: &Window, rule: &OomImminent, part: &OomSummary) -> Option<
     let process = user_of_memory(window, "/", growth.net);
     let mut finding = OomImminent::finding(severity(rule, Some(&growth), total))
         .variant(MACHINE)
-        .about(subject(window, process, None))
+        .about(subject(window, process.map(|process| (process.pid, process.comm.as_str())), None))
         .fact(Fact::Scope(Scope::Machine))
         .measured("available_bytes", available, Unit::Bytes, Some(rule.machine_available * total))
         .measured("machine_bytes", total, Unit::Bytes, None);

@@ -40,8 +40,8 @@ fn user_of_memory<'a>(window: &'a Window, inside: &str, grown_bytes: f64) -> Opt
 }
 
 /// A process as the subject, with the cgroup that limits it.
-fn subject(window: &Window, process: Option<&ProcessMemory>, cgroup: Option<&str>) -> Subject {
-    let mut subject = process.map(|process| Subject::process(window, process.pid, &process.comm)).unwrap_or_default();
+fn subject(window: &Window, process: Option<(u32, &str)>, cgroup: Option<&str>) -> Subject {
+    let mut subject = process.map(|(pid, comm)| Subject::process(window, pid, comm)).unwrap_or_default();
     if let Some(cgroup) = cgroup {
         subject.cgroup = Some(cgroup.to_owned());
     }

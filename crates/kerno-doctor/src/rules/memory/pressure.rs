@@ -1,6 +1,9 @@
+mod thrashing;
+
 use kerno_model::amount::{quantity, share};
 use kerno_model::{CgroupMemory, Effect, Fact, Finding, Process, Scope, Severity, Subject, Unit, WaitsFor, Window};
 
+use self::thrashing::thrashes;
 use super::{CGROUP, MACHINE, advise_cgroup, advise_machine, place, subject, user, user_of_memory};
 use crate::title::title;
 use crate::{Words, rule, suffers};
@@ -11,7 +14,9 @@ const MAX_VICTIMS: usize = 5;
 rule! {
     /// Tasks wait for memory.
     MemoryPressure = "memory_pressure", "oom_track", "tasks wait for memory: reclaim, swapping, thrashing",
-        "Uses the time that tasks stalled on memory (PSI). Where the kernel does not have PSI, tasks must reclaim memory themselves \
+        "Uses the time that tasks stalled on memory (PSI), and of each cgroup at its limit the page faults that needed storage: pages of \
+         files that it drops at its limit and reads again at once. The kernel counts waits for such pages as I/O as long as none of them \
+         is used twice in a row, so PSI need not show them. Where the kernel does not have PSI, tasks must reclaim memory themselves \
          (direct reclaim) while dropped pages are soon read again (refaults). Reclaim in the background and a full page cache are \
          normal.",
         judge, words;
@@ -27,6 +32,8 @@ rule! {
         critical_all_stalled: 0.3 Ratio, 0.0 ..= 1.0, "critical when all tasks with work waited for this share";
         reclaims_per_second: 100.0 PerSecond, 0.0 ..= 1e9, "without PSI: direct reclaims per second";
         refaults_per_second: 1000.0 PerSecond, 0.0 ..= 1e9, "without PSI: pages read again per second";
+        cgroup_faults_per_second: 100.0 PerSecond, 1.0 ..= 1e9, "major faults per second of a cgroup at its limit, of which a good part are for pages that it had dropped";
+        fault_share: 0.2 Ratio, 0.0 ..= 1.0, "share of the window that one of its processes spent in such faults";
         cgroup_full: 0.9 Ratio, 0.1 ..= 1.0, "share of its limit in use above which a cgroup itself is short of memory";
     }
     evidence: {
@@ -36,6 +43,10 @@ rule! {
         refaults_per_second: "pages read again soon after they were dropped";
         major_faults_per_second: "page faults that needed storage";
         swapped_out_per_second: "pages written to swap";
+        cgroup_faults_per_second: "page faults in the cgroup that needed storage";
+        cgroup_refaults_per_second: "pages that it read again soon after it had dropped them";
+        limit_hits_per_second: "times that the cgroup reached its limit";
+        fault_share: "share of the window that the process spent in such faults";
         available_bytes: "available memory";
     }
 }
@@ -52,22 +63,36 @@ fn judge(window: &Window, rule: &MemoryPressure) -> Vec<Finding> {
         }
         None => (reclaims / rule.reclaims_per_second.max(1e-9)).min(refaults / rule.refaults_per_second.max(1e-9)),
     };
+    let thrashing = part.cgroups.iter().filter_map(|cgroup| Some((cgroup, thrashes(window, rule, cgroup)?)));
+    let thrashing = thrashing.max_by(|a, b| a.1.excess().total_cmp(&b.1.excess()));
+    let excess = excess.max(thrashing.as_ref().map_or(0.0, |(_, thrashing)| thrashing.excess()));
     if excess < 1.0 {
         return Vec::new();
     }
     let all = part.all_stalled.unwrap_or(0.0);
-    let cgroup = part.cgroups.iter().filter(|cgroup| is_short(rule, cgroup)).max_by(|a, b| {
+    let short = part.cgroups.iter().filter(|cgroup| is_short(rule, cgroup)).max_by(|a, b| {
         let stalled = |cgroup: &CgroupMemory| cgroup.some_stalled.unwrap_or(0.0);
         stalled(a).total_cmp(&stalled(b)).then(a.limit_hits.cmp(&b.limit_hits))
     });
+    let cgroup = thrashing.as_ref().map(|(cgroup, _)| *cgroup).or(short);
     let process = user_of_memory(window, cgroup.map_or("/", |cgroup| &cgroup.path), 0.0);
+    // One that is small beside the machine's largest is still the largest in its cgroup.
+    let largest = cgroup.and_then(|cgroup| cgroup.largest.first()).map(|holder| (holder.pid, holder.comm.as_str()));
+    let who = match (&thrashing, process) {
+        (Some((_, thrashing)), _) => Some((thrashing.pid, thrashing.comm.as_str())),
+        (None, Some(process)) => Some((process.pid, process.comm.as_str())),
+        (None, None) => largest,
+    };
     let severity = if all >= rule.critical_all_stalled { Severity::Critical } else { Severity::Warning };
     let mut finding = MemoryPressure::finding(severity)
         .variant(if cgroup.is_some() { CGROUP } else { MACHINE })
-        .about(subject(window, process, cgroup.map(|cgroup| cgroup.path.as_str())))
+        .about(subject(window, who, cgroup.map(|cgroup| cgroup.path.as_str())))
         .fact(Fact::Scope(cgroup.map_or(Scope::Machine, |cgroup| Scope::Cgroup(cgroup.path.clone()))))
-        .fact(Fact::WaitsFor(WaitsFor::Memory))
-        .detail("thrashing", refaults >= rule.refaults_per_second);
+        .fact(Fact::WaitsFor(WaitsFor::Memory));
+    finding = match &thrashing {
+        Some((_, thrashing)) => thrashing.describe(finding),
+        None => finding.detail("thrashing", refaults >= rule.refaults_per_second),
+    };
     if let Some(some) = part.some_stalled {
         finding = finding.measured("some_stalled", some, Unit::Ratio, Some(rule.some_stalled)).measured(
             "all_stalled",
@@ -94,16 +119,25 @@ fn judge(window: &Window, rule: &MemoryPressure) -> Vec<Finding> {
 
 fn words(finding: &Finding) -> Words {
     let stalled = finding.number("some_stalled").map(|some| format!("tasks waited for it {} of the time", share(some)));
+    let faults = finding.number("cgroup_faults_per_second");
+    let faults = faults.map(|faults| format!("major faults at {}", quantity(faults, Unit::PerSecond)));
+    let part = finding.number("fault_share").map(|part| format!("{} of its time in them", share(part)));
     let reclaims = finding.number("reclaims_per_second");
     let reclaims = reclaims.map(|reclaims| format!("direct reclaims at {}", quantity(reclaims, Unit::PerSecond)));
     let what = format!("{} keeps {} short of memory", user(finding), place(finding));
-    let cause = if finding.flag("thrashing") {
+    let cause = if faults.is_some() {
+        "What its processes need does not fit into the memory limit: at the limit the kernel drops pages of their programs and files, which \
+         are needed at once, so that they are read from storage again and again (thrashing). Reads of the disk are a consequence."
+    } else if finding.flag("thrashing") {
         "The memory in use does not fit: pages are dropped, needed again at once, and read back (thrashing)."
     } else {
         "Free memory is short, so tasks have to reclaim some themselves before they can go on (direct reclaim)."
     };
     Words {
-        title: title(&what, [stalled.or(reclaims)]),
+        title: match faults {
+            Some(_) => title(&what, [faults, part]),
+            None => title(&what, [stalled.or(reclaims)]),
+        },
         cause: cause.to_owned(),
         impact: "Tasks that allocate memory or touch a dropped page have to wait.".to_owned(),
         outlook: String::new(),

@@ -20,6 +20,7 @@ rule! {
     causes: [StorageFails];
     suffers: [
         suffers(Effect::StorageFails, |t, a, b| t.stacked_device(a, b), "its requests fail on the device below"),
+        suffers(Effect::NoSpace, |t, a, b| t.stands_on_full(a, b), "the file that it is made of cannot grow"),
     ];
     thresholds: {
         requests: 1.0 Count, 1.0 ..= 1000000.0, "failed requests of one device in the window";

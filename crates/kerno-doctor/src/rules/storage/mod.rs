@@ -3,6 +3,7 @@
 pub(super) mod bottleneck;
 pub(super) mod errors;
 pub(super) mod full;
+pub(super) mod read_only;
 #[cfg(test)]
 mod testing;
 

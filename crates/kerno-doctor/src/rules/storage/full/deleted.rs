@@ -114,19 +114,17 @@ impl Held<'_> {
             }
             None => finding.look_at_process(format!("grep deleted /proc/{pid}/maps"), "shows where it is mapped"),
         };
-        if let Some(unit) = finding.subject.unit.clone().filter(|unit| is_service(unit)) {
-            let command = format!("systemctl restart {}", word(&unit));
-            finding = finding.fix(Entity::Unit(unit), Safety::Changing, command, "closes the files, and so frees the room");
-        } else {
-            finding = finding.change_process(format!("kill {pid}"), "ends it, so that its files are closed; then start it again");
-        }
-        match fd {
-            Some(fd) => finding.change_process(
+        if let Some(fd) = fd {
+            finding = finding.change_process(
                 format!("truncate -s 0 /proc/{pid}/fd/{fd}"),
                 "frees the room at once without a restart; what the file holds is lost",
-            ),
-            None => finding,
+            );
         }
+        if let Some(unit) = finding.subject.unit.clone().filter(|unit| is_service(unit)) {
+            let command = format!("systemctl restart {}", word(&unit));
+            return finding.fix(Entity::Unit(unit), Safety::Changing, command, "closes the files, and so frees the room");
+        }
+        finding.change_process(format!("kill {pid}"), "ends it, so that its files are closed; then start it again")
     }
 }
 
