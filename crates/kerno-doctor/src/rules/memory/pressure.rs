@@ -107,7 +107,7 @@ fn judge(window: &Window, rule: &MemoryPressure) -> Vec<Finding> {
         .measured("major_faults_per_second", rate(part.major_faults), Unit::PerSecond, None)
         .measured("swapped_out_per_second", rate(part.swapped_out_pages), Unit::PerSecond, None)
         .measured("available_bytes", part.available_bytes.last().unwrap_or(0.0), Unit::Bytes, None);
-    finding.victims = victims(window, finding.pid());
+    finding.victims = victims(window, finding.pid(), cgroup);
     finding.excess = excess;
     finding.confidence = if part.some_stalled.is_some() { 0.85 } else { 0.7 };
     finding = finding.look("cat /proc/pressure/memory; vmstat 1 5", "shows whether it goes on");
@@ -153,13 +153,22 @@ fn is_short(rule: &MemoryPressure, cgroup: &CgroupMemory) -> bool {
     stalled && (used >= rule.cgroup_full || cgroup.limit_hits > 0)
 }
 
-/// Those who waited for reclaim, or for pages to be read again.
-fn victims(window: &Window, culprit: Option<u32>) -> Vec<Subject> {
+/// Those who waited for reclaim, or for pages to be read again; where a cgroup is short, only its own.
+fn victims(window: &Window, culprit: Option<u32>, cgroup: Option<&CgroupMemory>) -> Vec<Subject> {
+    let memory = || window.oom_track.iter().flat_map(|memory| &memory.processes);
+    let inside = |pid: u32| {
+        cgroup.is_none_or(|cgroup| {
+            let path = memory().find(|process| process.pid == pid).and_then(|process| process.cgroup.as_deref());
+            cgroup.largest.iter().any(|holder| holder.pid == pid)
+                || path.is_some_and(|path| kerno_model::paths::is_within(path, &cgroup.path))
+        })
+    };
     let waited = |process: &Process| (process.used.reclaim_delay_ns, process.used.major_faults);
     let mut processes: Vec<_> = window
         .processes
         .values()
-        .filter(|process| Some(process.pid) != culprit && !process.kernel_thread && waited(process) > (0, 0))
+        .filter(|process| Some(process.pid) != culprit && !process.kernel_thread && inside(process.pid))
+        .filter(|process| waited(process) > (0, 0))
         .collect();
     processes.sort_by_key(|process| std::cmp::Reverse(waited(process)));
     processes
@@ -240,6 +249,55 @@ mod tests {
         assert_eq!(findings[0].subject.cgroup.as_deref(), Some("/app"));
         assert_eq!(findings[0].scope(), Some(&Scope::Cgroup("/app".into())));
         assert!(title(&findings[0]).contains("keeps cgroup /app short of memory: "));
+    }
+
+    fn thrashing(faults: u64, refaults: u64, hits: u64, read_ms: u64) -> Vec<Finding> {
+        let reader = kerno_model::MemoryHolder { pid: 9, comm: "slow".into(), bytes: 1 << 24 };
+        let cgroup = CgroupMemory {
+            path: "/app".into(),
+            limit_bytes: 32 << 20,
+            limit_hits: hits,
+            major_faults: faults,
+            refaulted_pages: refaults,
+            largest: vec![reader],
+            ..CgroupMemory::default()
+        };
+        let mut reads = kerno_model::Histogram::new();
+        (0..faults.max(1)).for_each(|_| reads.record(read_ms * 1_000_000));
+        let stat = kerno_model::DiskOpStat {
+            op: kerno_model::RequestKind::Read,
+            count: faults.max(1),
+            device_ns: reads,
+            ..kerno_model::DiskOpStat::default()
+        };
+        let device = kerno_model::DiskDevice { ops: vec![stat], ..kerno_model::DiskDevice::default() };
+        let disk = kerno_model::DiskSummary { devices: vec![device], ..kerno_model::DiskSummary::default() };
+        let part = OomSummary { cgroups: vec![cgroup], ..pressure(0.0, 0.0) };
+        let mut window = fill!(Window { oom_track: Some(part), disk_io: Some(disk) });
+        window.span.seconds = 10.0;
+        let used = TaskUse { major_faults: faults, ..TaskUse::default() };
+        window.processes.insert(9, Process { pid: 9, comm: "slow".into(), used, ..Process::default() });
+        judge(&window, &MemoryPressure::with(&Thresholds::default()))
+    }
+
+    #[test]
+    fn a_cgroup_that_reads_its_own_pages_again_is_found_without_pressure() {
+        let findings = thrashing(6000, 4400, 5000, 1);
+        let [finding] = &findings[..] else { panic!("one finding") };
+        words_hold(finding);
+        let told = "slow (9) keeps cgroup /app short of memory: major faults at 600/s, 60 % of its time in them";
+        assert_eq!(title(finding), told);
+        assert!(crate::words(finding).cause.contains("does not fit into the memory limit"));
+        assert_eq!(finding.scope(), Some(&Scope::Cgroup("/app".into())));
+    }
+
+    #[test]
+    fn faults_that_cost_little_or_are_for_new_pages_are_normal() {
+        assert!(thrashing(6000, 100, 5000, 1).is_empty(), "a large file, read once");
+        assert!(thrashing(6000, 4400, 20, 1).is_empty(), "not at its limit");
+        assert!(thrashing(500, 400, 5000, 1).is_empty(), "few");
+        assert!(thrashing(1500, 1400, 5000, 1).is_empty(), "15 % of the time");
+        assert!(thrashing(0, 0, 0, 1).is_empty());
     }
 
     #[test]

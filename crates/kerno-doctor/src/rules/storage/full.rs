@@ -290,6 +290,9 @@ fn finding(window: &Window, disk: &DiskSummary, fs: &Filesystem, room: &Room<'_>
     if let (Some(trend), Some(_)) = (room.left.trend(), &eta) {
         finding = finding.measured(resource.taken(), -trend.per_second, resource.unit_of_pace(), None);
     }
+    if let Some(file) = stands_on(disk, fs) {
+        finding = finding.detail("image", file);
+    }
     finding = with_refused(finding, window, &refused);
     if let Some(who) = &who {
         finding = with_known(finding, &who.known);
@@ -313,6 +316,18 @@ fn finding(window: &Window, disk: &DiskSummary, fs: &Filesystem, room: &Room<'_>
         Some(held) => held.fixes(finding, fs),
         None => with_fixes(finding, fs, resource, who.as_ref()),
     })
+}
+
+/// A file there that a loop device stands on.
+fn stands_on<'a>(disk: &'a DiskSummary, fs: &Filesystem) -> Option<&'a str> {
+    let below = disk.devices.iter().flat_map(|device| &device.backing);
+    let files = below.chain(disk.filesystems.iter().flat_map(|fs| &fs.backing)).filter(|file| file.starts_with('/'));
+    let inside = |file: &str, mount: &str| mount == "/" || kerno_model::paths::is_below(file, mount);
+    let nearest = |file: &str| {
+        let mounts = disk.filesystems.iter().map(|fs| fs.mount.as_str()).filter(|mount| inside(file, mount));
+        mounts.max_by_key(|mount| mount.len())
+    };
+    files.map(String::as_str).find(|file| nearest(file) == Some(fs.mount.as_str()))
 }
 
 /// Adds the calls that failed for want of room.
@@ -438,6 +453,9 @@ fn cause(finding: &Finding, resource: Resource, mount: &str) -> String {
     cause.push('.');
     if kind.is_some_and(|kind| kind.ends_with("tmpfs")) {
         cause += " It is kept in memory.";
+    }
+    if let Some(file) = finding.text("image") {
+        cause += &format!(" A device stands on {file}, which is there: its writes fail when that file cannot grow.");
     }
     if finding.variant == deleted::VARIANT {
         return cause + &deleted::cause(finding);

@@ -242,3 +242,154 @@ pub(super) fn words(finding: &Finding) -> Words {
     }
     Words { title, cause, impact: impact(finding), ..Words::default() }
 }
+
+#[cfg(test)]
+mod tests {
+    use kerno_model::{
+        DiskSubmitter, DiskSummary, DiskWriter, RequestKind, Severity, SyscallOffender, Window,
+    };
+
+    use crate::rules::storage::testing::*;
+
+    /// A database (20) whose 80 syncs take 60 ms each, and the requests of others beside it. The device does not have much to do.
+    fn beside(others: &[(u32, &str, u64)]) -> Window {
+        let submitted = |pid, comm: &str, bytes| DiskSubmitter {
+            write_bytes: bytes,
+            ..submitter(pid, comm, bytes / 500_000 + 80, 0, 15 * MS)
+        };
+        let mut submitters: Vec<_> = others.iter().map(|(pid, comm, bytes)| submitted(*pid, comm, *bytes)).collect();
+        submitters.push(submitted(20, "etcd", 300_000));
+        let disk = DiskSummary {
+            devices: vec![device(vec![op(RequestKind::Write, 700, 500_000, 0, 15 * MS)], 0.7, 2.0)],
+            submitters,
+            ..DiskSummary::default()
+        };
+        let mut processes = vec![process(20, "etcd", 300_000)];
+        processes.extend(others.iter().map(|(pid, comm, bytes)| process(*pid, comm, *bytes)));
+        let mut window = observed(disk, vec![sync(20, "etcd", 80, 60 * MS)], processes);
+        window.syscall_latency.as_mut().unwrap().offenders = vec![slow(20, "etcd", "fdatasync", 80, 60)];
+        window
+    }
+
+    fn slow(pid: u32, comm: &str, call: &str, times: u64, each_ms: u64) -> SyscallOffender {
+        SyscallOffender {
+            pid,
+            comm: comm.into(),
+            name: call.into(),
+            slow: times,
+            slow_ns: 10 * MS,
+            slow_total_ns: times * each_ms * MS,
+            max_ns: 2 * each_ms * MS,
+            ..SyscallOffender::default()
+        }
+    }
+
+    #[test]
+    fn whoever_moves_most_of_the_bytes_is_named_with_who_waits() {
+        let window = beside(&[(10, "dd", 300_000_000)]);
+        let finding = the_only(&window);
+        words_last(&finding);
+        assert_eq!((finding.variant.as_ref(), finding.severity), (super::BUSY, Severity::Warning));
+        assert_eq!((finding.pid(), finding.subject.device_name()), (Some(10), Some("nvme0n1")));
+        assert_eq!(pids(&finding.victims), [Some(20)]);
+        let told = "dd (10) crowds others out on nvme0n1: 99.9 % of the bytes, fsync calls of etcd (20) take 60 ms";
+        assert_eq!(title(&finding), told);
+        // What it suffers is no root cause of its own.
+        let all = crate::judge(&window, &crate::Thresholds::default());
+        assert_eq!(all.len(), 1, "{all:#?}");
+        assert!(all[0].consequences.iter().any(|finding| finding.rule == "syscall_latency_high"));
+    }
+
+    #[test]
+    fn commands_that_come_one_after_the_other_are_one_load() {
+        let each: Vec<_> = (30..90).map(|pid| (pid, "cp", 4_000_000)).collect();
+        let mut window = beside(&each);
+        for (_, process) in window.processes.iter_mut().filter(|(pid, _)| **pid >= 30) {
+            (process.parent_pid, process.alive, process.started_ns) = (9, false, 5_000_000_000);
+        }
+        let (pid, shell) = process(9, "sh", 0);
+        window.processes.insert(pid, shell);
+        let finding = the_only(&window);
+        words_last(&finding);
+        assert!(title(&finding).contains("crowds others out"), "{}", title(&finding));
+        assert!(crate::words(&finding).cause.contains("60 processes of the same name, started by sh (9)"));
+    }
+
+    #[test]
+    fn alike_ones_are_nobodys_neighbours() {
+        // Many that sync a little, none of which moves more than the others.
+        let each: Vec<_> = (30..39).map(|pid| (pid, "etcd", 300_000)).collect();
+        let mut window = beside(&each);
+        window.processes.values_mut().for_each(|process| process.parent_pid = 9);
+        assert!(judge(&window).is_empty(), "{:#?}", judge(&window));
+        // A server and its workers.
+        let mut own = beside(&[(10, "etcd", 300_000_000)]);
+        own.processes.get_mut(&10).unwrap().parent_pid = 20;
+        assert!(judge(&own).is_empty(), "its own child");
+    }
+
+    #[test]
+    fn who_writes_elsewhere_or_holds_nobody_up_is_left_alone() {
+        let mut elsewhere = beside(&[(10, "dd", 300_000_000)]);
+        elsewhere.disk_io.as_mut().unwrap().submitters[0].dev = "8:0".into();
+        assert!(judge(&elsewhere).is_empty(), "on another device");
+        let mut quick = beside(&[(10, "dd", 300_000_000)]);
+        let calls = quick.syscall_latency.as_mut().unwrap();
+        calls.offenders = vec![slow(20, "etcd", "fdatasync", 80, 20)];
+        calls.syncs = vec![sync(20, "etcd", 80, 20 * MS)];
+        assert!(judge(&quick).is_empty(), "short waits");
+        let mut idle = beside(&[(10, "dd", 300_000_000)]);
+        idle.disk_io.as_mut().unwrap().devices[0].utilisation = 0.1;
+        assert!(judge(&idle).is_empty(), "the device is idle");
+    }
+
+    /// The device's requests are those of a kernel thread; 10 and 20 write to memory.
+    fn held_back(looks_of_both: (u32, u32), device_of_hog: &str) -> Window {
+        let mut kernel = submitter(3, "kworker/u8:1", 400, 0, 30 * MS);
+        kernel.write_bytes = 200_000_000;
+        let writer = |pid, comm: &str, dev: &str, held_back| DiskWriter {
+            pid,
+            comm: comm.into(),
+            dev: dev.into(),
+            held_back,
+            looks: 20,
+        };
+        let disk = DiskSummary {
+            devices: vec![device(vec![op(RequestKind::Write, 400, 500_000, 0, 15 * MS)], 0.9, 3.0)],
+            submitters: vec![kernel],
+            writers: vec![
+                writer(10, "tar", device_of_hog, looks_of_both.0),
+                writer(20, "nginx", "259:0", looks_of_both.1),
+            ],
+            ..DiskSummary::default()
+        };
+        let mut worker = process(3, "kworker/u8:1", 0);
+        worker.1.kernel_thread = true;
+        let mut window =
+            observed(disk, vec![], vec![process(10, "tar", 190_000_000), process(20, "nginx", 900_000), worker]);
+        window.syscall_latency.as_mut().unwrap().offenders =
+            vec![slow(10, "tar", "write", 70, 90), slow(20, "nginx", "write", 40, 80)];
+        window
+    }
+
+    #[test]
+    fn whoever_made_most_dirty_is_named_not_who_is_held_back_for_it() {
+        let window = held_back((14, 5), "259:0");
+        let finding = the_only(&window);
+        words_last(&finding);
+        assert_eq!((finding.variant.as_ref(), finding.pid()), (super::DIRTY, Some(10)));
+        assert_eq!(pids(&finding.victims), [Some(20)]);
+        let told = "tar (10) has nvme0n1 write back more than it can: 99.5 % of the bytes, write calls of nginx (20) take 80 ms";
+        assert_eq!(title(&finding), told);
+        let all = crate::judge(&window, &crate::Thresholds::default());
+        assert_eq!(all.len(), 1, "one that waits for its own load is none: {all:#?}");
+        // Between two looks, but on the same device.
+        assert_eq!(the_only(&held_back((14, 0), "259:0")).pid(), Some(10));
+    }
+
+    #[test]
+    fn without_anybody_held_back_writes_are_slow_for_another_reason() {
+        assert!(judge(&held_back((0, 0), "259:0")).is_empty());
+        assert!(judge(&held_back((14, 0), "8:0")).is_empty(), "on another device");
+    }
+}

@@ -1,7 +1,7 @@
 //! File systems that fill up.
 
 use kerno_model::{
-    DiskSummary, ErrnoCount, Fact, FileProcess, FileSummary, Filesystem, FilesystemWriter, Limit, Safety, Series,
+    DeletedFile, DeletedHolder, DiskSummary, ErrnoCount, Fact, FileProcess, FileSummary, Filesystem, FilesystemWriter, Limit, Safety, Series,
     Severity, SyscallOffender, Window, errno,
 };
 
@@ -107,6 +107,70 @@ fn refused_writes_make_a_full_file_system_critical() {
     let mut elsewhere = with(filesystem(|_| 5e9));
     elsewhere.syscall_latency.as_mut().unwrap().offenders = vec![offender];
     assert_eq!(judge(&elsewhere), []);
+}
+
+fn deleted(path: &str, bytes: u64, holders: &[(u32, Option<u32>)]) -> DeletedFile {
+    let holders = holders.iter().map(|(pid, fd)| DeletedHolder { pid: *pid, comm: "rsyslogd".into(), fd: *fd });
+    DeletedFile { path: path.into(), inode: bytes, bytes, holders: holders.collect(), ..DeletedFile::default() }
+}
+
+/// A full file system of 10 GB; a program is refused, and files of so many bytes are deleted and still open.
+fn full_of_deleted(files: Vec<DeletedFile>) -> Window {
+    let mut fs = filesystem(|_| 5e6);
+    fs.deleted_bytes = files.iter().map(|file| file.bytes).sum();
+    fs.deleted = files;
+    let mut window = with(fs);
+    window.syscall_latency.as_mut().unwrap().offenders = vec![SyscallOffender {
+        pid: 90,
+        comm: "redis".into(),
+        name: "write".into(),
+        errors: vec![ErrnoCount::new(errno::ENOSPC, 12)],
+        ..SyscallOffender::default()
+    }];
+    window
+}
+
+fn only_full(window: &Window) -> kerno_model::Finding {
+    judge(window).into_iter().find(|finding| finding.rule == "disk_full").unwrap()
+}
+
+#[test]
+fn whoever_holds_deleted_files_is_named_not_who_is_refused() {
+    let finding = only_full(&full_of_deleted(vec![deleted("/data/app.log", 9_000_000_000, &[(77, Some(3)), (78, Some(3))])]));
+    words_last(&finding);
+    assert_eq!((finding.pid(), finding.variant.as_ref(), finding.severity), (Some(77), "deleted_files", Severity::Critical));
+    assert_eq!(pids(&finding.victims), [Some(90)]);
+    assert!(title(&finding).starts_with("rsyslogd (77) keeps a deleted file open on /data: "), "{}", title(&finding));
+    let cause = crate::words(&finding).cause;
+    assert!(cause.contains("still has open /data/app.log") && cause.contains("1 other process has some of it"), "{cause}");
+    assert!(has_fix(&finding, Safety::Changing, "truncate -s 0 /proc/77/fd/3"));
+    assert!(has_fix(&finding, Safety::ReadOnly, "lsof +L1 /data"));
+}
+
+#[test]
+fn mappings_and_loop_devices_hold_deleted_files_too() {
+    let mapped = only_full(&full_of_deleted(vec![deleted("/data/cache", 9_000_000_000, &[(77, None)])]));
+    words_last(&mapped);
+    assert!(crate::words(&mapped).cause.contains("still has mapped /data/cache"));
+    assert!(!mapped.fixes.iter().any(|fix| fix.command.contains("truncate")), "there is no descriptor");
+    let mut image = deleted("/data/image", 20_000_000_000, &[]);
+    image.loop_device = Some("loop4".into());
+    let finding = only_full(&full_of_deleted(vec![image]));
+    words_last(&finding);
+    assert_eq!(finding.pid(), None);
+    assert!(title(&finding).starts_with("loop4 keeps a deleted file open on /data: "), "{}", title(&finding));
+    assert!(has_fix(&finding, Safety::Changing, "losetup -d /dev/loop4"));
+}
+
+#[test]
+fn a_few_deleted_files_are_not_the_reason() {
+    let finding = only_full(&full_of_deleted(vec![deleted("/data/tmp", 300_000_000, &[(77, Some(3))])]));
+    assert_eq!((finding.pid(), finding.variant.as_ref()), (Some(90), "space"));
+    // With room left, they are nobody's trouble.
+    let mut fs = filesystem(|_| 5e9);
+    fs.deleted = vec![deleted("/data/tmp", 4_000_000_000, &[(77, Some(3))])];
+    fs.deleted_bytes = 4_000_000_000;
+    assert!(judge(&with(fs)).is_empty());
 }
 
 #[test]
