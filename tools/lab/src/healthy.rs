@@ -7,6 +7,7 @@ use kerno_kit::workspace;
 
 use super::case::{Case, Staged};
 use super::scene::{Run, Scene, cpu_seconds, run};
+use super::stage::{Behaviour, Device};
 
 const CASES: &[Case] = &[
     Case { name: "idle", about: "nothing", needs: &[], stage: |_| Ok(Staged::healthy()) },
@@ -71,6 +72,36 @@ const CASES: &[Case] = &[
         about: "a cgroup whose memory is full of pages read once, as any container's is after a while",
         needs: &["losetup", "mkfs.ext4"],
         stage: cache_at_limit,
+    },
+    Case {
+        name: "mapped_at_limit",
+        about: "a cgroup whose limit is full of a mapped file that is read from end to end, once and again after a while",
+        needs: &["losetup", "mkfs.ext4"],
+        stage: mapped_at_limit,
+    },
+    Case {
+        name: "small_syncs",
+        about: "eight programs that sync a little now and then, on one file system, and nobody who writes much",
+        needs: &["nbdkit", "nbdfuse", "fusermount3", "losetup", "mkfs.ext4"],
+        stage: small_syncs,
+    },
+    Case {
+        name: "writer_on_another_disk",
+        about: "small syncs on one device, and large files that are written and synced on another",
+        needs: &["nbdkit", "nbdfuse", "fusermount3", "losetup", "mkfs.ext4"],
+        stage: writer_on_another_disk,
+    },
+    Case {
+        name: "deleted_with_room",
+        about: "temporary files that were deleted while they are open, on a file system with room",
+        needs: &["losetup", "mkfs.ext4"],
+        stage: deleted_with_room,
+    },
+    Case {
+        name: "mounted_read_only",
+        about: "file systems that were mounted or remounted read-only, and a program that tries to write there",
+        needs: &["losetup", "mkfs.ext4"],
+        stage: mounted_read_only,
     },
     Case {
         name: "many_connections",
@@ -238,6 +269,70 @@ fn cache_at_limit(scene: &mut Scene) -> Result<Staged> {
     let reader = Run::shell(format!("while :; do cat '{}/data' >/dev/null; sleep 0.2; done", mount.display()));
     let pid = scene.spawn(&reader.in_cgroup(&cgroup))?;
     settled(scene, pid)
+}
+
+fn mapped_at_limit(scene: &mut Scene) -> Result<Staged> {
+    let device = scene.fast_device(256)?;
+    let mount = scene.ext4(&device, "-O ^has_journal")?;
+    run(&format!("dd if=/dev/zero of={}/data bs=1M count=200 oflag=direct status=none", mount.display()))?;
+    let cgroup = scene.memory_limit(48 << 20)?;
+    let script = "import mmap,os,sys,time\n\
+        m=mmap.mmap(os.open(sys.argv[1],os.O_RDONLY),200<<20,prot=mmap.PROT_READ)\n\
+        while True:\n\
+        \x20 for at in range(0,len(m),4096):\n\
+        \x20  m[at]\n\
+        \x20  if at%(4<<20)==0: time.sleep(0.02)";
+    let reader = Run::python(script).arg(mount.join("data").display());
+    let pid = scene.spawn(&reader.in_cgroup(&cgroup))?;
+    settled(scene, pid)
+}
+
+/// Writes a little and syncs it, again after so many seconds.
+const SYNCS: &str = "import os,sys,time\n\
+    fd=os.open(sys.argv[1],os.O_CREAT|os.O_WRONLY)\n\
+    while True: os.write(fd,b'x'*2048); os.fdatasync(fd); time.sleep(float(sys.argv[2]))";
+
+fn small_syncs(scene: &mut Scene) -> Result<Staged> {
+    let device = scene.odd_device(256, &Behaviour { filters: "delay", parameters: "wdelay=8ms" })?;
+    let mount = scene.ext4(&device, "")?;
+    for number in 0..8 {
+        scene.spawn(&Run::python(SYNCS).arg(mount.join(format!("wal{number}")).display()).arg("0.3"))?;
+    }
+    written(scene, device, 500.0)
+}
+
+fn writer_on_another_disk(scene: &mut Scene) -> Result<Staged> {
+    let device = scene.odd_device(256, &Behaviour { filters: "delay", parameters: "wdelay=8ms" })?;
+    let mount = scene.ext4(&device, "")?;
+    scene.spawn(&Run::python(SYNCS).arg(mount.join("wal").display()).arg("0.05"))?;
+    scene.spawn(&Run::shell("while :; do dd if=/dev/zero of=bulk bs=256k count=64 conv=fsync status=none; done"))?;
+    written(scene, device, 100.0)
+}
+
+/// Proven by so many sectors that are written to a device.
+fn written(scene: &Scene, device: Device, sectors: f64) -> Result<Staged> {
+    scene.sleep(SETTLE)?;
+    Ok(Staged::healthy().grows("sectors written", sectors, move || device.stat(6)))
+}
+
+fn deleted_with_room(scene: &mut Scene) -> Result<Staged> {
+    let device = scene.fast_device(256)?;
+    let mount = scene.ext4(&device, "")?;
+    let script = "import tempfile,sys,time\n\
+        files=[tempfile.TemporaryFile(dir=sys.argv[1]) for _ in range(20)]\n\
+        [(f.write(bytes(4<<20)),f.flush()) for f in files]\n\
+        time.sleep(600)";
+    scene.spawn(&Run::python(script).arg(mount.display()))?;
+    quiet(scene)
+}
+
+fn mounted_read_only(scene: &mut Scene) -> Result<Staged> {
+    let device = scene.fast_device(64)?;
+    let mount = scene.ext4(&device, "")?;
+    run(&format!("mount -o remount,ro {}", mount.display()))?;
+    // As a program does that looks whether it may.
+    scene.spawn(&Run::shell(format!("while :; do touch '{}/probe' 2>/dev/null; sleep 2; done", mount.display())))?;
+    quiet(scene)
 }
 
 fn many_connections(scene: &mut Scene) -> Result<Staged> {

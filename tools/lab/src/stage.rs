@@ -136,6 +136,13 @@ impl Device {
         Ok(fs::read_to_string(&path).with_context(|| path)?.trim().to_owned())
     }
 
+    /// Makes writers wait when more than so much of what is to be written to it is dirty.
+    pub(super) fn limit_dirty(&self, bytes: u64) -> Result<()> {
+        let dir = PathBuf::from(format!("/sys/class/bdi/{}", self.attribute("dev")?));
+        fs::write(dir.join("strict_limit"), "1")?;
+        Ok(fs::write(dir.join("max_bytes"), bytes.to_string())?)
+    }
+
     /// A field of its `stat`: 0 reads, 3 their milliseconds, 4 writes, 7 theirs, 9 milliseconds with anything in flight, 15 flushes.
     pub(super) fn stat(&self, field: usize) -> Result<f64> {
         let stat = self.attribute("stat")?;
@@ -197,7 +204,7 @@ impl Scene {
         self.loop_device(&file, true)
     }
 
-    fn loop_device(&mut self, file: &Path, direct: bool) -> Result<Device> {
+    pub(super) fn loop_device(&mut self, file: &Path, direct: bool) -> Result<Device> {
         let direct = if direct { "on" } else { "off" };
         let path = run(&format!("losetup --find --show --direct-io={direct} {}", file.display()))?;
         let detach = path.clone();

@@ -7,6 +7,7 @@ use rustix::fs::statvfs;
 
 use crate::case::{Case, Mark, Staged};
 use crate::scene::{Run, Scene, number_in, run, undo};
+use crate::stage::Behaviour;
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -26,6 +27,36 @@ pub(super) const CASES: &[Case] = &[
         about: "a file system with room and no inodes left; a process goes on creating files",
         needs: &["mkfs.ext4", "losetup"],
         stage: inodes_exhausted,
+    },
+    Case {
+        name: "deleted_log",
+        about: "a log that was deleted while its writer has it open fills a file system; another program is refused",
+        needs: &["mkfs.ext4", "losetup"],
+        stage: deleted_log,
+    },
+    Case {
+        name: "deleted_followed",
+        about: "tail follows a large log that was rotated away and deleted, and a file system is full of it",
+        needs: &["mkfs.ext4", "losetup"],
+        stage: deleted_followed,
+    },
+    Case {
+        name: "deleted_mapped",
+        about: "a process has a deleted file mapped, without any descriptor, and a file system is full of it",
+        needs: &["mkfs.ext4", "losetup"],
+        stage: deleted_mapped,
+    },
+    Case {
+        name: "image_on_full_disk",
+        about: "the file behind a loop device cannot grow: its ext4 turns read-only with most of its room free",
+        needs: &["mkfs.ext4", "losetup"],
+        stage: image_on_full_disk,
+    },
+    Case {
+        name: "read_only_after_errors",
+        about: "a device fails writes, and its ext4 turns read-only",
+        needs: &["nbdkit", "nbdfuse", "fusermount3", "losetup", "mkfs.ext4"],
+        stage: read_only_after_errors,
     },
     Case {
         name: "blocked_writer",
@@ -105,6 +136,122 @@ fn inodes_exhausted(scene: &mut Scene) -> Result<Staged> {
         0.0,
         move || Ok(-free(&watched)?),
     ))
+}
+
+/// Copies 20 MB there again and again, which fails.
+fn refused(scene: &mut Scene, mount: &Path) -> Result<u32> {
+    let copies = format!(
+        "while :; do dd if=/dev/zero of='{}/wanted' bs=1M count=20 conv=fsync status=none; sleep 0.2; done",
+        mount.display()
+    );
+    scene.spawn(&Run::shell(copies))
+}
+
+/// A full file system of which this much is in use by nobody that du(1) could list.
+fn hidden_mib(mount: &Path) -> Result<f64> {
+    let used = run(&format!("df --output=used -m {} | tail -n 1", mount.display()))?.trim().parse::<f64>()?;
+    let listed = run(&format!("du -xsm {}", mount.display()))?;
+    Ok(used - listed.split_whitespace().next().unwrap_or_default().parse::<f64>()?)
+}
+
+fn held(scene: &mut Scene, mount: std::path::PathBuf, holder: u32) -> Result<Staged> {
+    let watched = mount.clone();
+    scene.until("the deleted file", || hidden_mib(&watched).is_ok_and(|mib| mib > 90.0))?;
+    let victim = refused(scene, &mount)?;
+    let watched = mount.clone();
+    let marks = [Mark::Mount(mount), Mark::Process(holder), Mark::Victim(victim), Mark::Says("deleted")];
+    Ok(Staged::fault(&["disk_full"], marks).reaches("MiB that no directory lists", 90.0, move || hidden_mib(&watched)))
+}
+
+fn deleted_log(scene: &mut Scene) -> Result<Staged> {
+    let device = scene.fast_device(128)?;
+    let mount = scene.ext4(&device, "")?;
+    let script = "import os,sys,time\n\
+        f=open(sys.argv[1],'wb',0)\n\
+        try:\n\
+        \x20 while f.write(bytes(1<<20)): pass\n\
+        except OSError: pass\n\
+        os.unlink(sys.argv[1]); time.sleep(600)";
+    let holder = scene.spawn(&Run::python(script).arg(mount.join("app.log").display()))?;
+    held(scene, mount, holder)
+}
+
+fn deleted_followed(scene: &mut Scene) -> Result<Staged> {
+    let device = scene.fast_device(128)?;
+    let mount = scene.ext4(&device, "")?;
+    let log = mount.join("app.log").display().to_string();
+    run(&format!("dd if=/dev/zero of={log} bs=1M status=none || true"))?;
+    let holder = scene.spawn(&Run::shell(format!("exec tail -c 1 -f '{log}'")))?;
+    let fds = format!("/proc/{holder}/fd");
+    let has_it = |fd: std::io::Result<std::fs::DirEntry>| {
+        fd.and_then(|fd| std::fs::read_link(fd.path())).is_ok_and(|target| target.ends_with("app.log"))
+    };
+    scene.until("tail", || std::fs::read_dir(&fds).is_ok_and(|mut fds| fds.any(has_it)))?;
+    std::fs::remove_file(&log)?;
+    held(scene, mount, holder)
+}
+
+fn deleted_mapped(scene: &mut Scene) -> Result<Staged> {
+    let device = scene.fast_device(128)?;
+    let mount = scene.ext4(&device, "")?;
+    let script = "import mmap,os,sys,time\n\
+        fd=os.open(sys.argv[1],os.O_RDWR|os.O_CREAT); os.posix_fallocate(fd,0,100<<20)\n\
+        m=mmap.mmap(fd,100<<20)\n\
+        for fd in map(int,os.listdir('/proc/self/fd')):\n\
+        \x20 if fd>2:\n\
+        \x20  try: os.close(fd)\n\
+        \x20  except OSError: pass\n\
+        os.unlink(sys.argv[1]); time.sleep(600)";
+    let holder = scene.spawn(&Run::python(script).arg(mount.join("cache").display()))?;
+    held(scene, mount, holder)
+}
+
+/// Whether a mount is one that cannot be written to any more: proven by trying.
+fn refuses(mount: &Path) -> f64 {
+    let error = std::fs::write(mount.join("try"), "").err().and_then(|error| error.raw_os_error());
+    // EROFS
+    f64::from(u8::from(error == Some(30)))
+}
+
+/// Writes thirty files of this size there by turns and syncs each, whatever it is told.
+fn writes_files(scene: &mut Scene, dir: &Path, bytes: u64) -> Result<u32> {
+    let script = "import os,sys,time,itertools\n\
+        for n in itertools.count():\n\
+        \x20 try:\n\
+        \x20  fd=os.open(f'{sys.argv[1]}/f{n%30}',os.O_CREAT|os.O_WRONLY)\n\
+        \x20  try: os.write(fd,bytes(int(sys.argv[2]))); os.fsync(fd)\n\
+        \x20  finally: os.close(fd)\n\
+        \x20 except OSError: pass\n\
+        \x20 time.sleep(0.1)";
+    scene.spawn(&Run::python(script).arg(dir.display()).arg(bytes))
+}
+
+fn image_on_full_disk(scene: &mut Scene) -> Result<Staged> {
+    let below = scene.memory_dir(80)?;
+    let image = below.join("image");
+    run(&format!("truncate -s 256M {}", image.display()))?;
+    let device = scene.loop_device(&image, false)?;
+    let mount = scene.ext4(&device, "-e remount-ro")?;
+    let victim = writes_files(scene, &mount, 8 << 20)?;
+    let full = mount.clone();
+    scene.until("the file system to be read-only", || refuses(&full) > 0.0)?;
+    let watched = mount.clone();
+    let marks = [Mark::Mount(below), Mark::Victim(victim)];
+    Ok(Staged::fault(&["disk_full"], marks).reaches("writes above refused", 1.0, move || Ok(refuses(&watched))))
+}
+
+fn read_only_after_errors(scene: &mut Scene) -> Result<Staged> {
+    let begin = scene.dir().join("inject");
+    let parameters = format!("error-pwrite-rate=100% error-file={}", begin.display());
+    let device = scene.odd_device(128, &Behaviour { filters: "error", parameters: &parameters })?;
+    let mount = scene.ext4(&device, "-e remount-ro")?;
+    std::fs::write(&begin, "")?;
+    let victim = writes_files(scene, &mount, 40 << 10)?;
+    let full = mount.clone();
+    scene.until("the file system to be read-only", || refuses(&full) > 0.0)?;
+    let watched = mount.clone();
+    let marks = [Mark::Mount(mount), Mark::Device(device.name), Mark::Victim(victim)];
+    Ok(Staged::fault(&["filesystem_read_only"], marks).reaches("writes refused", 1.0, move || Ok(refuses(&watched))))
 }
 
 fn blocked_writer(scene: &mut Scene) -> Result<Staged> {

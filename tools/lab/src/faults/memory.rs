@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::case::{Case, Mark, Staged};
 use crate::scene::{Run, Scene, run};
+use crate::stage::Behaviour;
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -26,6 +27,18 @@ pub(super) const CASES: &[Case] = &[
         about: "a cgroup too small for what it reads over and over: its pages are thrown out and read again",
         needs: &["fio", "losetup", "mkfs.ext4"],
         stage: memory_pressure,
+    },
+    Case {
+        name: "limit_full_of_own_data",
+        about: "a heap leaves a cgroup no room for the file that its process has mapped: each step reads it from the disk again",
+        needs: &["nbdkit", "nbdfuse", "fusermount3", "losetup"],
+        stage: full_of_own_data,
+    },
+    Case {
+        name: "mapped_reads_at_limit",
+        about: "fio reads at random places of a mapped file that is larger than its cgroup may have in memory",
+        needs: &["fio", "nbdkit", "nbdfuse", "fusermount3", "losetup", "mkfs.ext4"],
+        stage: mapped_reads_at_limit,
     },
 ];
 
@@ -100,4 +113,40 @@ fn memory_pressure(scene: &mut Scene) -> Result<Staged> {
             Ok(total.parse::<f64>()? / 1000.0)
         },
     ))
+}
+
+fn thrashes(cgroup: std::path::PathBuf, process: u32, faults: f64) -> Staged {
+    let watched = cgroup.clone();
+    let marks = [Mark::Process(process), Mark::Cgroup(cgroup)];
+    Staged::fault(&["memory_pressure"], marks).grows("major faults", faults, move || {
+        number(&watched, &["memory.stat"], "total_pgmajfault").or_else(|_| number(&watched, &["memory.stat"], "pgmajfault"))
+    })
+}
+
+fn full_of_own_data(scene: &mut Scene) -> Result<Staged> {
+    let device = scene.odd_device(96, &Behaviour { filters: "delay", parameters: "rdelay=1ms" })?;
+    let cgroup = scene.memory_limit(32 << 20)?;
+    let script = "import mmap,os,random,sys\n\
+        m=mmap.mmap(os.open(sys.argv[1],os.O_RDONLY),12<<20,prot=mmap.PROT_READ); m.madvise(mmap.MADV_RANDOM)\n\
+        heap=[bytearray(b'1')*(1<<20) for _ in range(18)]\n\
+        while True: m[random.randrange(len(m))]";
+    let process = scene.spawn(&Run::python(script).arg(&device.path).in_cgroup(&cgroup))?;
+    scene.sleep(Duration::from_secs(2))?;
+    Ok(thrashes(cgroup, process, scene.window_seconds() * 150.0))
+}
+
+fn mapped_reads_at_limit(scene: &mut Scene) -> Result<Staged> {
+    let device = scene.odd_device(128, &Behaviour { filters: "delay", parameters: "rdelay=1ms" })?;
+    let mount = scene.ext4(&device, "-O ^has_journal")?;
+    run(&format!("dd if=/dev/zero of={}/data bs=1M count=20 oflag=direct status=none", mount.display()))?;
+    let cgroup = scene.memory_limit(16 << 20)?;
+    let reader = Run::words(
+        "fio --name=mapped --rw=randread --norandommap --bs=4k --ioengine=mmap --size=20M --time_based --runtime=600 --thread",
+    )
+    .arg(format!("--filename={}/data", mount.display()))
+    .in_cgroup(&cgroup);
+    let reader = scene.spawn(&reader)?;
+    // Until most of it has been read once.
+    scene.sleep(Duration::from_secs(6))?;
+    Ok(thrashes(cgroup, reader, scene.window_seconds() * 150.0))
 }

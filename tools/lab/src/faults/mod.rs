@@ -5,6 +5,7 @@ mod descriptors;
 mod disk;
 mod filesystem;
 mod memory;
+mod neighbours;
 mod network;
 mod several;
 mod standing;
@@ -15,6 +16,7 @@ use super::case::Case;
 pub(super) fn all() -> impl Iterator<Item = &'static Case> {
     let groups = [
         disk::CASES,
+        neighbours::CASES,
         filesystem::CASES,
         network::CASES,
         cpu::CASES,

@@ -42,7 +42,7 @@ pub(super) fn thrashes(window: &Window, rule: &MemoryPressure, cgroup: &CgroupMe
     let (pid, comm) = members.max_by_key(|(pid, _)| (faults_of(*pid), std::cmp::Reverse(*pid)))?;
     let own = faults_of(pid).min(cgroup.major_faults);
     let waited = window.process(pid).map_or(0, |process| process.used.io_delay_ns);
-    let waits = if waited > 0 { waited as f64 } else { own as f64 * read_ns(window)? } / 1e9 / window.seconds();
+    let waits = if waited > 0 { waited as f64 } else { own as f64 * read_ns(window, pid)? } / 1e9 / window.seconds();
     let threshold = (rule.cgroup_faults_per_second, rule.fault_share);
     (waits >= rule.fault_share).then(|| Thrashing {
         pid,
@@ -55,10 +55,17 @@ pub(super) fn thrashes(window: &Window, rule: &MemoryPressure, cgroup: &CgroupMe
     })
 }
 
-/// What a read takes on average, on whatever device, in nanoseconds.
+/// What a read of a process takes on average, in nanoseconds: whoever needs a page asks for it itself. Where its requests are not known, what
+/// reads take on whatever device.
 #[allow(clippy::cast_precision_loss, reason = "counts")]
-fn read_ns(window: &Window) -> Option<f64> {
-    let reads = window.disk_io.iter().flat_map(|disk| &disk.devices).filter_map(|device| device.op(RequestKind::Read));
+fn read_ns(window: &Window, pid: u32) -> Option<f64> {
+    let disk = window.disk_io.as_ref()?;
+    let own = disk.submitters.iter().filter(|submitter| submitter.pid == pid && submitter.read_bytes > 0);
+    let (time, count) = own.fold((0, 0), |(time, count), s| (time + s.total_ns, count + s.requests));
+    if count > 0 {
+        return Some(time as f64 / count as f64);
+    }
+    let reads = disk.devices.iter().filter_map(|device| device.op(RequestKind::Read));
     let (time, count) = reads.fold((0.0, 0), |(time, count), stat| {
         (time + stat.queue_ns.sum() + stat.device_ns.sum(), count + stat.count)
     });
