@@ -48,11 +48,12 @@ pub use record::{Change, ChangeKind, IncidentRecord};
 pub use series::{Series, Trend};
 pub use signals::{
     Awaited, AwaitedKind, BlockedTask, CgroupIo, CgroupMemory, CgroupThrottle, ConnectionOwner, CpuGroup, CpuHolder,
-    CpuStat, DeletedFile, DeletedHolder, DescriptorKind, DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter, DiskSummary, DiskWriter, FdKind, FdProcess,
-    FdSummary, FileProcess, FileSummary, Filesystem, FilesystemWriter, ForcedState, FullListener, HeldProcess, IoLimit, IoLimitKind,
-    KillScope, ListenerHolder, MemoryHolder, OomKill, OomSummary, ProcessMemory, RequestKind, SchedSummary,
-    SchedWaiter, Stall, StallNeed, StallStep, StandingState, SyncStat, SyscallExemplar, SyscallOffender, SyscallStat,
-    SyscallSummary, TcpFailure, TcpFailureReason, TcpListener, TcpNamespace, TcpPeer, TcpProcess, TcpSummary,
+    CpuStat, DeletedFile, DeletedHolder, DescriptorKind, DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter,
+    DiskSummary, DiskWriter, FdKind, FdProcess, FdSummary, FileProcess, FileSummary, Filesystem, FilesystemWriter,
+    ForcedState, FullListener, HeldProcess, IoLimit, IoLimitKind, KillScope, ListenerHolder, MemoryHolder, OomKill,
+    OomSummary, ProcessMemory, RequestKind, SchedSummary, SchedWaiter, Stall, StallNeed, StallStep, StandingState,
+    SyncStat, SyscallExemplar, SyscallOffender, SyscallStat, SyscallSummary, TcpFailure, TcpFailureReason, TcpListener,
+    TcpNamespace, TcpPeer, TcpProcess, TcpSummary,
 };
 pub use unit::Unit;
 pub use why::{Spent, ThreadTime, TimeKind, WaitedFor, WhyLink, WhyProcess, WhyReport};

@@ -113,11 +113,9 @@ impl Question {
             | Self::Ends
             | Self::Servers
             | Self::Listeners => Kind::Process,
-            Self::Room(_)
-            | Self::Sources
-            | Self::DeletedBehindLoops
-            | Self::Errors(..)
-            | Self::Device(..) => Kind::Storage,
+            Self::Room(_) | Self::Sources | Self::DeletedBehindLoops | Self::Errors(..) | Self::Device(..) => {
+                Kind::Storage
+            }
             Self::User(_) => Kind::Names,
             Self::Machine => Kind::Machine,
         }

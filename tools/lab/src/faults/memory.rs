@@ -119,7 +119,8 @@ fn thrashes(cgroup: std::path::PathBuf, process: u32, faults: f64) -> Staged {
     let watched = cgroup.clone();
     let marks = [Mark::Process(process), Mark::Cgroup(cgroup)];
     Staged::fault(&["memory_pressure"], marks).grows("major faults", faults, move || {
-        number(&watched, &["memory.stat"], "total_pgmajfault").or_else(|_| number(&watched, &["memory.stat"], "pgmajfault"))
+        number(&watched, &["memory.stat"], "total_pgmajfault")
+            .or_else(|_| number(&watched, &["memory.stat"], "pgmajfault"))
     })
 }
 

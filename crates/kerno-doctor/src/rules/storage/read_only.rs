@@ -72,7 +72,12 @@ fn refused<'a>(window: &'a Window, fs: &Filesystem, alone: bool) -> Vec<Refused<
         .collect();
     list.sort_by_key(|who| (std::cmp::Reverse(who.count), who.pid));
     let mut known = Vec::new();
-    list.retain(|who| !known.contains(&who.pid) && { known.push(who.pid); true });
+    list.retain(|who| {
+        !known.contains(&who.pid) && {
+            known.push(who.pid);
+            true
+        }
+    });
     list
 }
 
@@ -117,7 +122,8 @@ fn finding(window: &Window, fs: &Filesystem, alone: bool, rule: &FilesystemReadO
     }
     let processes = refused.iter().take(MAX_VICTIMS);
     finding.victims = processes.map(|who| Subject::process(window, who.pid, who.comm)).collect();
-    finding.since = ago.filter(|ago| *ago < window.covered_seconds()).map(|ago| window.moment(window.covered_seconds() - ago));
+    finding.since =
+        ago.filter(|ago| *ago < window.covered_seconds()).map(|ago| window.moment(window.covered_seconds() - ago));
     finding.excess = if critical { 2.0 } else { 1.0 };
     finding.confidence = 0.95;
     with_fixes(finding, fs, name)
@@ -132,14 +138,12 @@ fn with_fixes(finding: Finding, fs: &Filesystem, name: &str) -> Finding {
         ForcedState::Shutdown => "grep -w shutdown /proc/mounts".to_owned(),
         _ => format!("findmnt -o TARGET,SOURCE,VFS-OPTIONS,FS-OPTIONS {mount}"),
     };
-    let mut finding = finding
-        .fix(place(), Safety::ReadOnly, show, "shows it: the mount itself still says rw")
-        .fix(
-            place(),
-            Safety::ReadOnly,
-            format!("dmesg -T | grep -w {name}"),
-            "shows the error that came first, if the kernel's log still has it",
-        );
+    let mut finding = finding.fix(place(), Safety::ReadOnly, show, "shows it: the mount itself still says rw").fix(
+        place(),
+        Safety::ReadOnly,
+        format!("dmesg -T | grep -w {name}"),
+        "shows the error that came first, if the kernel's log still has it",
+    );
     if let Some(file) = fs.backing.first().filter(|file| file.starts_with('/')) {
         finding = finding.fix(
             Entity::File(file.clone()),
@@ -232,14 +236,11 @@ mod tests {
 
     fn refuse(window: &mut Window, pid: u32, path: &str) {
         let errors = vec![ErrnoCount::new(errno::EROFS, 12)];
-        let call = SyscallOffender { pid, comm: "dd".into(), name: "openat".into(), errors, ..SyscallOffender::default() };
+        let call =
+            SyscallOffender { pid, comm: "dd".into(), name: "openat".into(), errors, ..SyscallOffender::default() };
         window.syscall_latency.get_or_insert_with(SyscallSummary::default).offenders.push(call);
-        let open = FileProcess {
-            pid,
-            last_errno: errno::EROFS,
-            last_failed_path: path.into(),
-            ..FileProcess::default()
-        };
+        let open =
+            FileProcess { pid, last_errno: errno::EROFS, last_failed_path: path.into(), ..FileProcess::default() };
         window.file_audit.get_or_insert_with(FileSummary::default).processes.push(open);
     }
 
@@ -264,7 +265,10 @@ mod tests {
     fn an_old_one_that_nobody_misses_is_a_warning() {
         let finding = the_only(&with(vec![filesystem(ForcedState::ReadOnly)]));
         words_last(&finding);
-        assert_eq!((title(&finding).as_str(), finding.severity), ("/data on loop7 was made read-only", Severity::Warning));
+        assert_eq!(
+            (title(&finding).as_str(), finding.severity),
+            ("/data on loop7 was made read-only", Severity::Warning)
+        );
         assert!(has_fix(&finding, Safety::ReadOnly, "findmnt -o TARGET,SOURCE,VFS-OPTIONS,FS-OPTIONS /data"));
         let mut recent = filesystem(ForcedState::ReadOnly);
         let mut window = with(vec![]);

@@ -7,8 +7,8 @@ use crate::merge::{
 };
 use crate::merged::{Inexact, Merged};
 use crate::{
-    CgroupIo, DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter, DiskSummary, DiskWriter,
-    Filesystem, FilesystemWriter, Process, Series, TaskUse,
+    CgroupIo, DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter, DiskSummary, DiskWriter, Filesystem,
+    FilesystemWriter, Process, Series, TaskUse,
 };
 
 /// Of one cgroup.

@@ -66,9 +66,8 @@ fn read_ns(window: &Window, pid: u32) -> Option<f64> {
         return Some(time as f64 / count as f64);
     }
     let reads = disk.devices.iter().filter_map(|device| device.op(RequestKind::Read));
-    let (time, count) = reads.fold((0.0, 0), |(time, count), stat| {
-        (time + stat.queue_ns.sum() + stat.device_ns.sum(), count + stat.count)
-    });
+    let (time, count) = reads
+        .fold((0.0, 0), |(time, count), stat| (time + stat.queue_ns.sum() + stat.device_ns.sum(), count + stat.count));
     (count > 0).then(|| time / count as f64)
 }
 

@@ -56,19 +56,16 @@ pub(super) fn dirty(
     let held_back = |pid: u32| writers().any(|writer| writer.pid == pid && (writer.held_back > 0 || only_here(pid)));
     let waiting: Vec<_> = sufferers(window, disk, &device.dev, f64::INFINITY, NOTICED_MS)
         .into_iter()
-        .filter(|who| held_back(who.pid) && !who.waits.is_sync() && feels_it(window, who.pid, rule.sync_ms, FELT_WRITES))
+        .filter(|who| {
+            held_back(who.pid) && !who.waits.is_sync() && feels_it(window, who.pid, rule.sync_ms, FELT_WRITES)
+        })
         .collect();
     let (load, suffering) = neighbour(window, disk, device, &waiting)?;
     Some(finding(window, device, rule, DIRTY, &load, &suffering))
 }
 
 /// Who moves so much on a device that what others need there takes long.
-pub(super) fn busy(
-    window: &Window,
-    disk: &DiskSummary,
-    device: &DiskDevice,
-    rule: &DiskBottleneck,
-) -> Option<Finding> {
+pub(super) fn busy(window: &Window, disk: &DiskSummary, device: &DiskDevice, rule: &DiskBottleneck) -> Option<Finding> {
     let slower = if super::has_moving_parts(device) { 4.0 } else { 1.0 };
     let waiting: Vec<_> = sufferers(window, disk, &device.dev, NOTICED_MS, NOTICED_MS)
         .into_iter()
@@ -245,9 +242,7 @@ pub(super) fn words(finding: &Finding) -> Words {
 
 #[cfg(test)]
 mod tests {
-    use kerno_model::{
-        DiskSubmitter, DiskSummary, DiskWriter, RequestKind, Severity, SyscallOffender, Window,
-    };
+    use kerno_model::{DiskSubmitter, DiskSummary, DiskWriter, RequestKind, Severity, SyscallOffender, Window};
 
     use crate::rules::storage::testing::*;
 

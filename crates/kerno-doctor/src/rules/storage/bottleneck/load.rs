@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use kerno_model::{DiskDevice, DiskOpStat, DiskSubmitter, DiskSummary, Histogram, Process, RequestKind, Subject, Window};
+use kerno_model::{
+    DiskDevice, DiskOpStat, DiskSubmitter, DiskSummary, Histogram, Process, RequestKind, Subject, Window,
+};
 
 use crate::rules::storage::is_kernel_thread;
 
@@ -328,9 +330,8 @@ pub(super) fn loads_beside(window: &Window, disk: &DiskSummary, dev: &str, besid
             let most = |a: &&&Demand, b: &&&Demand| a.bytes.total_cmp(&b.bytes).then(b.pid.cmp(&a.pid));
             let first = demands.iter().filter(alive).max_by(most).or_else(|| demands.iter().max_by(most))?;
             let sum = |pick: fn(&Demand) -> f64| demands.iter().map(|d| pick(d)).sum::<f64>();
-            let lasting = |d: &&&Demand| {
-                window.process(d.pid).is_some_and(|p| p.alive && p.started_ns <= window.span.started_ns)
-            };
+            let lasting =
+                |d: &&&Demand| window.process(d.pid).is_some_and(|p| p.alive && p.started_ns <= window.span.started_ns);
             let at_once = demands.iter().filter(lasting).count().max(1);
             let bytes = sum(|d| d.bytes);
             #[allow(clippy::cast_precision_loss, reason = "a few")]

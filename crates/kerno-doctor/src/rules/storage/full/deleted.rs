@@ -104,7 +104,12 @@ impl Held<'_> {
             let look = format!("losetup -l /dev/{name}; findmnt /dev/{name}");
             finding = finding
                 .fix(device.clone(), Safety::ReadOnly, look, "shows the file, and where the device is mounted")
-                .fix(device, Safety::Changing, format!("losetup -d /dev/{name}"), "gives the file back once the device is unmounted");
+                .fix(
+                    device,
+                    Safety::Changing,
+                    format!("losetup -d /dev/{name}"),
+                    "gives the file back once the device is unmounted",
+                );
         }
         let Some(pid) = self.pid() else { return finding };
         let fd = self.descriptor();
@@ -122,7 +127,12 @@ impl Held<'_> {
         }
         if let Some(unit) = finding.subject.unit.clone().filter(|unit| is_service(unit)) {
             let command = format!("systemctl restart {}", word(&unit));
-            return finding.fix(Entity::Unit(unit), Safety::Changing, command, "closes the files, and so frees the room");
+            return finding.fix(
+                Entity::Unit(unit),
+                Safety::Changing,
+                command,
+                "closes the files, and so frees the room",
+            );
         }
         finding.change_process(format!("kill {pid}"), "ends it, so that its files are closed; then start it again")
     }

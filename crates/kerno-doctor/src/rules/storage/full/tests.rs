@@ -1,8 +1,8 @@
 //! File systems that fill up.
 
 use kerno_model::{
-    DeletedFile, DeletedHolder, DiskSummary, ErrnoCount, Fact, FileProcess, FileSummary, Filesystem, FilesystemWriter, Limit, Safety, Series,
-    Severity, SyscallOffender, Window, errno,
+    DeletedFile, DeletedHolder, DiskSummary, ErrnoCount, Fact, FileProcess, FileSummary, Filesystem, FilesystemWriter,
+    Limit, Safety, Series, Severity, SyscallOffender, Window, errno,
 };
 
 use crate::rules::storage::testing::*;
@@ -136,13 +136,20 @@ fn only_full(window: &Window) -> kerno_model::Finding {
 
 #[test]
 fn whoever_holds_deleted_files_is_named_not_who_is_refused() {
-    let finding = only_full(&full_of_deleted(vec![deleted("/data/app.log", 9_000_000_000, &[(77, Some(3)), (78, Some(3))])]));
+    let finding =
+        only_full(&full_of_deleted(vec![deleted("/data/app.log", 9_000_000_000, &[(77, Some(3)), (78, Some(3))])]));
     words_last(&finding);
-    assert_eq!((finding.pid(), finding.variant.as_ref(), finding.severity), (Some(77), "deleted_files", Severity::Critical));
+    assert_eq!(
+        (finding.pid(), finding.variant.as_ref(), finding.severity),
+        (Some(77), "deleted_files", Severity::Critical)
+    );
     assert_eq!(pids(&finding.victims), [Some(90)]);
     assert!(title(&finding).starts_with("rsyslogd (77) keeps a deleted file open on /data: "), "{}", title(&finding));
     let cause = crate::words(&finding).cause;
-    assert!(cause.contains("still has open /data/app.log") && cause.contains("1 other process has some of it"), "{cause}");
+    assert!(
+        cause.contains("still has open /data/app.log") && cause.contains("1 other process has some of it"),
+        "{cause}"
+    );
     assert!(has_fix(&finding, Safety::Changing, "truncate -s 0 /proc/77/fd/3"));
     assert!(has_fix(&finding, Safety::ReadOnly, "lsof +L1 /data"));
 }
