@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
 
 use super::devices::{Dev, number, parse_number};
 use crate::engine::{Gap, Gaps, Question, Tick, proc_has_host_pids};
+use crate::probe::unescape_mount;
 use kerno_model::{DeletedFile, DeletedHolder, Filesystem};
 
 /// From this share used on it is looked for them.
@@ -124,7 +125,8 @@ fn tell(filesystems: &mut [Filesystem], files: HashMap<(Dev, u64), DeletedFile>)
 /// server is gone is left alone: which one a file is on, its mount tells.
 fn held_by(pid: u32, devices: &[Dev], left: &(AtomicUsize, AtomicUsize)) -> Vec<Held> {
     let mut files: Vec<Held> = Vec::new();
-    let mut mounts = None;
+    let mut known = None;
+    let mounts = || Mounts::parse(&read(&format!("/proc/{pid}/mountinfo")), || read("/proc/self/mountinfo"));
     for entry in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
         if files.len() >= MAX_FILES_EACH || !take(&left.0) {
             break;
@@ -133,23 +135,22 @@ fn held_by(pid: u32, devices: &[Dev], left: &(AtomicUsize, AtomicUsize)) -> Vec<
         let target = target.to_string_lossy();
         let Some(path) = target.strip_suffix(DELETED) else { continue };
         let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        let mounts = mounts.get_or_insert_with(|| {
-            parse_mounts(&fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default())
-        });
-        let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).unwrap_or_default();
-        let dev = mount_id(&info).and_then(|id| mounts.get(&id)).filter(|dev| devices.contains(dev));
+        let info = read(&format!("/proc/{pid}/fdinfo/{fd}"));
+        let mounts = known.get_or_insert_with(mounts);
+        let dev = mount_id(&info).and_then(|id| mounts.by_id.get(&id)).filter(|dev| devices.contains(dev));
         let Some((dev, (inode, bytes))) = dev.and_then(|dev| Some((*dev, nameless(&entry.path())?))) else { continue };
         if !files.iter().any(|file| (file.dev, file.inode) == (dev, inode)) {
             files.push(Held { dev, inode, bytes, path: path.to_owned(), fd: Some(fd) });
         }
     }
-    for line in fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default().lines() {
+    for line in read(&format!("/proc/{pid}/maps")).lines() {
         if files.len() >= MAX_FILES_EACH || !take(&left.1) {
             break;
         }
-        let Some((range, dev, inode, path)) = parse_mapping(line).filter(|mapping| devices.contains(&mapping.1)) else {
-            continue;
-        };
+        let Some((range, dev, inode, path)) = parse_mapping(line) else { continue };
+        let below = || known.get_or_insert_with(mounts).overlays.get(&dev).copied();
+        let dev = if devices.contains(&dev) { Some(dev) } else { (dev.0 == 0).then(below).flatten() };
+        let Some(dev) = dev.filter(|dev| devices.contains(dev)) else { continue };
         if files.iter().any(|file| (file.dev, file.inode) == (dev, inode)) {
             continue;
         }
@@ -170,13 +171,58 @@ fn mount_id(info: &str) -> Option<u32> {
     info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()
 }
 
+/// A file of `/proc`, lossy; empty if it cannot be read.
+fn read(path: &str) -> String {
+    fs::read(path).map(|text| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default()
+}
+
 /// The device numbers of mounts, as in `/proc/PID/mountinfo`.
-fn parse_mounts(text: &str) -> HashMap<u32, Dev> {
-    let parse = |line: &str| {
-        let mut fields = line.split(' ');
-        Some((fields.next()?.parse().ok()?, parse_number(fields.nth(1)?)?))
-    };
-    text.lines().filter_map(parse).collect()
+#[derive(Debug, Default)]
+struct Mounts {
+    /// By the id of the mount. Of an overlay, that of the file system that takes what is written to it.
+    by_id: HashMap<u32, Dev>,
+    /// The same by the overlay's own number.
+    overlays: HashMap<Dev, Dev>,
+}
+
+impl Mounts {
+    /// The directory that takes what is written to an overlay has a path of the host, be it mounted in a container.
+    fn parse(text: &str, own: impl FnOnce() -> String) -> Self {
+        let mut mounts = Self::default();
+        let mut uppers = Vec::new();
+        for line in text.lines() {
+            let mut fields = line.split(' ');
+            let id = fields.next().and_then(|id| id.parse().ok());
+            let (Some(id), Some(dev)) = (id, fields.nth(1).and_then(parse_number)) else { continue };
+            mounts.by_id.insert(id, dev);
+            let options = line.split_once(" - overlay ").and_then(|(_, rest)| rest.split_once(' '));
+            let options = options.into_iter().flat_map(|(_, options)| options.split(','));
+            if let Some(upper) = options.filter_map(|option| option.strip_prefix("upperdir=")).next() {
+                uppers.push((id, dev, unescape_mount(upper)));
+            }
+        }
+        if uppers.is_empty() {
+            return mounts;
+        }
+        let own = own();
+        let places: Vec<_> = own
+            .lines()
+            .filter_map(|line| {
+                let mut fields = line.split(' ').skip(2);
+                let dev = parse_number(fields.next()?)?;
+                Some((unescape_mount(fields.nth(1)?), dev))
+            })
+            .collect();
+        for (id, overlay, upper) in uppers {
+            let holds = |place: &str| place == "/" || Path::new(&upper).starts_with(place);
+            let below = places.iter().filter(|(place, _)| holds(place)).max_by_key(|(place, _)| place.len());
+            if let Some((_, dev)) = below {
+                mounts.by_id.insert(id, *dev);
+                mounts.overlays.insert(overlay, *dev);
+            }
+        }
+        mounts
+    }
 }
 
 /// A deleted file in a line of `/proc/PID/maps`: where it is mapped, its device, its inode, its path.
@@ -251,8 +297,13 @@ mod tests {
         assert_eq!(parse_mapping("7f10-7f11 r--p 00000000 fe:00 131 /lib/libc.so.6"), None);
         assert_eq!(parse_mapping("7f10-7f11 rw-p 00000000 00:00 0"), None);
         assert_eq!(mount_id("pos:\t0\nflags:\t0100000\nmnt_id:\t29\nino:\t7\n"), Some(29));
-        let mounts = parse_mounts("29 1 254:0 / / rw - ext4 /dev/vda rw\nnonsense\n31 29 0:27 / /m rw - tmpfs t rw\n");
-        assert_eq!((mounts.len(), mounts.get(&31)), (2, Some(&(0, 27))));
+        let text = "29 1 254:0 / / rw - ext4 /dev/vda rw\nnonsense\n31 29 0:27 / /m rw - tmpfs t rw\n";
+        let mounts = Mounts::parse(text, String::new);
+        assert_eq!((mounts.by_id.len(), mounts.by_id.get(&31)), (2, Some(&(0, 27))));
+        let container = "76 64 0:50 / / rw - overlay overlay rw,lowerdir=/l1:/l2,upperdir=/var/lib/x/diff,workdir=/w\n";
+        let own = "29 1 254:0 / / rw - ext4 /dev/vda rw\n40 29 254:16 / /var/lib rw - xfs /dev/vdb rw\n";
+        let mounts = Mounts::parse(container, || own.to_owned());
+        assert_eq!((mounts.by_id.get(&76), mounts.overlays.get(&(0, 50))), (Some(&(254, 16)), Some(&(254, 16))));
     }
 
     #[test]
