@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -223,6 +224,49 @@ fn a_file_system_that_fills_up_is_found_with_the_one_who_fills_it() {
     let finding = judged.iter().find(|f| f.culprit.mount.as_deref() == Some(mount)).expect("a finding");
     assert_eq!(finding.culprit.pid, Some(child.pid), "{}", finding.title);
     assert!(finding.fixes.iter().any(|fix| fix.command.contains(mount)));
+}
+
+#[test]
+fn deleted_files_are_found_with_who_has_them_open_or_mapped() {
+    let memory = Memory::mount(32 * MIB);
+    let path: &Path = &memory.path;
+    let file_of = |name: &str, bytes: usize| {
+        let mut file = OpenOptions::new().create_new(true).read(true).write(true).open(path.join(name)).unwrap();
+        file.write_all(&vec![1u8; bytes]).unwrap();
+        std::fs::remove_file(path.join(name)).unwrap();
+        file
+    };
+    let mut child = Child::new(|link| {
+        let open = file_of("log", 20 * MIB);
+        let mapped = file_of("cache", 11 * MIB);
+        // SAFETY: a new mapping of a file that is as long; nobody reads through it.
+        let map = unsafe {
+            let (access, fd) = (libc::PROT_READ, mapped.as_raw_fd());
+            libc::mmap(std::ptr::null_mut(), 11 * MIB, access, libc::MAP_SHARED, fd, 0)
+        };
+        assert_ne!(map, libc::MAP_FAILED);
+        drop(mapped);
+        link.tell(open.as_raw_fd() as u64);
+        link.wait();
+    });
+    let mut observer = observer();
+    child.go();
+    let fd = u32::try_from(child.heard()).unwrap();
+    observer.sample().unwrap();
+    let signals = observer.finish().unwrap();
+    child.go();
+    assert_eq!(child.wait(), 0);
+    let mount = path.to_str().unwrap();
+    let found = summary(&signals).filesystems.iter().find(|fs| fs.mount == mount).expect("its file system");
+    let told: Vec<_> = found.deleted.iter().map(|file| (file.bytes, file.path.rsplit('/').next().unwrap())).collect();
+    assert_eq!(told, [(20 * MIB as u64, "log"), (11 * MIB as u64, "cache")]);
+    assert_eq!(found.deleted_bytes, 31 * MIB as u64);
+    let holders: Vec<_> =
+        found.deleted.iter().map(|file| file.holders.iter().map(|h| (h.pid, h.fd)).collect::<Vec<_>>()).collect();
+    assert_eq!(holders, [vec![(child.pid, Some(fd))], vec![(child.pid, None)]]);
+    let judged = findings(&signals, "disk_full");
+    let finding = judged.iter().find(|f| f.culprit.mount.as_deref() == Some(mount)).expect("a finding");
+    assert_eq!(finding.culprit.pid, Some(child.pid), "{}", finding.title);
 }
 
 #[test]
