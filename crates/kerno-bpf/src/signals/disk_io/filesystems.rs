@@ -26,6 +26,8 @@ struct MountLine {
     dev: Dev,
     mount: String,
     read_only: bool,
+    /// All of it is mounted there, and read-only.
+    asked_read_only: bool,
     forced: ForcedState,
     kind: String,
     source: String,
@@ -56,7 +58,7 @@ fn parse_line(line: &str) -> Option<MountLine> {
     let (left, right) = line.split_once(" - ")?;
     let left: Vec<_> = left.split(' ').collect();
     let right: Vec<_> = right.split(' ').collect();
-    let ([_, _, dev, _, mount, options, ..], [kind, source, super_options, ..]) = (&left[..], &right[..]) else {
+    let ([_, _, dev, root, mount, options, ..], [kind, source, super_options, ..]) = (&left[..], &right[..]) else {
         return None;
     };
     let read_only = |options: &str| options.split(',').any(|option| option == "ro");
@@ -65,6 +67,7 @@ fn parse_line(line: &str) -> Option<MountLine> {
         dev: parse_number(dev)?,
         mount: unescape_mount(mount),
         read_only: read_only(options) || read_only(super_options) || forced != ForcedState::None,
+        asked_read_only: *root == "/" && read_only(options),
         forced,
         kind: (*kind).to_owned(),
         source: unescape_mount(source),
@@ -111,6 +114,12 @@ fn choose(lines: &[MountLine], nodev: &HashSet<String>) -> Vec<MountLine> {
                 earlier.forced = forced;
             }
             None => chosen.push(line.clone()),
+        }
+    }
+    for line in chosen.iter_mut().filter(|line| line.forced == ForcedState::ReadOnly) {
+        // One that was mounted read-only may also be bound somewhere as if it could be written to.
+        if lines.iter().any(|other| other.dev == line.dev && other.asked_read_only) {
+            line.forced = ForcedState::None;
         }
     }
     // Storage before memory.
@@ -374,6 +383,15 @@ mod tests {
         assert_eq!(state("50 29 7:0 / /m ro,relatime - ext4 /dev/loop0 rw"), (true, ForcedState::None), "bind");
         assert_eq!(state("50 29 7:0 / /s rw - squashfs /dev/loop0 ro"), (true, ForcedState::None), "by nature");
         assert_eq!(state("50 29 7:0 / /m rw - ext4 /dev/loop0 rw,errors=remount-ro"), (false, ForcedState::None));
+    }
+
+    #[test]
+    fn a_bind_mount_that_says_rw_does_not_make_a_read_only_file_system_a_broken_one() {
+        let forced = |text: &str| choose(&lines(text), &HashSet::new()).into_iter().map(|line| line.forced).next();
+        let mounted = "50 29 7:0 / /m ro - ext4 /dev/loop0 ro\n51 29 7:0 / /again rw - ext4 /dev/loop0 ro";
+        assert_eq!(forced(mounted), Some(ForcedState::None));
+        let broken = "50 29 7:0 / /m rw - ext4 /dev/loop0 ro\n51 29 7:0 /etc/hosts /pod/hosts ro - ext4 /dev/loop0 ro";
+        assert_eq!(forced(broken), Some(ForcedState::ReadOnly), "a part of it is bound read-only, as in containers");
     }
 
     #[test]

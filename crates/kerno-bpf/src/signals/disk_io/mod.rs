@@ -46,8 +46,13 @@
 //! failures by error. One more MiB of kernel memory for these. From Linux 6.5 on it needs no hook on insertions: a wait begins when the
 //! kernel made the request, by its own note of that. Beside them it has what the kernel counts anyway: how
 //! busy devices are (`/proc/diskstats`), how full file systems are (statvfs(2); never of network or FUSE file systems, which may not
-//! answer), and how much of their own I/O limits cgroups use, which no request shows. File systems are those that this process's mount
-//! namespace has.
+//! answer), which of them the kernel has made read-only, and how much of their own I/O limits cgroups use, which no request shows. File
+//! systems are those that this process's mount namespace has.
+//!
+//! Who writes through the page cache to which device is asked of `/proc`, a few processes a sample: those that made most dirty since the one
+//! before, by the files that they have open, and each thread in uninterruptible sleep, whether it is in `balance_dirty_pages`. One that came
+//! and went between two samples is not asked. Deleted files that are still open are looked for where less than a tenth of a file system is
+//! left: by the names of descriptors and mappings, their mounts, and loop devices. Only those found are asked for their size.
 //!
 //! # Compared with biolatency and bitesize
 //!
