@@ -38,13 +38,14 @@ rule! {
     /// Storage that others wait for.
     DiskBottleneck = "disk_io_bottleneck", "disk_io", "storage keeps processes waiting",
         "Looks at how long each request waited in the queue and took at the device, not at how busy the device is: a device that is \
-         busy all the time may be far from its limits. Tells six causes apart. A slow device: each request takes long although few \
+         busy all the time may be far from its limits. Tells seven causes apart. A slow device: each request takes long although few \
          are made. A saturated device: it is busy all the time and many requests wait; the process that asks for most is behind it \
          (buffered writes count for the process that wrote the data). A flush storm: the fsync calls of one process hold up those of \
          others. A noisy neighbour: one load moves most of the bytes, and the sync calls of a process that moves little wait for them, \
          also where the device is not busy all the time. Dirty pages: a process writes more than the device can write back, and the \
-         kernel holds up others who write to it (balance_dirty_pages). A cgroup at its own I/O limit: this never shows in the latency of \
-         requests. A load that slows nobody down is no finding, such as a backup that reads as fast as the disk can, or a database that waits for its own short fsync calls.",
+         kernel holds up others who write to it (balance_dirty_pages). A device that is slow to sync for several processes of which none \
+         moves much. A cgroup at its own I/O limit: this never shows in the latency of requests. A load that slows nobody down is no \
+         finding, such as a backup that reads as fast as the disk can, or a database that waits for its own short fsync calls.",
         judge, words;
     causes: [StorageSlow];
     suffers: [
@@ -81,6 +82,7 @@ rule! {
         bytes_share: "share of all bytes, {}";
         requests_share: "share of all requests, {}";
         moved_by_load: "data moved by it";
+        waiting: "processes whose sync calls take long";
         fsyncs: "fsync calls of {}";
         fsyncs_share: "share of all fsync calls, {}";
         limit_used: "share of the {} limit used";
@@ -124,12 +126,13 @@ fn judge_device(window: &Window, disk: &DiskSummary, device: &DiskDevice, rule: 
     dirty()
         .or_else(|| saturated::judge(window, disk, device, rule))
         .or_else(|| crowded::busy(window, disk, device, rule))
+        .or_else(|| crowded::shared(window, disk, device, rule))
 }
 
 fn words(finding: &Finding) -> Words {
     match finding.variant.as_ref() {
         slow_device::VARIANT => slow_device::words(finding),
-        crowded::BUSY | crowded::DIRTY => crowded::words(finding),
+        crowded::BUSY | crowded::DIRTY | crowded::SHARED => crowded::words(finding),
         saturated::VARIANT => saturated::words(finding),
         flush_storm::VARIANT => flush_storm::words(finding),
         own_limit::VARIANT => own_limit::words(finding),

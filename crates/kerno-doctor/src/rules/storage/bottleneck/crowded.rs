@@ -14,6 +14,11 @@ pub(super) const BUSY: &str = "noisy_neighbour";
 /// Calls that write to memory wait until less of it is dirty.
 pub(super) const DIRTY: &str = "dirty_pages";
 
+/// Nobody asks much, and yet the syncs of several take long.
+pub(super) const SHARED: &str = "slow_syncs";
+
+/// From so many on it is the device's doing.
+const SEVERAL: usize = 2;
 /// So much of all bytes are those of one load,
 const MOST: f64 = 0.6;
 /// and so many times those of the one that waits.
@@ -93,6 +98,42 @@ fn feels_it(window: &Window, pid: u32, sync_ms: f64, share: f64) -> bool {
     // One that waits nearly half of the time feels shorter waits as well.
     let limit = if of_window >= OFTEN { limit / 2.0 } else { limit };
     worst.slow >= MIN_CALLS && of_window >= share && mean_ms >= limit
+}
+
+/// Several whose syncs take long on one device though none of them moves much, and nor does anybody else: the device is too slow for all of
+/// them together.
+#[allow(clippy::cast_precision_loss, reason = "a few")]
+pub(super) fn shared(
+    window: &Window,
+    disk: &DiskSummary,
+    device: &DiskDevice,
+    rule: &DiskBottleneck,
+) -> Option<Finding> {
+    let slower = if super::has_moving_parts(device) { 4.0 } else { 1.0 };
+    let suffering: Vec<_> = sufferers(window, disk, &device.dev, f64::INFINITY, NOTICED_MS)
+        .into_iter()
+        .filter(|who| who.waits.is_sync() && uses(disk, device, who))
+        .filter(|who| feels_it(window, who.pid, rule.sync_ms * slower, FELT))
+        .collect();
+    if suffering.len() < SEVERAL || device.utilisation < BUSY_WITH_IT {
+        return None;
+    }
+    let stat = device.op(RequestKind::Write)?;
+    let (served, moved) = pace(device, window.seconds());
+    let mut finding = DiskBottleneck::finding(severity_of(suffering.iter()))
+        .variant(SHARED)
+        .about(Subject::device(window, &device.dev))
+        .fact(Fact::Operation(RequestKind::Flush))
+        .measured("waiting", suffering.len() as f64, Unit::Count, Some(SEVERAL as f64));
+    finding = with_waits(finding, window, suffering.iter(), Some(rule.sync_ms * slower))
+        .measured_of("total_time", "writes", super::load::typical_ms(stat), Unit::Milliseconds, None)
+        .measured("requests_served", served, Unit::PerSecond, None)
+        .measured("data_moved", moved, Unit::BytesPerSecond, None)
+        .measured("busy", device.utilisation, Unit::Ratio, None);
+    finding.victims = victims(window, suffering.iter());
+    finding.excess = suffering.first().map_or(1.0, |who| (who.mean_ms / (rule.sync_ms * slower)).max(1.0));
+    finding.confidence = 0.7;
+    Some(crate::rules::storage::look_at_device(finding, device))
 }
 
 /// It is known to wait for this device: it has made requests there.
@@ -198,7 +239,28 @@ fn with_fixes(finding: Finding, device: &DiskDevice, load: &Load) -> Finding {
         .change_process(format!("kill -STOP {pid}"), "pauses it; kill -CONT resumes it")
 }
 
+/// The words of a finding about a device whose syncs take long for several.
+fn shared_words(finding: &Finding) -> Words {
+    let device = device_of(finding);
+    let mut title = format!("{device} is slow to sync");
+    let number = finding.number("waiting").map(|waiting| format!("{waiting:.0} processes wait"));
+    let told: Vec<_> = number.into_iter().chain(waits(finding).next()).collect();
+    if !told.is_empty() {
+        title += &format!(": {}", told.join(", "));
+    }
+    let mut cause = "Several processes sync small writes there, and none moves most of the bytes. A sync needs some requests, one after the \
+                     other, and within one file system all wait for the same journal."
+        .to_owned();
+    if let Some(taken) = finding.number("total_time") {
+        cause += &format!(" Each write takes {} in the queue and at the device.", millis(taken));
+    }
+    Words { title, cause, impact: impact(finding), ..Words::default() }
+}
+
 pub(super) fn words(finding: &Finding) -> Words {
+    if finding.variant == SHARED {
+        return shared_words(finding);
+    }
     let (who, device) = (process_of(finding), device_of(finding));
     let dirty = finding.variant == DIRTY;
     let part = finding.number("bytes_share").map(|part| format!("{} of the bytes", share(part)));
@@ -336,6 +398,22 @@ mod tests {
         let mut idle = beside(&[(10, "dd", 300_000_000)]);
         idle.disk_io.as_mut().unwrap().devices[0].utilisation = 0.1;
         assert!(judge(&idle).is_empty(), "the device is idle");
+    }
+
+    #[test]
+    fn several_slow_syncs_without_a_neighbour_are_the_devices_doing() {
+        let mut window = beside(&[(30, "redis", 300_000)]);
+        let calls = window.syscall_latency.as_mut().unwrap();
+        calls.offenders.push(slow(30, "redis", "fsync", 70, 65));
+        calls.syncs.push(sync(30, "redis", 70, 65 * MS));
+        let finding = the_only(&window);
+        words_last(&finding);
+        assert_eq!((finding.variant.as_ref(), finding.pid()), (super::SHARED, None));
+        assert_eq!(pids(&finding.victims).len(), 2);
+        let told = "nvme0n1 is slow to sync: 2 processes wait, fsync calls of etcd (20) take 60 ms";
+        assert_eq!(title(&finding), told);
+        let all = crate::judge(&window, &crate::Thresholds::default());
+        assert_eq!(all.len(), 1, "both are consequences: {all:#?}");
     }
 
     /// The device's requests are those of a kernel thread; 10 and 20 write to memory.
