@@ -28,6 +28,12 @@ pub(super) const CASES: &[Case] = &[
         stage: scan_beside_database,
     },
     Case {
+        name: "syncs_of_several",
+        about: "four programs sync small writes on one device, which is too slow for all of them together",
+        needs: &["nbdkit", "nbdfuse", "fusermount3", "losetup", "mkfs.ext4"],
+        stage: syncs_of_several,
+    },
+    Case {
         name: "dirty_pages",
         about: "a process writes more than its device can write back, and the kernel holds up a small writer, too",
         needs: &["nbdkit", "nbdfuse", "fusermount3", "losetup", "mkfs.ext4"],
@@ -119,4 +125,24 @@ fn dirty_pages(scene: &mut Scene) -> Result<Staged> {
     scene.sleep(std::time::Duration::from_secs(1))?;
     let part = scene.window_seconds() * 200.0;
     Ok(found(culprit, victim, device).grows("milliseconds in writes", part, move || Ok(number_in(&took))))
+}
+
+fn syncs_of_several(scene: &mut Scene) -> Result<Staged> {
+    let device = scene.odd_device(256, &Behaviour { filters: "delay", parameters: "wdelay=17ms" })?;
+    let mount = scene.ext4(&device, "")?;
+    let mut marks = vec![Mark::Device(device.name), Mark::Says("slow to sync")];
+    let mut took = None;
+    for number in 0..4 {
+        let dir = mount.join(number.to_string());
+        std::fs::create_dir(&dir)?;
+        let (victim, time) = syncs(scene, &dir)?;
+        marks.push(Mark::Victim(victim));
+        took = Some(time);
+    }
+    let half = scene.window_seconds() * 400.0;
+    let staged = Staged::fault(&["disk_io_bottleneck"], marks);
+    Ok(match took {
+        Some(took) => staged.grows("milliseconds in syncs", half, took),
+        None => staged,
+    })
 }
