@@ -52,7 +52,7 @@ pub use signals::{
     FdSummary, FileProcess, FileSummary, Filesystem, FilesystemWriter, FullListener, HeldProcess, IoLimit, IoLimitKind,
     KillScope, ListenerHolder, MemoryHolder, OomKill, OomSummary, ProcessMemory, RequestKind, SchedSummary,
     SchedWaiter, Stall, StallNeed, StallStep, StandingState, SyncStat, SyscallExemplar, SyscallOffender, SyscallStat,
-    SyscallSummary, TcpFailure, TcpFailureReason, TcpListener, TcpNamespace, TcpPeer, TcpProcess, TcpSummary,
+    SyscallSummary, TcpFailure, TcpFailureReason, TcpListener, TcpNamespace, TcpPeer, TcpProcess, TcpStuck, TcpSummary,
 };
 pub use unit::Unit;
 pub use why::{Spent, ThreadTime, TimeKind, WaitedFor, WhyLink, WhyProcess, WhyReport};

@@ -30,6 +30,12 @@ const CASES: &[Case] = &[
         stage: |scene| nginx(scene, "-c16 -H 'Connection: close'"),
     },
     Case {
+        name: "slow_downloads",
+        about: "clients that fetch a large file at their own pace, and let the server wait",
+        needs: &["nginx", "curl"],
+        stage: slow_downloads,
+    },
+    Case {
         name: "sqlite_commits",
         about: "a database that syncs each of its commits to the disk",
         needs: &["sqlite3"],
@@ -143,9 +149,10 @@ fn redis(scene: &mut Scene) -> Result<Staged> {
     settled(scene, pid)
 }
 
-fn nginx(scene: &mut Scene, options: &str) -> Result<Staged> {
+/// nginx with a file of that many KiB; returns where to fetch it.
+fn web_server(scene: &mut Scene, kib: u32) -> Result<String> {
     let dir = scene.dir().to_owned();
-    run(&format!("chmod 755 {0} && dd if=/dev/urandom of={0}/file bs=1K count=4 status=none", dir.display()))?;
+    run(&format!("chmod 755 {0} && dd if=/dev/urandom of={0}/file bs=1K count={kib} status=none", dir.display()))?;
     let port = 20_000 + std::process::id() % 10_000;
     let config = format!(
         "daemon off; worker_processes 1; pid {0}/pid; error_log {0}/error.log; events {{ worker_connections 4096; }}\n\
@@ -157,8 +164,26 @@ fn nginx(scene: &mut Scene, options: &str) -> Result<Staged> {
     scene.spawn(&Run::words("nginx -e stderr -c").arg(dir.join("conf").display()))?;
     let started = dir.join("pid");
     scene.until("nginx", || started.exists())?;
-    let pid = scene.spawn(&Run::shell(format!("exec wrk -t1 -d600s {options} http://127.0.0.1:{port}/file")))?;
+    Ok(format!("http://127.0.0.1:{port}/file"))
+}
+
+fn nginx(scene: &mut Scene, options: &str) -> Result<Staged> {
+    let url = web_server(scene, 4)?;
+    let pid = scene.spawn(&Run::shell(format!("exec wrk -t1 -d600s {options} {url}")))?;
     settled(scene, pid)
+}
+
+fn slow_downloads(scene: &mut Scene) -> Result<Staged> {
+    let url = web_server(scene, 64 << 10)?;
+    for rate in ["2k", "20k", "200k", "2m"] {
+        scene.spawn(&Run::shell(format!("exec curl -s -o /dev/null --limit-rate {rate} {url}")))?;
+    }
+    scene.sleep(Duration::from_secs(4))?;
+    // Receive windows of zero, by the kernel's count.
+    Ok(Staged::healthy().reaches("closed windows", 1.0, || {
+        let text = run("ss -Htin state established '( sport >= :20000 and sport < :30000 )'")?;
+        Ok(if text.contains("rwnd_limited") { 1.0 } else { 0.0 })
+    }))
 }
 
 fn sqlite(scene: &mut Scene) -> Result<Staged> {

@@ -20,6 +20,7 @@ use crate::Rule;
 pub static ALL: &[Rule] = &[
     calls::latency::SyscallLatencyHigh::RULE,
     calls::error_rate::SyscallErrorRate::RULE,
+    network::stuck::StuckConnection::RULE,
     network::loss::RetransmitStorm::RULE,
     network::round_trips::RttInflation::RULE,
     network::connects::ConnectFailures::RULE,

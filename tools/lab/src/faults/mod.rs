@@ -8,6 +8,7 @@ mod memory;
 mod network;
 mod several;
 mod standing;
+mod stuck;
 mod syscalls;
 
 use super::case::Case;
@@ -17,6 +18,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Case> {
         disk::CASES,
         filesystem::CASES,
         network::CASES,
+        stuck::CASES,
         cpu::CASES,
         descriptors::CASES,
         memory::CASES,

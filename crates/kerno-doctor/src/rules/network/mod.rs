@@ -4,6 +4,7 @@ pub(super) mod connects;
 pub(super) mod loss;
 pub(super) mod queue;
 pub(super) mod round_trips;
+pub(super) mod stuck;
 
 use std::net::IpAddr;
 
