@@ -106,7 +106,7 @@ fn look() {
         told.iter().any(|(at, title)| at == &format!("{remote}:5432") && title.contains(words))
     };
     assert!(says("127.0.0.2", "gets no answer from 127.0.0.2:5432 on an open connection"), "{told:#?}");
-    assert!(says("127.0.0.3", "do not reach"), "{told:#?}");
+    assert!(says("127.0.0.3", "do not reach"), "{told:#?} {:#?}", seen.tcp().stuck);
     assert!(says("127.0.0.4", "has no room for what"), "{told:#?}");
     assert!(says("127.0.0.5", "gets no answer on an open connection to"), "{told:#?}");
     assert_eq!(told.len(), 4, "{told:#?}");
