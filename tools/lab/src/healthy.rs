@@ -108,6 +108,30 @@ const CASES: &[Case] = &[
         needs: &["flock"],
         stage: lock_handed_round,
     },
+    Case {
+        name: "redis_queue",
+        about: "workers that wait for jobs in a Redis (BLPOP), and a job now and then",
+        needs: &["redis-server", "redis-cli"],
+        stage: redis_queue,
+    },
+    Case {
+        name: "rsyslog_logging",
+        about: "rsyslogd under a steady stream of messages",
+        needs: &["rsyslogd", "logger"],
+        stage: rsyslog_logging,
+    },
+    Case {
+        name: "make_jobs",
+        about: "make(1) with commands that take long, one at a time for each of its jobs",
+        needs: &["make"],
+        stage: make_jobs,
+    },
+    Case {
+        name: "log_followers",
+        about: "pipelines that follow a log in which little happens",
+        needs: &["tail", "grep"],
+        stage: log_followers,
+    },
     Case { name: "find", about: "a walk over all files", needs: &[], stage: find },
     Case { name: "python_imports", about: "interpreters start and look for their modules", needs: &[], stage: python },
 ];
@@ -326,4 +350,67 @@ fn lock_handed_round(scene: &mut Scene) -> Result<Staged> {
         scene.spawn(&Run::shell("while :; do flock turn.lock sleep 0.05; done"))?;
     }
     quiet(scene)
+}
+
+fn redis_queue(scene: &mut Scene) -> Result<Staged> {
+    let socket = scene.dir().join("redis.sock");
+    scene.spawn(&Run::words("redis-server --port 0 --save --appendonly no --unixsocket").arg(socket.display()))?;
+    scene.until("redis", || socket.exists())?;
+    let cli = format!("redis-cli -s {}", socket.display());
+    for _ in 0..6 {
+        scene.spawn(&Run::shell(format!("while :; do {cli} BLPOP jobs 0 >/dev/null; sleep 1; done")))?;
+    }
+    scene.spawn(&Run::shell(format!("while :; do {cli} RPUSH jobs job >/dev/null; sleep 2; done")))?;
+    scene.sleep(SETTLE)?;
+    Ok(Staged::healthy().reaches("workers that wait", 4.0, move || {
+        let clients = run(&format!("{cli} INFO clients"))?;
+        let blocked = clients.lines().find_map(|line| line.strip_prefix("blocked_clients:"));
+        Ok(blocked.and_then(|count| count.trim().parse().ok()).unwrap_or(0.0))
+    }))
+}
+
+fn rsyslog_logging(scene: &mut Scene) -> Result<Staged> {
+    let dir = scene.dir().to_owned();
+    let config = format!(
+        "module(load=\"imuxsock\" SysSock.Use=\"off\")\ninput(type=\"imuxsock\" Socket=\"{0}/log\" RateLimit.Interval=\"0\")\n\
+         global(workDirectory=\"{0}\")\n*.* action(type=\"omfile\" file=\"{0}/messages\")\n",
+        dir.display()
+    );
+    std::fs::write(dir.join("rsyslog.conf"), config)?;
+    scene.spawn(&Run::shell(format!("exec rsyslogd -n -i {0}/rsyslog.pid -f {0}/rsyslog.conf", dir.display())))?;
+    let socket = dir.join("log");
+    scene.until("rsyslogd", || socket.exists())?;
+    let log = format!("while :; do seq 1 100; sleep .1; done | exec logger --socket {} -t app", socket.display());
+    scene.spawn(&Run::shell(log))?;
+    let messages = dir.join("messages");
+    scene.until("the first messages", || messages.exists())?;
+    Ok(Staged::healthy().grows("KiB of messages", 10.0, move || {
+        #[allow(clippy::cast_precision_loss, reason = "a size")]
+        Ok(std::fs::metadata(&messages)?.len() as f64 / 1024.0)
+    }))
+}
+
+fn make_jobs(scene: &mut Scene) -> Result<Staged> {
+    // A job server, and a make below that waits for it.
+    let rules = "all: a b c d e f\na b c d e f:\n\t@+sleep 60\nsub:\n\t@+$(MAKE) --no-print-directory all\n";
+    std::fs::write(scene.dir().join("Makefile"), rules)?;
+    let pid = scene.spawn(&Run::words("make -j2 sub"))?;
+    scene.sleep(SETTLE)?;
+    Ok(Staged::healthy().reaches("commands that run", 2.0, move || {
+        #[allow(clippy::cast_precision_loss, reason = "a few")]
+        Ok(super::scene::members(pid).len() as f64 - 1.0)
+    }))
+}
+
+fn log_followers(scene: &mut Scene) -> Result<Staged> {
+    let log = scene.dir().join("app.log");
+    std::fs::write(&log, "started\n")?;
+    for pattern in ["error", "warn", "."] {
+        let follow =
+            format!("tail -F {} | grep --line-buffered {pattern} | while read line; do :; done", log.display());
+        scene.spawn(&Run::shell(follow))?;
+    }
+    scene.spawn(&Run::shell(format!("while :; do echo line >>{}; sleep 3; done", log.display())))?;
+    scene.sleep(SETTLE)?;
+    Ok(Staged::healthy())
 }

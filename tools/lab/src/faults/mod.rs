@@ -6,6 +6,7 @@ mod disk;
 mod filesystem;
 mod memory;
 mod network;
+mod programs;
 mod several;
 mod standing;
 mod stuck;
@@ -25,6 +26,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Case> {
         syscalls::CASES,
         several::CASES,
         standing::CASES,
+        programs::CASES,
     ];
     groups.into_iter().flatten()
 }
