@@ -48,6 +48,12 @@ const CASES: &[Case] = &[
         stage: pgbench,
     },
     Case {
+        name: "pgbench_one_row",
+        about: "PostgreSQL with six clients that change the same row in turn",
+        needs: &["pg_ctlcluster"],
+        stage: one_row,
+    },
+    Case {
         name: "backup",
         about: "a sequential read of many files, packed and compressed",
         needs: &["gzip"],
@@ -217,7 +223,8 @@ fn sqlite(scene: &mut Scene) -> Result<Staged> {
     settled(scene, pid)
 }
 
-fn pgbench(scene: &mut Scene) -> Result<Staged> {
+/// PostgreSQL with the tables of pgbench; returns how pgbench is called.
+fn postgres(scene: &mut Scene) -> Result<String> {
     let programs = run("ls -d /usr/lib/postgresql/*/bin | sort -V | tail -n 1")?;
     // It refuses to run as root.
     let user = Run::new(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]);
@@ -233,8 +240,30 @@ fn pgbench(scene: &mut Scene) -> Result<Staged> {
     scene.until("PostgreSQL", || dir.join(".s.PGSQL.5432").exists())?;
     let bench = format!("{programs}/pgbench --host={} --username=bench", dir.display());
     scene.until("its tables", || run(&format!("{bench} --initialize --quiet --scale=2 postgres")).is_ok())?;
+    Ok(bench)
+}
+
+fn pgbench(scene: &mut Scene) -> Result<Staged> {
+    let bench = postgres(scene)?;
     let pid = scene.spawn(&Run::words(&format!("{bench} --client=4 --time=600 postgres")))?;
     settled(scene, pid)
+}
+
+fn one_row(scene: &mut Scene) -> Result<Staged> {
+    let bench = postgres(scene)?;
+    let sql = scene.dir().join("sql");
+    // Each holds the row for a while, as a transaction does that asks somebody else in between.
+    let script =
+        "BEGIN;\nUPDATE pgbench_branches SET bbalance = bbalance + 1 WHERE bid = 1;\n\\sleep 200 ms\nCOMMIT;\n";
+    std::fs::write(&sql, script)?;
+    let load = format!("{bench} --no-vacuum --client=6 --jobs=2 --time=600 --file={} postgres", sql.display());
+    scene.spawn(&Run::words(&load))?;
+    scene.sleep(SETTLE)?;
+    Ok(Staged::healthy().reaches("sessions that wait for the row", 1.0, move || {
+        let psql = bench.replace("/pgbench ", "/psql --tuples-only ");
+        let ask = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+        Ok(run(&format!("{psql} --command=\"{ask}\" postgres"))?.trim().parse().unwrap_or(0.0))
+    }))
 }
 
 fn backup(scene: &mut Scene) -> Result<Staged> {

@@ -8,6 +8,7 @@ use rustix::process::Signal;
 use super::standing::{PIPE_WRITE, is_in, sleeps, state};
 use crate::case::{Case, Mark, Staged};
 use crate::scene::{Run, Scene, kill, members, run};
+use crate::stage::counter;
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -33,6 +34,12 @@ pub(super) const CASES: &[Case] = &[
         about: "the cgroup of nginx is frozen while curl fetches from it",
         needs: &["nginx", "curl"],
         stage: frozen_web_server,
+    },
+    Case {
+        name: "stuck_upstream",
+        about: "what nginx forwards to takes no more connections",
+        needs: &["nginx", "wrk"],
+        stage: stuck_upstream,
     },
     Case {
         name: "redis_hangs_at_its_socket",
@@ -113,21 +120,45 @@ fn make_waits_for_stopped(scene: &mut Scene) -> Result<Staged> {
     Ok(Staged::fault(&["stopped_process"], marks).reaches("the command stopped", 1.0, move || Ok(stopped())))
 }
 
-fn frozen_web_server(scene: &mut Scene) -> Result<Staged> {
-    let (cgroup, file, freeze) = scene.freezer()?;
+/// One process of nginx that listens there, started as is said, with what it does at `/`.
+fn nginx(scene: &mut Scene, port: u32, serves: &str, start: impl FnOnce(Run) -> Run) -> Result<u32> {
     let dir = scene.dir().to_owned();
-    let port = 20_000 + std::process::id() % 10_000;
     let config = format!(
-        "daemon off; master_process off; pid {0}/pid; error_log {0}/error.log; events {{}}\n\
+        "daemon off; master_process off; pid {0}/pid; error_log {0}/error.log; events {{ worker_connections 4096; }}\n\
          http {{ access_log off; client_body_temp_path {0}/a; proxy_temp_path {0}/b; fastcgi_temp_path {0}/c;\n\
-         uwsgi_temp_path {0}/d; scgi_temp_path {0}/e; server {{ listen 127.0.0.1:{port}; root {0}; }} }}",
+         uwsgi_temp_path {0}/d; scgi_temp_path {0}/e; server {{ listen 127.0.0.1:{port}; {serves} }} }}",
         dir.display()
     );
     std::fs::write(dir.join("conf"), config)?;
-    let server = Run::words("nginx -e stderr -c").arg(dir.join("conf").display()).in_cgroup(&cgroup);
-    let server = scene.spawn(&server)?;
+    let server = scene.spawn(&start(Run::words("nginx -e stderr -c").arg(dir.join("conf").display())))?;
     let started = dir.join("pid");
     scene.until("nginx", || started.exists())?;
+    Ok(server)
+}
+
+fn stuck_upstream(scene: &mut Scene) -> Result<Staged> {
+    let net = scene.lonely_net()?;
+    let script = "import socket,time\ns=socket.create_server(('127.0.0.1',9000),backlog=4); open('ready','w')\n\
+        c,_=s.accept(); time.sleep(600)";
+    let upstream = scene.spawn(&Run::python(script).in_net(&net))?;
+    let ready = scene.dir().join("ready");
+    scene.until("the upstream", || ready.exists())?;
+    let serves = "location / { proxy_pass http://127.0.0.1:9000; proxy_connect_timeout 2s; }";
+    nginx(scene, 8080, serves, |nginx| nginx.in_net(&net))?;
+    scene.spawn(&Run::words("wrk -t1 -c32 -d600s --timeout 30s http://127.0.0.1:8080/").in_net(&net))?;
+    let marks = [Mark::Any(vec![Mark::Process(upstream), Mark::Local("127.0.0.1:9000".to_owned())])];
+    Ok(Staged::fault(&["tcp_accept_queue_overflow"], marks).grows(
+        "overflows",
+        scene.window_seconds() * 5.0,
+        move || counter(&net, "TcpExtListenOverflows"),
+    ))
+}
+
+fn frozen_web_server(scene: &mut Scene) -> Result<Staged> {
+    let (cgroup, file, freeze) = scene.freezer()?;
+    let port = 20_000 + std::process::id() % 10_000;
+    let root = format!("root {};", scene.dir().display());
+    let server = nginx(scene, port, &root, |nginx| nginx.in_cgroup(&cgroup))?;
     std::fs::write(file, freeze)?;
     for _ in 0..3 {
         scene.spawn(&Run::shell(format!("exec curl -s http://127.0.0.1:{port}/")))?;

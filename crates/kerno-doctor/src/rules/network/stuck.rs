@@ -22,7 +22,10 @@ rule! {
         is told for information only: a slow reader looks the same. Clients from the Internet come and go, and do not count.",
         judge, words;
     causes: [PathBroken];
-    suffers: [suffers(Effect::HoldsUp, |ties, a, b| ties.same_process(a, b), "does not read while it stands still")];
+    suffers: [
+        suffers(Effect::NotAccepted, |ties, a, b| ties.to_listener(a, b), "the listener drops what it sends"),
+        suffers(Effect::HoldsUp, |ties, a, b| ties.same_process(a, b), "does not read while it stands still"),
+    ];
     thresholds: {
         warning_seconds: 3.0 Seconds, 1.0 ..= 3600.0, "time without an acknowledgement that counts";
         critical_seconds: 30.0 Seconds, 1.0 ..= 3600.0, "time without an acknowledgement that is critical";
