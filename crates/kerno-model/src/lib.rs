@@ -48,11 +48,12 @@ pub use record::{Change, ChangeKind, IncidentRecord};
 pub use series::{Series, Trend};
 pub use signals::{
     Awaited, AwaitedKind, BlockedTask, CgroupIo, CgroupMemory, CgroupThrottle, ConnectionOwner, CpuGroup, CpuHolder,
-    CpuStat, DescriptorKind, DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter, DiskSummary, FdKind, FdProcess,
-    FdSummary, FileProcess, FileSummary, Filesystem, FilesystemWriter, FullListener, HeldProcess, IoLimit, IoLimitKind,
-    KillScope, ListenerHolder, MemoryHolder, OomKill, OomSummary, ProcessMemory, RequestKind, SchedSummary,
-    SchedWaiter, Stall, StallNeed, StallStep, StandingState, SyncStat, SyscallExemplar, SyscallOffender, SyscallStat,
-    SyscallSummary, TcpFailure, TcpFailureReason, TcpListener, TcpNamespace, TcpPeer, TcpProcess, TcpStuck, TcpSummary,
+    CpuStat, DescriptorKind, DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter, DiskSummary, DnsWait, FdKind,
+    FdProcess, FdSummary, FileProcess, FileSummary, Filesystem, FilesystemWriter, FullListener, HeldProcess, IoLimit,
+    IoLimitKind, KillScope, ListenerHolder, MemoryHolder, OomKill, OomSummary, ProcessMemory, RequestKind,
+    SchedSummary, SchedWaiter, Stall, StallNeed, StallStep, StandingState, SyncStat, SyscallExemplar, SyscallOffender,
+    SyscallStat, SyscallSummary, TcpFailure, TcpFailureReason, TcpListener, TcpNamespace, TcpPeer, TcpProcess,
+    TcpStuck, TcpSummary,
 };
 pub use unit::Unit;
 pub use why::{Spent, ThreadTime, TimeKind, WaitedFor, WhyLink, WhyProcess, WhyReport};

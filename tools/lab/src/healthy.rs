@@ -121,6 +121,12 @@ const CASES: &[Case] = &[
         stage: redis_queue,
     },
     Case {
+        name: "dns_lookups",
+        about: "programs that look up names, which dnsmasq knows",
+        needs: &["ip", "dnsmasq", "getent"],
+        stage: dns_lookups,
+    },
+    Case {
         name: "rsyslog_logging",
         about: "rsyslogd under a steady stream of messages",
         needs: &["rsyslogd", "logger"],
@@ -442,4 +448,14 @@ fn log_followers(scene: &mut Scene) -> Result<Staged> {
     scene.spawn(&Run::shell(format!("while :; do echo line >>{}; sleep 3; done", log.display())))?;
     scene.sleep(SETTLE)?;
     Ok(Staged::healthy())
+}
+
+fn dns_lookups(scene: &mut Scene) -> Result<Staged> {
+    let net = scene.lonely_net()?;
+    super::faults::dns::dnsmasq(scene, &net)?;
+    super::faults::dns::look_up(scene, &net)?;
+    scene.sleep(SETTLE)?;
+    // Datagrams of both, by the namespace's count.
+    Ok(Staged::healthy()
+        .grows("datagrams", scene.window_seconds() * 10.0, move || super::stage::counter(&net, "UdpInDatagrams")))
 }

@@ -53,6 +53,8 @@ pub(crate) enum Question {
     Servers,
     /// The Unix sockets that listen.
     Listeners,
+    /// Whose a DNS server is.
+    DnsServer(std::net::SocketAddr),
     /// The name of a user.
     User(u32),
     /// How full the file system at this mount point is.
@@ -99,7 +101,8 @@ impl Question {
             | Self::Backlogs(_)
             | Self::Ends
             | Self::Servers
-            | Self::Listeners => Kind::Process,
+            | Self::Listeners
+            | Self::DnsServer(_) => Kind::Process,
             Self::Room(_) | Self::Sources | Self::Device(..) => Kind::Storage,
             Self::User(_) => Kind::Names,
             Self::Machine => Kind::Machine,

@@ -39,6 +39,7 @@ pub static ALL: &[Rule] = &[
     standing::lock::LockHeld::RULE,
     standing::peer::StalledPeer::RULE,
     standing::backlog::UnixBacklogFull::RULE,
+    network::dns::DnsNoAnswer::RULE,
     descriptors::exhaustion::FdExhaustion::RULE,
     descriptors::leak::FdLeak::RULE,
     files::FileOpenStorm::RULE,

@@ -3,6 +3,7 @@
 mod cpu;
 mod descriptors;
 mod disk;
+pub(crate) mod dns;
 mod filesystem;
 mod memory;
 mod network;
@@ -19,6 +20,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Case> {
         disk::CASES,
         filesystem::CASES,
         network::CASES,
+        dns::CASES,
         stuck::CASES,
         cpu::CASES,
         descriptors::CASES,
