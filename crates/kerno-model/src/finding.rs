@@ -204,6 +204,8 @@ pub enum Effect {
     NotAccepted,
     /// Segments are lost in the network.
     SegmentsLost,
+    /// A host does not answer, or part of what is sent to it never arrives.
+    PathBroken,
     /// Connections cannot be opened.
     ConnectsFail,
     /// Files cannot be opened.

@@ -49,11 +49,11 @@ pub use series::{Series, Trend};
 pub use signals::{
     Awaited, AwaitedKind, BlockedTask, CgroupIo, CgroupMemory, CgroupThrottle, ConnectionOwner, CpuGroup, CpuHolder,
     CpuStat, DeletedFile, DeletedHolder, DescriptorKind, DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter,
-    DiskSummary, DiskWriter, FdKind, FdProcess, FdSummary, FileProcess, FileSummary, Filesystem, FilesystemWriter,
-    ForcedState, FullListener, HeldProcess, IoLimit, IoLimitKind, KillScope, ListenerHolder, MemoryHolder, OomKill,
-    OomSummary, ProcessMemory, RequestKind, SchedSummary, SchedWaiter, Stall, StallNeed, StallStep, StandingState,
-    SyncStat, SyscallExemplar, SyscallOffender, SyscallStat, SyscallSummary, TcpFailure, TcpFailureReason, TcpListener,
-    TcpNamespace, TcpPeer, TcpProcess, TcpSummary,
+    DiskSummary, DiskWriter, DnsWait, FdKind, FdProcess, FdSummary, FileProcess, FileSummary, Filesystem,
+    FilesystemWriter, ForcedState, FullListener, HeldProcess, IoLimit, IoLimitKind, KillScope, ListenerHolder,
+    MemoryHolder, OomKill, OomSummary, ProcessMemory, RequestKind, SchedSummary, SchedWaiter, Stall, StallNeed,
+    StallStep, StandingState, SyncStat, SyscallExemplar, SyscallOffender, SyscallStat, SyscallSummary, TcpFailure,
+    TcpFailureReason, TcpListener, TcpNamespace, TcpPeer, TcpProcess, TcpStuck, TcpSummary,
 };
 pub use unit::Unit;
 pub use why::{Spent, ThreadTime, TimeKind, WaitedFor, WhyLink, WhyProcess, WhyReport};

@@ -31,6 +31,12 @@ const CASES: &[Case] = &[
         stage: |scene| nginx(scene, "-c16 -H 'Connection: close'"),
     },
     Case {
+        name: "slow_downloads",
+        about: "clients that fetch a large file at their own pace, and let the server wait",
+        needs: &["nginx", "curl"],
+        stage: slow_downloads,
+    },
+    Case {
         name: "sqlite_commits",
         about: "a database that syncs each of its commits to the disk",
         needs: &["sqlite3"],
@@ -41,6 +47,12 @@ const CASES: &[Case] = &[
         about: "PostgreSQL under its own benchmark: four clients, each transaction reaches the disk",
         needs: &["pg_ctlcluster"],
         stage: pgbench,
+    },
+    Case {
+        name: "pgbench_one_row",
+        about: "PostgreSQL with six clients that change the same row in turn",
+        needs: &["pg_ctlcluster"],
+        stage: one_row,
     },
     Case {
         name: "backup",
@@ -133,6 +145,36 @@ const CASES: &[Case] = &[
         needs: &["flock"],
         stage: lock_handed_round,
     },
+    Case {
+        name: "redis_queue",
+        about: "workers that wait for jobs in a Redis (BLPOP), and a job now and then",
+        needs: &["redis-server", "redis-cli"],
+        stage: redis_queue,
+    },
+    Case {
+        name: "dns_lookups",
+        about: "programs that look up names, which dnsmasq knows",
+        needs: &["ip", "dnsmasq", "getent"],
+        stage: dns_lookups,
+    },
+    Case {
+        name: "rsyslog_logging",
+        about: "rsyslogd under a steady stream of messages",
+        needs: &["rsyslogd", "logger"],
+        stage: rsyslog_logging,
+    },
+    Case {
+        name: "make_jobs",
+        about: "make(1) with commands that take long, one at a time for each of its jobs",
+        needs: &["make"],
+        stage: make_jobs,
+    },
+    Case {
+        name: "log_followers",
+        about: "pipelines that follow a log in which little happens",
+        needs: &["tail", "grep"],
+        stage: log_followers,
+    },
     Case { name: "find", about: "a walk over all files", needs: &[], stage: find },
     Case { name: "python_imports", about: "interpreters start and look for their modules", needs: &[], stage: python },
 ];
@@ -174,9 +216,10 @@ fn redis(scene: &mut Scene) -> Result<Staged> {
     settled(scene, pid)
 }
 
-fn nginx(scene: &mut Scene, options: &str) -> Result<Staged> {
+/// nginx with a file of that many KiB; returns where to fetch it.
+fn web_server(scene: &mut Scene, kib: u32) -> Result<String> {
     let dir = scene.dir().to_owned();
-    run(&format!("chmod 755 {0} && dd if=/dev/urandom of={0}/file bs=1K count=4 status=none", dir.display()))?;
+    run(&format!("chmod 755 {0} && dd if=/dev/urandom of={0}/file bs=1K count={kib} status=none", dir.display()))?;
     let port = 20_000 + std::process::id() % 10_000;
     let config = format!(
         "daemon off; worker_processes 1; pid {0}/pid; error_log {0}/error.log; events {{ worker_connections 4096; }}\n\
@@ -188,8 +231,26 @@ fn nginx(scene: &mut Scene, options: &str) -> Result<Staged> {
     scene.spawn(&Run::words("nginx -e stderr -c").arg(dir.join("conf").display()))?;
     let started = dir.join("pid");
     scene.until("nginx", || started.exists())?;
-    let pid = scene.spawn(&Run::shell(format!("exec wrk -t1 -d600s {options} http://127.0.0.1:{port}/file")))?;
+    Ok(format!("http://127.0.0.1:{port}/file"))
+}
+
+fn nginx(scene: &mut Scene, options: &str) -> Result<Staged> {
+    let url = web_server(scene, 4)?;
+    let pid = scene.spawn(&Run::shell(format!("exec wrk -t1 -d600s {options} {url}")))?;
     settled(scene, pid)
+}
+
+fn slow_downloads(scene: &mut Scene) -> Result<Staged> {
+    let url = web_server(scene, 64 << 10)?;
+    for rate in ["2k", "20k", "200k", "2m"] {
+        scene.spawn(&Run::shell(format!("exec curl -s -o /dev/null --limit-rate {rate} {url}")))?;
+    }
+    scene.sleep(Duration::from_secs(4))?;
+    // Receive windows of zero, by the kernel's count.
+    Ok(Staged::healthy().reaches("closed windows", 1.0, || {
+        let text = run("ss -Htin state established '( sport >= :20000 and sport < :30000 )'")?;
+        Ok(if text.contains("rwnd_limited") { 1.0 } else { 0.0 })
+    }))
 }
 
 fn sqlite(scene: &mut Scene) -> Result<Staged> {
@@ -199,7 +260,8 @@ fn sqlite(scene: &mut Scene) -> Result<Staged> {
     settled(scene, pid)
 }
 
-fn pgbench(scene: &mut Scene) -> Result<Staged> {
+/// PostgreSQL with the tables of pgbench; returns how pgbench is called.
+fn postgres(scene: &mut Scene) -> Result<String> {
     let programs = run("ls -d /usr/lib/postgresql/*/bin | sort -V | tail -n 1")?;
     // It refuses to run as root.
     let user = Run::new(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]);
@@ -215,8 +277,30 @@ fn pgbench(scene: &mut Scene) -> Result<Staged> {
     scene.until("PostgreSQL", || dir.join(".s.PGSQL.5432").exists())?;
     let bench = format!("{programs}/pgbench --host={} --username=bench", dir.display());
     scene.until("its tables", || run(&format!("{bench} --initialize --quiet --scale=2 postgres")).is_ok())?;
+    Ok(bench)
+}
+
+fn pgbench(scene: &mut Scene) -> Result<Staged> {
+    let bench = postgres(scene)?;
     let pid = scene.spawn(&Run::words(&format!("{bench} --client=4 --time=600 postgres")))?;
     settled(scene, pid)
+}
+
+fn one_row(scene: &mut Scene) -> Result<Staged> {
+    let bench = postgres(scene)?;
+    let sql = scene.dir().join("sql");
+    // Each holds the row for a while, as a transaction does that asks somebody else in between.
+    let script =
+        "BEGIN;\nUPDATE pgbench_branches SET bbalance = bbalance + 1 WHERE bid = 1;\n\\sleep 200 ms\nCOMMIT;\n";
+    std::fs::write(&sql, script)?;
+    let load = format!("{bench} --no-vacuum --client=6 --jobs=2 --time=600 --file={} postgres", sql.display());
+    scene.spawn(&Run::words(&load))?;
+    scene.sleep(SETTLE)?;
+    Ok(Staged::healthy().reaches("sessions that wait for the row", 1.0, move || {
+        let psql = bench.replace("/pgbench ", "/psql --tuples-only ");
+        let ask = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+        Ok(run(&format!("{psql} --command=\"{ask}\" postgres"))?.trim().parse().unwrap_or(0.0))
+    }))
 }
 
 fn backup(scene: &mut Scene) -> Result<Staged> {
@@ -396,4 +480,77 @@ fn lock_handed_round(scene: &mut Scene) -> Result<Staged> {
         scene.spawn(&Run::shell("while :; do flock turn.lock sleep 0.05; done"))?;
     }
     quiet(scene)
+}
+
+fn redis_queue(scene: &mut Scene) -> Result<Staged> {
+    let socket = scene.dir().join("redis.sock");
+    scene.spawn(&Run::words("redis-server --port 0 --save --appendonly no --unixsocket").arg(socket.display()))?;
+    scene.until("redis", || socket.exists())?;
+    let cli = format!("redis-cli -s {}", socket.display());
+    for _ in 0..6 {
+        scene.spawn(&Run::shell(format!("while :; do {cli} BLPOP jobs 0 >/dev/null; sleep 1; done")))?;
+    }
+    scene.spawn(&Run::shell(format!("while :; do {cli} RPUSH jobs job >/dev/null; sleep 2; done")))?;
+    scene.sleep(SETTLE)?;
+    Ok(Staged::healthy().reaches("workers that wait", 4.0, move || {
+        let clients = run(&format!("{cli} INFO clients"))?;
+        let blocked = clients.lines().find_map(|line| line.strip_prefix("blocked_clients:"));
+        Ok(blocked.and_then(|count| count.trim().parse().ok()).unwrap_or(0.0))
+    }))
+}
+
+fn rsyslog_logging(scene: &mut Scene) -> Result<Staged> {
+    let dir = scene.dir().to_owned();
+    let config = format!(
+        "module(load=\"imuxsock\" SysSock.Use=\"off\")\ninput(type=\"imuxsock\" Socket=\"{0}/log\" RateLimit.Interval=\"0\")\n\
+         global(workDirectory=\"{0}\")\n*.* action(type=\"omfile\" file=\"{0}/messages\")\n",
+        dir.display()
+    );
+    std::fs::write(dir.join("rsyslog.conf"), config)?;
+    scene.spawn(&Run::shell(format!("exec rsyslogd -n -i {0}/rsyslog.pid -f {0}/rsyslog.conf", dir.display())))?;
+    let socket = dir.join("log");
+    scene.until("rsyslogd", || socket.exists())?;
+    let log = format!("while :; do seq 1 100; sleep .1; done | exec logger --socket {} -t app", socket.display());
+    scene.spawn(&Run::shell(log))?;
+    let messages = dir.join("messages");
+    scene.until("the first messages", || messages.exists())?;
+    Ok(Staged::healthy().grows("KiB of messages", 10.0, move || {
+        #[allow(clippy::cast_precision_loss, reason = "a size")]
+        Ok(std::fs::metadata(&messages)?.len() as f64 / 1024.0)
+    }))
+}
+
+fn make_jobs(scene: &mut Scene) -> Result<Staged> {
+    // A job server, and a make below that waits for it.
+    let rules = "all: a b c d e f\na b c d e f:\n\t@+sleep 60\nsub:\n\t@+$(MAKE) --no-print-directory all\n";
+    std::fs::write(scene.dir().join("Makefile"), rules)?;
+    let pid = scene.spawn(&Run::words("make -j2 sub"))?;
+    scene.sleep(SETTLE)?;
+    Ok(Staged::healthy().reaches("commands that run", 2.0, move || {
+        #[allow(clippy::cast_precision_loss, reason = "a few")]
+        Ok(super::scene::members(pid).len() as f64 - 1.0)
+    }))
+}
+
+fn log_followers(scene: &mut Scene) -> Result<Staged> {
+    let log = scene.dir().join("app.log");
+    std::fs::write(&log, "started\n")?;
+    for pattern in ["error", "warn", "."] {
+        let follow =
+            format!("tail -F {} | grep --line-buffered {pattern} | while read line; do :; done", log.display());
+        scene.spawn(&Run::shell(follow))?;
+    }
+    scene.spawn(&Run::shell(format!("while :; do echo line >>{}; sleep 3; done", log.display())))?;
+    scene.sleep(SETTLE)?;
+    Ok(Staged::healthy())
+}
+
+fn dns_lookups(scene: &mut Scene) -> Result<Staged> {
+    let net = scene.lonely_net()?;
+    super::faults::dns::dnsmasq(scene, &net)?;
+    super::faults::dns::look_up(scene, &net)?;
+    scene.sleep(SETTLE)?;
+    // Datagrams of both, by the namespace's count.
+    Ok(Staged::healthy()
+        .grows("datagrams", scene.window_seconds() * 10.0, move || super::stage::counter(&net, "UdpInDatagrams")))
 }

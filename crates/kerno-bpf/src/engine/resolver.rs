@@ -59,6 +59,8 @@ pub(crate) enum Question {
     Servers,
     /// The Unix sockets that listen.
     Listeners,
+    /// Whose a DNS server is.
+    DnsServer(std::net::SocketAddr),
     /// The name of a user.
     User(u32),
     /// How full the file system at this mount point is.
@@ -112,7 +114,8 @@ impl Question {
             | Self::Backlogs(_)
             | Self::Ends
             | Self::Servers
-            | Self::Listeners => Kind::Process,
+            | Self::Listeners
+            | Self::DnsServer(_) => Kind::Process,
             Self::Room(_) | Self::Sources | Self::DeletedBehindLoops | Self::Errors(..) | Self::Device(..) => {
                 Kind::Storage
             }

@@ -106,8 +106,12 @@ pub(crate) fn call(pid: u32, tid: u32) -> io::Result<Option<Call>> {
 pub(crate) fn doing(pid: u32, tid: u32) -> io::Result<Doing> {
     let Some(native) = native_call(pid, tid)? else { return Ok(Doing::Other) };
     let compat = Call { compat: true, ..native.clone() };
-    let idle =
-        |call: &Call| matches!(call.doing(), Doing::Polls { .. } | Doing::Rests | Doing::Accepts(_) | Doing::Other);
+    let idle = |call: &Call| match call.doing() {
+        Doing::Rests | Doing::Accepts(_) | Doing::Other => true,
+        // An event loop. Of few descriptors it can be told what they are.
+        Doing::Polls { count, .. } => !(1..=2).contains(&count),
+        _ => false,
+    };
     if idle(&native) && idle(&compat) {
         return Ok(Doing::Other);
     }

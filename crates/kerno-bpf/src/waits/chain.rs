@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use super::asleep::{self, Call, Doing, FileLock, Futex, Target};
 use super::ends::{self, Ends, Holder};
 use super::locks::{self, FileId, Locks, Owner};
-use super::net::{self, TcpSocket, UnixSockets};
+use super::net::{self, InetSocket, UnixSockets};
 use super::state::{self, Condition, Named, Stat};
 
 /// The most steps of a chain.
@@ -128,7 +128,7 @@ pub(crate) struct Look {
     ends: OnceLock<Ends>,
     locks: OnceLock<Locks>,
     unix: Mutex<HashMap<u64, Arc<UnixSockets>>>,
-    tcp: Mutex<HashMap<u64, Arc<Vec<TcpSocket>>>>,
+    tcp: Mutex<HashMap<u64, Arc<Vec<InetSocket>>>>,
 }
 
 impl Look {
@@ -149,12 +149,12 @@ impl Look {
         cached(&self.unix, pid, |pid| UnixSockets::of(pid, false))
     }
 
-    pub(crate) fn tcp(&self, pid: u32) -> Option<Arc<Vec<TcpSocket>>> {
+    pub(crate) fn tcp(&self, pid: u32) -> Option<Arc<Vec<InetSocket>>> {
         cached(&self.tcp, pid, net::tcp_sockets)
     }
 
     /// The TCP sockets of all namespaces that were looked at.
-    fn all_tcp(&self) -> Vec<Arc<Vec<TcpSocket>>> {
+    fn all_tcp(&self) -> Vec<Arc<Vec<InetSocket>>> {
         self.tcp.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 }
@@ -277,7 +277,7 @@ fn socket(look: &Look, pid: u32, inode: u64, need: Need) -> Option<Found> {
     let thing = Thing::Tcp { local: own.local, remote: own.remote };
     // In its own namespace, or in one that was looked at for another reason.
     let everywhere = look.all_tcp();
-    let in_any = |find: &dyn Fn(&[TcpSocket]) -> Option<TcpSocket>| {
+    let in_any = |find: &dyn Fn(&[InetSocket]) -> Option<InetSocket>| {
         find(&tcp).or_else(|| everywhere.iter().find_map(|all| find(all)))
     };
     match in_any(&|all| net::tcp_peer(all, own).copied()) {

@@ -9,6 +9,7 @@
 //! - [`locks`]: who holds a lock of a file or a mutex.
 //! - [`state`]: why a process does not do its part.
 //! - [`places`]: at which file system or cgroup one is stuck.
+//! - [`dns`]: which DNS server does not answer.
 //! - [`chain`]: all this together, from a thread that waits to the one that all wait for.
 
 // Some of it is for one user only.
@@ -16,6 +17,7 @@
 
 pub(crate) mod asleep;
 pub(crate) mod chain;
+pub(crate) mod dns;
 pub(crate) mod ends;
 pub(crate) mod locks;
 pub(crate) mod net;

@@ -1,4 +1,4 @@
-//! Sockets and their other ends on this machine: Unix sockets by sock_diag(7), TCP by `/proc/PID/net`.
+//! Sockets and their other ends on this machine: Unix sockets by sock_diag(7), TCP and UDP by `/proc/PID/net`.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -196,9 +196,9 @@ fn name(bytes: &[u8]) -> Option<String> {
     (!bytes.is_empty()).then(|| format!("{at}{}", String::from_utf8_lossy(bytes)))
 }
 
-/// A TCP socket.
+/// A TCP or UDP socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TcpSocket {
+pub(crate) struct InetSocket {
     pub(crate) local: SocketAddr,
     pub(crate) remote: SocketAddr,
     pub(crate) listens: bool,
@@ -214,13 +214,22 @@ pub(crate) struct TcpSocket {
 }
 
 /// The TCP sockets in the network namespace of a process.
-pub(crate) fn tcp_sockets(pid: u32) -> io::Result<Vec<TcpSocket>> {
+pub(crate) fn tcp_sockets(pid: u32) -> io::Result<Vec<InetSocket>> {
+    inet_sockets(pid, ["tcp", "tcp6"])
+}
+
+/// The UDP sockets there. One that is connected counts as established.
+pub(crate) fn udp_sockets(pid: u32) -> io::Result<Vec<InetSocket>> {
+    inet_sockets(pid, ["udp", "udp6"])
+}
+
+fn inet_sockets(pid: u32, files: [&str; 2]) -> io::Result<Vec<InetSocket>> {
     let mut all = Vec::new();
-    for file in ["tcp", "tcp6"] {
+    for file in files {
         match std::fs::read_to_string(format!("/proc/{pid}/net/{file}")) {
-            Ok(text) => all.extend(text.lines().skip(1).filter_map(parse_tcp).take(MAX_SOCKETS)),
+            Ok(text) => all.extend(text.lines().skip(1).filter_map(parse_inet).take(MAX_SOCKETS)),
             // A kernel without IPv6.
-            Err(error) if file == "tcp6" && error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if file.ends_with('6') && error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
     }
@@ -228,26 +237,26 @@ pub(crate) fn tcp_sockets(pid: u32) -> io::Result<Vec<TcpSocket>> {
 }
 
 /// The other end of a connection, among the sockets of this machine.
-pub(crate) fn tcp_peer<'a>(sockets: &'a [TcpSocket], of: &TcpSocket) -> Option<&'a TcpSocket> {
+pub(crate) fn tcp_peer<'a>(sockets: &'a [InetSocket], of: &InetSocket) -> Option<&'a InetSocket> {
     sockets.iter().find(|socket| !socket.listens && socket.local == of.remote && socket.remote == of.local)
 }
 
 /// The listener that has not accepted this connection yet, if it is one of these sockets.
-pub(crate) fn tcp_listener(sockets: &[TcpSocket], at: SocketAddr) -> Option<&TcpSocket> {
-    let listens = |socket: &&TcpSocket| {
+pub(crate) fn tcp_listener(sockets: &[InetSocket], at: SocketAddr) -> Option<&InetSocket> {
+    let listens = |socket: &&InetSocket| {
         let any = socket.local.ip().is_unspecified() || socket.local.ip() == at.ip();
         socket.listens && socket.local.port() == at.port() && any
     };
     sockets.iter().find(listens)
 }
 
-/// A line of `/proc/net/tcp`.
-fn parse_tcp(line: &str) -> Option<TcpSocket> {
+/// A line of `/proc/net/tcp` or `/proc/net/udp`.
+fn parse_inet(line: &str) -> Option<InetSocket> {
     let fields: Vec<_> = line.split_whitespace().collect();
     let [_, local, remote, state, queues, timer, ..] = fields[..] else { return None };
     let state = u8::from_str_radix(state, 16).ok()?;
     let (sent, received) = queues.split_once(':')?;
-    Some(TcpSocket {
+    Some(InetSocket {
         local: address(local)?,
         remote: address(remote)?,
         listens: state == LISTEN,
@@ -355,7 +364,7 @@ mod tests {
             let mut client = TcpStream::connect(address).unwrap();
             let sockets = || tcp_sockets(std::process::id()).unwrap();
             let all = sockets();
-            let of = |all: &[TcpSocket], inode: u64| *all.iter().find(|socket| socket.inode == inode).unwrap();
+            let of = |all: &[InetSocket], inode: u64| *all.iter().find(|socket| socket.inode == inode).unwrap();
             let mine = of(&all, inode(&client));
             // Not accepted: nobody's yet.
             assert_eq!(tcp_peer(&all, &mine).map(|peer| peer.inode), Some(0));
@@ -372,8 +381,8 @@ mod tests {
     #[test]
     fn lines_that_are_not_as_they_should_be_are_left_out() {
         let line = "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000003 00:00000000 00000000     0        0 123 1";
-        let socket = parse_tcp(line).unwrap();
+        let socket = parse_inet(line).unwrap();
         assert_eq!((socket.local.to_string(), socket.listens, socket.received), ("127.0.0.1:8080".into(), true, 3));
-        assert!(parse_tcp("0: 01:1 2").is_none() && parse_tcp("").is_none() && address("zz:1").is_none());
+        assert!(parse_inet("0: 01:1 2").is_none() && parse_inet("").is_none() && address("zz:1").is_none());
     }
 }

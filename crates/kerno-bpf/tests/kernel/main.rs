@@ -58,6 +58,7 @@ mod syscall_summary;
 mod task_summary;
 mod tcp_monitor;
 mod tcp_parts;
+mod tcp_stuck;
 mod tcp_summary;
 #[cfg(target_arch = "x86_64")]
 mod verifier;

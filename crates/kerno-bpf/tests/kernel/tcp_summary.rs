@@ -21,13 +21,13 @@ fn observer() -> Observer {
 }
 
 /// What was seen of the child's namespace.
-struct Seen {
+pub(crate) struct Seen {
     signals: Window,
-    inode: u32,
+    pub(crate) inode: u32,
 }
 
 impl Seen {
-    fn tcp(&self) -> &TcpSummary {
+    pub(crate) fn tcp(&self) -> &TcpSummary {
         self.signals.tcp_monitor.as_ref().unwrap()
     }
 
@@ -36,20 +36,21 @@ impl Seen {
     }
 
     /// What a rule finds when there is nothing else on this machine.
-    fn findings(&self, rule: &str) -> Vec<Diagnosis> {
+    pub(crate) fn findings(&self, rule: &str) -> Vec<Diagnosis> {
         let mut signals = self.signals.clone();
         let tcp = signals.tcp_monitor.as_mut().unwrap();
         let inode = self.inode;
         tcp.peers.retain(|peer| peer.net_namespace == inode);
         tcp.failures.retain(|failure| failure.net_namespace == inode);
         tcp.listeners.retain(|listener| listener.net_namespace == inode);
+        tcp.stuck.retain(|stuck| stuck.net_namespace == inode);
         tcp.namespaces.retain(|namespace| namespace.inode == inode);
         crate::support::diagnose(&signals).into_iter().filter(|finding| finding.id == rule).collect()
     }
 }
 
 /// Observes while the child does its work up to its last [`Link::wait`]: so its sockets are there at the end.
-fn observe(child: &mut Child) -> Seen {
+pub(crate) fn observe(child: &mut Child) -> Seen {
     let namespace = enter(child);
     let mut observer = observer();
     child.go();
@@ -63,12 +64,12 @@ fn observe(child: &mut Child) -> Seen {
 
 const DONE: u64 = 0x0d01e;
 
-fn done(link: &mut Link) {
+pub(crate) fn done(link: &mut Link) {
     link.tell(DONE);
     link.wait();
 }
 
-fn end(mut child: Child) {
+pub(crate) fn end(mut child: Child) {
     assert_eq!(child.wait(), 0, "the child's work failed");
 }
 

@@ -20,6 +20,7 @@ use crate::Rule;
 pub static ALL: &[Rule] = &[
     calls::latency::SyscallLatencyHigh::RULE,
     calls::error_rate::SyscallErrorRate::RULE,
+    network::stuck::StuckConnection::RULE,
     network::loss::RetransmitStorm::RULE,
     network::round_trips::RttInflation::RULE,
     network::connects::ConnectFailures::RULE,
@@ -39,6 +40,7 @@ pub static ALL: &[Rule] = &[
     standing::lock::LockHeld::RULE,
     standing::peer::StalledPeer::RULE,
     standing::backlog::UnixBacklogFull::RULE,
+    network::dns::DnsNoAnswer::RULE,
     descriptors::exhaustion::FdExhaustion::RULE,
     descriptors::leak::FdLeak::RULE,
     files::FileOpenStorm::RULE,

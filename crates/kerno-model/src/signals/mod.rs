@@ -16,10 +16,10 @@ pub use fd_track::{DescriptorKind, FdKind, FdProcess, FdSummary};
 pub use file_audit::{FileProcess, FileSummary};
 pub use oom_track::{CgroupMemory, KillScope, MemoryHolder, OomKill, OomSummary, ProcessMemory};
 pub use sched_delay::{
-    Awaited, AwaitedKind, BlockedTask, CgroupThrottle, CpuGroup, CpuHolder, CpuStat, FullListener, HeldProcess,
-    ListenerHolder, SchedSummary, SchedWaiter, Stall, StallNeed, StallStep, StandingState,
+    Awaited, AwaitedKind, BlockedTask, CgroupThrottle, CpuGroup, CpuHolder, CpuStat, DnsWait, FullListener,
+    HeldProcess, ListenerHolder, SchedSummary, SchedWaiter, Stall, StallNeed, StallStep, StandingState,
 };
 pub use syscall_latency::{SyncStat, SyscallExemplar, SyscallOffender, SyscallStat, SyscallSummary};
 pub use tcp_monitor::{
-    ConnectionOwner, TcpFailure, TcpFailureReason, TcpListener, TcpNamespace, TcpPeer, TcpProcess, TcpSummary,
+    ConnectionOwner, TcpFailure, TcpFailureReason, TcpListener, TcpNamespace, TcpPeer, TcpProcess, TcpStuck, TcpSummary,
 };

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::{Histogram, Series};
 
 pub use stalls::{
-    Awaited, AwaitedKind, FullListener, HeldProcess, ListenerHolder, Stall, StallNeed, StallStep, StandingState,
+    Awaited, AwaitedKind, DnsWait, FullListener, HeldProcess, ListenerHolder, Stall, StallNeed, StallStep,
+    StandingState,
 };
 
 /// CPUs in a window, and those that waited for them. What each process ran and waited in all is in its `used`.
@@ -42,6 +43,8 @@ pub struct SchedSummary {
     pub held: Vec<HeldProcess>,
     /// Listeners of Unix sockets that had no room. Bounded.
     pub full_listeners: Vec<FullListener>,
+    /// Waits of two seconds and longer for an answer of a DNS server, also those that ended within the window. Bounded.
+    pub dns_waits: Vec<DnsWait>,
 }
 
 /// A CPU.
@@ -202,7 +205,8 @@ impl SchedSummary {
         let held = self.held.iter().flat_map(|held| [held.pid, held.tracer]);
         let listeners =
             self.full_listeners.iter().flat_map(|listener| listener.holders.iter().map(|holder| holder.pid));
-        let waited_for = stalled.chain(held).chain(listeners).filter(|pid| *pid != 0);
+        let asking = self.dns_waits.iter().flat_map(|wait| [wait.pid, wait.server_pid]);
+        let waited_for = stalled.chain(held).chain(listeners).chain(asking).filter(|pid| *pid != 0);
         waiters.chain(throttled).chain(groups).chain(blocked).chain(waited_for).collect()
     }
 }

@@ -31,6 +31,8 @@ pub struct TcpSummary {
     pub processes: Vec<TcpProcess>,
     /// Listening sockets that dropped connections, or whose accept queue is not empty. Bounded.
     pub listeners: Vec<TcpListener>,
+    /// Open connections on which nothing moves at the window's end although there is something to send. Bounded: the longest.
+    pub stuck: Vec<TcpStuck>,
     /// Smoothed round-trip times that segments were acknowledged with, all connections, in microseconds.
     pub rtt_us: Histogram,
 }
@@ -195,13 +197,72 @@ pub struct TcpListener {
     pub backlog: u32,
 }
 
+/// An open connection on which nothing moves, at the end of the window: what was sent is not acknowledged although it was sent again, or
+/// the other end has no room for more.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
+pub struct TcpStuck {
+    /// Our address.
+    pub local: IpAddr,
+    /// Our port.
+    pub local_port: u16,
+    /// The other end.
+    pub remote: IpAddr,
+    /// Its port.
+    pub remote_port: u16,
+    /// We opened the connection.
+    pub outgoing: bool,
+    /// Network namespace, by inode number.
+    pub net_namespace: u32,
+    /// Our process that has it open; 0 when that could not be told.
+    pub pid: u32,
+    /// Its name.
+    pub comm: String,
+    /// The process that has the other end, if that is on this machine and known; else 0.
+    pub peer_pid: u32,
+    /// Its name.
+    pub peer_comm: String,
+    /// Since the oldest segment that is not acknowledged was sent, or sent again as a loss probe some tenths of a second later; 0 when there
+    /// is none, or when that cannot be told.
+    pub outstanding_seconds: f64,
+    /// How often that segment was sent again since.
+    pub retransmits: u32,
+    /// Since data was sent last, if the other end has no room for more (a window of zero); else 0.
+    pub closed_seconds: f64,
+    /// Probes of a closed window, or of an idle connection, that were not answered, in a row.
+    pub probes: u32,
+    /// Since the last acknowledgement came, of whatever.
+    pub silent_seconds: f64,
+    /// What was sent and is not acknowledged.
+    pub unacknowledged_bytes: u64,
+    /// In so many segments.
+    pub unacknowledged_segments: u64,
+    /// Of these, segments that have arrived all the same, behind one that has not (SACK).
+    pub arrived_segments: u64,
+    /// What the program has handed over and was not sent yet.
+    pub unsent_bytes: u64,
+    /// What has been acknowledged since the connection began.
+    pub acknowledged_bytes: u64,
+    /// In so many segments.
+    pub acknowledged_segments: u64,
+    /// The most data of a segment.
+    pub segment_bytes: u32,
+    /// Since another connection with the same host got an acknowledgement; `None` if there is no other.
+    pub others_silent_seconds: Option<f64>,
+    /// Other connections with the same host on which something was sent again in the window.
+    pub others_losing: u64,
+}
+
 impl TcpSummary {
     /// The processes that it names; some more than once.
     pub fn pids(&self) -> Vec<u32> {
         let failures = self.failures.iter().map(|failure| failure.pid);
         let owners = self.peers.iter().flat_map(|peer| peer.owners.iter().map(|owner| owner.pid));
         let processes = self.processes.iter().map(|process| process.pid);
-        failures.chain(owners).chain(processes).chain(self.listeners.iter().map(|listener| listener.pid)).collect()
+        let stuck = self.stuck.iter().flat_map(|stuck| [stuck.pid, stuck.peer_pid]).filter(|pid| *pid != 0);
+        let listeners = self.listeners.iter().map(|listener| listener.pid);
+        failures.chain(owners).chain(processes).chain(listeners).chain(stuck).collect()
     }
 }
 
@@ -249,5 +310,36 @@ impl Default for TcpPeer {
 impl Default for TcpListener {
     fn default() -> Self {
         Self { local: NOWHERE, port: 0, net_namespace: 0, pid: 0, comm: String::new(), drops: 0, queued: 0, backlog: 0 }
+    }
+}
+
+impl Default for TcpStuck {
+    fn default() -> Self {
+        Self {
+            local: NOWHERE,
+            local_port: 0,
+            remote: NOWHERE,
+            remote_port: 0,
+            outgoing: false,
+            net_namespace: 0,
+            pid: 0,
+            comm: String::new(),
+            peer_pid: 0,
+            peer_comm: String::new(),
+            outstanding_seconds: 0.0,
+            retransmits: 0,
+            closed_seconds: 0.0,
+            probes: 0,
+            silent_seconds: 0.0,
+            unacknowledged_bytes: 0,
+            unacknowledged_segments: 0,
+            arrived_segments: 0,
+            unsent_bytes: 0,
+            acknowledged_bytes: 0,
+            acknowledged_segments: 0,
+            segment_bytes: 0,
+            others_silent_seconds: None,
+            others_losing: 0,
+        }
     }
 }

@@ -3,12 +3,15 @@
 mod cpu;
 mod descriptors;
 mod disk;
+pub(crate) mod dns;
 mod filesystem;
 mod memory;
 mod neighbours;
 mod network;
+mod programs;
 mod several;
 mod standing;
+mod stuck;
 mod syscalls;
 
 use super::case::Case;
@@ -19,12 +22,15 @@ pub(super) fn all() -> impl Iterator<Item = &'static Case> {
         neighbours::CASES,
         filesystem::CASES,
         network::CASES,
+        dns::CASES,
+        stuck::CASES,
         cpu::CASES,
         descriptors::CASES,
         memory::CASES,
         syscalls::CASES,
         several::CASES,
         standing::CASES,
+        programs::CASES,
     ];
     groups.into_iter().flatten()
 }

@@ -82,12 +82,12 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// Proves that a thread of a session sleeps in one of these functions of the kernel.
-fn sleeps(staged: Staged, who: &str, session: u32, channels: &'static [&'static str]) -> Staged {
+pub(super) fn sleeps(staged: Staged, who: &str, session: u32, channels: &'static [&'static str]) -> Staged {
     staged.reaches(&format!("{who} asleep there"), 1.0, move || Ok(f64::from(u8::from(is_in(session, channels)))))
 }
 
 /// Whether any thread of a session sleeps in one of these functions.
-fn is_in(session: u32, channels: &[&str]) -> bool {
+pub(super) fn is_in(session: u32, channels: &[&str]) -> bool {
     let sleeps = |pid: u32| {
         let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
         let mut channel =
@@ -98,12 +98,12 @@ fn is_in(session: u32, channels: &[&str]) -> bool {
 }
 
 /// The letter of a process's state.
-fn state(pid: u32) -> char {
+pub(super) fn state(pid: u32) -> char {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).unwrap_or('?')
 }
 
-const PIPE_WRITE: &[&str] = &["pipe_write"];
+pub(super) const PIPE_WRITE: &[&str] = &["pipe_write"];
 
 fn stopped_log_reader(scene: &mut Scene) -> Result<Staged> {
     let service = "import time\nwhile True: print('GET /api 200'*50); time.sleep(.005)";

@@ -304,6 +304,7 @@ impl Sampler for Sampled {
             stalls: standing.stalls,
             held: standing.held,
             full_listeners: standing.full_listeners,
+            dns_waits: standing.dns_waits,
         });
         self.gaps.tell(signals);
     }

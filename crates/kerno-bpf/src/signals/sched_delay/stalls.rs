@@ -1,19 +1,23 @@
 //! Threads that stand still because others do not do their part. The tasks tell which threads have not run; what each of these waits for
 //! is read once a sleep, and only where that may be another's fault is looked who that is.
 
+mod queries;
 mod told;
 
 use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::engine::{FastMap, Gap, Gaps, Question, Tick, proc_has_host_pids};
 use crate::waits::asleep::{self, Doing, Target};
 use crate::waits::chain::{self, Chain, Look, Step};
+use crate::waits::dns::Askers;
 use crate::waits::net::UnixSockets;
 use crate::waits::state::{self, Condition};
-use kerno_model::{FullListener, HeldProcess, ListenerHolder, Stall};
+use kerno_model::{DnsWait, FullListener, HeldProcess, ListenerHolder, Stall};
 
+use queries::Queries;
 use told::{of_condition, stall};
 
 /// The most stalls, held processes and full listeners, each, that are named.
@@ -54,6 +58,8 @@ enum Kind {
     Pushes(Doing),
     /// Waits for what somebody else may do or not: a read, a child.
     Pulls(Doing),
+    /// Waits for an answer of this DNS server.
+    Asks(SocketAddr),
 }
 
 /// Another look at the same thing shows whether it moves.
@@ -79,6 +85,7 @@ pub(super) struct Stalls {
     frozen_looked: bool,
     listeners: HashMap<u64, FullListener>,
     listener_looks: u32,
+    queries: Queries,
     begun_ns: u64,
 }
 
@@ -88,6 +95,7 @@ pub(super) struct Standing {
     pub(super) stalls: Vec<Stall>,
     pub(super) held: Vec<HeldProcess>,
     pub(super) full_listeners: Vec<FullListener>,
+    pub(super) dns_waits: Vec<DnsWait>,
 }
 
 /// A thread that has slept long, and since when.
@@ -107,6 +115,7 @@ impl Stalls {
         self.frozen_looked = false;
         self.listeners.clear();
         self.listener_looks = 0;
+        self.queries.begin();
     }
 
     pub(super) fn sample(&mut self, tick: &Tick<'_>) {
@@ -116,12 +125,21 @@ impl Stalls {
         }
         let sleepers = sleepers(tick, LONG_NS);
         self.ask(tick, &sleepers);
+        self.note_queries(tick, &sleepers);
         self.look_at_levels(tick, &sleepers);
         self.look_ahead(tick, &sleepers);
         // Not all of it in one sample: a window has about 24.
         let looks = LISTENER_LOOKS.min(tick.left.map_or(LISTENER_LOOKS, |left| u32::try_from(left / 5).unwrap_or(0)));
         if self.listener_looks == 0 || self.listener_looks < LISTENER_LOOKS.saturating_sub(looks) {
             self.look_at_listeners(tick);
+        }
+    }
+
+    fn note_queries(&mut self, tick: &Tick<'_>, sleepers: &[Sleeper]) {
+        for sleeper in sleepers {
+            if let Some((Kind::Asks(server), _)) = self.known.get(&sleeper.sleep) {
+                self.queries.note(tick, sleeper, *server);
+            }
         }
     }
 
@@ -161,7 +179,10 @@ impl Stalls {
         for some in new.chunks(CHUNK) {
             let Some(first) = some.first().filter(|_| asked < MAX_ASKED && begun.elapsed() < ASKING) else { break };
             let threads: Vec<_> = some.iter().map(|sleeper| (sleeper.pid, sleeper.sleep.0)).collect();
-            let kinds = move || threads.into_iter().map(|(pid, tid)| kind(pid, tid)).collect::<Vec<_>>();
+            let kinds = move || {
+                let mut askers = Askers::default();
+                threads.into_iter().map(|(pid, tid)| kind(pid, tid, &mut askers)).collect::<Vec<_>>()
+            };
             let answer = tick.resolver.ask(Question::Calls(first.sleep.0, first.sleep.2), kinds);
             asked += some.len();
             // One of them hangs: none of these is asked again in its sleep.
@@ -279,6 +300,7 @@ impl Stalls {
         }
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a duration")]
         let long_ns = ((tick.seconds * SHARE * 1e9) as u64).max(LONG_NS);
+        let all = sleepers(tick, LONG_NS);
         let sleepers = sleepers(tick, long_ns);
         self.ask(tick, &sleepers);
         self.unasked += std::mem::take(&mut self.lost);
@@ -293,6 +315,12 @@ impl Stalls {
             });
         }
         self.look_for_frozen(tick);
+        self.note_queries(tick, &all);
+        standing.dns_waits = self.queries.take(|sleep| all.iter().any(|sleeper| sleeper.sleep == *sleep));
+        if self.queries.beyond > 0 {
+            let what = "some waits for DNS servers".to_owned();
+            gaps.add(Gap { what, reason: "there are more than are kept".into() });
+        }
         let mut held = self.held(tick, long_ns);
         let of = |want: fn(&Kind) -> bool| {
             let wanted = |sleeper: &&Sleeper| self.known.get(&sleeper.sleep).is_some_and(|(kind, _)| want(kind));
@@ -301,7 +329,8 @@ impl Stalls {
         let mut pushing = of(|kind| matches!(kind, Kind::Pushes(_)));
         let pulling = of(|kind| matches!(kind, Kind::Pulls(_)));
         let blocked: Vec<u32> = sleepers.iter().filter(|sleeper| sleeper.uninterruptible).map(|s| s.pid).collect();
-        if pushing.is_empty() && held.is_empty() && blocked.is_empty() && self.listeners.is_empty() {
+        let nothing = pushing.is_empty() && held.is_empty() && blocked.is_empty() && self.listeners.is_empty();
+        if nothing && standing.dns_waits.is_empty() {
             self.look = None;
             return standing;
         }
@@ -329,8 +358,9 @@ impl Stalls {
         }
         self.follow(tick, &look, &pushing, &mut standing);
         self.name_listeners(&look, &mut standing);
-        let waited_for: HashSet<u32> =
-            standing.stalls.iter().flat_map(|stall| &stall.chain).map(|step| step.pid).collect();
+        queries::name_servers(tick, &look, &mut standing.dns_waits);
+        let steps = standing.stalls.iter().flat_map(|stall| &stall.chain).map(|step| step.pid);
+        let waited_for: HashSet<u32> = steps.chain(standing.dns_waits.iter().map(|wait| wait.server_pid)).collect();
         let questions = held.iter().take(MAX_STUCK).map(|held| {
             let (look, pid) = (Arc::clone(&look), held.pid);
             (Question::Backlogs(pid), move || chain::backlogs(&look, pid))
@@ -481,8 +511,11 @@ fn seconds(ns: u64) -> f64 {
 }
 
 /// What a sleep is for.
-fn kind(pid: u32, tid: u32) -> Kind {
+fn kind(pid: u32, tid: u32, askers: &mut Askers) -> Kind {
     let Ok(doing) = asleep::doing(pid, tid) else { return Kind::Idle };
+    if let Some(server) = askers.asked(pid, doing) {
+        return Kind::Asks(server);
+    }
     let leads_to_another = |fd: u32, writes: bool| {
         let target = asleep::target(pid, fd);
         let ends = matches!(target, Some(Target::Pipe { .. } | Target::Fifo { .. } | Target::Socket { .. }));
@@ -526,7 +559,7 @@ fn related(tick: &Tick<'_>, look: &Look, stuck: &[u32]) -> HashSet<u32> {
         if let Some(tcp) = look.tcp(*pid) {
             let own: Vec<_> = tcp.iter().filter(|socket| inodes.contains(&socket.inode)).collect();
             for peer in tcp.iter().filter(|socket| socket.inode != 0 && !socket.listens) {
-                let to_it = |own: &&crate::waits::net::TcpSocket| {
+                let to_it = |own: &&crate::waits::net::InetSocket| {
                     (own.local == peer.remote && own.remote == peer.local)
                         || (own.listens && own.local.port() == peer.remote.port())
                 };

@@ -4,8 +4,10 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use super::services::Services;
 use super::sockets::Sockets;
-use super::wire::{FailureKey, FailureValue, INCOMING, LISTEN, OUTGOING, PeerKey, PeerValue, Row, SYN_SENT};
+use super::stuck;
+use super::wire::{FailureKey, FailureValue, LISTEN, PeerKey, PeerValue, Row, SYN_SENT, StuckValue};
 use crate::engine::FastMap;
 use kerno_model::{ConnectionOwner, ErrnoCount, Histogram};
 use kerno_model::{TcpFailure, TcpFailureReason, TcpListener, TcpPeer, TcpProcess, TcpSummary};
@@ -23,6 +25,8 @@ pub(super) struct Readings<'a> {
     pub(super) now: &'a Sockets,
     pub(super) peers: HashMap<PeerKey, PeerValue>,
     pub(super) failures: HashMap<FailureKey, FailureValue>,
+    /// By the address of the socket.
+    pub(super) stuck: HashMap<u64, StuckValue>,
     /// Listening sockets as they were at the latest sample, with the longest queue of all samples.
     pub(super) queues: &'a FastMap<u64, Row>,
 }
@@ -88,38 +92,8 @@ pub(super) fn gather(mut readings: Readings<'_>, name: impl Fn(u32) -> String, s
     summary.processes = gathered.processes(&name);
     let tried: HashSet<_> = summary.failures.iter().map(|f| (f.remote, f.port, f.net_namespace)).collect();
     summary.listeners = gathered.listeners(&name);
+    summary.stuck = stuck::told_of(&readings.stuck, (readings.before, readings.now), &gathered.services, &name);
     summary.peers = gathered.peers(&tried);
-}
-
-/// Where services listen, and whose they are.
-#[derive(Debug)]
-struct Services {
-    listening: FastMap<(u32, u16), u32>,
-}
-
-impl Services {
-    fn key(&self, row: &Row) -> PeerKey {
-        let outgoing = match row.direction {
-            OUTGOING => true,
-            INCOMING => false,
-            // As the kernel side decides, but that a listener there tells for sure.
-            _ => !self.listening.contains_key(&(row.netns, row.local_port)) && row.remote_port < row.local_port,
-        };
-        PeerKey {
-            remote: row.remote,
-            netns: row.netns,
-            port: if outgoing { row.remote_port } else { row.local_port },
-            family: row.family,
-            outgoing: u8::from(outgoing),
-            window: 0,
-            pad0: 0,
-        }
-    }
-
-    /// Who listens where the connections of this peer come to; 0 when that cannot be told.
-    fn listener(&self, key: &PeerKey) -> u32 {
-        if key.outgoing != 0 { 0 } else { self.listening.get(&(key.netns, key.port)).copied().unwrap_or(0) }
-    }
 }
 
 struct Gathered<'a> {
@@ -131,15 +105,8 @@ struct Gathered<'a> {
 
 impl<'a> Gathered<'a> {
     fn new(readings: &'a Readings<'a>) -> Self {
-        let mut listening = FastMap::default();
-        for (row, pid) in readings.now.with_owners().filter(|(row, _)| row.state == LISTEN) {
-            let known = listening.entry((row.netns, row.local_port)).or_insert(pid);
-            // Of several that share a port the lowest, so that it is always the same.
-            if pid != 0 && (*known == 0 || pid < *known) {
-                *known = pid;
-            }
-        }
-        Self { readings, services: Services { listening }, peers: FastMap::default(), processes: FastMap::default() }
+        let services = Services::of(readings.now);
+        Self { readings, services, peers: FastMap::default(), processes: FastMap::default() }
     }
 
     fn process(&mut self, pid: u32, connections: u64, open: u64, sent: Sent) {
@@ -391,7 +358,7 @@ mod tests {
     use zerocopy::FromZeros as _;
 
     use super::super::sockets::Filling;
-    use super::super::wire::INCOMING;
+    use super::super::wire::{INCOMING, OUTGOING};
     use super::*;
 
     fn row(sock: u64, remote: u8, segments: u32, edit: impl FnOnce(&mut Row)) -> Row {
@@ -417,7 +384,7 @@ mod tests {
     }
 
     fn key(remote: u8) -> PeerKey {
-        Services { listening: FastMap::default() }.key(&row(0, remote, 0, |_| {}))
+        Services::default().key(&row(0, remote, 0, |_| {}))
     }
 
     fn owners(peer: &TcpPeer) -> Vec<(u32, u64)> {
@@ -427,7 +394,7 @@ mod tests {
     fn gathered(before: Sockets, now: Sockets, peers: HashMap<PeerKey, PeerValue>) -> TcpSummary {
         let queue = row(9, 0, 0, |r| (r.state, r.queued) = (LISTEN, 4));
         let (failures, queues) = (HashMap::new(), FastMap::from_iter([(9, queue)]));
-        let readings = Readings { before: &before, now: &now, peers, failures, queues: &queues };
+        let readings = Readings { before: &before, now: &now, peers, failures, stuck: HashMap::new(), queues: &queues };
         let mut summary = TcpSummary::default();
         gather(readings, |pid| format!("name {pid}"), &mut summary);
         summary

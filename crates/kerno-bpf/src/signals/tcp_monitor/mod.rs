@@ -62,7 +62,9 @@ mod event;
 mod gather;
 mod loader;
 mod sampler;
+mod services;
 mod sockets;
+mod stuck;
 mod walk;
 mod wire;
 

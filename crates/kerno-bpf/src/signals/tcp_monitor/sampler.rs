@@ -6,7 +6,7 @@ use super::counters::Counters;
 use super::gather::{Readings, gather};
 use super::sockets::{Filling, Sockets};
 use super::walk::{self, Namespace, Part, Walk};
-use super::wire::{Block, Counts, FailureKey, FailureValue, LISTEN, PeerKey, PeerValue, Row};
+use super::wire::{Block, Counts, FailureKey, FailureValue, LISTEN, PeerKey, PeerValue, Row, StuckKey, StuckValue};
 use crate::engine::{Cumulative, FastMap, Gap, Gaps, Sampler, Tick, is_gone};
 use crate::probe::{Hook, Host, KernelHash, LoadError, MappedBlocks, Object, Plan, SummaryPrograms, running_kernel};
 use kerno_model::KernelVersion;
@@ -67,6 +67,7 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
         blocks: programs.mapped("blocks")?,
         peers: programs.hash("peers")?,
         failures: programs.hash("failures")?,
+        stuck: programs.hash("stuck")?,
         programs,
         before: Reading::default(),
         walk: Walk::default(),
@@ -88,6 +89,7 @@ struct Sampled {
     blocks: MappedBlocks<Block>,
     peers: KernelHash<PeerKey, PeerValue>,
     failures: KernelHash<FailureKey, FailureValue>,
+    stuck: KernelHash<StuckKey, StuckValue>,
     programs: SummaryPrograms,
     /// As it was when the window began.
     before: Reading,
@@ -253,6 +255,14 @@ impl Sampled {
         failures
     }
 
+    /// By the address of the socket.
+    fn take_stuck(&mut self) -> HashMap<u64, StuckValue> {
+        let now = self.window;
+        let taken = self.stuck.take(|key| key.window < now);
+        let taken = self.gaps.note("connections on which nothing moves", taken).unwrap_or_default();
+        taken.into_iter().map(|(key, value)| (key.sock, value)).collect()
+    }
+
     fn connections(&self) -> u64 {
         let before = self.before.sockets.rows().filter(|row| row.is_connection()).count() as u64;
         let Counts { opened, accepted, closed, .. } = self.counts().since(self.before.totals.counts);
@@ -270,7 +280,7 @@ impl Sampler for Sampled {
         if !std::mem::replace(&mut self.begun, true) {
             self.before = self.read(tick);
             // Of connections that ended before they were looked at.
-            drop((self.take_peers(), self.take_failures()));
+            drop((self.take_peers(), self.take_failures(), self.take_stuck()));
             for namespace in &self.before.namespaces {
                 let counters = self.counters.entry(namespace.inode).or_insert(Cumulative::new(COUNTERS));
                 counters.begin(Counters::read(*namespace));
@@ -289,14 +299,14 @@ impl Sampler for Sampled {
     fn finish(&mut self, tick: &Tick<'_>, signals: &mut Window) {
         let mut summary = TcpSummary::default();
         let now = self.read(tick);
-        let (mut peers, failures) = (self.take_peers(), self.take_failures());
+        let (mut peers, failures, stuck) = (self.take_peers(), self.take_failures(), self.take_stuck());
         // What ended there had sent some of that before the window, which cannot be told now.
         peers.retain(|key, _| !now.unread.contains(&key.netns));
         let Counts { opened, accepted, closed, reset } = now.totals.counts.since(self.before.totals.counts);
         (summary.opened, summary.accepted, summary.closed, summary.reset) = (opened, accepted, closed, reset);
         summary.rtt_us.add_kernel_delta(&now.totals.rtt_us, &self.before.totals.rtt_us);
         let readings =
-            Readings { before: &self.before.sockets, now: &now.sockets, peers, failures, queues: &self.queues };
+            Readings { before: &self.before.sockets, now: &now.sockets, peers, failures, stuck, queues: &self.queues };
         let name = |pid| {
             let process = tick.tasks.process(pid);
             process.map(|process| process.row.comm.to_str_lossy().into_owned()).unwrap_or_default()

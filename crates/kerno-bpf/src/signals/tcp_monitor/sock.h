@@ -76,6 +76,7 @@ struct inet_sock {
 
 struct inet_connection_sock {
 	__u8 icsk_retransmits; /* of the oldest segment that is not acknowledged, in a row */
+	__u8 icsk_probes_out; /* of a closed window or of an idle connection, not answered */
 } CORE;
 
 struct minmax_sample {
@@ -98,6 +99,14 @@ struct tcp_sock {
 	struct minmax rtt_min; /* of the last minutes, in microseconds; all ones before the first measurement */
 	__u32 srtt_us; /* eight times the smoothed round trip */
 	__u32 total_retrans;
+	__u32 retrans_stamp; /* when what had to be sent again was sent before, in milliseconds; 0 when all has arrived */
+	__u32 rcv_tstamp; /* when an acknowledgement came last, in jiffies */
+	__u32 lsndtime; /* when data was sent last, also again, in jiffies */
+	__u32 snd_wnd; /* what the other end has room for, in bytes */
+	__u32 mss_cache; /* the most data of a segment, in bytes */
+	__u32 packets_out; /* segments that are not acknowledged */
+	__u32 sacked_out; /* of these, segments that have arrived behind a gap */
+	__u32 delivered; /* segments that have arrived */
 	__u32 dsack_dups; /* segments that the other end told us it got twice */
 } CORE;
 

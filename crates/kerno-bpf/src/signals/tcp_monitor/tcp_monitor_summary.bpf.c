@@ -19,6 +19,7 @@
 #include "sock.h"
 #include "direction.h"
 #include "met.h"
+#include "stuck.h"
 
 #define ETIMEDOUT 110
 
@@ -462,8 +463,10 @@ struct tcp_row {
 	__u8 direction;
 	__u8 pad0;
 	__u32 spurious; /* of the segments sent again, those that had arrived all the same */
+	__u32 silent_jiffies; /* since the last acknowledgement, of whatever */
+	__u32 pad1;
 };
-_Static_assert(sizeof(struct tcp_row) == 96, "struct tcp_row changed size");
+_Static_assert(sizeof(struct tcp_row) == 104, "struct tcp_row changed size");
 const volatile struct tcp_row *const volatile layout_of_tcp_row SEC(".rodata") = NULL;
 
 struct bpf_iter__tcp {
@@ -541,8 +544,11 @@ static __always_inline void write_row(struct bpf_iter__tcp *ctx, struct sock_com
 		if (row.min_rtt_us == ~0u)
 			row.min_rtt_us = 0;
 		row.direction = direction_of(tcp, state);
+		row.silent_jiffies = (__u32)bpf_jiffies64() - tcp->rcv_tstamp;
 		if (!meet(common))
 			count_overflow();
+		if (state != TCP_SYN_SENT)
+			look_whether_stuck(tcp, row.sock, window_now());
 	}
 	if (state == TCP_SYN_SENT) {
 		who = connects_find(sk);

@@ -181,11 +181,17 @@ pub(super) struct Row {
     pub(super) direction: u8,
     pub(super) pad0: u8,
     pub(super) spurious: u32,
+    pub(super) silent_jiffies: u32,
+    pub(super) pad1: u32,
 }
 
 impl Row {
     pub(super) const fn local(&self) -> IpAddr {
         address(self.family, self.local)
+    }
+
+    pub(super) const fn remote(&self) -> IpAddr {
+        address(self.family, self.remote)
     }
 
     /// It is or was a connection: not a listener, and not one that is still to be opened.
@@ -208,6 +214,34 @@ impl Row {
             && self.retransmits >= earlier.retransmits
             && self.spurious >= earlier.spurious
     }
+}
+
+/// A connection on which nothing moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct StuckKey {
+    pub(super) sock: u64,
+    pub(super) window: u32,
+    pub(super) pad0: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct StuckValue {
+    pub(super) acked_bytes: u64,
+    pub(super) at_ns: u64,
+    pub(super) outstanding_ms: u32,
+    pub(super) unsent_jiffies: u32,
+    pub(super) unacked_bytes: u32,
+    pub(super) unsent_bytes: u32,
+    pub(super) unacked_segments: u32,
+    pub(super) sacked_segments: u32,
+    pub(super) delivered_segments: u32,
+    pub(super) mss_bytes: u32,
+    pub(super) room_bytes: u32,
+    pub(super) retransmits: u8,
+    pub(super) probes: u8,
+    pub(super) pad0: [u8; 2],
 }
 
 /// A process that has a socket open.
@@ -246,8 +280,14 @@ mod tests {
         let fields = fields!(FailureValue: first_ns count comm);
         assert_matches(object, "failure_value", size_of::<FailureValue>(), fields);
         let fields = fields!(Row: sock since_ns local remote netns data_segments retransmits srtt_us min_rtt_us queued backlog
-            drops pid local_port remote_port family state direction pad0 spurious);
+            drops pid local_port remote_port family state direction pad0 spurious
+            silent_jiffies pad1);
         assert_matches(object, "tcp_row", size_of::<Row>(), fields);
+        let fields = fields!(StuckKey: sock window pad0);
+        assert_matches(object, "stuck_key", size_of::<StuckKey>(), fields);
+        let fields = fields!(StuckValue: acked_bytes at_ns outstanding_ms unsent_jiffies unacked_bytes unsent_bytes
+            unacked_segments sacked_segments delivered_segments mss_bytes room_bytes retransmits probes pad0);
+        assert_matches(object, "stuck_value", size_of::<StuckValue>(), fields);
         let fields = fields!(OwnerRow: sock started_ns pid pad0);
         assert_matches(object, "owner_row", size_of::<OwnerRow>(), fields);
     }

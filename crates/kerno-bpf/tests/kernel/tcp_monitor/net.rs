@@ -128,8 +128,19 @@ pub(crate) fn reset_on_close(socket: &TcpStream) {
 
 /// From now on the socket sees no packet: each is dropped as if the wire had lost it.
 pub(crate) fn drop_packets(socket: &impl AsRawFd) {
-    let mut refuse = libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0 }; // BPF_RET, 0 bytes
-    let program = libc::sock_fprog { len: 1, filter: &raw mut refuse };
+    filter_packets(socket, &mut [libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0 }]); // BPF_RET, 0 bytes
+}
+
+/// From now on the socket sees no packet of more than so many bytes, the header of TCP included.
+pub(crate) fn drop_large_packets(socket: &impl AsRawFd, bytes: u32) {
+    let [load_length, is_larger] = [(0x80, 0, 0, 0), (0x25, 0, 1, bytes)]; // BPF_LD | BPF_LEN, BPF_JMP | BPF_JGT
+    let [drop, pass] = [(0x06, 0, 0, 0), (0x06, 0, 0, u32::MAX)]; // BPF_RET
+    let step = |(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k };
+    filter_packets(socket, &mut [load_length, is_larger, drop, pass].map(step));
+}
+
+fn filter_packets(socket: &impl AsRawFd, steps: &mut [libc::sock_filter]) {
+    let program = libc::sock_fprog { len: u16::try_from(steps.len()).unwrap(), filter: steps.as_mut_ptr() };
     set_option(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program);
 }
 

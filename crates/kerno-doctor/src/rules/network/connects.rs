@@ -31,6 +31,11 @@ rule! {
             |ties, a, b| ties.timed_out_to_same_remote(a, b),
             "what it sends to open connections is lost",
         ),
+        suffers(
+            Effect::PathBroken,
+            |ties, a, b| ties.timed_out_to_same_remote(a, b),
+            "open connections to that host get no answer either",
+        ),
     ];
     thresholds: {
         min_refused: 5.0 Count, 1.0 ..= 1e9, "failed attempts needed, other than those without an answer";

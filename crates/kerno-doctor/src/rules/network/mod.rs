@@ -1,9 +1,11 @@
 //! The network.
 
 pub(super) mod connects;
+pub(super) mod dns;
 pub(super) mod loss;
 pub(super) mod queue;
 pub(super) mod round_trips;
+pub(super) mod stuck;
 
 use std::net::IpAddr;
 
@@ -23,12 +25,14 @@ struct Namespace {
 impl Namespace {
     fn new(window: &Window, tcp: &TcpSummary, inode: u32) -> Self {
         match tcp.namespaces.iter().find(|namespace| namespace.inode == inode) {
-            Some(namespace) if !namespace.initial && namespace.pid != 0 => Self {
-                prefix: format!("nsenter -t {} -n ", namespace.pid),
-                target: Entity::Process(window.process_id(namespace.pid)),
-            },
+            Some(namespace) if !namespace.initial && namespace.pid != 0 => Self::of(window, namespace.pid),
             _ => Self { prefix: String::new(), target: Entity::Machine },
         }
+    }
+
+    /// That of a process.
+    fn of(window: &Window, pid: u32) -> Self {
+        Self { prefix: format!("nsenter -t {pid} -n "), target: Entity::Process(window.process_id(pid)) }
     }
 
     /// Adds commands that only look.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use kerno_model::amount::{number, span};
 use kerno_model::{Finding, HeldProcess, StallStep, StandingState, Subject, Unit, Window};
 
-use super::{Fault, blames, describe, fixes, instead, severity, waiting, way, who, with_state, worst};
+use super::{Fault, MAX_VICTIMS, blames, describe, fixes, instead, severity, waiting, way, who, with_state, worst};
 use crate::title::title;
 use crate::{Words, rule};
 
@@ -41,7 +41,14 @@ fn judge(window: &Window, rule: &StoppedProcess) -> Vec<Finding> {
         let finding = finding(window, rule, blame.root, held, blame.seconds(), blame.waits.len());
         findings.push(fixes(describe(finding, window, blame), window, blame.root));
     }
-    for held in held.into_values().filter(|held| held.queued > 0 && held.seconds >= rule.warning_seconds) {
+    for held in held.into_values().filter(|held| held.seconds >= rule.warning_seconds) {
+        // Those that wait for its answer to a datagram are in no queue that could be looked at.
+        let mut asking: Vec<_> = sched.dns_waits.iter().filter(|wait| wait.server_pid == held.pid).collect();
+        asking.sort_by_key(|wait| wait.pid);
+        asking.dedup_by_key(|wait| wait.pid);
+        if held.queued == 0 && asking.is_empty() {
+            continue;
+        }
         let root = StallStep {
             pid: held.pid,
             comm: held.comm.clone(),
@@ -53,7 +60,9 @@ fn judge(window: &Window, rule: &StoppedProcess) -> Vec<Finding> {
             ..StallStep::default()
         };
         let seconds = held.seconds.min(window.covered_seconds());
-        let finding = finding(window, rule, &root, Some(held), seconds, 0);
+        let mut finding = finding(window, rule, &root, Some(held), seconds, asking.len());
+        let victims = asking.iter().take(MAX_VICTIMS);
+        finding.victims.extend(victims.map(|wait| Subject::process(window, wait.pid, &wait.comm)));
         findings.push(fixes(with_state(finding, window, &root), window, &root));
     }
     worst(findings)

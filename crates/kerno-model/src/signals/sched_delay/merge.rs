@@ -6,8 +6,8 @@ use crate::merge::{
 };
 use crate::merged::{Inexact, Merged};
 use crate::{
-    BlockedTask, CgroupThrottle, CpuGroup, CpuHolder, CpuStat, FullListener, HeldProcess, Process, SchedSummary,
-    SchedWaiter, Series, Stall, TaskUse,
+    BlockedTask, CgroupThrottle, CpuGroup, CpuHolder, CpuStat, DnsWait, FullListener, HeldProcess, Process,
+    SchedSummary, SchedWaiter, Series, Stall, TaskUse,
 };
 
 /// Of one list of processes or of holders in one window.
@@ -21,6 +21,9 @@ const MAX_BLOCKED: usize = 32;
 
 /// Of stalls, of processes that are held, and of full listeners, each, in one window.
 const MAX_STALLS: usize = 32;
+
+/// Of waits for DNS servers in one window.
+const MAX_DNS_WAITS: usize = 64;
 
 const GROUP_PIDS: &str = "sched_delay.groups.pids";
 const THROTTLED_PIDS: &str = "sched_delay.throttled.pids";
@@ -48,6 +51,7 @@ impl Part for SchedSummary {
             full(Stall::LIST, self.stalls.len(), MAX_STALLS),
             full(HeldProcess::LIST, self.held.len(), MAX_STALLS),
             full(FullListener::LIST, self.full_listeners.len(), MAX_STALLS),
+            full(DnsWait::LIST, self.dns_waits.len(), MAX_DNS_WAITS),
         ];
         lists.into_iter().flatten().for_each(|list| notes.cut(list, None));
     }
@@ -66,6 +70,7 @@ impl Part for SchedSummary {
         join_list(&mut self.stalls, &later.stalls, joint);
         join_list(&mut self.held, &later.held, joint);
         join_list(&mut self.full_listeners, &later.full_listeners, joint);
+        join_list(&mut self.dns_waits, &later.dns_waits, joint);
     }
 
     fn rank_processes(&mut self, processes: &BTreeMap<u32, Process>, notes: &mut Merged) {
@@ -284,6 +289,31 @@ impl Entry for Stall {
     fn join(&mut self, later: &Self, _joint: &mut Joint<'_>) {
         let (seconds, moves) = (self.seconds.max(later.seconds), self.moves || later.moves);
         *self = Self { seconds, moves, ..later.clone() };
+    }
+
+    fn absent_later(&mut self, _joint: &mut Joint<'_>) -> bool {
+        self.at_end = false;
+        true
+    }
+
+    fn order(&self, other: &Self) -> Ordering {
+        other.seconds.total_cmp(&self.seconds).then((self.tid, self.since_ns).cmp(&(other.tid, other.since_ns)))
+    }
+}
+
+impl Entry for DnsWait {
+    const LIST: &'static str = "sched_delay.dns_waits";
+    const MAX: usize = 256;
+    const SELECTED: Selected = Selected::All;
+
+    /// Each sleep is one.
+    fn is(&self, later: &Self, joint: &Joint<'_>) -> bool {
+        let sleep = |wait: &Self| (wait.tid, wait.since_ns);
+        sleep(self) == sleep(later) && joint.same_process((self.pid, &self.comm), (later.pid, &later.comm))
+    }
+
+    fn join(&mut self, later: &Self, _joint: &mut Joint<'_>) {
+        *self = Self { seconds: self.seconds.max(later.seconds), ..later.clone() };
     }
 
     fn absent_later(&mut self, _joint: &mut Joint<'_>) -> bool {

@@ -225,5 +225,6 @@ impl Describe for SchedSummary {
         ("stalls[].*", "about single threads, without bound; for findings"),
         ("held[].*", "about single processes, without bound; for findings"),
         ("full_listeners[].*", "about single sockets, without bound; for findings"),
+        ("dns_waits[].*", "about single threads, without bound; for findings"),
     ];
 }

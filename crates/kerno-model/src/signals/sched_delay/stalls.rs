@@ -243,6 +243,36 @@ pub struct ListenerHolder {
     pub comm: String,
 }
 
+/// A thread that waited long for an answer of a DNS server: asleep until a UDP socket is ready that is connected to port 53, and that alone
+/// or with one more. So the resolver of the C library asks; programs that ask in an event loop are not seen.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
+pub struct DnsWait {
+    /// The process.
+    pub pid: u32,
+    /// The thread.
+    pub tid: u32,
+    /// The name of the process.
+    pub comm: String,
+    /// The server.
+    pub server: Option<Address>,
+    /// Network namespace, by inode number.
+    pub net_namespace: u32,
+    /// How long it has waited at least, in seconds.
+    pub seconds: f64,
+    /// When it fell asleep: `CLOCK_MONOTONIC`, in nanoseconds.
+    pub since_ns: u64,
+    /// Still asleep at the window's end.
+    pub at_end: bool,
+    /// The process that is the server, if it is in the same network namespace; else 0.
+    pub server_pid: u32,
+    /// Its name.
+    pub server_comm: String,
+    /// What it does.
+    pub server_state: StandingState,
+}
+
 impl Stall {
     /// The one that all wait for.
     pub fn root(&self) -> Option<&StallStep> {

@@ -42,6 +42,8 @@ impl Part for TcpSummary {
         join_list(&mut self.peers, &later.peers, joint);
         join_list(&mut self.processes, &later.processes, joint);
         join_list(&mut self.listeners, &later.listeners, joint);
+        // What is stuck is so at the end.
+        self.stuck.clone_from(&later.stuck);
     }
 
     fn shift(&mut self, _seconds: f64) {}

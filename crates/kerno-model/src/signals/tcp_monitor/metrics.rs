@@ -199,5 +199,6 @@ impl Describe for TcpSummary {
             "processes[].connections",
             "connections that were open, which windows may share; those that began are in `kerno.tcp.connections.*`",
         ),
+        ("stuck[].*", "by connection, which has no bound; what is wrong with them is told as findings"),
     ];
 }
