@@ -7,6 +7,7 @@
 //! - [`asleep`]: the call that a thread sleeps in, and what its descriptor leads to.
 //! - [`ends`]: which processes have the other end of it.
 //! - [`locks`]: who holds a lock of a file or a mutex.
+//! - [`namespaces`]: which one a process is in, and what it sees there.
 //! - [`state`]: why a process does not do its part.
 //! - [`places`]: at which file system or cgroup one is stuck.
 //! - [`chain`]: all this together, from a thread that waits to the one that all wait for.
@@ -18,6 +19,7 @@ pub(crate) mod asleep;
 pub(crate) mod chain;
 pub(crate) mod ends;
 pub(crate) mod locks;
+pub(crate) mod namespaces;
 pub(crate) mod net;
 pub(crate) mod places;
 pub(crate) mod state;

@@ -365,6 +365,14 @@ impl<'a> Ties<'a> {
         self.slow_calls(consequence).contains(&"connect").then(|| self.same_process(cause, consequence))?
     }
 
+    /// Errors that a limit gives, of a process that the cause says it gave them to.
+    pub(crate) fn same_limit(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
+        let errnos: Vec<i32> = cause.errnos().collect();
+        let pid = consequence.subject.pid()?;
+        let fails = cause.victims.iter().any(|victim| victim.pid() == Some(pid));
+        (fails && self.any_errno(consequence, &errnos)).then_some(Tie::Process)
+    }
+
     /// Connects to a Unix socket that fail because its backlog is full.
     pub(crate) fn refused_by_full_backlog(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
         let refused =

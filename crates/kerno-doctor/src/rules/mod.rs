@@ -4,6 +4,7 @@ mod calls;
 mod cpu;
 mod descriptors;
 mod files;
+mod limits;
 mod memory;
 mod network;
 pub(crate) mod objectives;
@@ -20,6 +21,7 @@ use crate::Rule;
 pub static ALL: &[Rule] = &[
     calls::latency::SyscallLatencyHigh::RULE,
     calls::error_rate::SyscallErrorRate::RULE,
+    limits::reached::LimitReached::RULE,
     network::loss::RetransmitStorm::RULE,
     network::round_trips::RttInflation::RULE,
     network::connects::ConnectFailures::RULE,

@@ -1,0 +1,163 @@
+//! Calls that fail with an error that a limit gives: at once looks how full the limits are, since whoever fails may give up.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::{Duration, Instant};
+
+use kerno_doctor::knowledge::limits;
+use kerno_model::{LimitFailure, Resource, TcpFailureReason, Window, errno, fill};
+
+use crate::limits::{Answer, read};
+
+use super::resolver::{Question, Resolver};
+use super::tasks::Tasks;
+
+/// The most failures that a window has.
+const MAX_FAILURES: usize = 16;
+/// The most of them that one sample looks at.
+const MAX_LOOKS: usize = 4;
+/// How often the limits of one failure that goes on are read again.
+const AGAIN: Duration = Duration::from_millis(1500);
+/// The most failures whose counts are remembered.
+const MAX_REMEMBERED: usize = 2048;
+
+/// Calls of a process that failed alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) pid: u32,
+    pub(crate) comm: String,
+    pub(crate) call: String,
+    pub(crate) errno: i32,
+    /// How many since the programs were loaded.
+    pub(crate) total: u64,
+}
+
+/// Whether a limit may be behind it that nothing else looks at: file descriptors have a signal of their own.
+pub(crate) fn may_be_a_limit(call: &str, errno: i32) -> bool {
+    !behind(call, errno).is_empty()
+}
+
+fn behind(call: &str, errno: i32) -> Vec<Resource> {
+    let watched = |resource: &Resource| !matches!(resource, Resource::Descriptors | Resource::OpenFiles);
+    limits::behind(call, errno).map(|entry| entry.resource).filter(watched).collect()
+}
+
+type Key = (u32, String, i32);
+
+/// What is known of failures, window by window.
+#[derive(Debug, Default)]
+pub(super) struct LimitWatch {
+    /// How often each had failed at the last look.
+    totals: BTreeMap<Key, u64>,
+    /// Of this window.
+    failures: BTreeMap<Key, Watched>,
+}
+
+#[derive(Debug)]
+struct Watched {
+    failure: LimitFailure,
+    /// When its limits were last read.
+    looked: Option<Instant>,
+    /// It has failed since.
+    again: bool,
+}
+
+impl LimitWatch {
+    /// Looks at the limits behind what failed since the last sample.
+    pub(super) fn notice(&mut self, failures: Vec<Failure>, tasks: &Tasks, resolver: &Resolver, now_ns: u64) {
+        let mut there = HashSet::new();
+        for failure in failures {
+            let key = (failure.pid, failure.call.clone(), failure.errno);
+            let before = self.totals.get(&key).copied().unwrap_or(0);
+            if self.totals.len() < MAX_REMEMBERED || self.totals.contains_key(&key) {
+                self.totals.insert(key.clone(), failure.total);
+                there.insert(key.clone());
+            }
+            if failure.total > before {
+                self.add(key, failure.comm, failure.total - before, now_ns);
+            }
+        }
+        if !there.is_empty() {
+            // Those that are gone have ended.
+            self.totals.retain(|key, _| there.contains(key));
+        }
+        self.look(tasks, resolver, false);
+    }
+
+    fn add(&mut self, key: Key, comm: String, count: u64, now_ns: u64) {
+        if self.failures.len() >= MAX_FAILURES && !self.failures.contains_key(&key) {
+            return;
+        }
+        let (pid, call, errno) = key.clone();
+        let watched = self.failures.entry(key).or_insert_with(|| Watched {
+            failure: fill!(LimitFailure { pid, comm, call, errno, first_ns: now_ns }),
+            looked: None,
+            again: true,
+        });
+        watched.failure.count = watched.failure.count.saturating_add(count);
+        watched.again = true;
+    }
+
+    /// Asks for limits that were never read, and for those of what goes on.
+    fn look(&mut self, tasks: &Tasks, resolver: &Resolver, last: bool) {
+        let due = |watched: &&mut Watched| watched.again && watched.looked.is_none_or(|looked| last || looked.elapsed() >= AGAIN);
+        let mut due: Vec<_> = self.failures.values_mut().filter(due).collect();
+        // Those first that were not looked at yet.
+        due.sort_by_key(|watched| watched.looked.is_some());
+        due.truncate(MAX_LOOKS);
+        let questions = due.iter().map(|watched| {
+            let failure = &watched.failure;
+            let (pid, wanted) = (failure.pid, behind(&failure.call, failure.errno));
+            let parent = tasks.process(pid).map(|process| process.row.parent_pid);
+            (Question::Limits(pid, failure.call.clone(), failure.errno), move || read(pid, parent, &wanted))
+        });
+        let answers: Vec<Result<Answer, _>> = resolver.ask_all(questions.collect::<Vec<_>>());
+        for (watched, answer) in due.into_iter().zip(answers) {
+            // What comes late is taken at the next sample.
+            let Ok(answer) = answer else { continue };
+            watched.looked = Some(Instant::now());
+            watched.again = false;
+            watched.failure.ended = answer.ended && (watched.failure.ended || watched.failure.limits.is_empty());
+            watched.failure.looked(answer.limits);
+        }
+    }
+
+    /// Ends the window: what was found goes into it.
+    pub(super) fn finish(&mut self, window: &mut Window, tasks: &Tasks, resolver: &Resolver) {
+        // A connection that nobody answers has no error while it waits, or when its program gave it up. A full table of tracked connections drops
+        // what is sent here, so that it looks like a host that is down.
+        let unanswered = window.tcp_monitor.iter().flat_map(|tcp| &tcp.failures);
+        let unanswered = unanswered.filter(|failure| failure.reason == TcpFailureReason::TimedOut && failure.pid != 0);
+        for failure in unanswered {
+            let key = (failure.pid, "connect".to_owned(), errno::ETIMEDOUT);
+            self.add(key, failure.comm.clone(), failure.count, failure.first_ns);
+        }
+        self.look(tasks, resolver, true);
+        let failures = std::mem::take(&mut self.failures).into_values();
+        window.limits = failures.filter(|watched| watched.looked.is_some()).map(|watched| watched.failure).collect();
+        window.limits.sort_by_key(|failure| (std::cmp::Reverse(failure.count), failure.pid, failure.errno));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_descriptors_are_left_to_their_signal() {
+        assert!(!may_be_a_limit("openat", errno::EMFILE) && !may_be_a_limit("read", errno::EAGAIN));
+        assert!(may_be_a_limit("inotify_init1", errno::EMFILE) && may_be_a_limit("clone3", errno::EAGAIN));
+        assert_eq!(behind("add_key", errno::EDQUOT), [Resource::Keys, Resource::KeyBytes]);
+    }
+
+    #[test]
+    fn a_window_has_so_many_failures_at_most() {
+        let mut watch = LimitWatch::default();
+        for pid in 1..1000 {
+            watch.add((pid, "clone".into(), errno::EAGAIN), "a".into(), 3, 7);
+            watch.add((pid, "clone".into(), errno::EAGAIN), "a".into(), 4, 9);
+        }
+        assert_eq!(watch.failures.len(), MAX_FAILURES);
+        let one = &watch.failures.values().next().unwrap().failure;
+        assert_eq!((one.count, one.first_ns, one.pid), (7, 7, 1));
+    }
+}

@@ -1,0 +1,202 @@
+//! Processes and threads.
+
+use std::collections::HashMap;
+
+use kerno_model::{LimitScope, LimitUse, Resource};
+
+use crate::engine::{Hierarchy, read_numbers};
+use crate::waits::namespaces::{self, Kind};
+
+use super::{View, number};
+
+pub(super) fn read(view: &View, wants: &dyn Fn(&[Resource]) -> bool, found: &mut Vec<LimitUse>) {
+    if wants(&[Resource::Pids]) {
+        of_cgroups(view, found);
+    }
+    if wants(&[Resource::Threads]) {
+        found.extend(of_machine(view));
+    }
+    if wants(&[Resource::ProcessIds]) {
+        found.extend(of_namespace(view));
+    }
+    if wants(&[Resource::UserProcesses]) {
+        found.extend(of_user(view));
+    }
+    if wants(&[Resource::CgroupMemory]) {
+        of_memory(view, found);
+    }
+}
+
+/// The path of a process in the hierarchy of a controller.
+pub(super) fn cgroup_path(pid: u32, controller: &str, v2: bool) -> Option<String> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    text.lines().find_map(|line| {
+        let mut fields = line.splitn(3, ':');
+        let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+        let is_it = if v2 { controllers.is_empty() } else { controllers.split(',').any(|name| name == controller) };
+        is_it.then(|| path.strip_suffix(" (deleted)").unwrap_or(path).to_owned())
+    })
+}
+
+/// A cgroup and those above it, without the root: path by path.
+pub(super) fn levels(path: &str) -> impl Iterator<Item = &str> {
+    let ends = path.match_indices('/').map(|(at, _)| at).skip(1).chain([path.len()]);
+    ends.filter_map(move |end| path.get(..end)).filter(|level| level.len() > 1)
+}
+
+fn is_at_or_below(path: &str, level: &str) -> bool {
+    path.strip_prefix(level).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn of_cgroups(view: &View, found: &mut Vec<LimitUse>) {
+    let Some(hierarchy) = Hierarchy::of_controller("pids") else { return };
+    let Some(path) = cgroup_path(view.pid, "pids", hierarchy.v2) else { return };
+    let mut paths: Option<HashMap<u32, String>> = None;
+    for level in levels(&path) {
+        let dir = hierarchy.mount.join(level.trim_start_matches('/'));
+        let read = |file: &str| number(&dir.join(file).to_string_lossy());
+        // Without a limit it says "max".
+        let (Some(limit), Some(used)) = (read("pids.max"), read("pids.current")) else { continue };
+        let mut entry = LimitUse::new(Resource::Pids, LimitScope::Cgroup, used, limit).at(level);
+        entry.refused = read_numbers(&dir.join("pids.events")).ok().and_then(|events| events.get("max").copied()).unwrap_or(0);
+        let paths = paths.get_or_insert_with(|| cgroups_of_all(view, hierarchy.v2));
+        let inside = view.processes().all.iter().filter(|process| paths.get(&process.pid).is_some_and(|path| is_at_or_below(path, level)));
+        let amounts: Vec<_> = inside.map(|process| (process.pid, process.threads)).collect();
+        entry.holders = view.processes().holders(&amounts, used);
+        entry.idle = zombies(view, &amounts);
+        found.push(entry);
+    }
+}
+
+fn zombies(view: &View, amounts: &[(u32, u64)]) -> u64 {
+    amounts.iter().filter(|(pid, _)| view.processes().get(*pid).is_some_and(|process| process.zombie)).count() as u64
+}
+
+/// Where each process is. A cgroup of v1 does not tell of zombies, though they still count: they were where their parent is.
+fn cgroups_of_all(view: &View, v2: bool) -> HashMap<u32, String> {
+    let all = view.processes();
+    let path = |pid| cgroup_path(pid, "pids", v2);
+    let mut paths: HashMap<u32, String> = all.all.iter().filter_map(|process| Some((process.pid, path(process.pid)?))).collect();
+    if !v2 {
+        for zombie in all.all.iter().filter(|process| process.zombie) {
+            if let Some(parent) = paths.get(&zombie.parent).cloned() {
+                paths.insert(zombie.pid, parent);
+            }
+        }
+    }
+    paths
+}
+
+fn of_machine(view: &View) -> Option<LimitUse> {
+    let limit = number("/proc/sys/kernel/threads-max")?;
+    // The number of threads, behind the slash of the fourth field.
+    let loads = std::fs::read_to_string("/proc/loadavg").ok()?;
+    let used = loads.split_whitespace().nth(3)?.split_once('/')?.1.parse().ok()?;
+    let mut entry = LimitUse::new(Resource::Threads, LimitScope::Machine, used, limit);
+    if entry.is_full() || view.all {
+        let amounts: Vec<_> = view.processes().all.iter().map(|process| (process.pid, process.threads)).collect();
+        entry.holders = view.processes().holders(&amounts, used);
+        entry.idle = zombies(view, &amounts);
+    }
+    Some(entry)
+}
+
+/// Ids are those of the process's pid namespace; since Linux 6.14 each such namespace has a limit of its own.
+fn of_namespace(view: &View) -> Option<LimitUse> {
+    const FILE: &str = "/proc/sys/kernel/pid_max";
+    let own = namespaces::inode(view.pid, Kind::Pid)?;
+    let machine = namespaces::inode(1, Kind::Pid) == Some(own);
+    let limit = if machine {
+        number(FILE)
+    } else {
+        namespaces::read_within(view.pid, &[Kind::Pid], &[FILE]).ok()?.into_iter().next()??.trim().parse().ok()
+    };
+    let inside = |pid: u32| machine || namespaces::inode(pid, Kind::Pid) == Some(own);
+    let all = view.processes();
+    // Each process of a namespace inside has an id here, too; those of its own children are few.
+    let amounts: Vec<_> = all.all.iter().filter(|process| inside(process.pid)).map(|process| (process.pid, process.threads)).collect();
+    let used = amounts.iter().map(|(_, threads)| threads).sum();
+    let mut entry = LimitUse::new(Resource::ProcessIds, LimitScope::PidNamespace, used, limit?);
+    if !machine {
+        entry.place = own.to_string();
+    }
+    entry.holders = all.holders(&amounts, used);
+    entry.idle = zombies(view, &amounts);
+    Some(entry)
+}
+
+/// Root, and whoever has `CAP_SYS_RESOURCE` or `CAP_SYS_ADMIN`, may exceed it.
+fn of_user(view: &View) -> Option<LimitUse> {
+    const MAY: u64 = 1 << 24 | 1 << 21;
+    let status = view.text("status")?;
+    let uid = real_uid(&status)?;
+    let namespace = namespaces::inode(view.pid, Kind::User);
+    let initial = namespace == namespaces::inode(1, Kind::User);
+    let capable = initial && field(&status, "CapEff:").and_then(|caps| u64::from_str_radix(caps, 16).ok()).is_some_and(|caps| caps & MAY != 0);
+    if (uid == 0 && initial) || capable {
+        return None;
+    }
+    let limit = super::process::limit(view, "Max processes")?;
+    let same = |pid: u32| {
+        let status = std::fs::read(format!("/proc/{pid}/status")).ok()?;
+        (real_uid(&String::from_utf8_lossy(&status))? == uid && namespaces::inode(pid, Kind::User) == namespace).then_some(())
+    };
+    // The namespace of a zombie cannot be read any more: it is taken for that of its parent.
+    let of_user = |pid: u32, zombie: bool, parent: u32| same(pid).is_some() || (zombie && same(parent).is_some());
+    let all = view.processes();
+    let inside = all.all.iter().filter(|process| of_user(process.pid, process.zombie, process.parent));
+    let amounts: Vec<_> = inside.map(|process| (process.pid, process.threads)).collect();
+    let used = amounts.iter().map(|(_, threads)| threads).sum();
+    let mut entry = LimitUse::new(Resource::UserProcesses, LimitScope::User, used, limit).at(uid.to_string());
+    entry.holders = all.holders(&amounts, used);
+    entry.idle = zombies(view, &amounts);
+    Some(entry)
+}
+
+/// What a line of `/proc/PID/status` says, the first word.
+pub(super) fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()
+}
+
+pub(super) fn real_uid(status: &str) -> Option<u32> {
+    field(status, "Uid:")?.parse().ok()
+}
+
+fn of_memory(view: &View, found: &mut Vec<LimitUse>) {
+    let Some(hierarchy) = Hierarchy::of_controller("memory") else { return };
+    let Some(path) = cgroup_path(view.pid, "memory", hierarchy.v2) else { return };
+    let (max, current) =
+        if hierarchy.v2 { ("memory.max", "memory.current") } else { ("memory.limit_in_bytes", "memory.usage_in_bytes") };
+    for level in levels(&path) {
+        let dir = hierarchy.mount.join(level.trim_start_matches('/'));
+        let read = |file: &str| number(&dir.join(file).to_string_lossy());
+        if let (Some(limit), Some(used)) = (read(max), read(current)) {
+            // That of v1 without a limit.
+            if limit < 1 << 62 {
+                found.push(LimitUse::new(Resource::CgroupMemory, LimitScope::Cgroup, used, limit).bytes().at(level));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_level_of_a_path_is_looked_at() {
+        assert_eq!(levels("/a/b/c").collect::<Vec<_>>(), ["/a", "/a/b", "/a/b/c"]);
+        assert!(levels("/").next().is_none() && levels("").next().is_none());
+        assert!(is_at_or_below("/a/b", "/a") && is_at_or_below("/a", "/a") && !is_at_or_below("/ab", "/a"));
+    }
+
+    #[test]
+    fn this_machines_threads_are_counted() {
+        let view = View::new(std::process::id(), false, true);
+        let threads = of_machine(&view).unwrap();
+        assert!(threads.used > 1 && threads.used < threads.limit && !threads.holders.is_empty());
+        let ids = of_namespace(&view).unwrap();
+        assert!(ids.used > 0 && ids.used <= ids.limit);
+        assert!(of_user(&View::new(1, false, true)).is_none(), "root has no such limit");
+    }
+}
