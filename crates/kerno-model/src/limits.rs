@@ -187,6 +187,9 @@ pub struct LimitUse {
     pub scope: LimitScope,
     /// Which one: the path of a cgroup, a user, a mount point, an address, the inode of a namespace. Empty for the machine.
     pub place: String,
+    /// The file that says how much may be, if it is one of a cgroup, which may be at different places.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub file: String,
     /// How much is used.
     pub used: u64,
     /// How much may be.
@@ -195,7 +198,7 @@ pub struct LimitUse {
     pub unit: LimitUnit,
     /// Of what is used: zombies, or connections in TIME_WAIT, which nobody uses any more.
     pub idle: u64,
-    /// How many requests the kernel has refused since this limit was first looked at, where it counts that.
+    /// How many requests the kernel has refused for it so far, where it counts that: since the cgroup or the namespace was made.
     pub refused: u64,
     /// Who has most of it, the most first. Bounded; empty if that is not known.
     pub holders: Vec<LimitHolder>,

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
 use kerno_doctor::knowledge::limits;
-use kerno_model::{LimitFailure, Resource, TcpFailureReason, Window, errno, fill};
+use kerno_model::{LimitFailure, LimitUse, Resource, TcpFailureReason, Window, errno, fill};
 
-use crate::limits::{Answer, read};
+use crate::limits::{Answer, read, tracked_by, tracked_max};
 
 use super::resolver::{Question, Resolver};
 use super::tasks::Tasks;
@@ -17,6 +17,9 @@ const MAX_FAILURES: usize = 16;
 const MAX_LOOKS: usize = 4;
 /// How often the limits of one failure that goes on are read again.
 const AGAIN: Duration = Duration::from_millis(1500);
+/// How often tables of tracked connections are looked at, and of how many network namespaces.
+const TABLES: Duration = Duration::from_secs(1);
+const MAX_TABLES: usize = 64;
 /// The most failures whose counts are remembered.
 const MAX_REMEMBERED: usize = 2048;
 
@@ -50,6 +53,11 @@ pub(super) struct LimitWatch {
     totals: BTreeMap<Key, u64>,
     /// Of this window.
     failures: BTreeMap<Key, Watched>,
+    /// Tables of tracked connections that packets were dropped for in this window, by network namespace.
+    tables: BTreeMap<u32, LimitUse>,
+    /// How many each had dropped at the last look.
+    dropped: BTreeMap<u32, u64>,
+    tables_looked: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -81,6 +89,33 @@ impl LimitWatch {
             self.totals.retain(|key, _| there.contains(key));
         }
         self.look(tasks, resolver, false);
+        if self.tables_looked.is_none_or(|looked| looked.elapsed() >= TABLES) {
+            self.tables_looked = Some(Instant::now());
+            self.look_at_tables(tasks);
+        }
+    }
+
+    /// A connection for which there is no room in the table is dropped without an error, and by the time that it is given up the table may have room
+    /// again. So the drops themselves are watched.
+    fn look_at_tables(&mut self, tasks: &Tasks) {
+        let Some(limit) = tracked_max() else { return };
+        let mut namespaces: BTreeMap<u32, u32> = BTreeMap::new();
+        for process in tasks.processes().filter(|process| process.alive && process.row.net_namespace != 0) {
+            if namespaces.len() < MAX_TABLES {
+                namespaces.entry(process.row.net_namespace).or_insert(process.row.pid);
+            }
+        }
+        let initial = tasks.process(1).map(|process| process.row.net_namespace);
+        for (inode, pid) in &namespaces {
+            let Some(table) = tracked_by(*pid, limit) else { continue };
+            let before = self.dropped.insert(*inode, table.refused);
+            let grew = before.is_none_or(|before| table.refused > before) && table.refused > 0;
+            if grew && table.is_full() {
+                let place = if Some(*inode) == initial { String::new() } else { inode.to_string() };
+                self.tables.insert(*inode, table.at(place));
+            }
+        }
+        self.dropped.retain(|inode, _| namespaces.contains_key(inode));
     }
 
     fn add(&mut self, key: Key, comm: String, count: u64, now_ns: u64) {
@@ -125,13 +160,20 @@ impl LimitWatch {
     pub(super) fn finish(&mut self, window: &mut Window, tasks: &Tasks, resolver: &Resolver) {
         // A connection that nobody answers has no error while it waits, or when its program gave it up. A full table of tracked connections drops
         // what is sent here, so that it looks like a host that is down.
+        self.look_at_tables(tasks);
+        self.look(tasks, resolver, true);
         let unanswered = window.tcp_monitor.iter().flat_map(|tcp| &tcp.failures);
         let unanswered = unanswered.filter(|failure| failure.reason == TcpFailureReason::TimedOut && failure.pid != 0);
         for failure in unanswered {
+            let Some(table) = self.tables.get(&failure.net_namespace).cloned() else { continue };
             let key = (failure.pid, "connect".to_owned(), errno::ETIMEDOUT);
-            self.add(key, failure.comm.clone(), failure.count, failure.first_ns);
+            self.add(key.clone(), failure.comm.clone(), failure.count, failure.first_ns);
+            if let Some(watched) = self.failures.get_mut(&key) {
+                watched.looked = Some(Instant::now());
+                watched.failure.looked(vec![table]);
+            }
         }
-        self.look(tasks, resolver, true);
+        self.tables.clear();
         let failures = std::mem::take(&mut self.failures).into_values();
         window.limits = failures.filter(|watched| watched.looked.is_some()).map(|watched| watched.failure).collect();
         window.limits.sort_by_key(|failure| (std::cmp::Reverse(failure.count), failure.pid, failure.errno));

@@ -31,6 +31,8 @@ use std::io;
 use kerno_doctor::knowledge::limits::LIMITS;
 use kerno_model::{LimitScope, LimitUse, Resource};
 
+pub(crate) use network::{tracked_by, tracked_max};
+
 use processes::Processes;
 
 /// The most holders that are told of.

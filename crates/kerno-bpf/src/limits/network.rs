@@ -141,10 +141,26 @@ fn ports_of_udp(view: &View, settings: &Settings) -> Option<LimitUse> {
 
 /// The table is each namespace's own, the limit is the machine's.
 fn tracked(view: &View, settings: &Settings) -> Option<LimitUse> {
-    let limit = settings.tracked_max.or_else(|| number("/proc/sys/net/netfilter/nf_conntrack_max")).filter(|max| *max > 0)?;
-    let text = view.text("net/stat/nf_conntrack");
-    let rows = text.as_deref().map(table).unwrap_or_default();
-    let used = settings.tracked.or_else(|| rows.first()?.get("entries").copied())?;
+    let limit = settings.tracked_max.or_else(tracked_max).filter(|max| *max > 0)?;
+    let text = view.text("net/stat/nf_conntrack").unwrap_or_default();
+    let found = tracked_of(&text, limit);
+    // Without that file, the number alone.
+    found.or_else(|| Some(LimitUse::new(Resource::TrackedConnections, LimitScope::NetNamespace, settings.tracked?, limit)))
+}
+
+/// The most connections that any network namespace may track; `None` without connection tracking.
+pub(crate) fn tracked_max() -> Option<u64> {
+    number("/proc/sys/net/netfilter/nf_conntrack_max").filter(|max| *max > 0)
+}
+
+/// How many connections the network namespace of a process tracks, which never hangs: no lock of the process is taken.
+pub(crate) fn tracked_by(pid: u32, limit: u64) -> Option<LimitUse> {
+    tracked_of(&std::fs::read_to_string(format!("/proc/{pid}/net/stat/nf_conntrack")).ok()?, limit)
+}
+
+fn tracked_of(text: &str, limit: u64) -> Option<LimitUse> {
+    let rows = table(text);
+    let used = rows.first()?.get("entries").copied()?;
     let mut entry = LimitUse::new(Resource::TrackedConnections, LimitScope::NetNamespace, used, limit);
     // What was dropped, and what had to go to make room.
     let of = |name: &str| rows.iter().filter_map(|row| row.get(name)).sum::<u64>();

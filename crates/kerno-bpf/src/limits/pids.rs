@@ -58,6 +58,7 @@ fn of_cgroups(view: &View, found: &mut Vec<LimitUse>) {
         // Without a limit it says "max".
         let (Some(limit), Some(used)) = (read("pids.max"), read("pids.current")) else { continue };
         let mut entry = LimitUse::new(Resource::Pids, LimitScope::Cgroup, used, limit).at(level);
+        entry.file = dir.join("pids.max").to_string_lossy().into_owned();
         entry.refused = read_numbers(&dir.join("pids.events")).ok().and_then(|events| events.get("max").copied()).unwrap_or(0);
         let paths = paths.get_or_insert_with(|| cgroups_of_all(view, hierarchy.v2));
         let inside = view.processes().all.iter().filter(|process| paths.get(&process.pid).is_some_and(|path| is_at_or_below(path, level)));
@@ -173,7 +174,9 @@ fn of_memory(view: &View, found: &mut Vec<LimitUse>) {
         if let (Some(limit), Some(used)) = (read(max), read(current)) {
             // That of v1 without a limit.
             if limit < 1 << 62 {
-                found.push(LimitUse::new(Resource::CgroupMemory, LimitScope::Cgroup, used, limit).bytes().at(level));
+                let mut entry = LimitUse::new(Resource::CgroupMemory, LimitScope::Cgroup, used, limit).bytes().at(level);
+                entry.file = dir.join(max).to_string_lossy().into_owned();
+                found.push(entry);
             }
         }
     }

@@ -20,7 +20,8 @@ pub struct LimitEntry {
     pub fails: Fails,
     /// These errors of these calls have no other reason than this limit, and those with the same calls and errors: a request may ask for more than is left.
     pub only: bool,
-    /// A command that shows it. `{pid}` stands for the process that fails, `{place}` for [`LimitUse::place`].
+    /// A command that shows it. `{pid}` stands for the process that fails, `{place}` for [`LimitUse::place`],
+    /// `{file}` for [`LimitUse::file`].
     pub look: &'static str,
     /// A command that raises it, or says where that is done; `{more}` stands for twice the limit.
     pub raise: &'static str,
@@ -46,8 +47,7 @@ pub const LIMITS: &[LimitEntry] = &[
     LimitEntry {
         resource: Resource::Pids, name: "pids.max", what: "processes and threads of the cgroup", scope: LimitScope::Cgroup,
         fails: &[(FORK, &[e::EAGAIN])], only: false,
-        look: "cat /proc/{pid}/cgroup; systemd-cgls --no-pager   # then pids.current and pids.max of {place}",
-        raise: "echo {more} > /sys/fs/cgroup{place}/pids.max   # v1: /sys/fs/cgroup/pids{place}/pids.max; of a unit: TasksMax=",
+        look: "cat {file}; cat /proc/{pid}/cgroup", raise: "echo {more} > {file}   # of a unit: TasksMax=; of a container: --pids-limit, podPidsLimit",
     },
     LimitEntry {
         resource: Resource::Threads, name: "kernel.threads-max", what: "threads of the machine", scope: LimitScope::Machine,
@@ -133,7 +133,7 @@ pub const LIMITS: &[LimitEntry] = &[
     LimitEntry {
         resource: Resource::CgroupMemory, name: "memory.max", what: "of memory of the cgroup", scope: LimitScope::Cgroup,
         fails: &[], only: false,
-        look: "systemd-cgtop -m", raise: "systemctl set-property UNIT MemoryMax=",
+        look: "cat {file}", raise: "echo {more} > {file}   # of a unit: MemoryMax=; of a container: --memory, resources.limits",
     },
     LimitEntry {
         resource: Resource::InotifyInstances, name: "fs.inotify.max_user_instances", what: "inotify instances of the user", scope: LimitScope::User,

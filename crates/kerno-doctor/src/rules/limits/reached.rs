@@ -257,7 +257,8 @@ fn fixes(finding: Finding, reached: &Reached<'_>, pid: u32, culprit: Option<&Lim
     let place = if limit.place.is_empty() { String::new() } else { word(&limit.place) };
     let fill_in = |text: &str| {
         let more = limit.limit.saturating_mul(2).max(1);
-        text.replace("{pid}", &pid.to_string()).replace("{place}", &place).replace("{more}", &more.to_string())
+        let file = if limit.file.is_empty() { "pids.max" } else { &limit.file };
+        text.replace("{pid}", &pid.to_string()).replace("{place}", &place).replace("{file}", &word(file)).replace("{more}", &more.to_string())
     };
     let mut finding = finding;
     if let Some(holder) = culprit.filter(|holder| holder.zombies > 0) {

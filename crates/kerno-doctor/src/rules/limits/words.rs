@@ -71,12 +71,18 @@ fn cause(finding: &Finding) -> String {
     let idle = finding.number("idle").map(number);
     match (Resource::from_name(&finding.variant), idle) {
         (Resource::EphemeralPorts, Some(idle)) => {
+            text = format!("All local ports of {name}{} are taken{amounts}.", towards(finding));
             text += &format!(
                 " {idle} of them are in TIME_WAIT: connections that were closed here first, whose ports stay taken for a minute. A connection \
                  for each request needs a port for each."
             );
         }
-        (Resource::EphemeralPorts, None) => text += " Each connection to the same address needs a port of its own.",
+        (Resource::EphemeralPorts, None) => {
+            text = format!(
+                "All local ports of {name}{} are taken{amounts}. Each connection to the same address needs a port of its own.",
+                towards(finding)
+            );
+        }
         (Resource::TrackedConnections, _) => {
             text += " The kernel drops packets of new connections without a word. Neither the other host nor a firewall rule is at fault.";
         }
