@@ -322,6 +322,45 @@ impl LimitFailure {
     }
 }
 
+/// All limits for one process, or for the machine, the fullest first.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
+#[non_exhaustive]
+pub struct LimitsReport {
+    /// The process whose limits these are; `None` for the machine and whoever asked.
+    pub pid: Option<u32>,
+    /// Its name.
+    pub comm: String,
+    /// The time between the two readings that growth is taken from, in seconds; 0 after one.
+    pub seconds: f64,
+    /// The limits.
+    pub limits: Vec<LimitLine>,
+}
+
+/// One limit of a [`LimitsReport`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
+#[non_exhaustive]
+pub struct LimitLine {
+    /// Its name, as manuals have it.
+    pub name: String,
+    /// How full it is.
+    #[serde(flatten)]
+    pub limit: LimitUse,
+    /// How much is left.
+    pub headroom: u64,
+    /// How much more is used each second; `None` after one reading.
+    pub growth_per_second: Option<f64>,
+    /// When it is full if it goes on so, in seconds; `None` where it does not grow.
+    pub seconds_left: Option<f64>,
+    /// A command that shows it.
+    pub look: String,
+    /// A command that raises it, or where that is done.
+    pub raise: String,
+}
+
 impl Entry for LimitFailure {
     const LIST: &'static str = "limits";
     const MAX: usize = 64;

@@ -3,8 +3,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Device, DiskSummary, FdSummary, FileSummary, HostFacts, LimitFailure, Merged, Moment, NamedProcess, OomSummary, Process,
-    ProcessId, SchedSummary, Subject, SummaryLoss, SyscallSummary, TcpSummary,
+    Device, DiskSummary, FdSummary, FileSummary, HostFacts, LimitFailure, Merged, Moment, NamedProcess, OomSummary,
+    Process, ProcessId, SchedSummary, Subject, SummaryLoss, SyscallSummary, TcpSummary,
 };
 
 /// Version of the serialised form of [`Window`] and of reports. Grows when a field changes its meaning or form, or is removed. See

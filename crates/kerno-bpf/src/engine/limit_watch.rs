@@ -13,6 +13,8 @@ use super::tasks::Tasks;
 
 /// The most failures that a window has.
 const MAX_FAILURES: usize = 16;
+/// The most of programs of one name that fail alike.
+const MAX_ALIKE: usize = 4;
 /// The most of them that one sample looks at.
 const MAX_LOOKS: usize = 4;
 /// How often the limits of one failure that goes on are read again.
@@ -27,6 +29,8 @@ const MAX_REMEMBERED: usize = 2048;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
     pub(crate) pid: u32,
+    /// Who had started it.
+    pub(crate) parent_pid: u32,
     pub(crate) comm: String,
     pub(crate) call: String,
     pub(crate) errno: i32,
@@ -63,6 +67,8 @@ pub(super) struct LimitWatch {
 #[derive(Debug)]
 struct Watched {
     failure: LimitFailure,
+    /// Who had started the process; 0 if that is not known.
+    parent: u32,
     /// When its limits were last read.
     looked: Option<Instant>,
     /// It has failed since.
@@ -81,7 +87,7 @@ impl LimitWatch {
                 there.insert(key.clone());
             }
             if failure.total > before {
-                self.add(key, failure.comm, failure.total - before, now_ns);
+                self.add(key, failure.parent_pid, failure.comm, failure.total - before, now_ns);
             }
         }
         if !there.is_empty() {
@@ -118,13 +124,23 @@ impl LimitWatch {
         self.dropped.retain(|inode, _| namespaces.contains_key(inode));
     }
 
-    fn add(&mut self, key: Key, comm: String, count: u64, now_ns: u64) {
-        if self.failures.len() >= MAX_FAILURES && !self.failures.contains_key(&key) {
-            return;
+    fn add(&mut self, key: Key, parent: u32, comm: String, count: u64, now_ns: u64) {
+        if !self.failures.contains_key(&key) {
+            // A script starts a program again and again, and each time it fails: some of these are enough to look at.
+            let alike = |known: &LimitFailure| (&*known.call, known.errno, &known.comm) == (&*key.1, key.2, &comm);
+            let mut alike = self.failures.values_mut().filter(|known| alike(&known.failure));
+            if let Some(known) = alike.nth(MAX_ALIKE - 1) {
+                known.failure.count = known.failure.count.saturating_add(count);
+                return;
+            }
+            if self.failures.len() >= MAX_FAILURES {
+                return;
+            }
         }
         let (pid, call, errno) = key.clone();
         let watched = self.failures.entry(key).or_insert_with(|| Watched {
             failure: fill!(LimitFailure { pid, comm, call, errno, first_ns: now_ns }),
+            parent,
             looked: None,
             again: true,
         });
@@ -134,7 +150,9 @@ impl LimitWatch {
 
     /// Asks for limits that were never read, and for those of what goes on.
     fn look(&mut self, tasks: &Tasks, resolver: &Resolver, last: bool) {
-        let due = |watched: &&mut Watched| watched.again && watched.looked.is_none_or(|looked| last || looked.elapsed() >= AGAIN);
+        let due = |watched: &&mut Watched| {
+            watched.again && watched.looked.is_none_or(|looked| last || looked.elapsed() >= AGAIN)
+        };
         let mut due: Vec<_> = self.failures.values_mut().filter(due).collect();
         // Those first that were not looked at yet.
         due.sort_by_key(|watched| watched.looked.is_some());
@@ -142,8 +160,12 @@ impl LimitWatch {
         let questions = due.iter().map(|watched| {
             let failure = &watched.failure;
             let (pid, wanted) = (failure.pid, behind(&failure.call, failure.errno));
-            let parent = tasks.process(pid).map(|process| process.row.parent_pid);
-            (Question::Limits(pid, failure.call.clone(), failure.errno), move || read(pid, parent, &wanted))
+            let known = tasks.process(pid);
+            let parent = Some(watched.parent)
+                .filter(|parent| *parent > 0)
+                .or_else(|| known.map(|process| process.row.parent_pid));
+            let uid = known.map(|process| process.row.uid);
+            (Question::Limits(pid, failure.call.clone(), failure.errno), move || read(pid, parent, uid, &wanted))
         });
         let answers: Vec<Result<Answer, _>> = resolver.ask_all(questions.collect::<Vec<_>>());
         for (watched, answer) in due.into_iter().zip(answers) {
@@ -167,7 +189,7 @@ impl LimitWatch {
         for failure in unanswered {
             let Some(table) = self.tables.get(&failure.net_namespace).cloned() else { continue };
             let key = (failure.pid, "connect".to_owned(), errno::ETIMEDOUT);
-            self.add(key.clone(), failure.comm.clone(), failure.count, failure.first_ns);
+            self.add(key.clone(), 0, failure.comm.clone(), failure.count, failure.first_ns);
             if let Some(watched) = self.failures.get_mut(&key) {
                 watched.looked = Some(Instant::now());
                 watched.failure.looked(vec![table]);
@@ -195,8 +217,14 @@ mod tests {
     fn a_window_has_so_many_failures_at_most() {
         let mut watch = LimitWatch::default();
         for pid in 1..1000 {
-            watch.add((pid, "clone".into(), errno::EAGAIN), "a".into(), 3, 7);
-            watch.add((pid, "clone".into(), errno::EAGAIN), "a".into(), 4, 9);
+            watch.add((pid, "unshare".into(), errno::ENOSPC), 1, "loop".into(), 1, 7);
+        }
+        assert_eq!(watch.failures.len(), MAX_ALIKE);
+        assert_eq!(watch.failures.values().map(|known| known.failure.count).sum::<u64>(), 999);
+        watch.failures.clear();
+        for pid in 1..1000 {
+            watch.add((pid, "clone".into(), errno::EAGAIN), 1, format!("a{pid}"), 3, 7);
+            watch.add((pid, "clone".into(), errno::EAGAIN), 1, format!("a{pid}"), 4, 9);
         }
         assert_eq!(watch.failures.len(), MAX_FAILURES);
         let one = &watch.failures.values().next().unwrap().failure;

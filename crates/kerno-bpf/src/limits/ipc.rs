@@ -10,7 +10,6 @@ use kerno_model::{LimitScope, LimitUse, Resource};
 
 use crate::waits::namespaces::{self, Kind};
 
-use super::pids::real_uid;
 use super::{View, number};
 
 const SYSTEM_V: [Resource; 5] = [
@@ -33,7 +32,7 @@ pub(super) fn read(view: &View, wants: &dyn Fn(&[Resource]) -> bool, found: &mut
         return;
     };
     let namespace = namespaces::inode(view.pid, Kind::Ipc);
-    let initial = namespace == namespaces::inode(1, Kind::Ipc);
+    let initial = namespace == namespaces::initial(Kind::Ipc);
     let place = if initial { String::new() } else { namespace.map(|inode| inode.to_string()).unwrap_or_default() };
     let mut all = Vec::new();
     if let Some(tables) = tables {
@@ -82,7 +81,9 @@ impl Tables {
     fn tell(&self, view: &View, found: &mut Vec<LimitUse>) {
         let page = rustix::param::page_size() as u64;
         let column = |row: &[String], place: usize| row.get(place)?.parse::<u64>().ok();
-        let sum = |rows: &[Vec<String>], place: usize| rows.iter().filter_map(|row| column(row, place)).fold(0u64, u64::saturating_add);
+        let sum = |rows: &[Vec<String>], place: usize| {
+            rows.iter().filter_map(|row| column(row, place)).fold(0u64, u64::saturating_add)
+        };
         let of = |resource, used, limit| LimitUse::new(resource, LimitScope::IpcNamespace, used, limit);
         // Who made a segment is told as an id of the pid namespace of whoever reads.
         let creators = |amount: &dyn Fn(&[String]) -> u64| -> Vec<(u32, u64)> {
@@ -150,10 +151,11 @@ impl Queues {
             entry.holders = view.processes().holders(&amounts, self.count);
             found.push(entry);
         }
-        let Some(uid) = view.text("status").and_then(|status| real_uid(&status)) else { return };
+        let Some((uid, _)) = view.uids() else { return };
         if let Some(limit) = super::process::limit(view, "Max msgqueue size") {
             let used = self.bytes.iter().filter(|(user, _)| *user == uid).map(|(_, bytes)| bytes).sum();
-            found.push(LimitUse::new(Resource::MessageBytes, LimitScope::User, used, limit).bytes().at(uid.to_string()));
+            found
+                .push(LimitUse::new(Resource::MessageBytes, LimitScope::User, used, limit).bytes().at(uid.to_string()));
         }
     }
 
@@ -163,13 +165,19 @@ impl Queues {
             let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
             let queues = entries.filter(|entry| {
                 // Their names have one part, as those of files of the root, which never hangs.
-                let named = std::fs::read_link(entry.path())
-                    .is_ok_and(|link| link.to_str().is_some_and(|link| link.starts_with('/') && !link[1..].contains('/')));
+                let named = std::fs::read_link(entry.path()).is_ok_and(|link| {
+                    link.to_str().is_some_and(|link| link.starts_with('/') && !link[1..].contains('/'))
+                });
                 named && std::fs::metadata(entry.path()).is_ok_and(|metadata| metadata.st_dev() == self.device)
             });
             queues.count() as u64
         };
-        view.processes().all.iter().map(|process| (process.pid, of(process.pid))).filter(|(_, open)| *open > 0).collect()
+        view.processes()
+            .all
+            .iter()
+            .map(|process| (process.pid, of(process.pid)))
+            .filter(|(_, open)| *open > 0)
+            .collect()
     }
 }
 
@@ -181,7 +189,14 @@ fn size(queue: &File) -> Option<u64> {
     // SAFETY: all zeroes is one.
     let mut attributes: libc::mq_attr = unsafe { std::mem::zeroed() };
     // SAFETY: a descriptor that is open, and room for what it says.
-    let done = unsafe { libc::syscall(libc::SYS_mq_getsetattr, queue.as_raw_fd(), std::ptr::null::<libc::mq_attr>(), &raw mut attributes) };
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mq_getsetattr,
+            queue.as_raw_fd(),
+            std::ptr::null::<libc::mq_attr>(),
+            &raw mut attributes,
+        )
+    };
     if done != 0 {
         return None;
     }
@@ -227,7 +242,10 @@ mod tests {
             unsafe { libc::shmctl(id, libc::IPC_RMID, std::ptr::null_mut()) };
         }
         let of = |resource| found.iter().find(|entry| entry.resource == resource).unwrap();
-        assert!(of(Resource::SharedSegments).holders.iter().any(|holder| holder.pid == own && holder.amount >= 5), "{found:?}");
+        assert!(
+            of(Resource::SharedSegments).holders.iter().any(|holder| holder.pid == own && holder.amount >= 5),
+            "{found:?}"
+        );
         assert!(of(Resource::SharedMemory).used >= 5 * 16384);
         assert!(of(Resource::Semaphores).limit > 0 && of(Resource::MessageQueues).limit > 0);
     }
@@ -235,7 +253,14 @@ mod tests {
     #[test]
     fn message_queues_are_found_where_they_are_not_mounted() {
         // SAFETY: a name that ends with a zero; no attributes.
-        let queue = unsafe { libc::mq_open(c"/kerno-test".as_ptr(), libc::O_CREAT | libc::O_RDWR, 0o600, std::ptr::null::<libc::mq_attr>()) };
+        let queue = unsafe {
+            libc::mq_open(
+                c"/kerno-test".as_ptr(),
+                libc::O_CREAT | libc::O_RDWR,
+                0o600,
+                std::ptr::null::<libc::mq_attr>(),
+            )
+        };
         assert!(queue >= 0);
         let mut found = Vec::new();
         let own = std::process::id();

@@ -7,7 +7,6 @@ use kerno_model::{LimitScope, LimitUse, Resource};
 use crate::probe::meminfo;
 use crate::waits::namespaces::{self, Kind};
 
-use super::pids::field;
 use super::{View, number};
 
 pub(super) fn read(view: &View, wants: &dyn Fn(&[Resource]) -> bool, found: &mut Vec<LimitUse>) {
@@ -51,7 +50,8 @@ fn aio(view: &View) -> Option<LimitUse> {
             }
         }
         let all: u64 = bytes.iter().map(|(_, bytes)| bytes).sum();
-        let amounts: Vec<_> = bytes.iter().map(|(pid, bytes)| (*pid, bytes.saturating_mul(used) / all.max(1))).collect();
+        let amounts: Vec<_> =
+            bytes.iter().map(|(pid, bytes)| (*pid, bytes.saturating_mul(used) / all.max(1))).collect();
         entry.holders = view.processes().holders(&amounts, used);
     }
     Some(entry)
@@ -65,11 +65,18 @@ pub(super) fn length(line: &str) -> Option<u64> {
 
 /// `/proc/key-users`: `UID: usage keys/instantiated keys/limit bytes/limit`. Keys are charged to the user in the machine's own namespace.
 fn keys(view: &View, wants: &dyn Fn(&[Resource]) -> bool, found: &mut Vec<LimitUse>) {
-    let Some(uid) = view.text("status").and_then(|status| field(&status, "Uid:")?.parse::<u32>().ok()) else { return };
+    let Some((_, uid)) = view.uids() else { return };
     let Ok(text) = std::fs::read_to_string("/proc/key-users") else { return };
-    let Some((_, rest)) = text.lines().filter_map(|line| line.split_once(':')).find(|(user, _)| user.trim().parse() == Ok(uid)) else { return };
-    let pairs: Vec<(u64, u64)> =
-        rest.split_whitespace().filter_map(|word| word.split_once('/')).filter_map(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?))).collect();
+    let Some((_, rest)) =
+        text.lines().filter_map(|line| line.split_once(':')).find(|(user, _)| user.trim().parse() == Ok(uid))
+    else {
+        return;
+    };
+    let pairs: Vec<(u64, u64)> = rest
+        .split_whitespace()
+        .filter_map(|word| word.split_once('/'))
+        .filter_map(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)))
+        .collect();
     let [_, (keys, max_keys), (bytes, max_bytes)] = pairs[..] else { return };
     let of = |resource, used, limit| LimitUse::new(resource, LimitScope::User, used, limit).at(uid.to_string());
     if wants(&[Resource::Keys]) {
@@ -85,15 +92,26 @@ fn terminals(view: &View) -> Option<LimitUse> {
     const DIRECTORY: &str = "/proc/sys/kernel/pty";
     let read = |name: &str| number(&format!("{DIRECTORY}/{name}"));
     let (used, max, reserve) = (read("nr")?, read("max")?, read("reserve").unwrap_or(0));
-    let outside = namespaces::inode(view.pid, Kind::Mount) != namespaces::inode(1, Kind::Mount);
-    let mut limit = LimitUse::new(Resource::Terminals, LimitScope::Machine, used, if outside { max.saturating_sub(reserve) } else { max });
+    let outside = namespaces::inode(view.pid, Kind::Mount) != namespaces::initial(Kind::Mount);
+    let mut limit = LimitUse::new(
+        Resource::Terminals,
+        LimitScope::Machine,
+        used,
+        if outside { max.saturating_sub(reserve) } else { max },
+    );
     let mounts = view.text("mountinfo").unwrap_or_default();
-    let devpts = mounts.lines().filter(|line| line.contains(" - devpts ")).next_back();
+    // A file of it may be mounted, too: /dev/ptmx.
+    let devpts =
+        mounts.lines().filter(|line| line.contains(" - devpts ") && line.split(' ').nth(3) == Some("/")).next_back();
     let own = devpts.and_then(|line| {
         let mount = line.split(' ').nth(4)?;
-        let max: u64 = line.rsplit(' ').next()?.split(',').find_map(|option| option.strip_prefix("max="))?.parse().ok()?;
+        let max: u64 =
+            line.rsplit(' ').next()?.split(',').find_map(|option| option.strip_prefix("max="))?.parse().ok()?;
         let entries = std::fs::read_dir(format!("/proc/{}/root{mount}", view.pid)).ok()?;
-        let used = entries.flatten().filter(|entry| entry.file_name().to_str().is_some_and(|name| name.parse::<u32>().is_ok())).count() as u64;
+        let used = entries
+            .flatten()
+            .filter(|entry| entry.file_name().to_str().is_some_and(|name| name.parse::<u32>().is_ok()))
+            .count() as u64;
         Some(LimitUse::new(Resource::Terminals, LimitScope::MountNamespace, used, max).at(mount))
     });
     if let Some(own) = own.filter(|own| own.share() > limit.share()) {
@@ -102,7 +120,9 @@ fn terminals(view: &View) -> Option<LimitUse> {
     let mut amounts: HashMap<u32, u64> = HashMap::new();
     for process in &view.processes().all {
         let entries = std::fs::read_dir(format!("/proc/{}/fd", process.pid)).into_iter().flatten().flatten();
-        let masters = entries.filter(|entry| std::fs::read_link(entry.path()).is_ok_and(|link| link.ends_with("ptmx"))).count() as u64;
+        let masters = entries
+            .filter(|entry| std::fs::read_link(entry.path()).is_ok_and(|link| link.ends_with("ptmx")))
+            .count() as u64;
         if masters > 0 {
             amounts.insert(process.pid, masters);
         }

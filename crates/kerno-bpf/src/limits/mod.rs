@@ -47,13 +47,23 @@ pub(crate) struct View {
     processes: std::cell::OnceCell<Processes>,
     /// It stands for another, which has ended: its namespaces and its cgroup are taken to be the same, what it has itself is not.
     stands_in: bool,
+    /// The user of the one that it stands for, if that is known.
+    uid: Option<u32>,
     /// All limits are wanted, not only those that a call has failed for.
     all: bool,
 }
 
 impl View {
     fn new(pid: u32, stands_in: bool, all: bool) -> Self {
-        Self { pid, processes: std::cell::OnceCell::new(), stands_in, all }
+        Self { pid, processes: std::cell::OnceCell::new(), stands_in, uid: None, all }
+    }
+
+    /// The real and the effective user.
+    fn uids(&self) -> Option<(u32, u32)> {
+        match self.uid {
+            Some(uid) => Some((uid, uid)),
+            None => uids(self.pid),
+        }
     }
 
     fn processes(&self) -> &Processes {
@@ -65,6 +75,14 @@ impl View {
         let bytes = std::fs::read(format!("/proc/{}/{file}", self.pid)).ok()?;
         Some(String::from_utf8_lossy(&bytes).into_owned())
     }
+}
+
+/// The real and the effective user of a process.
+fn uids(pid: u32) -> Option<(u32, u32)> {
+    let status = std::fs::read(format!("/proc/{pid}/status")).ok()?;
+    let status = String::from_utf8_lossy(&status).into_owned();
+    let mut ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_whitespace();
+    Some((ids.next()?.parse().ok()?, ids.next()?.parse().ok()?))
 }
 
 /// A number in a file that has nothing else.
@@ -82,8 +100,8 @@ pub(crate) struct Answer {
 }
 
 /// The limits that are wanted, as they are for a process. Of one that has ended, those of the parent that it had, which mostly is in the same
-/// namespaces and the same cgroup; without one, those of the machine.
-pub(crate) fn read(pid: u32, parent: Option<u32>, wanted: &[Resource]) -> Answer {
+/// namespaces and the same cgroup; without one, those of the machine and of its user, if that is known.
+pub(crate) fn read(pid: u32, parent: Option<u32>, uid: Option<u32>, wanted: &[Resource]) -> Answer {
     let lives = |pid: u32| crate::waits::state::stat(pid, pid).is_ok_and(|stat| stat.state != 'Z');
     if lives(pid) {
         let limits = look(&View::new(pid, false, false), wanted);
@@ -93,9 +111,11 @@ pub(crate) fn read(pid: u32, parent: Option<u32>, wanted: &[Resource]) -> Answer
     }
     // The first process takes all orphans, so it says nothing about where they were.
     let parent = parent.filter(|parent| *parent > 1 && lives(*parent));
-    let mut limits = look(&View::new(parent.unwrap_or(1), true, false), wanted);
+    let mut view = View::new(parent.unwrap_or(1), true, false);
+    view.uid = uid;
+    let mut limits = look(&view, wanted);
     if parent.is_none() {
-        limits.retain(|limit| limit.scope == LimitScope::Machine);
+        limits.retain(|limit| limit.scope == LimitScope::Machine || (limit.scope == LimitScope::User && uid.is_some()));
     }
     Answer { limits, ended: true }
 }
@@ -118,15 +138,23 @@ fn look(view: &View, wanted: &[Resource]) -> Vec<LimitUse> {
     found
 }
 
-/// All limits that can be read, as they are for a process, or for this one where none is named; the fullest first.
+/// All limits that can be read, as they are for a process, the fullest first. Where none is named: those of the machine, of this process's user and
+/// namespaces, and of each cgroup that may have so many processes.
 ///
 /// Takes a look at all processes, which may take a second on a large machine, and may hang where a process or a file system does.
 ///
 /// # Errors
 /// If there is no such process.
 pub fn survey(pid: Option<u32>) -> io::Result<Vec<LimitUse>> {
-    let pid = pid.unwrap_or_else(std::process::id);
-    std::fs::metadata(format!("/proc/{pid}"))?;
     let all: Vec<Resource> = LIMITS.iter().map(|entry| entry.resource).collect();
+    let Some(pid) = pid else {
+        let view = View::new(std::process::id(), false, true);
+        let mut found = look(&view, &all);
+        // Nobody asks for what this very process may have; those of other cgroups are of interest, too.
+        found.retain(|limit| !matches!(limit.scope, LimitScope::Process) && limit.resource != Resource::Pids);
+        pids::of_every_cgroup(&view, &mut found);
+        return Ok(found);
+    };
+    std::fs::metadata(format!("/proc/{pid}"))?;
     Ok(look(&View::new(pid, false, true), &all))
 }

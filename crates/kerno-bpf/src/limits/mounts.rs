@@ -9,11 +9,27 @@ use kerno_model::{LimitScope, LimitUse, Resource};
 use crate::probe::unescape_mount;
 
 use super::machine::length;
-use super::pids::real_uid;
 use super::{View, number};
 
 /// File systems that answer at once, and that something can be written to.
-const LOCAL: &[&str] = &["tmpfs", "ramfs", "hugetlbfs", "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "overlay", "zfs", "bcachefs", "jfs", "reiserfs", "vfat", "exfat"];
+const LOCAL: &[&str] = &[
+    "tmpfs",
+    "ramfs",
+    "hugetlbfs",
+    "ext2",
+    "ext3",
+    "ext4",
+    "xfs",
+    "btrfs",
+    "f2fs",
+    "overlay",
+    "zfs",
+    "bcachefs",
+    "jfs",
+    "reiserfs",
+    "vfat",
+    "exfat",
+];
 /// The most that are looked at.
 const MAX_MOUNTS: usize = 64;
 
@@ -60,15 +76,19 @@ pub(super) fn read(view: &View, wants: &dyn Fn(&[Resource]) -> bool, found: &mut
 }
 
 fn mounts(text: &str) -> Vec<Mount> {
-    let mut seen = HashSet::new();
-    let local = text.lines().filter_map(parse).filter(|mount| LOCAL.contains(&mount.kind.as_str()) && !mount.read_only);
+    let (mut seen, mut covered) = (HashSet::new(), HashSet::new());
+    // Of several at one place the last one is seen.
+    let all: Vec<Mount> =
+        text.lines().rev().filter_map(parse).filter(|mount| covered.insert(mount.at.clone())).collect();
+    let local = all.into_iter().rev().filter(|mount| LOCAL.contains(&mount.kind.as_str()) && !mount.read_only);
     local.filter(|mount| seen.insert(mount.device.clone())).take(MAX_MOUNTS).collect()
 }
 
 fn file_systems(view: &View, text: &str, found: &mut Vec<LimitUse>) {
-    // Those of the machine's own mount namespace are looked at all the time, with who fills them.
-    let ours = std::fs::read_to_string("/proc/1/mountinfo").unwrap_or_default();
-    let known: HashSet<String> = if view.all { HashSet::new() } else { ours.lines().filter_map(parse).map(|mount| mount.device).collect() };
+    // Those that are seen from here are looked at all the time, with who fills them.
+    let ours = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let known: HashSet<String> =
+        if view.all { HashSet::new() } else { ours.lines().filter_map(parse).map(|mount| mount.device).collect() };
     for mount in mounts(text).into_iter().filter(|mount| !known.contains(&mount.device)) {
         let root = format!("/proc/{}/root{}", view.pid, mount.at);
         let Ok(room) = rustix::fs::statvfs(&root) else { continue };
@@ -78,8 +98,14 @@ fn file_systems(view: &View, text: &str, found: &mut Vec<LimitUse>) {
             // What only root may use does not count as free.
             let free = if room.f_bavail == 0 { 0 } else { room.f_bfree };
             let (used, limit) = (room.f_blocks.saturating_sub(free), room.f_blocks);
-            let mut entry =
-                LimitUse::new(Resource::FileSystemBytes, LimitScope::FileSystem, used.saturating_mul(block), limit.saturating_mul(block)).bytes().at(&mount.at);
+            let mut entry = LimitUse::new(
+                Resource::FileSystemBytes,
+                LimitScope::FileSystem,
+                used.saturating_mul(block),
+                limit.saturating_mul(block),
+            )
+            .bytes()
+            .at(&mount.at);
             if entry.is_full() {
                 entry.holders = holders(view, &root, entry.used);
             }
@@ -87,7 +113,9 @@ fn file_systems(view: &View, text: &str, found: &mut Vec<LimitUse>) {
         }
         if room.f_files > 0 {
             let used = room.f_files.saturating_sub(room.f_favail);
-            found.push(LimitUse::new(Resource::FileSystemInodes, LimitScope::FileSystem, used, room.f_files).at(&mount.at));
+            found.push(
+                LimitUse::new(Resource::FileSystemInodes, LimitScope::FileSystem, used, room.f_files).at(&mount.at),
+            );
         }
     }
 }
@@ -113,7 +141,9 @@ fn holders(view: &View, root: &str, used: u64) -> Vec<kerno_model::LimitHolder> 
         }
         let maps = std::fs::read(format!("/proc/{}/maps", process.pid)).unwrap_or_default();
         for line in String::from_utf8_lossy(&maps).lines().filter(|line| line.contains(&mapped)) {
-            if let (Some(inode), Some(length)) = (line.split_whitespace().nth(4).and_then(|word| word.parse().ok()), length(line)) {
+            if let (Some(inode), Some(length)) =
+                (line.split_whitespace().nth(4).and_then(|word| word.parse().ok()), length(line))
+            {
                 files.entry(inode).or_insert(length);
             }
         }
@@ -136,7 +166,7 @@ fn on_device(pid: u32, fd: &str, major: u32, minor: u32) -> bool {
 
 /// Quotas of the user of the process, where a file system has them (quotactl(2)).
 fn quotas(view: &View, text: &str, found: &mut Vec<LimitUse>) {
-    let Some(uid) = view.text("status").and_then(|status| real_uid(&status)) else { return };
+    let Some((uid, _)) = view.uids() else { return };
     let mut seen = HashSet::new();
     let devices = text.lines().filter_map(parse).filter(|mount| LOCAL.contains(&mount.kind.as_str()));
     for mount in devices.filter(|mount| seen.insert(mount.device.clone())).take(MAX_MOUNTS) {
@@ -145,7 +175,9 @@ fn quotas(view: &View, text: &str, found: &mut Vec<LimitUse>) {
         let (bytes, files) = (quota.dqb_bhardlimit.saturating_mul(1024), quota.dqb_ihardlimit);
         let place = format!("{} of user {uid}", mount.at);
         if bytes > 0 {
-            found.push(LimitUse::new(Resource::QuotaBytes, LimitScope::User, quota.dqb_curspace, bytes).bytes().at(&place));
+            found.push(
+                LimitUse::new(Resource::QuotaBytes, LimitScope::User, quota.dqb_curspace, bytes).bytes().at(&place),
+            );
         }
         if files > 0 {
             found.push(LimitUse::new(Resource::QuotaFiles, LimitScope::User, quota.dqb_curinodes, files).at(place));
@@ -174,7 +206,10 @@ mod tests {
     fn lines_of_mountinfo() {
         let line = r"36 35 0:45 / /dev/shm rw,nosuid shared:5 - tmpfs shm rw,size=65536k";
         let mount = parse(line).unwrap();
-        assert_eq!((mount.device.as_str(), mount.at.as_str(), mount.kind.as_str(), mount.read_only), ("0:45", "/dev/shm", "tmpfs", false));
+        assert_eq!(
+            (mount.device.as_str(), mount.at.as_str(), mount.kind.as_str(), mount.read_only),
+            ("0:45", "/dev/shm", "tmpfs", false)
+        );
         assert!(parse("36 35 0:45 / /x ro - tmpfs t rw").unwrap().read_only && parse("").is_none());
         assert_eq!(mounts(&format!("{line}\n{line}\n1 2 0:3 / /proc rw - proc proc rw")).len(), 1);
     }
@@ -183,7 +218,12 @@ mod tests {
     fn file_systems_of_this_process_are_read() {
         let mut found = Vec::new();
         read(&View::new(std::process::id(), false, true), &|_| true, &mut found);
-        assert!(found.iter().any(|entry| entry.resource == Resource::FileSystemBytes && entry.used > 0 && entry.used <= entry.limit), "{found:?}");
+        assert!(
+            found.iter().any(|entry| entry.resource == Resource::FileSystemBytes
+                && entry.used > 0
+                && entry.used <= entry.limit),
+            "{found:?}"
+        );
         assert!(found.iter().any(|entry| entry.resource == Resource::Mounts && entry.limit >= 1000));
     }
 }

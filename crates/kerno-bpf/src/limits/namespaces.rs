@@ -1,13 +1,13 @@
 //! How many namespaces there may be.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::{AsRawFd as _, FromRawFd as _};
 use std::os::linux::fs::MetadataExt as _;
 
 use kerno_model::{LimitScope, LimitUse, Resource};
 
-use crate::waits::namespaces::{Kind, inode, path, read_within};
+use crate::waits::namespaces::{Kind, initial, inode, path, read_within};
 
 use super::View;
 
@@ -34,7 +34,7 @@ const MAX_DEPTH: usize = 33;
 
 /// Who made the outermost user namespace that this one is in: the kernel charges all that is in it to that user. `None` for the machine's own.
 fn outermost_owner(namespace: File) -> Option<u32> {
-    let initial = inode(1, Kind::User)?;
+    let initial = initial(Kind::User)?;
     let mut at = namespace;
     for _ in 0..MAX_DEPTH {
         if at.metadata().ok()?.st_ino() == initial {
@@ -71,7 +71,7 @@ pub(super) fn read(view: &View, wants: &dyn Fn(&[Resource]) -> bool, found: &mut
     if wanted.is_empty() {
         return;
     }
-    let (Some(own), Some(initial)) = (inode(view.pid, Kind::User), inode(1, Kind::User)) else { return };
+    let (Some(own), Some(initial)) = (inode(view.pid, Kind::User), initial(Kind::User)) else { return };
     let files: Vec<&str> = wanted.iter().map(|(.., file)| *file).collect();
     let of = |text: Option<String>| text?.trim().parse::<u64>().ok();
     let machine: Vec<_> = files.iter().map(|file| of(std::fs::read_to_string(file).ok())).collect();
@@ -83,10 +83,14 @@ pub(super) fn read(view: &View, wants: &dyn Fn(&[Resource]) -> bool, found: &mut
     for (index, (resource, kind, _)) in wanted.iter().enumerate() {
         let counts = count(view, *kind, own);
         if let Some(limit) = machine.get(index).copied().flatten() {
-            found.push(LimitUse::new(*resource, LimitScope::UserNamespace, counts.machine, limit));
+            let mut entry = LimitUse::new(*resource, LimitScope::UserNamespace, counts.machine, limit);
+            entry.holders = view.processes().holders(&counts.first, counts.machine);
+            found.push(entry);
         }
         if let Some(limit) = inside.get(index).copied().flatten() {
-            found.push(LimitUse::new(*resource, LimitScope::UserNamespace, counts.own, limit).at(own.to_string()));
+            let mut entry = LimitUse::new(*resource, LimitScope::UserNamespace, counts.own, limit).at(own.to_string());
+            entry.holders = view.processes().holders(&counts.first_inside, counts.own);
+            found.push(entry);
         }
     }
 }
@@ -97,22 +101,27 @@ struct Counts {
     machine: u64,
     /// Made in the user namespace of the process.
     own: u64,
+    /// A process in each, and in each of the latter.
+    first: Vec<(u32, u64)>,
+    first_inside: Vec<(u32, u64)>,
 }
 
 fn count(view: &View, kind: Kind, own: u64) -> Counts {
-    let initial = inode(1, kind);
-    let mut seen = BTreeSet::new();
-    let mut owners: BTreeMap<u64, u64> = BTreeMap::new();
+    let initial = initial(kind);
+    let (mut seen, mut counts) = (BTreeSet::new(), Counts::default());
     for process in &view.processes().all {
         let Ok(file) = File::open(path(process.pid, kind)) else { continue };
         let Ok(inode) = file.metadata().map(|metadata| metadata.st_ino()) else { continue };
         if Some(inode) == initial || !seen.insert(inode) {
             continue;
         }
+        counts.machine += 1;
+        counts.first.push((process.pid, 1));
         let request = if kind == Kind::User { GET_PARENT } else { GET_USER_NAMESPACE };
-        if let Some(above) = related(&file, request).and_then(|above| above.metadata().ok()) {
-            *owners.entry(above.st_ino()).or_default() += 1;
+        if related(&file, request).and_then(|above| above.metadata().ok()).is_some_and(|above| above.st_ino() == own) {
+            counts.own += 1;
+            counts.first_inside.push((process.pid, 1));
         }
     }
-    Counts { machine: seen.len() as u64, own: owners.get(&own).copied().unwrap_or(0) }
+    counts
 }

@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use kerno_model::{LimitScope, LimitUse, Resource};
 
 use crate::waits::ends::Ends;
-use crate::waits::net::{TcpSocket, UnixSockets, tcp_sockets, udp_ports};
 use crate::waits::namespaces::{self, Kind};
+use crate::waits::net::{TcpSocket, UnixSockets, tcp_sockets, udp_ports};
 
 use super::{View, number};
 
@@ -19,7 +19,7 @@ pub(super) fn read(view: &View, wants: &dyn Fn(&[Resource]) -> bool, found: &mut
     let inside = wants(&[R::EphemeralPorts, R::UdpPorts, R::TimeWait, R::TrackedConnections]);
     let settings = if inside { namespaces::within(view.pid, Kind::Net, || Ok(Settings::read())).ok() } else { None };
     let namespace = namespaces::inode(view.pid, Kind::Net);
-    let initial = namespace == namespaces::inode(1, Kind::Net);
+    let initial = namespace == namespaces::initial(Kind::Net);
     let place = if initial { String::new() } else { namespace.map(|inode| inode.to_string()).unwrap_or_default() };
     let sockets = if wants(&[R::EphemeralPorts]) { tcp_sockets(view.pid).unwrap_or_default() } else { Vec::new() };
     if let Some(settings) = &settings {
@@ -51,10 +51,25 @@ pub(super) fn read(view: &View, wants: &dyn Fn(&[Resource]) -> bool, found: &mut
     let third = |file: &str| std::fs::read_to_string(file).ok()?.split_whitespace().nth(2)?.parse::<u64>().ok();
     let pages = |count: Option<u64>| count.and_then(|count| count.checked_mul(page));
     of_machine(R::Neighbours, entries(view, "arp_cache"), number("/proc/sys/net/ipv4/neigh/default/gc_thresh3"), false);
-    of_machine(R::Neighbours6, entries(view, "ndisc_cache"), number("/proc/sys/net/ipv6/neigh/default/gc_thresh3"), false);
+    of_machine(
+        R::Neighbours6,
+        entries(view, "ndisc_cache"),
+        number("/proc/sys/net/ipv6/neigh/default/gc_thresh3"),
+        false,
+    );
     of_machine(R::Orphans, socket_count(view, "TCP:", "orphan"), number("/proc/sys/net/ipv4/tcp_max_orphans"), false);
-    of_machine(R::TcpMemory, pages(socket_count(view, "TCP:", "mem")), pages(third("/proc/sys/net/ipv4/tcp_mem")), true);
-    of_machine(R::UdpMemory, pages(socket_count(view, "UDP:", "mem")), pages(third("/proc/sys/net/ipv4/udp_mem")), true);
+    of_machine(
+        R::TcpMemory,
+        pages(socket_count(view, "TCP:", "mem")),
+        pages(third("/proc/sys/net/ipv4/tcp_mem")),
+        true,
+    );
+    of_machine(
+        R::UdpMemory,
+        pages(socket_count(view, "UDP:", "mem")),
+        pages(third("/proc/sys/net/ipv4/udp_mem")),
+        true,
+    );
     if wants(&[R::UnixBacklog]) {
         backlogs(view, found);
     }
@@ -106,8 +121,11 @@ fn ranges(text: &str) -> BTreeSet<u16> {
 
 /// A connection needs a local port that no other one between the same two addresses has, and that nobody is bound to.
 fn ports(view: &View, settings: &Settings, sockets: &[TcpSocket], found: &mut Vec<LimitUse>) {
-    let bound: HashSet<u16> =
-        sockets.iter().filter(|socket| socket.listens && settings.holds(socket.local.port())).map(|socket| socket.local.port()).collect();
+    let bound: HashSet<u16> = sockets
+        .iter()
+        .filter(|socket| socket.listens && settings.holds(socket.local.port()))
+        .map(|socket| socket.local.port())
+        .collect();
     let mut towards: BTreeMap<(IpAddr, SocketAddr), Vec<&TcpSocket>> = BTreeMap::new();
     for socket in sockets.iter().filter(|socket| !socket.listens && settings.holds(socket.local.port())) {
         towards.entry((socket.local.ip(), socket.remote)).or_default().push(socket);
@@ -120,8 +138,8 @@ fn ports(view: &View, settings: &Settings, sockets: &[TcpSocket], found: &mut Ve
         let mut taken = bound.clone();
         taken.extend(sockets.iter().map(|socket| socket.local.port()));
         let used = taken.len() as u64;
-        let mut entry =
-            LimitUse::new(Resource::EphemeralPorts, LimitScope::Destination, used, settings.count()).at(remote.to_string());
+        let mut entry = LimitUse::new(Resource::EphemeralPorts, LimitScope::Destination, used, settings.count())
+            .at(remote.to_string());
         entry.idle = sockets.iter().filter(|socket| socket.time_wait).count() as u64;
         let mut open: BTreeMap<u32, u64> = BTreeMap::new();
         for socket in sockets.iter().filter(|socket| socket.inode != 0) {
@@ -135,7 +153,8 @@ fn ports(view: &View, settings: &Settings, sockets: &[TcpSocket], found: &mut Ve
 }
 
 fn ports_of_udp(view: &View, settings: &Settings) -> Option<LimitUse> {
-    let taken: BTreeSet<u16> = udp_ports(view.pid).ok()?.iter().map(|(port, _)| *port).filter(|port| settings.holds(*port)).collect();
+    let taken: BTreeSet<u16> =
+        udp_ports(view.pid).ok()?.iter().map(|(port, _)| *port).filter(|port| settings.holds(*port)).collect();
     Some(LimitUse::new(Resource::UdpPorts, LimitScope::NetNamespace, taken.len() as u64, settings.count()))
 }
 
@@ -145,7 +164,9 @@ fn tracked(view: &View, settings: &Settings) -> Option<LimitUse> {
     let text = view.text("net/stat/nf_conntrack").unwrap_or_default();
     let found = tracked_of(&text, limit);
     // Without that file, the number alone.
-    found.or_else(|| Some(LimitUse::new(Resource::TrackedConnections, LimitScope::NetNamespace, settings.tracked?, limit)))
+    found.or_else(|| {
+        Some(LimitUse::new(Resource::TrackedConnections, LimitScope::NetNamespace, settings.tracked?, limit))
+    })
 }
 
 /// The most connections that any network namespace may track; `None` without connection tracking.
@@ -213,8 +234,13 @@ mod tests {
     fn ports_that_are_kept_for_others_do_not_count() {
         assert_eq!(ranges("8080,9148-9150\n").into_iter().collect::<Vec<_>>(), [8080, 9148, 9149, 9150]);
         assert!(ranges("\n").is_empty() && ranges("a-b,70000").is_empty());
-        let settings =
-            Settings { ports: (40000, 40060), reserved: ranges("40010-40019,50000"), time_wait_max: None, tracked: None, tracked_max: None };
+        let settings = Settings {
+            ports: (40000, 40060),
+            reserved: ranges("40010-40019,50000"),
+            time_wait_max: None,
+            tracked: None,
+            tracked_max: None,
+        };
         assert_eq!(settings.count(), 51);
         assert!(settings.holds(40000) && settings.holds(40060) && !settings.holds(40015) && !settings.holds(40061));
     }
@@ -235,7 +261,8 @@ mod tests {
         let own = std::process::id();
         let view = View::new(own, false, true);
         let settings = Settings::read();
-        let sockets: Vec<_> = tcp_sockets(own).unwrap().into_iter().filter(|socket| socket.listens || socket.remote == remote).collect();
+        let sockets: Vec<_> =
+            tcp_sockets(own).unwrap().into_iter().filter(|socket| socket.listens || socket.remote == remote).collect();
         ports(&view, &settings, &sockets, &mut found);
         let entry = found.iter().find(|entry| entry.place == remote.to_string()).unwrap();
         assert!(entry.used >= 9 && entry.limit > 100 && entry.idle == 0, "{entry:?}");

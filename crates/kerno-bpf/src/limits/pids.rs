@@ -1,6 +1,7 @@
 //! Processes and threads.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use kerno_model::{LimitScope, LimitUse, Resource};
 
@@ -51,22 +52,48 @@ fn is_at_or_below(path: &str, level: &str) -> bool {
 fn of_cgroups(view: &View, found: &mut Vec<LimitUse>) {
     let Some(hierarchy) = Hierarchy::of_controller("pids") else { return };
     let Some(path) = cgroup_path(view.pid, "pids", hierarchy.v2) else { return };
-    let mut paths: Option<HashMap<u32, String>> = None;
+    let mut paths = None;
     for level in levels(&path) {
         let dir = hierarchy.mount.join(level.trim_start_matches('/'));
-        let read = |file: &str| number(&dir.join(file).to_string_lossy());
-        // Without a limit it says "max".
-        let (Some(limit), Some(used)) = (read("pids.max"), read("pids.current")) else { continue };
-        let mut entry = LimitUse::new(Resource::Pids, LimitScope::Cgroup, used, limit).at(level);
-        entry.file = dir.join("pids.max").to_string_lossy().into_owned();
-        entry.refused = read_numbers(&dir.join("pids.events")).ok().and_then(|events| events.get("max").copied()).unwrap_or(0);
+        let Some(entry) = of_cgroup(&dir, level) else { continue };
         let paths = paths.get_or_insert_with(|| cgroups_of_all(view, hierarchy.v2));
-        let inside = view.processes().all.iter().filter(|process| paths.get(&process.pid).is_some_and(|path| is_at_or_below(path, level)));
-        let amounts: Vec<_> = inside.map(|process| (process.pid, process.threads)).collect();
-        entry.holders = view.processes().holders(&amounts, used);
-        entry.idle = zombies(view, &amounts);
-        found.push(entry);
+        found.push(with_holders(view, paths, entry));
     }
+}
+
+/// The most cgroups that are told of.
+const MAX_CGROUPS: usize = 16;
+
+/// Each cgroup that has a limit; of many the fullest.
+pub(super) fn of_every_cgroup(view: &View, found: &mut Vec<LimitUse>) {
+    let Some(hierarchy) = Hierarchy::of_controller("pids") else { return };
+    let walk = hierarchy.walk();
+    let mut all: Vec<_> = walk.cgroups.iter().filter_map(|cgroup| of_cgroup(&cgroup.dir, &cgroup.path)).collect();
+    all.sort_by(|a, b| b.share().total_cmp(&a.share()));
+    all.truncate(MAX_CGROUPS);
+    let paths = cgroups_of_all(view, hierarchy.v2);
+    found.extend(all.into_iter().map(|entry| with_holders(view, &paths, entry)));
+}
+
+fn of_cgroup(dir: &Path, path: &str) -> Option<LimitUse> {
+    let read = |file: &str| number(&dir.join(file).to_string_lossy());
+    // Without a limit it says "max".
+    let (limit, used) = (read("pids.max")?, read("pids.current")?);
+    let mut entry = LimitUse::new(Resource::Pids, LimitScope::Cgroup, used, limit).at(path);
+    entry.file = dir.join("pids.max").to_string_lossy().into_owned();
+    entry.refused =
+        read_numbers(&dir.join("pids.events")).ok().and_then(|events| events.get("max").copied()).unwrap_or(0);
+    Some(entry)
+}
+
+fn with_holders(view: &View, paths: &HashMap<u32, String>, mut entry: LimitUse) -> LimitUse {
+    let all = view.processes();
+    let inside = |pid: u32| paths.get(&pid).is_some_and(|path| is_at_or_below(path, &entry.place));
+    let amounts: Vec<_> =
+        all.all.iter().filter(|process| inside(process.pid)).map(|process| (process.pid, process.threads)).collect();
+    entry.holders = all.holders(&amounts, entry.used);
+    entry.idle = zombies(view, &amounts);
+    entry
 }
 
 fn zombies(view: &View, amounts: &[(u32, u64)]) -> u64 {
@@ -77,7 +104,8 @@ fn zombies(view: &View, amounts: &[(u32, u64)]) -> u64 {
 fn cgroups_of_all(view: &View, v2: bool) -> HashMap<u32, String> {
     let all = view.processes();
     let path = |pid| cgroup_path(pid, "pids", v2);
-    let mut paths: HashMap<u32, String> = all.all.iter().filter_map(|process| Some((process.pid, path(process.pid)?))).collect();
+    let mut paths: HashMap<u32, String> =
+        all.all.iter().filter_map(|process| Some((process.pid, path(process.pid)?))).collect();
     if !v2 {
         for zombie in all.all.iter().filter(|process| process.zombie) {
             if let Some(parent) = paths.get(&zombie.parent).cloned() {
@@ -106,7 +134,7 @@ fn of_machine(view: &View) -> Option<LimitUse> {
 fn of_namespace(view: &View) -> Option<LimitUse> {
     const FILE: &str = "/proc/sys/kernel/pid_max";
     let own = namespaces::inode(view.pid, Kind::Pid)?;
-    let machine = namespaces::inode(1, Kind::Pid) == Some(own);
+    let machine = namespaces::initial(Kind::Pid) == Some(own);
     let limit = if machine {
         number(FILE)
     } else {
@@ -115,7 +143,8 @@ fn of_namespace(view: &View) -> Option<LimitUse> {
     let inside = |pid: u32| machine || namespaces::inode(pid, Kind::Pid) == Some(own);
     let all = view.processes();
     // Each process of a namespace inside has an id here, too; those of its own children are few.
-    let amounts: Vec<_> = all.all.iter().filter(|process| inside(process.pid)).map(|process| (process.pid, process.threads)).collect();
+    let amounts: Vec<_> =
+        all.all.iter().filter(|process| inside(process.pid)).map(|process| (process.pid, process.threads)).collect();
     let used = amounts.iter().map(|(_, threads)| threads).sum();
     let mut entry = LimitUse::new(Resource::ProcessIds, LimitScope::PidNamespace, used, limit?);
     if !machine {
@@ -130,17 +159,22 @@ fn of_namespace(view: &View) -> Option<LimitUse> {
 fn of_user(view: &View) -> Option<LimitUse> {
     const MAY: u64 = 1 << 24 | 1 << 21;
     let status = view.text("status")?;
-    let uid = real_uid(&status)?;
+    let (uid, _) = view.uids()?;
     let namespace = namespaces::inode(view.pid, Kind::User);
-    let initial = namespace == namespaces::inode(1, Kind::User);
-    let capable = initial && field(&status, "CapEff:").and_then(|caps| u64::from_str_radix(caps, 16).ok()).is_some_and(|caps| caps & MAY != 0);
+    let initial = namespace == namespaces::initial(Kind::User);
+    let capable = initial
+        && !view.stands_in
+        && field(&status, "CapEff:")
+            .and_then(|caps| u64::from_str_radix(caps, 16).ok())
+            .is_some_and(|caps| caps & MAY != 0);
     if (uid == 0 && initial) || capable {
         return None;
     }
     let limit = super::process::limit(view, "Max processes")?;
     let same = |pid: u32| {
         let status = std::fs::read(format!("/proc/{pid}/status")).ok()?;
-        (real_uid(&String::from_utf8_lossy(&status))? == uid && namespaces::inode(pid, Kind::User) == namespace).then_some(())
+        (real_uid(&String::from_utf8_lossy(&status))? == uid && namespaces::inode(pid, Kind::User) == namespace)
+            .then_some(())
     };
     // The namespace of a zombie cannot be read any more: it is taken for that of its parent.
     let of_user = |pid: u32, zombie: bool, parent: u32| same(pid).is_some() || (zombie && same(parent).is_some());
@@ -166,15 +200,19 @@ pub(super) fn real_uid(status: &str) -> Option<u32> {
 fn of_memory(view: &View, found: &mut Vec<LimitUse>) {
     let Some(hierarchy) = Hierarchy::of_controller("memory") else { return };
     let Some(path) = cgroup_path(view.pid, "memory", hierarchy.v2) else { return };
-    let (max, current) =
-        if hierarchy.v2 { ("memory.max", "memory.current") } else { ("memory.limit_in_bytes", "memory.usage_in_bytes") };
+    let (max, current) = if hierarchy.v2 {
+        ("memory.max", "memory.current")
+    } else {
+        ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    };
     for level in levels(&path) {
         let dir = hierarchy.mount.join(level.trim_start_matches('/'));
         let read = |file: &str| number(&dir.join(file).to_string_lossy());
         if let (Some(limit), Some(used)) = (read(max), read(current)) {
             // That of v1 without a limit.
             if limit < 1 << 62 {
-                let mut entry = LimitUse::new(Resource::CgroupMemory, LimitScope::Cgroup, used, limit).bytes().at(level);
+                let mut entry =
+                    LimitUse::new(Resource::CgroupMemory, LimitScope::Cgroup, used, limit).bytes().at(level);
                 entry.file = dir.join(max).to_string_lossy().into_owned();
                 found.push(entry);
             }

@@ -34,7 +34,8 @@ impl Processes {
     pub(super) fn scan() -> Self {
         let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        let all: Vec<Proc> = pids.take(MAX_PROCESSES).filter_map(|pid| state::stat(pid, pid).ok().map(|stat| of(pid, stat))).collect();
+        let all: Vec<Proc> =
+            pids.take(MAX_PROCESSES).filter_map(|pid| state::stat(pid, pid).ok().map(|stat| of(pid, stat))).collect();
         let place = all.iter().enumerate().map(|(place, process)| (process.pid, place)).collect();
         Self { all, place }
     }
@@ -54,10 +55,16 @@ impl Processes {
         let mut own: BTreeMap<u32, LimitHolder> = BTreeMap::new();
         let mut of_children: BTreeMap<u32, u64> = BTreeMap::new();
         let mut of_name: BTreeMap<String, LimitHolder> = BTreeMap::new();
-        let holder = |pid: u32| LimitHolder { pid, comm: self.comm(pid), namespace_init: self.is_namespace_init(pid), ..LimitHolder::default() };
+        let holder = |pid: u32| LimitHolder {
+            pid,
+            comm: self.comm(pid),
+            namespace_init: self.is_namespace_init(pid),
+            ..LimitHolder::default()
+        };
         for (pid, amount) in amounts.iter().copied().filter(|(_, amount)| *amount > 0) {
             let process = self.get(pid);
-            let zombie_of = process.filter(|process| process.zombie && process.parent > 0).map(|process| process.parent);
+            let zombie_of =
+                process.filter(|process| process.zombie && process.parent > 0).map(|process| process.parent);
             let entry = own.entry(zombie_of.unwrap_or(pid)).or_insert_with_key(|pid| holder(*pid));
             entry.amount += amount;
             if zombie_of.is_some() {
@@ -76,13 +83,20 @@ impl Processes {
         let alone = own.values().any(|holder| most(holder.amount));
         let mut holders: Vec<LimitHolder> = own.into_values().collect();
         // The first process of the machine has not started what it was given.
-        let starter = of_children.into_iter().filter(|(pid, amount)| *pid > 1 && most(*amount)).max_by_key(|(_, amount)| *amount);
+        let starter =
+            of_children.into_iter().filter(|(pid, amount)| *pid > 1 && most(*amount)).max_by_key(|(_, amount)| *amount);
         if let Some((pid, amount)) = starter.filter(|_| !alone) {
-            let children: Vec<u32> = amounts.iter().map(|(pid, _)| *pid).filter(|child| self.get(*child).is_some_and(|child| child.parent == pid)).collect();
+            let children: Vec<u32> = amounts
+                .iter()
+                .map(|(pid, _)| *pid)
+                .filter(|child| self.get(*child).is_some_and(|child| child.parent == pid))
+                .collect();
             let before = holders.iter().find(|known| known.pid == pid).cloned().unwrap_or_else(|| holder(pid));
             holders.retain(|known| known.pid != pid && !children.contains(&known.pid));
             holders.push(LimitHolder { amount: before.amount + amount, ..before });
-        } else if let Some((name, entry)) = of_name.into_iter().filter(|(_, entry)| !alone && most(entry.amount)).max_by_key(|(_, entry)| entry.amount) {
+        } else if let Some((name, entry)) =
+            of_name.into_iter().filter(|(_, entry)| !alone && most(entry.amount)).max_by_key(|(_, entry)| entry.amount)
+        {
             holders.retain(|known| known.comm != name);
             holders.push(LimitHolder { comm: name, ..entry });
         }
@@ -116,7 +130,13 @@ mod tests {
     fn made(list: &[(u32, u32, &str, bool)]) -> Processes {
         let all: Vec<Proc> = list
             .iter()
-            .map(|(pid, parent, comm, zombie)| Proc { pid: *pid, parent: *parent, comm: (*comm).into(), zombie: *zombie, threads: 1 })
+            .map(|(pid, parent, comm, zombie)| Proc {
+                pid: *pid,
+                parent: *parent,
+                comm: (*comm).into(),
+                zombie: *zombie,
+                threads: 1,
+            })
             .collect();
         let place = all.iter().enumerate().map(|(place, process)| (process.pid, place)).collect();
         Processes { all, place }
@@ -147,7 +167,8 @@ mod tests {
 
     #[test]
     fn orphans_of_one_name_are_told_together() {
-        let list: Vec<_> = (0..30).map(|n| (BASE + n, 1, "bomb", false)).chain([(BASE + 99, 1, "cron", false)]).collect();
+        let list: Vec<_> =
+            (0..30).map(|n| (BASE + n, 1, "bomb", false)).chain([(BASE + 99, 1, "cron", false)]).collect();
         let amounts: Vec<_> = list.iter().map(|(pid, ..)| (*pid, 1)).collect();
         let holders = made(&list).holders(&amounts, 31);
         assert_eq!((holders[0].pid, holders[0].amount, holders[0].comm.as_str()), (BASE, 30, "bomb"));

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use kerno_model::{LimitScope, LimitUse, Resource};
 
 use super::namespaces::charged_user;
-use super::{View, number};
+use super::{View, number, uids};
 
 /// The most descriptors whose details are read.
 const MAX_READ: usize = 1 << 16;
@@ -31,7 +31,11 @@ const COUNTED: [Counted; 3] = [
         link: "anon_inode:inotify",
         instances: Resource::InotifyInstances,
         instances_max: "/proc/sys/fs/inotify/max_user_instances",
-        watches: Some(Watches { resource: Resource::InotifyWatches, max: "/proc/sys/fs/inotify/max_user_watches", line: "inotify wd:" }),
+        watches: Some(Watches {
+            resource: Resource::InotifyWatches,
+            max: "/proc/sys/fs/inotify/max_user_watches",
+            line: "inotify wd:",
+        }),
     },
     Counted {
         link: "anon_inode:[fanotify]",
@@ -44,7 +48,11 @@ const COUNTED: [Counted; 3] = [
         // Of these there may be any number.
         instances: Resource::Other,
         instances_max: "",
-        watches: Some(Watches { resource: Resource::EpollWatches, max: "/proc/sys/fs/epoll/max_user_watches", line: "tfd:" }),
+        watches: Some(Watches {
+            resource: Resource::EpollWatches,
+            max: "/proc/sys/fs/epoll/max_user_watches",
+            line: "tfd:",
+        }),
     },
 ];
 
@@ -55,7 +63,7 @@ pub(super) fn read(view: &View, wants: &dyn Fn(&[Resource]) -> bool, found: &mut
         if !instances && watches.is_none() {
             continue;
         }
-        let Some(user) = effective_uid(view.pid).map(|uid| charged_user(view.pid, uid)) else { continue };
+        let Some(user) = view.uids().map(|(_, uid)| charged_user(view.pid, uid)) else { continue };
         let (instances_of, watches_of) = count(view, counted, user, watches);
         let mut tell = |resource, max: &str, amounts: &HashMap<u32, u64>| {
             let Some(limit) = number(max) else { return };
@@ -75,7 +83,12 @@ pub(super) fn read(view: &View, wants: &dyn Fn(&[Resource]) -> bool, found: &mut
 }
 
 /// Instances and watches of each process of the user. What a child has inherited is counted once, with its parent.
-fn count(view: &View, counted: &Counted, user: u32, watches: Option<&Watches>) -> (HashMap<u32, u64>, HashMap<u32, u64>) {
+fn count(
+    view: &View,
+    counted: &Counted,
+    user: u32,
+    watches: Option<&Watches>,
+) -> (HashMap<u32, u64>, HashMap<u32, u64>) {
     let (mut instances, mut watched) = (HashMap::<u32, u64>::new(), HashMap::<u32, u64>::new());
     let mut seen: HashSet<(u32, u32)> = HashSet::new();
     let mut users: HashMap<u32, bool> = HashMap::new();
@@ -88,7 +101,7 @@ fn count(view: &View, counted: &Counted, user: u32, watches: Option<&Watches>) -
             if !std::fs::read_link(entry.path()).is_ok_and(|link| link.as_os_str() == counted.link) {
                 continue;
             }
-            let charged = || effective_uid(process.pid).map(|uid| charged_user(process.pid, uid)) == Some(user);
+            let charged = || uids(process.pid).map(|(_, uid)| charged_user(process.pid, uid)) == Some(user);
             if seen.len() >= MAX_READ || !*users.entry(process.pid).or_insert_with(charged) {
                 break;
             }
@@ -107,13 +120,6 @@ fn count(view: &View, counted: &Counted, user: u32, watches: Option<&Watches>) -
         }
     }
     (instances, watched)
-}
-
-fn effective_uid(pid: u32) -> Option<u32> {
-    let status = std::fs::read(format!("/proc/{pid}/status")).ok()?;
-    let status = String::from_utf8_lossy(&status).into_owned();
-    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
-    line.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// Whether both have the same file open under this number (`KCMP_FILE`).
@@ -141,7 +147,8 @@ mod tests {
         let mut found = Vec::new();
         read(&View::new(own, false, true), &|_| true, &mut found);
         let of = |resource| found.iter().find(|entry| entry.resource == resource).unwrap();
-        let mine = |resource| of(resource).holders.iter().find(|holder| holder.pid == own).map_or(0, |holder| holder.amount);
+        let mine =
+            |resource| of(resource).holders.iter().find(|holder| holder.pid == own).map_or(0, |holder| holder.amount);
         assert!(mine(Resource::InotifyInstances) >= 1 || of(Resource::InotifyInstances).used > 5, "{found:?}");
         assert!(of(Resource::InotifyWatches).used >= 7 && of(Resource::InotifyWatches).limit > 7, "{found:?}");
     }

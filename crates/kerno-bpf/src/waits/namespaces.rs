@@ -55,6 +55,18 @@ pub(crate) fn inode(pid: u32, kind: Kind) -> Option<u64> {
     Some(std::fs::metadata(path(pid, kind)).ok()?.st_ino())
 }
 
+/// The namespace that the machine has itself. Most have a fixed number (linux/proc_ns.h); of the others that of the first process, or, if that is hidden, our own.
+pub(crate) fn initial(kind: Kind) -> Option<u64> {
+    match kind {
+        Kind::Ipc => Some(0xEFFF_FFFF),
+        Kind::Uts => Some(0xEFFF_FFFE),
+        Kind::User => Some(0xEFFF_FFFD),
+        Kind::Pid => Some(0xEFFF_FFFC),
+        Kind::Cgroup => Some(0xEFFF_FFFB),
+        Kind::Net | Kind::Mount => inode(1, kind).or_else(|| inode(std::process::id(), kind)),
+    }
+}
+
 /// Runs this in the network or IPC namespace of a process: in a thread of its own, unless it is our own. A thread that ends takes no other's place.
 pub(crate) fn within<T: Send>(pid: u32, kind: Kind, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     let link = match kind {
@@ -84,7 +96,8 @@ const MAX_FILE: usize = 4096;
 pub(crate) fn read_within(pid: u32, kinds: &[Kind], files: &[&str]) -> io::Result<Vec<Option<String>>> {
     let namespaces: Vec<(File, i32)> =
         kinds.iter().map(|kind| Ok((File::open(path(pid, *kind))?, kind.flag()))).collect::<io::Result<_>>()?;
-    let paths: Vec<CString> = files.iter().map(|file| CString::new(*file).map_err(io::Error::other)).collect::<io::Result<_>>()?;
+    let paths: Vec<CString> =
+        files.iter().map(|file| CString::new(*file).map_err(io::Error::other)).collect::<io::Result<_>>()?;
     let entered: Vec<(i32, i32)> = namespaces.iter().map(|(file, flag)| (file.as_raw_fd(), *flag)).collect();
     let (reader, writer) = pipe()?;
     // SAFETY: the child makes only system calls, on what was made before, and ends.
@@ -104,7 +117,10 @@ pub(crate) fn read_within(pid: u32, kinds: &[Kind], files: &[&str]) -> io::Resul
     unsafe { libc::waitpid(child, &raw mut status, 0) };
     result?;
     let mut parts = text.split(|byte| *byte == 0);
-    Ok(paths.iter().map(|_| parts.next().filter(|part| !part.is_empty()).map(|part| String::from_utf8_lossy(part).into_owned())).collect())
+    Ok(paths
+        .iter()
+        .map(|_| parts.next().filter(|part| !part.is_empty()).map(|part| String::from_utf8_lossy(part).into_owned()))
+        .collect())
 }
 
 /// Each file, and a zero behind it.
@@ -157,6 +173,19 @@ fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_machines_own_namespaces_are_known() {
+        // The first process is there, where it can be looked at.
+        for kind in [Kind::Ipc, Kind::Uts, Kind::User, Kind::Pid, Kind::Cgroup, Kind::Net, Kind::Mount] {
+            let known = initial(kind);
+            assert!(known.is_some());
+            if let Some(first) = inode(1, kind).filter(|_| crate::probe::in_initial_pid_namespace()) {
+                let moved = matches!(kind, Kind::Cgroup | Kind::Uts | Kind::Ipc);
+                assert!(moved || known == Some(first), "{kind:?}");
+            }
+        }
+    }
 
     #[test]
     fn files_are_read_in_namespaces_of_their_own() {

@@ -2,6 +2,8 @@
 
 use kerno_model::{LimitScope, LimitUse, Resource, errno as e};
 
+use crate::shell::word;
+
 /// Calls, and the errors that they give when a limit is reached.
 pub type Fails = &'static [(&'static [&'static str], &'static [i32])];
 
@@ -30,13 +32,40 @@ pub struct LimitEntry {
 const FORK: &[&str] = &["clone", "clone3", "fork", "vfork"];
 const MAP: &[&str] = &["mmap", "mmap2", "mremap", "mprotect", "munmap", "madvise", "brk", "shmat"];
 const WRITES: &[&str] = &[
-    "write", "pwrite64", "writev", "pwritev", "pwritev2", "fallocate", "ftruncate", "ftruncate64", "truncate",
-    "truncate64", "copy_file_range", "sendfile", "sendfile64", "splice", "io_uring_enter",
+    "write",
+    "pwrite64",
+    "writev",
+    "pwritev",
+    "pwritev2",
+    "fallocate",
+    "ftruncate",
+    "ftruncate64",
+    "truncate",
+    "truncate64",
+    "copy_file_range",
+    "sendfile",
+    "sendfile64",
+    "splice",
+    "io_uring_enter",
 ];
 /// Calls that may add to a directory.
 const CREATES: &[&str] = &[
-    "open", "openat", "openat2", "creat", "mkdir", "mkdirat", "mknod", "mknodat", "symlink", "symlinkat", "link", "linkat",
-    "rename", "renameat", "renameat2", "bind",
+    "open",
+    "openat",
+    "openat2",
+    "creat",
+    "mkdir",
+    "mkdirat",
+    "mknod",
+    "mknodat",
+    "symlink",
+    "symlinkat",
+    "link",
+    "linkat",
+    "rename",
+    "renameat",
+    "renameat2",
+    "bind",
 ];
 const SENDS: &[&str] = &["sendto", "sendmsg", "sendmmsg", "write", "writev", "connect"];
 const NEW_NAMESPACE: &[&str] = &["unshare", "clone", "clone3"];
@@ -116,7 +145,7 @@ pub const LIMITS: &[LimitEntry] = &[
     },
     LimitEntry {
         resource: Resource::MessageBytes, name: "RLIMIT_MSGQUEUE", what: "in POSIX message queues of the user", scope: LimitScope::User,
-        fails: &[(&["mq_open"], &[e::EMFILE])], only: false,
+        fails: &[(&["mq_open"], &[e::EMFILE])], only: true,
         look: "grep msgqueue /proc/{pid}/limits; ls -l /dev/mqueue", raise: "prlimit --pid {pid} --msgqueue={more}",
     },
     LimitEntry {
@@ -321,10 +350,20 @@ pub fn entry(resource: Resource) -> Option<&'static LimitEntry> {
 impl LimitEntry {
     /// Whether this call fails with this error when the limit is reached.
     pub fn gives(&self, call: &str, errno: i32) -> bool {
-        let listed =
-            |(calls, errnos): &(&[&str], &[i32])| errnos.contains(&errno) && (calls.contains(&call) || calls.contains(&"*"));
+        let listed = |(calls, errnos): &(&[&str], &[i32])| {
+            errnos.contains(&errno) && (calls.contains(&call) || calls.contains(&"*"))
+        };
         self.fails.iter().any(listed)
     }
+}
+
+/// A command of the table for one limit, as it is for a process.
+pub fn filled_in(command: &str, limit: &LimitUse, pid: u32) -> String {
+    let more = limit.limit.saturating_mul(2).max(1);
+    let place = if limit.place.is_empty() { String::new() } else { word(&limit.place) };
+    let file = if limit.file.is_empty() { entry(limit.resource).map_or("", |entry| entry.name) } else { &limit.file };
+    let command = command.replace("{pid}", &pid.to_string()).replace("{more}", &more.to_string());
+    command.replace("{file}", &word(file)).replace("{place}", &place)
 }
 
 /// The limits that make this call fail with this error.

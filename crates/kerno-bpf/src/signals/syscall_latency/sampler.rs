@@ -187,9 +187,17 @@ impl LimitErrors {
     fn of_the_tables() -> Self {
         let errnos = 1..u16::try_from(64 * ERROR_SET_WORDS).unwrap_or(u16::MAX);
         let of_call = |key: usize| name_of_key(key).map(|name| (key, name));
-        let all = (0..MAX_KEYS).filter_map(of_call).flat_map(|(key, name)| errnos.clone().map(move |errno| (key, name, errno)));
+        let all = (0..MAX_KEYS)
+            .filter_map(of_call)
+            .flat_map(|(key, name)| errnos.clone().map(move |errno| (key, name, errno)));
         let is = |name: &str, errno: i32| may_be_a_limit(name, errno) && !normal::is_normal_error(name, errno);
-        Self { of_key: all.filter(|(_, name, errno)| is(name, i32::from(*errno))).map(|(key, _, errno)| (key, errno)).collect(), total: 0 }
+        Self {
+            of_key: all
+                .filter(|(_, name, errno)| is(name, i32::from(*errno)))
+                .map(|(key, _, errno)| (key, errno))
+                .collect(),
+            total: 0,
+        }
     }
 
     /// Whether there are more than at the last look.
@@ -396,7 +404,14 @@ fn failures_of(key: OffenderKey, offender: &Offender) -> Vec<Failure> {
     let errors = offender.errors.iter().filter_map(|error| Some((i32::try_from(error.error).ok()?, error.count)));
     errors
         .filter(|(errno, count)| *errno > 0 && *count > 0 && may_be_a_limit(&call, *errno))
-        .map(|(errno, total)| Failure { pid: key.pid, comm: comm.clone(), call: call.clone(), errno, total })
+        .map(|(errno, total)| Failure {
+            pid: key.pid,
+            parent_pid: offender.parent_pid,
+            comm: comm.clone(),
+            call: call.clone(),
+            errno,
+            total,
+        })
         .collect()
 }
 

@@ -177,7 +177,8 @@ fn finding(
         let share = float(worst.count) / float(made.max(1));
         finding = finding.measured("share_of_calls", share, Unit::Ratio, None);
     }
-    let looked = window.limits.iter().find(|failure| (failure.pid, &*failure.call, failure.errno) == (pid, name, error));
+    let looked =
+        window.limits.iter().find(|failure| (failure.pid, &*failure.call, failure.errno) == (pid, name, error));
     if looked.is_some_and(|failure| !failure.limits.iter().any(|limit| limits::explains(limit, name, error))) {
         finding = finding.detail("no_limit_full", true);
     }

@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 
 use kerno_model::{
-    Address, Fact, Finding, LimitFailure, LimitHolder, LimitScope, LimitUse, Process, Resource, Scope, Severity, Subject, Unit,
-    Window, fill,
+    Address, Fact, Finding, LimitFailure, LimitHolder, LimitScope, LimitUse, Process, Resource, Scope, Severity,
+    Subject, Unit, Window, fill,
 };
 
 use super::words::words;
 use crate::knowledge::limits::{self, LimitEntry};
 use crate::rule;
-use crate::shell::word;
 
 rule! {
     /// A limit of any kind is reached.
@@ -94,7 +93,8 @@ fn full(failure: &LimitFailure) -> Option<(&LimitUse, &'static LimitEntry)> {
             && limits::explains(limit, &failure.call, failure.errno)
     };
     let full = failure.limits.iter().filter(watched);
-    let best = full.max_by(|a, b| a.is_full().cmp(&b.is_full()).then_with(|| a.share().min(1.0).total_cmp(&b.share().min(1.0))))?;
+    let best = full
+        .max_by(|a, b| a.is_full().cmp(&b.is_full()).then_with(|| a.share().min(1.0).total_cmp(&b.share().min(1.0))))?;
     Some((best, limits::entry(best.resource)?))
 }
 
@@ -106,7 +106,9 @@ fn finding(window: &Window, rule: &LimitReached, reached: &Reached<'_>) -> Optio
         return None;
     }
     let per_second = count / window.seconds();
-    let lives = |failure: &&LimitFailure| !failure.ended && window.process_seen(failure.pid, &failure.comm).is_none_or(|process: &Process| process.alive);
+    let lives = |failure: &&LimitFailure| {
+        !failure.ended && window.process_seen(failure.pid, &failure.comm).is_none_or(|process: &Process| process.alive)
+    };
     // What is switched off, and what a process tries to have of its own, programs do without.
     let copes = (limit.scope == LimitScope::Process || limit.limit == 0) && reached.failures.iter().all(lives);
     let severity = match () {
@@ -127,7 +129,10 @@ fn finding(window: &Window, rule: &LimitReached, reached: &Reached<'_>) -> Optio
         .detail("place", limit.place.clone())
         .detail("scope", limit.scope.name())
         .detail("zombies", zombies(limit) as f64 * 2.0 > limit.used as f64)
-        .detail("failing", Subject::process(window, worst.pid, window.name_of(worst.pid, &worst.comm)).process.unwrap_or_default())
+        .detail(
+            "failing",
+            Subject::process(window, worst.pid, window.name_of(worst.pid, &worst.comm)).process.unwrap_or_default(),
+        )
         .measured(used_name, limit.used as f64, unit, Some(limit.limit as f64))
         .measured(limit_name, limit.limit as f64, unit, None)
         .measured("failed", count, Unit::Count, Some(rule.min_failures))
@@ -158,8 +163,11 @@ fn finding(window: &Window, rule: &LimitReached, reached: &Reached<'_>) -> Optio
     }
     let mut failing = reached.failures.clone();
     failing.sort_by_key(|failure| std::cmp::Reverse(failure.count));
-    finding.victims =
-        failing.iter().take(MAX_VICTIMS).map(|failure| Subject::process(window, failure.pid, window.name_of(failure.pid, &failure.comm))).collect();
+    finding.victims = failing
+        .iter()
+        .take(MAX_VICTIMS)
+        .map(|failure| Subject::process(window, failure.pid, window.name_of(failure.pid, &failure.comm)))
+        .collect();
     finding.victims.dedup_by_key(|victim| victim.pid());
     finding.since = first(window, reached);
     finding.excess = (count / rule.min_failures).max(1.0);
@@ -220,7 +228,9 @@ fn opener(window: &Window, limit: &LimitUse) -> Option<LimitHolder> {
     let initial = tcp.namespaces.iter().find(|namespace| namespace.initial).map(|namespace| namespace.inode);
     let namespace = if limit.place.is_empty() { initial } else { limit.place.parse().ok() };
     let there = tcp.peers.iter().filter(|peer| match limit.resource {
-        Resource::EphemeralPorts => peer.outgoing && to.is_some_and(|to| (peer.remote.to_canonical(), peer.port) == (to.ip(), to.port())),
+        Resource::EphemeralPorts => {
+            peer.outgoing && to.is_some_and(|to| (peer.remote.to_canonical(), peer.port) == (to.ip(), to.port()))
+        }
         _ => peer.outgoing && namespace == Some(peer.net_namespace),
     });
     let mut counts: BTreeMap<u32, u64> = BTreeMap::new();
@@ -232,7 +242,9 @@ fn opener(window: &Window, limit: &LimitUse) -> Option<LimitHolder> {
 }
 
 fn subject(window: &Window, limit: &LimitUse, culprit: Option<&LimitHolder>) -> Subject {
-    let own = culprit.map(|holder| Subject::process(window, holder.pid, window.name_of(holder.pid, &holder.comm))).unwrap_or_default();
+    let own = culprit
+        .map(|holder| Subject::process(window, holder.pid, window.name_of(holder.pid, &holder.comm)))
+        .unwrap_or_default();
     match limit.scope {
         LimitScope::Cgroup => fill!(Subject { cgroup: Some(limit.place.clone()), ..own }),
         LimitScope::FileSystem => fill!(Subject { mount: Some(limit.place.clone()), ..own }),
@@ -254,12 +266,7 @@ fn scope(limit: &LimitUse) -> Scope {
 
 fn fixes(finding: Finding, reached: &Reached<'_>, pid: u32, culprit: Option<&LimitHolder>) -> Finding {
     let (limit, entry) = (reached.limit, reached.entry);
-    let place = if limit.place.is_empty() { String::new() } else { word(&limit.place) };
-    let fill_in = |text: &str| {
-        let more = limit.limit.saturating_mul(2).max(1);
-        let file = if limit.file.is_empty() { "pids.max" } else { &limit.file };
-        text.replace("{pid}", &pid.to_string()).replace("{place}", &place).replace("{file}", &word(file)).replace("{more}", &more.to_string())
-    };
+    let fill_in = |text: &str| limits::filled_in(text, limit, pid);
     let mut finding = finding;
     if let Some(holder) = culprit.filter(|holder| holder.zombies > 0) {
         finding = finding.look_at_process(
@@ -269,8 +276,13 @@ fn fixes(finding: Finding, reached: &Reached<'_>, pid: u32, culprit: Option<&Lim
     }
     finding = finding.look(fill_in(entry.look), "how full it is");
     let raise = fill_in(entry.raise);
-    let changes = ["-w ", "prlimit", "echo ", "remount", "set-property", "edquota"].iter().any(|word| raise.contains(word));
-    let why = if culprit.is_some_and(|holder| holder.zombies > 0) { "gains time only: zombies fill it again" } else { "raises it" };
+    let changes =
+        ["-w ", "prlimit", "echo ", "remount", "set-property", "edquota"].iter().any(|word| raise.contains(word));
+    let why = if culprit.is_some_and(|holder| holder.zombies > 0) {
+        "gains time only: zombies fill it again"
+    } else {
+        "raises it"
+    };
     match (changes, limit.scope) {
         (true, LimitScope::Process) => finding.change_process(raise, why),
         (true, _) => finding.change(raise, why),
@@ -319,9 +331,16 @@ mod tests {
         assert_eq!(findings.len(), 1);
         let (finding, words) = (&findings[0], crate::words(&findings[0]));
         assert_eq!(words.title, "init (9) keeps 59 zombies and fills pids.max of cgroup /k-pids: 60 of 60");
-        assert_eq!((finding.severity, finding.subject.pid(), finding.subject.cgroup.as_deref()), (Severity::Critical, Some(9), Some("/k-pids")));
+        assert_eq!(
+            (finding.severity, finding.subject.pid(), finding.subject.cgroup.as_deref()),
+            (Severity::Critical, Some(9), Some("/k-pids"))
+        );
         assert_eq!(finding.victims[0].pid(), Some(40));
-        assert!(words.cause.contains("kill") && words.cause.contains("first process of its pid namespace"), "{}", words.cause);
+        assert!(
+            words.cause.contains("kill") && words.cause.contains("first process of its pid namespace"),
+            "{}",
+            words.cause
+        );
         assert!(finding.fixes[0].command.contains("--ppid 9"));
     }
 
@@ -335,9 +354,15 @@ mod tests {
 
     #[test]
     fn one_failure_of_a_shared_limit_is_enough() {
-        let limit = held(LimitUse::new(Resource::InotifyInstances, LimitScope::User, 128, 128).at("1000"), &[(7, "code", 120, 0)]);
+        let limit = held(
+            LimitUse::new(Resource::InotifyInstances, LimitScope::User, 128, 128).at("1000"),
+            &[(7, "code", 120, 0)],
+        );
         let findings = found(vec![failure("inotify_init1", e::EMFILE, 1, vec![limit])]);
-        assert_eq!(crate::words(&findings[0]).title, "code (7) fills fs.inotify.max_user_instances of user 1000: 128 of 128");
+        assert_eq!(
+            crate::words(&findings[0]).title,
+            "code (7) fills fs.inotify.max_user_instances of user 1000: 128 of 128"
+        );
         assert_eq!(findings[0].severity, Severity::Warning);
         assert!(findings[0].fixes.iter().any(|fix| fix.command == "sysctl -w fs.inotify.max_user_instances=256"));
     }
@@ -381,7 +406,10 @@ mod tests {
         let mut limit = LimitUse::new(Resource::TrackedConnections, LimitScope::NetNamespace, 64, 64).at("4026532000");
         limit.refused = 77;
         let findings = found(vec![failure("connect", e::ETIMEDOUT, 5, vec![limit])]);
-        assert_eq!(crate::words(&findings[0]).title, "network namespace 4026532000 has reached net.netfilter.nf_conntrack_max: 64 of 64");
+        assert_eq!(
+            crate::words(&findings[0]).title,
+            "network namespace 4026532000 has reached net.netfilter.nf_conntrack_max: 64 of 64"
+        );
         assert_eq!(findings[0].number("refused"), Some(77.0));
     }
 

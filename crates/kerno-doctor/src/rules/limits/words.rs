@@ -13,17 +13,32 @@ pub(super) fn words(finding: &Finding) -> Words {
     let amounts = of_limit(finding);
     let who = finding.subject.process.as_ref().map(ToString::to_string);
     let resource = Resource::from_name(&finding.variant);
+    let is_file_system = matches!(resource, Resource::FileSystemBytes | Resource::FileSystemInodes);
     let zombies = finding.number("own_zombies").filter(|_| finding.flag("zombies"));
     let what = match (who, zombies) {
         (Some(who), Some(zombies)) => format!("{who} keeps {} zombies and fills {name}{of_place}", number(zombies)),
-        (Some(who), None) if resource == Resource::EphemeralPorts => format!("{who} uses up the local ports{}", towards(finding)),
+        (Some(who), None) if resource == Resource::EphemeralPorts => {
+            format!("{who} uses up the local ports{}", towards(finding))
+        }
+        (Some(who), None) if resource == Resource::UdpPorts => {
+            format!("{who} uses up the local ports of UDP{of_place}")
+        }
+        (Some(who), None) if is_file_system => format!("{who} fills {}", name_of_file_system(finding)),
         (Some(who), None) => format!("{who} fills {name}{of_place}"),
+        (None, _) if is_file_system => format!("{} is full", name_of_file_system(finding)),
         (None, _) => match place {
             Some(place) => format!("{place} has reached {name}"),
             None => format!("the machine has reached {name}"),
         },
     };
     Words { title: title(&what, [amounts]), cause: cause(finding), impact: impact(finding), ..Words::default() }
+}
+
+/// One that only processes of its mount namespace see: others have another file system at that place, or none.
+fn name_of_file_system(finding: &Finding) -> String {
+    let place = finding.text("place").filter(|place| !place.is_empty()).unwrap_or("a file system");
+    let what = if finding.variant == Resource::FileSystemInodes.name() { "the inodes of " } else { "" };
+    format!("{what}{place} of its mount namespace")
 }
 
 fn towards(finding: &Finding) -> String {
@@ -95,6 +110,13 @@ fn cause(finding: &Finding) -> String {
             text += &format!(" {idle} are zombies: they have ended, and kill does nothing to them. {init}");
         }
         (_, Some(idle)) => text += &format!(" {idle} of them are zombies."),
+        (Resource::FileSystemBytes | Resource::FileSystemInodes, _) => {
+            text = format!(
+                "The file system at {} is full{amounts}. It is one of the mount namespace of the process that fails, such as a container: others \
+                 have another file system at that place, or none.",
+                finding.text("place").filter(|place| !place.is_empty()).unwrap_or("that place")
+            );
+        }
         (Resource::ProcessIds, _) => text += " Threads have ids, too.",
         _ => {}
     }
@@ -104,9 +126,13 @@ fn cause(finding: &Finding) -> String {
 fn impact(finding: &Finding) -> String {
     let who = finding.process("failing").map_or_else(|| "Whoever asks for more".to_owned(), ToString::to_string);
     let call = finding.calls().next().unwrap_or("calls");
-    let error = finding.errnos().next().map(|errno| format!(" with {}", ErrnoCount::new(errno, 0).name)).unwrap_or_default();
+    let error =
+        finding.errnos().next().map(|errno| format!(" with {}", ErrnoCount::new(errno, 0).name)).unwrap_or_default();
     let times = finding.number("failed").map(|failed| {
-        let rate = finding.number("failed_per_second").map(|rate| format!(" ({})", quantity(rate, Unit::PerSecond))).unwrap_or_default();
+        let rate = finding
+            .number("failed_per_second")
+            .map(|rate| format!(" ({})", quantity(rate, Unit::PerSecond)))
+            .unwrap_or_default();
         if failed > 1.0 { format!(", {} times{rate}", number(failed)) } else { ", once".to_owned() }
     });
     format!("{who} fails in {call}{error}{}.", times.unwrap_or_default())
