@@ -21,6 +21,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("nft", "nftables"),
     ("ip", "iproute2"),
     ("mkfs.ext4", "e2fsprogs"),
+    ("curl", "curl"),
+    ("inotifywait", "inotify-tools"),
     ("nbdkit", "nbdkit"),
     ("nbdfuse", "libnbd-bin"),
     ("fusermount3", "fuse3"),

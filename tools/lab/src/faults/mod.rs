@@ -4,6 +4,7 @@ mod cpu;
 mod descriptors;
 mod disk;
 mod filesystem;
+mod limits;
 mod memory;
 mod network;
 mod several;
@@ -23,6 +24,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Case> {
         syscalls::CASES,
         several::CASES,
         standing::CASES,
+        limits::CASES,
     ];
     groups.into_iter().flatten()
 }
