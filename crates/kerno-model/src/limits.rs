@@ -1,11 +1,10 @@
 //! Limits of the kernel: how full they are, who has most of what they limit, and calls that failed for them.
 
-use std::cmp::{Ordering, Reverse};
+mod merge;
 
 use serde::{Deserialize, Serialize};
 
 use crate::Unit;
-use crate::merge::{Entry, Joint, Selected, add, earliest, latest_text};
 use crate::vocabulary::vocabulary;
 
 vocabulary! {
@@ -359,34 +358,6 @@ pub struct LimitLine {
     pub look: String,
     /// A command that raises it, or where that is done.
     pub raise: String,
-}
-
-impl Entry for LimitFailure {
-    const LIST: &'static str = "limits";
-    const MAX: usize = 64;
-    const SELECTED: Selected = Selected::Top { full: 16, top: 16, field: "count" };
-
-    fn is(&self, later: &Self, joint: &Joint<'_>) -> bool {
-        joint.same_process((self.pid, &self.comm), (later.pid, &later.comm))
-            && (&self.call, self.errno) == (&later.call, later.errno)
-    }
-
-    fn join(&mut self, later: &Self, _joint: &mut Joint<'_>) {
-        latest_text(&mut self.comm, &later.comm);
-        add(&mut self.count, later.count);
-        self.first_ns = earliest(self.first_ns, later.first_ns);
-        self.ended = later.ended;
-        self.looked(later.limits.clone());
-    }
-
-    fn order(&self, other: &Self) -> Ordering {
-        let key = |failure: &Self| (Reverse(failure.count), failure.pid, failure.call.clone(), failure.errno);
-        key(self).cmp(&key(other))
-    }
-
-    fn weight(&self) -> u64 {
-        self.count
-    }
 }
 
 #[cfg(test)]

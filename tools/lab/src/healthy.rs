@@ -311,7 +311,9 @@ fn near_limits(scene: &mut Scene) -> Result<Staged> {
         while True:\n pid=os.fork(); pid or os._exit(0); os.wait(); time.sleep(0.01)";
     scene.spawn(&Run::python(pool).in_cgroup(&cgroup))?;
     let net = scene.lonely_net()?;
-    run(&format!("nsenter --net=/run/netns/{net} -- sh -c 'echo 40000 40060 > /proc/sys/net/ipv4/ip_local_port_range'"))?;
+    run(&format!(
+        "nsenter --net=/run/netns/{net} -- sh -c 'echo 40000 40060 > /proc/sys/net/ipv4/ip_local_port_range'"
+    ))?;
     let client = "import socket,time\ns=socket.create_server(('127.0.0.1',8080),backlog=64); kept=[]\n\
         for _ in range(55): kept.append((socket.create_connection(('127.0.0.1',8080)),s.accept()[0]))\n\
         while True: c=socket.create_connection(('127.0.0.1',8080)); a=s.accept()[0]; a.close(); c.close(); time.sleep(5)";

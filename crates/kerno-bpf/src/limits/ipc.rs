@@ -152,7 +152,7 @@ impl Queues {
             found.push(entry);
         }
         let Some((uid, _)) = view.uids() else { return };
-        if let Some(limit) = super::process::limit(view, "Max msgqueue size") {
+        if let Some(limit) = super::status::limit(view, "Max msgqueue size") {
             let used = self.bytes.iter().filter(|(user, _)| *user == uid).map(|(_, bytes)| bytes).sum();
             found
                 .push(LimitUse::new(Resource::MessageBytes, LimitScope::User, used, limit).bytes().at(uid.to_string()));

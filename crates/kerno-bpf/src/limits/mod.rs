@@ -24,6 +24,7 @@ mod network;
 mod pids;
 mod process;
 mod processes;
+mod status;
 mod watches;
 
 use std::io;

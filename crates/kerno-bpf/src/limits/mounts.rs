@@ -155,7 +155,7 @@ fn holders(view: &View, root: &str, used: u64) -> Vec<kerno_model::LimitHolder> 
 /// Whether a descriptor of a process is on this device, by the id of its mount.
 fn on_device(pid: u32, fd: &str, major: u32, minor: u32) -> bool {
     let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).unwrap_or_default();
-    let Some(mount) = super::pids::field(&info, "mnt_id:") else { return false };
+    let Some(mount) = super::status::field(&info, "mnt_id:") else { return false };
     let mounts = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
     let device = format!("{major}:{minor}");
     mounts.lines().any(|line| {

@@ -8,6 +8,7 @@ use kerno_model::{LimitScope, LimitUse, Resource};
 use crate::engine::{Hierarchy, read_numbers};
 use crate::waits::namespaces::{self, Kind};
 
+use super::status::{field, limit, real_uid};
 use super::{View, number};
 
 pub(super) fn read(view: &View, wants: &dyn Fn(&[Resource]) -> bool, found: &mut Vec<LimitUse>) {
@@ -170,7 +171,7 @@ fn of_user(view: &View) -> Option<LimitUse> {
     if (uid == 0 && initial) || capable {
         return None;
     }
-    let limit = super::process::limit(view, "Max processes")?;
+    let limit = limit(view, "Max processes")?;
     let same = |pid: u32| {
         let status = std::fs::read(format!("/proc/{pid}/status")).ok()?;
         (real_uid(&String::from_utf8_lossy(&status))? == uid && namespaces::inode(pid, Kind::User) == namespace)
@@ -186,15 +187,6 @@ fn of_user(view: &View) -> Option<LimitUse> {
     entry.holders = all.holders(&amounts, used);
     entry.idle = zombies(view, &amounts);
     Some(entry)
-}
-
-/// What a line of `/proc/PID/status` says, the first word.
-pub(super) fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
-    status.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()
-}
-
-pub(super) fn real_uid(status: &str) -> Option<u32> {
-    field(status, "Uid:")?.parse().ok()
 }
 
 fn of_memory(view: &View, found: &mut Vec<LimitUse>) {

@@ -2,7 +2,7 @@
 
 use kerno_model::{LimitHolder, LimitScope, LimitUse, Resource};
 
-use super::pids::{field, real_uid};
+use super::status::{field, limit, real_uid};
 use super::{View, number};
 
 pub(super) fn read(view: &View, wants: &dyn Fn(&[Resource]) -> bool, found: &mut Vec<LimitUse>) {
@@ -49,17 +49,6 @@ fn with_itself(view: &View, mut entry: LimitUse) -> LimitUse {
     let comm = view.text("comm").unwrap_or_default().trim_end().to_owned();
     entry.holders = vec![LimitHolder { pid: view.pid, comm, amount: entry.used, ..LimitHolder::default() }];
     entry
-}
-
-/// A soft limit, by its name in `/proc/PID/limits`; `None` without one.
-pub(super) fn limit(view: &View, name: &str) -> Option<u64> {
-    let text = view.text("limits")?;
-    text.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().find_map(soft)?
-}
-
-/// The first word that is a value; inner `None` if it is unlimited. The names have several words, without digits.
-fn soft(word: &str) -> Option<Option<u64>> {
-    if word == "unlimited" { Some(None) } else { word.parse().ok().map(Some) }
 }
 
 /// Pinned memory counts for the same limit, on its own.

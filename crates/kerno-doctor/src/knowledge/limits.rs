@@ -424,4 +424,44 @@ mod tests {
         let aio = |used| LimitUse::new(Resource::AioRequests, LimitScope::Machine, used, 65536);
         assert!(explains(&aio(40000), "io_setup", e::EAGAIN) && !explains(&aio(10), "io_setup", e::EAGAIN));
     }
+
+    #[test]
+    fn the_documentation_has_the_table() {
+        const MARK: &str = "<!-- written by a test; see crates/kerno-doctor/src/knowledge/limits.rs -->\n";
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/limits.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        let (head, _) = text.split_once(MARK).unwrap();
+        let mut table = String::from(
+            "| limit | of | for | calls that fail | how to see | how to raise |\n|---|---|---|---|---|---|\n",
+        );
+        let cell = |text: &str| text.replace('|', "\\|");
+        for entry in LIMITS {
+            let fails: Vec<_> = entry
+                .fails
+                .iter()
+                .map(|(calls, errnos)| {
+                    let errnos: Vec<_> = errnos.iter().filter_map(|errno| e::name(*errno)).collect();
+                    let calls = if calls == &["*"] { "any".to_owned() } else { calls.join(", ") };
+                    format!("{calls}: {}", errnos.join(", "))
+                })
+                .collect();
+            let scope = entry.scope.name().replace('_', " ");
+            table += &format!(
+                "| {} | {} | {scope} | {} | `{}` | `{}` |\n",
+                entry.name,
+                entry.what,
+                fails.join("; "),
+                cell(entry.look),
+                cell(entry.raise)
+            );
+        }
+        let wanted = format!("{head}{MARK}\n{table}");
+        if std::env::var_os("KERNO_WRITE_DOCS").is_some() {
+            std::fs::write(path, &wanted).unwrap();
+        }
+        assert!(
+            text == wanted || std::env::var_os("KERNO_WRITE_DOCS").is_some(),
+            "docs/limits.md is stale: set KERNO_WRITE_DOCS"
+        );
+    }
 }

@@ -140,7 +140,8 @@ fn workers(scene: &mut Scene) -> Result<Staged> {
         \x20  if os.fork()==0: time.sleep(600); os._exit(0)\n\
         \x20 except OSError: break\n\
         time.sleep(600)";
-    let victim = Run::python(repeated("time.sleep(1)", &format!("{FORK}; pid or os._exit(0); os.wait()"))).in_cgroup(&cgroup);
+    let victim =
+        Run::python(repeated("time.sleep(1)", &format!("{FORK}; pid or os._exit(0); os.wait()"))).in_cgroup(&cgroup);
     let victim = scene.spawn(&victim)?;
     let pool = scene.spawn(&Run::python(pool).in_cgroup(&inner))?;
     let marks = vec![Mark::Process(pool), Mark::Cgroup(cgroup), Mark::Victim(victim), Mark::Says("pids.max")];
@@ -163,9 +164,15 @@ fn ports(scene: &mut Scene) -> Result<Staged> {
     let net = few_ports(scene)?;
     let server = "import socket\ns=socket.create_server(('127.0.0.1',8080),backlog=64)\nwhile True:\n c=s.accept()[0]; c.recv(1); c.close()";
     scene.spawn(&Run::python(server).in_net(&net))?;
-    let client = repeated("time.sleep(0.5)", "s=socket.create_connection(('127.0.0.1',8080)); s.close(); time.sleep(0.005)");
+    let client =
+        repeated("time.sleep(0.5)", "s=socket.create_connection(('127.0.0.1',8080)); s.close(); time.sleep(0.005)");
     let client = scene.spawn(&Run::python(client).in_net(&net))?;
-    let marks = vec![Mark::Process(client), Mark::Victim(client), Mark::Remote("127.0.0.1:8080".to_owned()), Mark::Says("TIME_WAIT")];
+    let marks = vec![
+        Mark::Process(client),
+        Mark::Victim(client),
+        Mark::Remote("127.0.0.1:8080".to_owned()),
+        Mark::Says("time_wait"),
+    ];
     let count = scene.dir().join("count");
     reached(scene, count, marks)
 }
@@ -184,8 +191,9 @@ fn ports_curl(scene: &mut Scene) -> Result<Staged> {
     let pid = dir.join("pid");
     scene.until("nginx", || pid.exists())?;
     let script = "n=0; while :; do curl -s -o /dev/null http://127.0.0.1/ || { n=$((n+1)); echo $n > count; }; done";
-    let client = scene.spawn(&Run::shell(script).in_net(&net))?;
-    let marks = vec![Mark::Remote("127.0.0.1:80".to_owned()), Mark::Victim(client), Mark::Says("TIME_WAIT")];
+    scene.spawn(&Run::shell(script).in_net(&net))?;
+    // Each lives too short to be known here.
+    let marks = vec![Mark::Remote("127.0.0.1:80".to_owned()), Mark::Says("time_wait")];
     reached(scene, dir.join("count"), marks)
 }
 
@@ -219,7 +227,7 @@ fn inotify(scene: &mut Scene) -> Result<Staged> {
     );
     let user = format!("setpriv --reuid={USER} --regid={USER} --clear-groups sh -c");
     let watcher = scene.spawn(&Run::words(&user).arg(script))?;
-    let marks = vec![Mark::Process(watcher), Mark::Victim(watcher), Mark::Says("fs.inotify.max_user_instances")];
+    let marks = vec![Mark::Process(watcher), Mark::Says("fs.inotify.max_user_instances")];
     let count = scene.dir().join("count");
     scene.until("the limit", || number_in(&count) > 0.0)?;
     let failures = scene.window_seconds();
@@ -236,13 +244,17 @@ fn aio(scene: &mut Scene) -> Result<Staged> {
         )
     };
     let free = number_in("/proc/sys/fs/aio-max-nr".as_ref()) - number_in("/proc/sys/fs/aio-nr".as_ref());
-    let jobs = (free / 4096.0 - 1.0).max(1.0) as u32;
+    // Each takes somewhat more than it asks for.
+    let jobs = (free / 4096.0 * 0.85).max(1.0) as u32;
     let holder = scene.spawn(&Run::words(&fio("holder", jobs)))?;
     let taken = move || number_in("/proc/sys/fs/aio-nr".as_ref()) >= f64::from(jobs) * 4096.0;
     scene.until("the first fio", taken)?;
-    let script = format!("n=0; while :; do {} >/dev/null 2>&1 || {{ n=$((n+1)); echo $n > count; }}; sleep 0.1; done", fio("second", 2));
-    let victim = scene.spawn(&Run::shell(script))?;
-    let marks = vec![Mark::Process(holder), Mark::Victim(victim), Mark::Says("fs.aio-max-nr")];
+    let script = format!(
+        "n=0; while :; do timeout 3 {} 2>&1 | grep -q io_queue_init && {{ n=$((n+1)); echo $n > count; }}; sleep 0.1; done",
+        fio("second", 6)
+    );
+    scene.spawn(&Run::shell(script))?;
+    let marks = vec![Mark::Process(holder), Mark::Says("fs.aio-max-nr")];
     let count = scene.dir().join("count");
     scene.until("the limit", || number_in(&count) > 0.0)?;
     let failures = scene.window_seconds() * 0.3;
@@ -258,8 +270,12 @@ fn keys(scene: &mut Scene) -> Result<Staged> {
 }
 
 fn nproc(scene: &mut Scene) -> Result<Staged> {
-    let run = as_user(scene, "resource.setrlimit(resource.RLIMIT_NPROC,(30,30))", &format!("{FORK}; pid or (time.sleep(600), os._exit(0))"))?;
-    own(scene, &run, "RLIMIT_NPROC")
+    let run = as_user(
+        scene,
+        "resource.setrlimit(resource.RLIMIT_NPROC,(30,30))",
+        &format!("{FORK}; pid or (time.sleep(600), os._exit(0))"),
+    )?;
+    own(scene, &run, "rlimit_nproc")
 }
 
 fn mappings(scene: &mut Scene) -> Result<Staged> {
@@ -269,18 +285,25 @@ fn mappings(scene: &mut Scene) -> Result<Staged> {
 
 fn shm(scene: &mut Scene) -> Result<Staged> {
     let script = repeated("f=os.open('/dev/shm/kerno-lab',os.O_CREAT|os.O_WRONLY)", "os.write(f,b'x'*65536)");
-    let shell = Run::words("unshare --mount sh -c").arg("mount -t tmpfs -o size=8m shm /dev/shm && exec /usr/bin/python3 -uc \"$0\"").arg(script);
+    let shell = Run::words("unshare --mount sh -c")
+        .arg("mount -t tmpfs -o size=8m shm /dev/shm && exec /usr/bin/python3 -uc \"$0\"")
+        .arg(script);
     own(scene, &shell, "/dev/shm")
 }
 
 fn semaphores(scene: &mut Scene) -> Result<Staged> {
-    let script = repeated("open('/proc/sys/kernel/sem','w').write('250 32000 32 64')", "kept.append(made(libc.semget(0,1,0o1600)))");
+    let script = repeated(
+        "open('/proc/sys/kernel/sem','w').write('250 32000 32 64')",
+        "kept.append(made(libc.semget(0,1,0o1600)))",
+    );
     own(scene, &unshared("--ipc", &script), "kernel.sem")
 }
 
 fn terminals(scene: &mut Scene) -> Result<Staged> {
     let script = repeated("", "kept.append(os.open('/dev/ptmx',os.O_RDWR|os.O_NOCTTY))");
-    let mounts = "mount -t devpts -o newinstance,max=12,ptmxmode=666 devpts /dev/pts && mount --bind /dev/pts/ptmx /dev/ptmx";
-    let shell = Run::words("unshare --mount sh -c").arg(format!("{mounts} && exec /usr/bin/python3 -uc \"$0\"")).arg(script);
+    let mounts =
+        "mount -t devpts -o newinstance,max=12,ptmxmode=666 devpts /dev/pts && mount --bind /dev/pts/ptmx /dev/ptmx";
+    let shell =
+        Run::words("unshare --mount sh -c").arg(format!("{mounts} && exec /usr/bin/python3 -uc \"$0\"")).arg(script);
     own(scene, &shell, "kernel.pty.max")
 }
