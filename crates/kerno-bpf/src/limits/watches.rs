@@ -4,6 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use kerno_model::{LimitScope, LimitUse, Resource};
 
+use crate::waits::namespaces::{self, Kind};
+
 use super::namespaces::charged_user;
 use super::{View, number, uids};
 
@@ -79,6 +81,38 @@ pub(super) fn read(view: &View, wants: &dyn Fn(&[Resource]) -> bool, found: &mut
         if let Some(watches) = watches {
             tell(watches.resource, watches.max, &watches_of);
         }
+        of_namespace(view, counted, instances, watches, (&instances_of, &watches_of), found);
+    }
+}
+
+/// A user namespace may have limits of its own, for each of its users, that are lower than what whoever made it may have.
+fn of_namespace(
+    view: &View,
+    counted: &Counted,
+    instances: bool,
+    watches: Option<&Watches>,
+    (instances_of, watches_of): (&HashMap<u32, u64>, &HashMap<u32, u64>),
+    found: &mut Vec<LimitUse>,
+) {
+    const FILES: [&str; 2] = ["/proc/sys/user/max_inotify_instances", "/proc/sys/user/max_inotify_watches"];
+    let namespace = namespaces::inode(view.pid, Kind::User);
+    let (true, Some(inode)) = (counted.instances == Resource::InotifyInstances, namespace) else { return };
+    if namespace == namespaces::initial(Kind::User) {
+        return;
+    }
+    let Ok(texts) = namespaces::read_within(view.pid, &[Kind::User], &FILES) else { return };
+    let limits: Vec<Option<u64>> = texts.into_iter().map(|text| text?.trim().parse().ok()).collect();
+    let wanted =
+        [instances.then_some((counted.instances, instances_of)), watches.map(|watches| (watches.resource, watches_of))];
+    for (limit, wanted) in limits.into_iter().zip(wanted) {
+        let (Some(limit), Some((resource, amounts))) = (limit, wanted) else { continue };
+        let inside = |pid: &u32| namespaces::inode(*pid, Kind::User) == namespace;
+        let amounts: Vec<_> =
+            amounts.iter().filter(|(pid, _)| inside(pid)).map(|(pid, amount)| (*pid, *amount)).collect();
+        let used = amounts.iter().map(|(_, amount)| amount).sum();
+        let mut entry = LimitUse::new(resource, LimitScope::UserNamespace, used, limit).at(inode.to_string());
+        entry.holders = view.processes().holders(&amounts, used);
+        found.push(entry);
     }
 }
 

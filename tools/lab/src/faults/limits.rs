@@ -208,7 +208,7 @@ fn conntrack(scene: &mut Scene) -> Result<Staged> {
     run(&format!("echo 64 > {MAX}"))?;
     let script = repeated(
         "s=socket.create_server(('127.0.0.1',8080),backlog=900)",
-        "c=socket.socket(); kept.append(c); c.settimeout(0.3); c.connect(('127.0.0.1',8080))",
+        "c=socket.socket(); kept=kept[-90:]+[c]; c.settimeout(0.3); c.connect(('127.0.0.1',8080))",
     );
     let client = scene.spawn(&Run::python(script).in_net(&net))?;
     let marks = vec![Mark::Victim(client), Mark::Says("nf_conntrack_max")];
