@@ -2,7 +2,7 @@
 
 use kerno_model::{LimitLine, LimitUse, LimitsReport, fill};
 
-use crate::knowledge::limits::{entry, filled_in};
+use crate::knowledge::limits::{entry, filled_in, name};
 
 /// A report on limits as they are `now`, the fullest first. With an `earlier` reading, so many seconds before, it says how each grows and how much
 /// time is left. `process`: whose they are.
@@ -36,7 +36,7 @@ fn line(pid: u32, limit: LimitUse, earlier: Option<(&[LimitUse], f64)>) -> Limit
         text.map(|text| filled_in(text, &limit, if pid == 0 { 1 } else { pid })).unwrap_or_default()
     };
     fill!(LimitLine {
-        name: known.map_or_else(|| limit.resource.name().to_owned(), |entry| entry.name.to_owned()),
+        name: name(&limit).to_owned(),
         headroom,
         growth_per_second: before,
         seconds_left,

@@ -101,8 +101,7 @@ fn terminals(view: &View) -> Option<LimitUse> {
     );
     let mounts = view.text("mountinfo").unwrap_or_default();
     // A file of it may be mounted, too: /dev/ptmx.
-    let devpts =
-        mounts.lines().filter(|line| line.contains(" - devpts ") && line.split(' ').nth(3) == Some("/")).next_back();
+    let devpts = mounts.lines().rfind(|line| line.contains(" - devpts ") && line.split(' ').nth(3) == Some("/"));
     let own = devpts.and_then(|line| {
         let mount = line.split(' ').nth(4)?;
         let max: u64 =

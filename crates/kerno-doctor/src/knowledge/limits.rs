@@ -357,13 +357,28 @@ impl LimitEntry {
     }
 }
 
+/// The name of a limit, as it is where it was read: a user namespace has some of a user's limits under a name of its own.
+pub fn name(limit: &LimitUse) -> &'static str {
+    match (limit.resource, limit.scope) {
+        (Resource::InotifyInstances, LimitScope::UserNamespace) => "user.max_inotify_instances",
+        (Resource::InotifyWatches, LimitScope::UserNamespace) => "user.max_inotify_watches",
+        _ => entry(limit.resource).map_or_else(|| limit.resource.name(), |entry| entry.name),
+    }
+}
+
 /// A command of the table for one limit, as it is for a process.
 pub fn filled_in(command: &str, limit: &LimitUse, pid: u32) -> String {
     let more = limit.limit.saturating_mul(2).max(1);
     let place = if limit.place.is_empty() { String::new() } else { word(&limit.place) };
     let file = if limit.file.is_empty() { entry(limit.resource).map_or("", |entry| entry.name) } else { &limit.file };
     let command = command.replace("{pid}", &pid.to_string()).replace("{more}", &more.to_string());
-    command.replace("{file}", &word(file)).replace("{place}", &place)
+    let command = command.replace("{file}", &word(file)).replace("{place}", &place);
+    match (entry(limit.resource), name(limit)) {
+        (Some(entry), own) if own != entry.name => {
+            command.replace(&format!("sysctl -w {}", entry.name), &format!("nsenter -t {pid} -U sysctl -w {own}"))
+        }
+        _ => command,
+    }
 }
 
 /// The limits that make this call fail with this error.
@@ -413,6 +428,14 @@ mod tests {
             assert!(behind(call, errno).next().is_some(), "{call} {errno}");
         }
         assert!(is_normal_error("read", e::EAGAIN) && is_normal_error("close", e::EBADF));
+    }
+
+    #[test]
+    fn a_user_namespace_has_names_of_its_own() {
+        let limit = LimitUse::new(Resource::InotifyWatches, LimitScope::UserNamespace, 9, 9).at("4026532177");
+        assert_eq!(name(&limit), "user.max_inotify_watches");
+        let raise = entry(limit.resource).unwrap().raise;
+        assert_eq!(filled_in(raise, &limit, 7), "nsenter -t 7 -U sysctl -w user.max_inotify_watches=18");
     }
 
     #[test]

@@ -124,7 +124,7 @@ fn finding(window: &Window, rule: &LimitReached, reached: &Reached<'_>) -> Optio
         .variant(limit.resource.name())
         .about(subject(window, limit, culprit.as_ref()))
         .fact(Fact::Scope(scope(limit)))
-        .detail("limit_name", entry.name)
+        .detail("limit_name", limits::name(limit))
         .detail("what", entry.what)
         .detail("place", limit.place.clone())
         .detail("scope", limit.scope.name())

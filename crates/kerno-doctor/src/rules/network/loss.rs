@@ -23,7 +23,14 @@ rule! {
         most remote hosts are affected, there is one finding for all: the fault is on this side.",
         storm, words;
     causes: [SegmentsLost];
-    suffers: [suffers(Effect::NotAccepted, |ties, a, b| ties.to_listener(a, b), "the listener drops what it sends")];
+    suffers: [
+        suffers(
+            Effect::LimitReached,
+            |ties, a, b| ties.dropped_by_full_table(a, b),
+            "the kernel here drops the first segments of connections",
+        ),
+        suffers(Effect::NotAccepted, |ties, a, b| ties.to_listener(a, b), "the listener drops what it sends"),
+    ];
     thresholds: {
         min_segments: 10.0 Count, 1.0 ..= 1e9, "retransmitted segments needed before the share counts";
         warning_ratio: 0.005 Ratio, 0.0001 ..= 1.0, "share of retransmitted segments that is a warning";
