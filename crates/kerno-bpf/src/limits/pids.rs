@@ -162,7 +162,8 @@ fn of_user(view: &View) -> Option<LimitUse> {
     let status = view.text("status")?;
     let (uid, _) = view.uids()?;
     let namespace = namespaces::inode(view.pid, Kind::User);
-    let initial = namespace == namespaces::initial(Kind::User);
+    // One that is hidden is mostly the machine's own.
+    let initial = namespace.is_none() || namespace == namespaces::initial(Kind::User);
     let capable = initial
         && !view.stands_in
         && field(&status, "CapEff:")
