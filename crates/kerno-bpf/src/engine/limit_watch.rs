@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use kerno_doctor::knowledge::limits;
 use kerno_model::{LimitFailure, LimitUse, Resource, TcpFailureReason, Window, errno, fill};
 
-use crate::limits::{Answer, read, tracked_by, tracked_max};
+use crate::limits::{Answer, Known, read, tracked_by, tracked_max};
 
+use super::identities::Identities;
 use super::resolver::{Question, Resolver};
 use super::tasks::Tasks;
 
@@ -48,6 +49,14 @@ fn behind(call: &str, errno: i32) -> Vec<Resource> {
     limits::behind(call, errno).map(|entry| entry.resource).filter(watched).collect()
 }
 
+/// What is known of processes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Around<'a> {
+    pub(super) tasks: &'a Tasks,
+    pub(super) identities: &'a Identities,
+    pub(super) resolver: &'a Resolver,
+}
+
 type Key = (u32, String, i32);
 
 /// What is known of failures, window by window.
@@ -77,7 +86,7 @@ struct Watched {
 
 impl LimitWatch {
     /// Looks at the limits behind what failed since the last sample.
-    pub(super) fn notice(&mut self, failures: Vec<Failure>, tasks: &Tasks, resolver: &Resolver, now_ns: u64) {
+    pub(super) fn notice(&mut self, failures: Vec<Failure>, around: Around<'_>, now_ns: u64) {
         let mut there = HashSet::new();
         for failure in failures {
             let key = (failure.pid, failure.call.clone(), failure.errno);
@@ -94,10 +103,10 @@ impl LimitWatch {
             // Those that are gone have ended.
             self.totals.retain(|key, _| there.contains(key));
         }
-        self.look(tasks, resolver, false);
+        self.look(around, false);
         if self.tables_looked.is_none_or(|looked| looked.elapsed() >= TABLES) {
             self.tables_looked = Some(Instant::now());
-            self.look_at_tables(tasks);
+            self.look_at_tables(around.tasks);
         }
     }
 
@@ -149,7 +158,7 @@ impl LimitWatch {
     }
 
     /// Asks for limits that were never read, and for those of what goes on.
-    fn look(&mut self, tasks: &Tasks, resolver: &Resolver, last: bool) {
+    fn look(&mut self, around: Around<'_>, last: bool) {
         let due = |watched: &&mut Watched| {
             watched.again && watched.looked.is_none_or(|looked| last || looked.elapsed() >= AGAIN)
         };
@@ -160,14 +169,18 @@ impl LimitWatch {
         let questions = due.iter().map(|watched| {
             let failure = &watched.failure;
             let (pid, wanted) = (failure.pid, behind(&failure.call, failure.errno));
-            let known = tasks.process(pid);
+            let known = around.tasks.process(pid);
             let parent = Some(watched.parent)
                 .filter(|parent| *parent > 0)
                 .or_else(|| known.map(|process| process.row.parent_pid));
-            let uid = known.map(|process| process.row.uid);
-            (Question::Limits(pid, failure.call.clone(), failure.errno), move || read(pid, parent, uid, &wanted))
+            let known = Known {
+                parent,
+                uid: known.map(|process| process.row.uid),
+                cgroup: around.identities.pids_cgroup_of(pid).map(str::to_owned),
+            };
+            (Question::Limits(pid, failure.call.clone(), failure.errno), move || read(pid, known, &wanted))
         });
-        let answers: Vec<Result<Answer, _>> = resolver.ask_all(questions.collect::<Vec<_>>());
+        let answers: Vec<Result<Answer, _>> = around.resolver.ask_all(questions.collect::<Vec<_>>());
         for (watched, answer) in due.into_iter().zip(answers) {
             // What comes late is taken at the next sample.
             let Ok(answer) = answer else { continue };
@@ -179,11 +192,11 @@ impl LimitWatch {
     }
 
     /// Ends the window: what was found goes into it.
-    pub(super) fn finish(&mut self, window: &mut Window, tasks: &Tasks, resolver: &Resolver) {
+    pub(super) fn finish(&mut self, window: &mut Window, around: Around<'_>) {
         // A connection that nobody answers has no error while it waits, or when its program gave it up. A full table of tracked connections drops
         // what is sent here, so that it looks like a host that is down.
-        self.look_at_tables(tasks);
-        self.look(tasks, resolver, true);
+        self.look_at_tables(around.tasks);
+        self.look(around, true);
         let unanswered = window.tcp_monitor.iter().flat_map(|tcp| &tcp.failures);
         let unanswered = unanswered.filter(|failure| failure.reason == TcpFailureReason::TimedOut && failure.pid != 0);
         for failure in unanswered {

@@ -10,7 +10,7 @@ use super::error::WatchError;
 use super::governing::Governing;
 use super::host_facts::Machine;
 use super::identities::Identities;
-use super::limit_watch::LimitWatch;
+use super::limit_watch::{Around, LimitWatch};
 use super::loading::{self, Loaded, Running};
 use super::naming::worth_naming;
 use super::pacing::{self, Due, Pacer};
@@ -294,7 +294,8 @@ impl Observer {
         }
         self.watchdog.enter(PROCESSES);
         let failures = self.samplers.iter_mut().flat_map(|(_, sampler)| sampler.failures()).collect();
-        self.limits.notice(failures, &self.tasks, &self.resolver, now_ns);
+        let around = Around { tasks: &self.tasks, identities: &self.identities, resolver: &self.resolver };
+        self.limits.notice(failures, around, now_ns);
         self.spent.entry(PROCESSES).or_default().sampling += watch.lap();
         if let Some(governing) = &mut self.governing {
             self.watchdog.enter(GOVERNOR);
@@ -379,7 +380,8 @@ impl Observer {
             self.spent.entry(info.name).or_default().windows += watch.lap();
         }
         self.watchdog.enter(PROCESSES);
-        self.limits.finish(&mut signals, &self.tasks, &self.resolver);
+        let around = Around { tasks: &self.tasks, identities: &self.identities, resolver: &self.resolver };
+        self.limits.finish(&mut signals, around);
         self.name_processes(&mut signals);
         self.tell_gaps(&mut signals);
         self.spent.entry(PROCESSES).or_default().windows += watch.lap();

@@ -50,13 +50,15 @@ pub(crate) struct View {
     stands_in: bool,
     /// The user of the one that it stands for, if that is known.
     uid: Option<u32>,
+    /// The cgroup that it was last seen in, if that is known.
+    cgroup: Option<String>,
     /// All limits are wanted, not only those that a call has failed for.
     all: bool,
 }
 
 impl View {
     fn new(pid: u32, stands_in: bool, all: bool) -> Self {
-        Self { pid, processes: std::cell::OnceCell::new(), stands_in, uid: None, all }
+        Self { pid, processes: std::cell::OnceCell::new(), stands_in, uid: None, cgroup: None, all }
     }
 
     /// The real and the effective user.
@@ -100,9 +102,19 @@ pub(crate) struct Answer {
     pub(crate) ended: bool,
 }
 
+/// What is known of a process that may have ended by now.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Known {
+    /// Who had started it.
+    pub(crate) parent: Option<u32>,
+    pub(crate) uid: Option<u32>,
+    /// The cgroup that it was last seen in.
+    pub(crate) cgroup: Option<String>,
+}
+
 /// The limits that are wanted, as they are for a process. Of one that has ended, those of the parent that it had, which mostly is in the same
-/// namespaces and the same cgroup; without one, those of the machine and of its user, if that is known.
-pub(crate) fn read(pid: u32, parent: Option<u32>, uid: Option<u32>, wanted: &[Resource]) -> Answer {
+/// namespaces; of its cgroup and its user where these are known; and those of the machine.
+pub(crate) fn read(pid: u32, known: Known, wanted: &[Resource]) -> Answer {
     let lives = |pid: u32| crate::waits::state::stat(pid, pid).is_ok_and(|stat| stat.state != 'Z');
     if lives(pid) {
         let limits = look(&View::new(pid, false, false), wanted);
@@ -111,12 +123,18 @@ pub(crate) fn read(pid: u32, parent: Option<u32>, uid: Option<u32>, wanted: &[Re
         }
     }
     // The first process takes all orphans, so it says nothing about where they were.
-    let parent = parent.filter(|parent| *parent > 1 && lives(*parent));
-    let mut view = View::new(parent.unwrap_or(1), true, false);
-    view.uid = uid;
+    let parent = known.parent.filter(|parent| *parent > 1 && lives(*parent));
+    let (uid, cgroup) = (known.uid, known.cgroup);
+    let (has_user, has_cgroup) = (uid.is_some(), cgroup.is_some());
+    let view = View { uid, cgroup, ..View::new(parent.unwrap_or(1), true, false) };
     let mut limits = look(&view, wanted);
     if parent.is_none() {
-        limits.retain(|limit| limit.scope == LimitScope::Machine || (limit.scope == LimitScope::User && uid.is_some()));
+        limits.retain(|limit| match limit.scope {
+            LimitScope::Machine => true,
+            LimitScope::User => has_user,
+            LimitScope::Cgroup => has_cgroup,
+            _ => false,
+        });
     }
     Answer { limits, ended: true }
 }

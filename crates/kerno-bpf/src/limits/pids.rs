@@ -52,11 +52,18 @@ fn is_at_or_below(path: &str, level: &str) -> bool {
 
 fn of_cgroups(view: &View, found: &mut Vec<LimitUse>) {
     let Some(hierarchy) = Hierarchy::of_controller("pids") else { return };
-    let Some(path) = cgroup_path(view.pid, "pids", hierarchy.v2) else { return };
+    // It may have been removed since.
+    let there = |path: &String| hierarchy.mount.join(path.trim_start_matches('/')).is_dir();
+    let seen = view.cgroup.clone().filter(there);
+    let Some(path) = seen.or_else(|| cgroup_path(view.pid, "pids", hierarchy.v2)) else { return };
     let mut paths = None;
     for level in levels(&path) {
         let dir = hierarchy.mount.join(level.trim_start_matches('/'));
-        let Some(entry) = of_cgroup(&dir, level) else { continue };
+        let Some(mut entry) = of_cgroup(&dir, level) else { continue };
+        if view.cgroup.is_some() {
+            // The one that has ended was one of them.
+            entry.used = entry.used.saturating_add(1).min(entry.limit.max(entry.used));
+        }
         let paths = paths.get_or_insert_with(|| cgroups_of_all(view, hierarchy.v2));
         found.push(with_holders(view, paths, entry));
     }
