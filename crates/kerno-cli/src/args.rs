@@ -1,6 +1,7 @@
 //! The command line.
 
 mod alert;
+mod limits;
 mod past;
 mod why;
 
@@ -16,6 +17,8 @@ use kerno::{FilterKind, Options};
 use crate::values;
 use alert::ALERT_EXAMPLES;
 pub(crate) use alert::{AlertAction, AlertArgs};
+use limits::LIMITS_EXAMPLES;
+pub(crate) use limits::LimitsArgs;
 use past::{COMPARE_EXAMPLES, EXPORT_EXAMPLES, INCIDENTS_EXAMPLES, START_EXAMPLES};
 pub(crate) use past::{
     CompareArgs, ExportArgs, ExportFormat, ExportTable, IncidentsAction, IncidentsArgs, PastArgs, StartArgs,
@@ -38,6 +41,7 @@ const EXAMPLES: &str = "\
 Examples:
   sudo kerno doctor                              show what is wrong, who causes it, and what to do
   sudo kerno why nginx                           show whom nginx waits for, and whom that one waits for
+  sudo kerno limits                              show what can run out, the fullest first
   sudo kerno start                               watch for ever, and remember
   kerno incidents                                show what was wrong, and when
   kerno doctor --at 03:02                        show what was wrong then
@@ -101,6 +105,9 @@ pub(crate) enum Command {
     /// Show where the time of a process goes, and whom it waits for, along the whole chain
     #[command(after_help = WHY_EXAMPLES)]
     Why(WhyArgs),
+    /// Show what can run out, how full it is, who has most, and how long it lasts
+    #[command(after_help = LIMITS_EXAMPLES)]
+    Limits(LimitsArgs),
     /// Watch for ever: follow incidents, remember, and serve metrics
     #[command(after_help = START_EXAMPLES)]
     Start(Box<StartArgs>),

@@ -9,6 +9,7 @@ mod doctor;
 mod error;
 mod export;
 mod incidents;
+mod limits;
 mod output;
 mod past;
 mod privileges;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Doctor(args) => doctor::run(&args),
         Command::Why(args) => why::run(&args),
+        Command::Limits(args) => limits::run(&args),
         Command::Start(args) => start::run(&args),
         Command::Incidents(args) => incidents::run(&args),
         Command::Alert(args) => alert::run(&args),

@@ -11,6 +11,7 @@ pub mod corpus;
 pub(crate) mod growth;
 pub mod incidents;
 pub mod knowledge;
+pub mod limits;
 pub mod objective;
 pub mod objectives;
 pub mod redaction;

@@ -214,6 +214,8 @@ pub enum Effect {
     StandsStill,
     /// A process that others wait for does not go on.
     HoldsUp,
+    /// A limit of another kind is reached.
+    LimitReached,
 }
 
 /// A problem, as data: the rule that found it, who or what it is about, and what is known about it. Words are made from it last.

@@ -13,6 +13,7 @@ mod finding;
 mod histogram;
 mod host;
 mod incident;
+mod limits;
 mod loss;
 mod merge;
 mod merged;
@@ -39,6 +40,7 @@ pub use finding::{Effect, Eta, Evidence, Exemplar, Finding, Fingerprint, Fix, Ru
 pub use histogram::{BUCKETS, Histogram, Percentiles};
 pub use host::{HostFacts, KernelVersion};
 pub use incident::{Course, Incident, IncidentId, IncidentState, Transition};
+pub use limits::{LimitFailure, LimitHolder, LimitLine, LimitScope, LimitUnit, LimitUse, LimitsReport, Resource};
 pub use loss::SummaryLoss;
 pub use merged::{Cut, Gap, Inexact, MergeError, Merged};
 pub use moment::Moment;

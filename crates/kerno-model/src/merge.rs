@@ -206,6 +206,7 @@ impl Window {
         merge_part(&mut self.sched_delay, later.sched_delay.as_ref(), watched, observed, &mut joint);
         merge_part(&mut self.fd_track, later.fd_track.as_ref(), watched, observed, &mut joint);
         merge_part(&mut self.file_audit, later.file_audit.as_ref(), watched, observed, &mut joint);
+        join_list(&mut self.limits, &later.limits, &mut joint);
         notes.reused_pids.extend(reused);
         self.schema_version = SCHEMA_VERSION;
         latest_text(&mut self.kerno_version, &later.kerno_version);
@@ -260,6 +261,7 @@ impl Window {
         cuts(self.sched_delay.as_ref(), &mut notes);
         cuts(self.fd_track.as_ref(), &mut notes);
         cuts(self.file_audit.as_ref(), &mut notes);
+        cut_lists(&mut notes, [&self.limits]);
         if !self.processes.is_empty() {
             notes.cut("processes", None);
         }
@@ -345,7 +347,11 @@ impl Window {
             self.fd_track.as_ref().map(crate::FdSummary::pids),
             self.file_audit.as_ref().map(crate::FileSummary::pids),
         ];
-        parts.into_iter().flatten().flatten().filter(|pid| *pid != 0).collect()
+        let limits = self.limits.iter().flat_map(|failure| {
+            let holders = failure.limits.iter().flat_map(|limit| limit.holders.iter().map(|holder| holder.pid));
+            holders.chain([failure.pid])
+        });
+        parts.into_iter().flatten().flatten().chain(limits).filter(|pid| *pid != 0).collect()
     }
 }
 

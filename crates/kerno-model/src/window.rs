@@ -3,8 +3,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Device, DiskSummary, FdSummary, FileSummary, HostFacts, Merged, Moment, NamedProcess, OomSummary, Process,
-    ProcessId, SchedSummary, Subject, SummaryLoss, SyscallSummary, TcpSummary,
+    Device, DiskSummary, FdSummary, FileSummary, HostFacts, LimitFailure, Merged, Moment, NamedProcess, OomSummary,
+    Process, ProcessId, SchedSummary, Subject, SummaryLoss, SyscallSummary, TcpSummary,
 };
 
 /// Version of the serialised form of [`Window`] and of reports. Grows when a field changes its meaning or form, or is removed. See
@@ -45,6 +45,9 @@ pub struct Window {
     pub fd_track: Option<FdSummary>,
     /// File opens.
     pub file_audit: Option<FileSummary>,
+    /// Calls that failed with an error that a limit gives, and how full the limits were. Bounded.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<LimitFailure>,
     /// The processes that other parts name, and those that used the most.
     pub processes: BTreeMap<u32, Process>,
     /// Of a window that was [merged](Self::merge) of others: what of it is not exact.

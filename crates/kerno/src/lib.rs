@@ -89,6 +89,11 @@ pub mod why {
     pub use kerno_bpf::why::{Target, WhyError, WhyOptions, WhyWatch};
     pub use kerno_doctor::why::{explain, observed};
 }
+/// What can run out, how full it is, and how long it lasts.
+pub mod limits {
+    pub use kerno_bpf::limits::survey;
+    pub use kerno_doctor::limits::report;
+}
 pub use kerno_doctor::report;
 pub use kerno_model as model;
 

@@ -28,6 +28,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("make", "make"),
     ("flock", "util-linux"),
     ("logger", "bsdutils"),
+    ("inotifywait", "inotify-tools"),
     ("nbdkit", "nbdkit"),
     ("nbdfuse", "libnbd-bin"),
     ("fusermount3", "fuse3"),

@@ -174,6 +174,16 @@ const CASES: &[Case] = &[
         about: "pipelines that follow a log in which little happens",
         needs: &["tail", "grep"],
         stage: log_followers,
+        name: "closes_all_descriptors",
+        about: "programs close every descriptor that they may have before they start another, open or not",
+        needs: &[],
+        stage: closes_all,
+    },
+    Case {
+        name: "near_its_limits",
+        about: "a client, a pool and a user that have nearly as much as they may, and a program that tries how much memory it gets",
+        needs: &["ip"],
+        stage: near_limits,
     },
     Case { name: "find", about: "a walk over all files", needs: &[], stage: find },
     Case { name: "python_imports", about: "interpreters start and look for their modules", needs: &[], stage: python },
@@ -461,6 +471,33 @@ fn idle_workers(scene: &mut Scene) -> Result<Staged> {
          r,w=os.pipe()\nif os.fork()==0: os.close(w); os.read(r,1)\nif os.fork()==0: c.recv(1)\nif os.fork()==0: os.wait() if False else select.select([s],[],[])\n\
          os.wait()",
     ))?;
+    quiet(scene)
+}
+
+fn closes_all(scene: &mut Scene) -> Result<Staged> {
+    let script = "import ctypes,time\nlibc=ctypes.CDLL(None)\n\
+        while True:\n [libc.close(fd) for fd in range(3,65536)]; time.sleep(0.01)";
+    let pid = scene.spawn(&Run::python(script))?;
+    settled(scene, pid)
+}
+
+fn near_limits(scene: &mut Scene) -> Result<Staged> {
+    let cgroup = scene.pids_limit(40)?;
+    let pool = "import os,time\n\
+        for _ in range(34):\n if os.fork()==0: time.sleep(600); os._exit(0)\n\
+        while True:\n pid=os.fork(); pid or os._exit(0); os.wait(); time.sleep(0.01)";
+    scene.spawn(&Run::python(pool).in_cgroup(&cgroup))?;
+    let net = scene.lonely_net()?;
+    run(&format!(
+        "nsenter --net=/run/netns/{net} -- sh -c 'echo 40000 40060 > /proc/sys/net/ipv4/ip_local_port_range'"
+    ))?;
+    let client = "import socket,time\ns=socket.create_server(('127.0.0.1',8080),backlog=64); kept=[]\n\
+        for _ in range(55): kept.append((socket.create_connection(('127.0.0.1',8080)),s.accept()[0]))\n\
+        while True: c=socket.create_connection(('127.0.0.1',8080)); a=s.accept()[0]; a.close(); c.close(); time.sleep(5)";
+    scene.spawn(&Run::python(client).in_net(&net))?;
+    let memory = "import mmap,resource,time\nresource.setrlimit(resource.RLIMIT_AS,(1<<30,1<<30)); kept=[]\n\
+        try:\n  while True: kept.append(mmap.mmap(-1,8<<20))\nexcept OSError: pass\nkept=kept[:8]\nwhile True: time.sleep(0.1)";
+    scene.spawn(&Run::python(memory))?;
     quiet(scene)
 }
 

@@ -83,6 +83,14 @@ impl Scene {
         self.cgroup(&root, "cpu")
     }
 
+    /// A cgroup that may have so many processes and threads.
+    pub(super) fn pids_limit(&mut self, most: u32) -> Result<PathBuf> {
+        let (Hierarchy::V1(root) | Hierarchy::V2(root)) = hierarchy("pids")?;
+        let path = self.cgroup(&root, "pids")?;
+        fs::write(path.join("pids.max"), most.to_string())?;
+        Ok(path)
+    }
+
     /// A cgroup that may use this much memory and no swap.
     pub(super) fn memory_limit(&mut self, bytes: u64) -> Result<PathBuf> {
         match hierarchy("memory")? {

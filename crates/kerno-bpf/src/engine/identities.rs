@@ -50,6 +50,8 @@ struct Known {
     same: (u64, Comm, u64),
     cmdline: String,
     cgroup: Option<String>,
+    /// In the hierarchy that limits processes.
+    pids_cgroup: Option<String>,
     membership: Membership,
     /// When it was last asked for.
     turn: u64,
@@ -86,6 +88,11 @@ impl Identities {
         unknown.retain(|row| seen.insert(row.pid));
         unknown.truncate(MAX_NOTICED);
         self.look_up(&unknown, resolver);
+    }
+
+    /// The cgroup that a process was last seen in, also after its end: the one that limits processes.
+    pub(crate) fn pids_cgroup_of(&self, pid: u32) -> Option<&str> {
+        self.known.get(&pid)?.pids_cgroup.as_deref()
     }
 
     /// Looks up these processes, for [`describe`](Self::describe).
@@ -193,8 +200,14 @@ impl Identities {
         if self.known.len() >= MAX_KNOWN {
             self.forget_half();
         }
-        let known =
-            Known { same: same(row), cmdline, cgroup: place.cgroup, membership: place.membership, turn: self.turn };
+        let known = Known {
+            same: same(row),
+            cmdline,
+            cgroup: place.cgroup,
+            pids_cgroup: place.pids,
+            membership: place.membership,
+            turn: self.turn,
+        };
         self.known.insert(row.pid, known);
     }
 
@@ -326,12 +339,14 @@ struct Place {
     v2: Option<String>,
     /// In that one, or where it says nothing because all are at its root, in a v1 one.
     cgroup: Option<String>,
+    /// In the hierarchy that has the controller of processes, or else in that of v2.
+    pids: Option<String>,
     membership: Membership,
 }
 
 impl Place {
     fn parse(text: &str) -> Self {
-        let mut v2 = None;
+        let (mut v2, mut pids) = (None, None);
         let mut v1: Vec<(usize, &str)> = Vec::new();
         for line in text.lines() {
             let mut fields = line.splitn(3, ':');
@@ -342,6 +357,9 @@ impl Place {
             if controllers.is_empty() {
                 v2 = Some(path);
                 continue;
+            }
+            if controllers.split(',').any(|name| name == "pids") {
+                pids = Some(path);
             }
             let known = |name: &str| V1_CONTROLLERS.iter().position(|controller| *controller == name);
             v1.extend(controllers.split(',').filter_map(known).min().map(|order| (order, path)));
@@ -354,7 +372,8 @@ impl Place {
         let container = all.iter().find(|member| member.container.is_some());
         let unit = all.iter().find_map(|member| member.unit.clone());
         let membership = container.cloned().unwrap_or(Membership { container: None, unit });
-        Self { v2: v2.map(str::to_owned), cgroup: cgroup.map(|path| (*path).to_owned()), membership }
+        let pids = pids.or(v2).map(str::to_owned);
+        Self { v2: v2.map(str::to_owned), cgroup: cgroup.map(|path| (*path).to_owned()), pids, membership }
     }
 }
 
@@ -423,6 +442,7 @@ mod tests {
                 same: same(&row),
                 cmdline: String::new(),
                 cgroup: None,
+                pids_cgroup: None,
                 membership: Membership::default(),
                 turn: turn as u64,
             };
@@ -461,6 +481,8 @@ mod tests {
         assert_eq!(cgroup("0::/system.slice/cron.service\n"), "/system.slice/cron.service");
         let hybrid = "9:name=systemd:/system.slice/a.service\n4:memory:/jail\n1:cpu,cpuacct:/\n0::/\n";
         assert_eq!(cgroup(hybrid), "/jail");
+        let pids = |text: &str| Place::parse(text).pids.unwrap_or_default();
+        assert_eq!((pids(hybrid).as_str(), pids("8:pids:/few\n0::/a\n").as_str()), ("/", "/few"));
         assert_eq!(Place::parse(hybrid).membership.unit.as_deref(), Some("a.service"));
         assert_eq!(cgroup("2:cpu,cpuacct:/c\n0::/\n"), "/c");
         assert_eq!(cgroup("0::/\n"), "/");

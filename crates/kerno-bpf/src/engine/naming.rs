@@ -11,7 +11,7 @@ const TOP: usize = 10;
 
 /// The processes that the signals name, the heaviest users of each resource, and the parents of all of them.
 pub(super) fn worth_naming<'a>(window: &Window, tasks: &'a Tasks) -> Vec<&'a ProcessAccount> {
-    let mut pids: BTreeSet<u32> = named(window);
+    let mut pids: BTreeSet<u32> = window.named_pids();
     let uses: [fn(&ProcessAccount) -> u64; 9] = [
         |p| p.used.run_ns,
         |p| p.used.wait_ns,
@@ -32,17 +32,4 @@ pub(super) fn worth_naming<'a>(window: &Window, tasks: &'a Tasks) -> Vec<&'a Pro
     let parents: Vec<_> = pids.iter().filter_map(|pid| Some(tasks.process(*pid)?.row.parent_pid)).collect();
     pids.extend(parents);
     pids.into_iter().filter_map(|pid| tasks.process(pid)).collect()
-}
-
-fn named(window: &Window) -> BTreeSet<u32> {
-    let parts = [
-        window.syscall_latency.as_ref().map(|part| part.pids()),
-        window.tcp_monitor.as_ref().map(|part| part.pids()),
-        window.oom_track.as_ref().map(|part| part.pids()),
-        window.disk_io.as_ref().map(|part| part.pids()),
-        window.sched_delay.as_ref().map(|part| part.pids()),
-        window.fd_track.as_ref().map(|part| part.pids()),
-        window.file_audit.as_ref().map(|part| part.pids()),
-    ];
-    parts.into_iter().flatten().flatten().filter(|pid| *pid != 0).collect()
 }

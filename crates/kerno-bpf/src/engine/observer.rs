@@ -10,6 +10,7 @@ use super::error::WatchError;
 use super::governing::Governing;
 use super::host_facts::Machine;
 use super::identities::Identities;
+use super::limit_watch::{Around, LimitWatch};
 use super::loading::{self, Loaded, Running};
 use super::naming::worth_naming;
 use super::pacing::{self, Due, Pacer};
@@ -96,6 +97,7 @@ pub struct Observer {
     /// Samples in a row for which the tasks could not be walked.
     unwalked: u32,
     identities: Identities,
+    limits: LimitWatch,
     resolver: Resolver,
     watchdog: Watchdog,
     started_ns: u64,
@@ -167,6 +169,7 @@ impl Observer {
             gaps: Gaps::new("all"),
             unwalked: 0,
             identities: Identities::default(),
+            limits: LimitWatch::default(),
             resolver,
             watchdog: Watchdog::new(parts),
             started_ns: 0,
@@ -289,6 +292,11 @@ impl Observer {
             sampler.sample(&tick);
             self.spent.entry(info.name).or_default().sampling += watch.lap();
         }
+        self.watchdog.enter(PROCESSES);
+        let failures = self.samplers.iter_mut().flat_map(|(_, sampler)| sampler.failures()).collect();
+        let around = Around { tasks: &self.tasks, identities: &self.identities, resolver: &self.resolver };
+        self.limits.notice(failures, around, now_ns);
+        self.spent.entry(PROCESSES).or_default().sampling += watch.lap();
         if let Some(governing) = &mut self.governing {
             self.watchdog.enter(GOVERNOR);
             governing.meter(now_ns, self.samples, &self.samplers);
@@ -372,6 +380,8 @@ impl Observer {
             self.spent.entry(info.name).or_default().windows += watch.lap();
         }
         self.watchdog.enter(PROCESSES);
+        let around = Around { tasks: &self.tasks, identities: &self.identities, resolver: &self.resolver };
+        self.limits.finish(&mut signals, around);
         self.name_processes(&mut signals);
         self.tell_gaps(&mut signals);
         self.spent.entry(PROCESSES).or_default().windows += watch.lap();

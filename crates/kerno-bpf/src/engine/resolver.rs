@@ -53,6 +53,8 @@ pub(crate) enum Question {
     Condition(u32),
     /// Which connections wait at a process.
     Backlogs(u32),
+    /// How full the limits are that a call of a process failed for: its id, the call, the error.
+    Limits(u32, String, i32),
     /// Which processes have which pipes and sockets.
     Ends,
     /// Who serves FUSE file systems.
@@ -112,6 +114,7 @@ impl Question {
             | Self::Frozen(_)
             | Self::Condition(_)
             | Self::Backlogs(_)
+            | Self::Limits(..)
             | Self::Ends
             | Self::Servers
             | Self::Listeners

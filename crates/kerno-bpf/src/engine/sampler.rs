@@ -1,5 +1,6 @@
 use kerno_model::{SummaryLoss, Window};
 
+use super::limit_watch::Failure;
 use super::resolver::Resolver;
 use super::tasks::Tasks;
 use crate::probe::{LoadError, SummaryPrograms};
@@ -18,6 +19,11 @@ pub(crate) trait Sampler: Send {
 
     /// Ends the window: puts its part into `signals`, and begins the next one.
     fn finish(&mut self, tick: &Tick<'_>, signals: &mut Window);
+
+    /// Calls that failed with an error that a limit gives, if there are new ones since this was last asked, which is at each sample.
+    fn failures(&mut self) -> Vec<Failure> {
+        Vec::new()
+    }
 
     /// A few words on what happens now, such as `12 k calls/s`, for a person who watches: whatever only this needs is read here, so
     /// that it costs nothing where nobody watches.

@@ -7,6 +7,7 @@
 //! - [`asleep`]: the call that a thread sleeps in, and what its descriptor leads to.
 //! - [`ends`]: which processes have the other end of it.
 //! - [`locks`]: who holds a lock of a file or a mutex.
+//! - [`namespaces`]: which one a process is in, and what it sees there.
 //! - [`state`]: why a process does not do its part.
 //! - [`places`]: at which file system or cgroup one is stuck.
 //! - [`dns`]: which DNS server does not answer.
@@ -20,6 +21,7 @@ pub(crate) mod chain;
 pub(crate) mod dns;
 pub(crate) mod ends;
 pub(crate) mod locks;
+pub(crate) mod namespaces;
 pub(crate) mod net;
 pub(crate) mod places;
 pub(crate) mod state;

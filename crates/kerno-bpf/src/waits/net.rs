@@ -2,10 +2,9 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
-use std::os::linux::fs::MetadataExt as _;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use super::namespaces::{Kind, within};
 
 /// The most sockets that are kept of one network namespace.
 const MAX_SOCKETS: usize = 1 << 16;
@@ -13,6 +12,8 @@ const MAX_SOCKETS: usize = 1 << 16;
 /// `TCP_LISTEN` and `TCP_ESTABLISHED`, which Unix sockets have too.
 const LISTEN: u8 = 10;
 const ESTABLISHED: u8 = 1;
+/// `TCP_TIME_WAIT`
+const TIME_WAIT: u8 = 6;
 
 /// A Unix socket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,7 +52,7 @@ pub(crate) struct UnixSockets {
 impl UnixSockets {
     /// All, or only the listening ones, in the network namespace of a process.
     pub(crate) fn of(pid: u32, listening: bool) -> io::Result<Self> {
-        in_net_namespace(pid, move || dump(if listening { 1 << LISTEN } else { u32::MAX }))
+        within(pid, Kind::Net, move || dump(if listening { 1 << LISTEN } else { u32::MAX }))
     }
 
     pub(crate) fn by_inode(&self, inode: u64) -> Option<&UnixSocket> {
@@ -68,22 +69,6 @@ impl UnixSockets {
         let named = |socket: &&UnixSocket| socket.name.as_deref() == Some(name);
         self.all.iter().filter(named).max_by_key(|socket| socket.listens)
     }
-}
-
-/// Runs this in the network namespace of a process: in a thread of its own, unless it is our own.
-fn in_net_namespace<T: Send>(pid: u32, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
-    let file = std::fs::File::open(format!("/proc/{pid}/ns/net"))?;
-    if std::fs::metadata("/proc/thread-self/ns/net")?.st_ino() == file.metadata()?.st_ino() {
-        return work();
-    }
-    std::thread::scope(|scope| {
-        let work = move || {
-            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
-            work()
-        };
-        let thread = std::thread::Builder::new().name("kerno sockets".into()).spawn_scoped(scope, work)?;
-        thread.join().map_err(|_| io::Error::other("its thread failed"))?
-    })
 }
 
 const NLMSG_HEADER: usize = 16;
@@ -203,6 +188,8 @@ pub(crate) struct InetSocket {
     pub(crate) remote: SocketAddr,
     pub(crate) listens: bool,
     pub(crate) established: bool,
+    /// Closed here first: nobody's any more, its port is not given to another connection to the same address for a minute.
+    pub(crate) time_wait: bool,
     /// Bytes that the other end has not acknowledged. Of a listener: 0.
     pub(crate) sent: u64,
     /// Bytes that wait to be read. Of a listener: connections that wait to be accepted.
@@ -236,6 +223,22 @@ fn inet_sockets(pid: u32, files: [&str; 2]) -> io::Result<Vec<InetSocket>> {
     Ok(all)
 }
 
+/// The local ports of UDP in the network namespace of a process, each with the inode of its socket.
+pub(crate) fn udp_ports(pid: u32) -> io::Result<Vec<(u16, u64)>> {
+    let mut all = Vec::new();
+    for file in ["udp", "udp6"] {
+        match std::fs::read_to_string(format!("/proc/{pid}/net/{file}")) {
+            Ok(text) => {
+                let sockets = text.lines().skip(1).filter_map(parse_tcp).take(MAX_SOCKETS);
+                all.extend(sockets.map(|socket| (socket.local.port(), socket.inode)));
+            }
+            Err(error) if file == "udp6" && error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(all)
+}
+
 /// The other end of a connection, among the sockets of this machine.
 pub(crate) fn tcp_peer<'a>(sockets: &'a [InetSocket], of: &InetSocket) -> Option<&'a InetSocket> {
     sockets.iter().find(|socket| !socket.listens && socket.local == of.remote && socket.remote == of.local)
@@ -261,6 +264,7 @@ fn parse_inet(line: &str) -> Option<InetSocket> {
         remote: address(remote)?,
         listens: state == LISTEN,
         established: state == ESTABLISHED,
+        time_wait: state == TIME_WAIT,
         sent: u64::from_str_radix(sent, 16).ok()?,
         received: u64::from_str_radix(received, 16).ok()?,
         probes: timer.starts_with("04:"),

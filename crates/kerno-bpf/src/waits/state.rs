@@ -55,6 +55,8 @@ pub(crate) struct Stat {
     pub(crate) terminal: i32,
     pub(crate) group: i32,
     pub(crate) foreground_group: i32,
+    /// How many threads it has; 0 of a zombie.
+    pub(crate) threads: u64,
     /// When it started, in clock ticks since boot.
     pub(crate) start_ticks: u64,
 }
@@ -82,6 +84,7 @@ fn parse_stat(text: &str) -> Option<Stat> {
         session: u32::try_from(number(3)?).unwrap_or(0),
         terminal: small(4)?,
         foreground_group: small(5)?,
+        threads: u64::try_from(number(17)?).unwrap_or(0),
         start_ticks: u64::try_from(number(19)?).ok()?,
     })
 }

@@ -11,6 +11,7 @@ mod check;
 mod doctor;
 mod errors;
 mod idle;
+mod limits;
 mod objectives;
 mod start;
 mod start_guard;

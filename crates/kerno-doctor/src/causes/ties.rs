@@ -381,6 +381,23 @@ impl<'a> Ties<'a> {
         self.slow_calls(consequence).contains(&"connect").then(|| self.same_process(cause, consequence))?
     }
 
+    /// Errors that a limit gives, of a process that the cause says it gave them to.
+    pub(crate) fn same_limit(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
+        let errnos: Vec<i32> = cause.errnos().collect();
+        let pid = consequence.subject.pid()?;
+        let fails = cause.victims.iter().any(|victim| victim.pid() == Some(pid));
+        (fails && self.any_errno(consequence, &errnos)).then_some(Tie::Process)
+    }
+
+    /// Segments that are sent again because a full table of tracked connections drops the first ones of connections. It drops no others.
+    pub(crate) fn dropped_by_full_table(&self, cause: &Finding, _: &Finding) -> Option<Tie> {
+        let tcp = self.window.tcp_monitor.as_ref()?;
+        let data: u64 =
+            tcp.peers.iter().map(|peer| peer.retransmitted_segments.saturating_sub(peer.syn_retransmits)).sum();
+        let all: u64 = tcp.namespaces.iter().map(|namespace| namespace.retransmitted_segments).sum();
+        (cause.variant == kerno_model::Resource::TrackedConnections.name() && 2 * data < all).then_some(Tie::Mechanism)
+    }
+
     /// Connects to a Unix socket that fail because its backlog is full.
     pub(crate) fn refused_by_full_backlog(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
         let refused =

@@ -391,7 +391,7 @@ pub const NORMAL_ERRORS: &[ErrorGroup] = &[
     ),
     (
         &["landlock_create_ruleset", "keyctl", "add_key", "request_key"],
-        &[e::EOPNOTSUPP, e::ENOKEY, e::EACCES, e::EDQUOT],
+        &[e::EOPNOTSUPP, e::ENOKEY, e::EACCES],
         "probes for a kernel feature",
     ),
     (
@@ -409,7 +409,15 @@ pub const NORMAL_ERRORS: &[ErrorGroup] = &[
 /// Exceptions to the table above: errors that are not normal for these calls.
 pub const NEVER_NORMAL: &[ErrorGroup] = &[
     (&["clone", "clone3", "fork", "vfork"], &[e::EAGAIN], "the limit on processes is reached"),
-    (&["connect"], &[e::EAGAIN], "the backlog of a Unix socket is full, or no local port is left"),
+    (&["connect"], &[e::EAGAIN, e::EADDRNOTAVAIL], "the backlog of a Unix socket is full, or no local port is left"),
+    (&["io_setup"], &[e::EAGAIN], "the limit on requests of asynchronous I/O is reached"),
+    (&["add_key", "keyctl", "request_key"], &[e::EDQUOT], "the quota of keys is used up"),
+    (
+        &["timer_create", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_send_signal"],
+        &[e::EAGAIN],
+        "the limit on queued signals is reached",
+    ),
+    (&["execve", "execveat"], &[e::EAGAIN], "the limit on processes of the user was exceeded"),
     (&["mlock", "mlock2", "mlockall", "mmap", "mmap2"], &[e::EAGAIN], "the limit on locked memory is reached"),
 ];
 

@@ -4,6 +4,7 @@
 mod changes;
 mod diagnosis;
 mod incident;
+mod limits;
 mod markdown;
 mod notice;
 #[cfg(feature = "schema")]
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use changes::{Before, Change};
 pub use diagnosis::{Culprit, Diagnosis, Eta, Evidence, Exemplar, Fix, Step};
 pub use incident::{Changed, IncidentFilter, IncidentReport};
+pub use limits::{limits_markdown, limits_text};
 pub use markdown::markdown;
 pub use notice::{
     IncidentEvent, NOTICES_VERSION, Notice, NoticeChange, NoticeCommand, NoticeEvent, NoticeEvidence, NoticeOutlook,

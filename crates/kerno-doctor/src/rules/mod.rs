@@ -4,6 +4,7 @@ mod calls;
 mod cpu;
 mod descriptors;
 mod files;
+mod limits;
 mod memory;
 mod network;
 pub(crate) mod objectives;
@@ -21,6 +22,7 @@ pub static ALL: &[Rule] = &[
     calls::latency::SyscallLatencyHigh::RULE,
     calls::error_rate::SyscallErrorRate::RULE,
     network::stuck::StuckConnection::RULE,
+    limits::reached::LimitReached::RULE,
     network::loss::RetransmitStorm::RULE,
     network::round_trips::RttInflation::RULE,
     network::connects::ConnectFailures::RULE,

@@ -5,6 +5,7 @@ mod descriptors;
 mod disk;
 pub(crate) mod dns;
 mod filesystem;
+mod limits;
 mod memory;
 mod neighbours;
 mod network;
@@ -31,6 +32,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Case> {
         several::CASES,
         standing::CASES,
         programs::CASES,
+        limits::CASES,
     ];
     groups.into_iter().flatten()
 }

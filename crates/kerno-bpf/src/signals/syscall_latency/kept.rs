@@ -75,6 +75,8 @@ pub(super) struct Offender {
     pub(super) errors: [OffenderError; 6],
     pub(super) exemplars: [Exemplar; 4],
     pub(super) comm: Comm,
+    pub(super) parent_pid: u32,
+    pub(super) pad: u32,
 }
 
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -103,8 +105,7 @@ mod tests {
         assert_matches(object, "offender_error", size_of::<OffenderError>(), fields!(OffenderError: count error pad));
         let exemplar = fields!(Exemplar: timestamp_ns latency_ns ret tid pad);
         assert_matches(object, "exemplar", size_of::<Exemplar>(), exemplar);
-        let offender =
-            fields!(Offender: slow slow_total_ns max_ns first_ns next_exemplar window_ns errors exemplars comm);
+        let offender = fields!(Offender: slow slow_total_ns max_ns first_ns next_exemplar window_ns errors exemplars comm parent_pid pad);
         assert_matches(object, "offender", size_of::<Offender>(), offender);
         let syncs = fields!(SyncCalls: calls total_ns max_ns first_ns window_ns comm);
         assert_matches(object, "sync_calls", size_of::<SyncCalls>(), syncs);

@@ -1,12 +1,12 @@
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::kept::{
     Calls, ERROR_SET_WORDS, ErrorKey, Exemplar, KIND_ON_FILE, KIND_OPENS, KIND_SYNC, KIND_WAITS, MAX_ERROR_SETS,
     MAX_KEYS, Offender, OffenderKey, SyncCalls,
 };
 use super::loader;
-use crate::engine::{Cumulative, Delta, Gaps, Pace, Sampler, Tick};
+use crate::engine::{Cumulative, Delta, Failure, Gaps, Pace, Sampler, Tick, may_be_a_limit};
 use crate::event::syscall_names::{self, MAX_SYSCALLS};
 use crate::probe::{Host, KernelHash, LoadError, MappedBlocks, Object, Plan, SummaryPrograms, possible_cpus};
 use kerno_doctor::knowledge::normal::{self, Waiting};
@@ -68,6 +68,7 @@ pub(crate) fn sampler_of(mut programs: SummaryPrograms) -> Result<Box<dyn Sample
         begun: false,
         window_ns: 0,
         pace: Pace::default(),
+        limits: LimitErrors::of_the_tables(),
     }))
 }
 
@@ -172,6 +173,39 @@ struct Sampled {
     /// What the kernel side has been told as the window's begin.
     window_ns: u64,
     pace: Pace,
+    limits: LimitErrors,
+}
+
+/// Which errors may be those of a limit, and how many there were at the last look.
+#[derive(Debug)]
+struct LimitErrors {
+    of_key: HashSet<(usize, u16)>,
+    total: u64,
+}
+
+impl LimitErrors {
+    fn of_the_tables() -> Self {
+        let errnos = 1..u16::try_from(64 * ERROR_SET_WORDS).unwrap_or(u16::MAX);
+        let of_call = |key: usize| name_of_key(key).map(|name| (key, name));
+        let all = (0..MAX_KEYS)
+            .filter_map(of_call)
+            .flat_map(|(key, name)| errnos.clone().map(move |errno| (key, name, errno)));
+        let is = |name: &str, errno: i32| may_be_a_limit(name, errno) && !normal::is_normal_error(name, errno);
+        Self {
+            of_key: all
+                .filter(|(_, name, errno)| is(name, i32::from(*errno)))
+                .map(|(key, _, errno)| (key, errno))
+                .collect(),
+            total: 0,
+        }
+    }
+
+    /// Whether there are more than at the last look.
+    fn grew(&mut self, errors: &HashMap<ErrorKey, u64>) -> bool {
+        let key = |key: &ErrorKey| (key.nr as usize + if key.compat == 0 { 0 } else { MAX_SYSCALLS }, key.error);
+        let total = errors.iter().filter(|(error, _)| self.of_key.contains(&key(error))).map(|(_, count)| count).sum();
+        total > std::mem::replace(&mut self.total, total)
+    }
 }
 
 impl Sampler for Sampled {
@@ -218,6 +252,15 @@ impl Sampler for Sampled {
             self.syncs.remove(delta.now.extract_if(|pid, _| gone(*pid)).map(|(pid, _)| pid));
         }
         self.begin_window(tick.now_ns);
+    }
+
+    fn failures(&mut self) -> Vec<Failure> {
+        // The small table tells whether the large one is worth a look. What cannot be read now is at the next sample.
+        if !self.errors.read().is_ok_and(|errors| self.limits.grew(&errors)) {
+            return Vec::new();
+        }
+        let offenders = self.offenders.read().unwrap_or_default();
+        offenders.iter().flat_map(|(key, offender)| failures_of(*key, offender)).collect()
     }
 
     fn pulse(&mut self, now_ns: u64) -> Option<String> {
@@ -352,6 +395,24 @@ fn offender(key: OffenderKey, now: &Offender, before: Option<&Offender>, window_
         errors,
         exemplars,
     }
+}
+
+/// Of one process and call, those that may be a limit's.
+fn failures_of(key: OffenderKey, offender: &Offender) -> Vec<Failure> {
+    let call = name(u32::from(key.nr), key.compat != 0);
+    let comm = offender.comm.to_str_lossy().into_owned();
+    let errors = offender.errors.iter().filter_map(|error| Some((i32::try_from(error.error).ok()?, error.count)));
+    errors
+        .filter(|(errno, count)| *errno > 0 && *count > 0 && may_be_a_limit(&call, *errno))
+        .map(|(errno, total)| Failure {
+            pid: key.pid,
+            parent_pid: offender.parent_pid,
+            comm: comm.clone(),
+            call: call.clone(),
+            errno,
+            total,
+        })
+        .collect()
 }
 
 fn syncs_of(delta: &Delta<'_, HashMap<u32, SyncCalls>>, window_ns: u64) -> Vec<SyncStat> {

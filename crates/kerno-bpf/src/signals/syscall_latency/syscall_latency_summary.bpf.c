@@ -112,7 +112,13 @@ struct offender {
 	struct offender_error errors[OFFENDER_ERRORS];
 	struct exemplar exemplars[OFFENDER_EXEMPLARS];
 	char comm[TASK_COMM_LEN];
+	__u32 parent_pid; /* when it was first seen: one that fails may end at once */
+	__u32 pad;
 };
+
+struct task_struct___offender {
+	struct task_struct *real_parent;
+} CORE;
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -248,6 +254,8 @@ static __always_inline struct offender *offender_of(const struct call *call)
 			count_overflow();
 			return NULL;
 		}
+		offender->parent_pid =
+			BPF_CORE_READ((struct task_struct___offender *)bpf_get_current_task(), real_parent, tgid);
 	}
 	/* Two threads at once may both do this; each then adds its own call, and at worst one maximum is missed. */
 	if (offender->window_ns != window_ns) {

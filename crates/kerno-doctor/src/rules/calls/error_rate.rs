@@ -6,7 +6,7 @@ use kerno_model::{
 };
 
 use super::{MAX_FINDINGS, by_process, exemplars, float, since, who};
-use crate::knowledge::normal;
+use crate::knowledge::{limits, normal};
 use crate::title::title;
 use crate::{Words, rule, suffers};
 
@@ -27,6 +27,7 @@ rule! {
             |ties, a, b| ties.no_descriptor(a, b),
             "its calls fail for want of a file descriptor",
         ),
+        suffers(Effect::LimitReached, |ties, a, b| ties.same_limit(a, b), "its calls fail for it"),
         suffers(Effect::ConnectsFail, |ties, a, b| ties.connect_errors(a, b), "its connects fail"),
         suffers(
             Effect::NotAccepted,
@@ -176,6 +177,11 @@ fn finding(
         let share = float(worst.count) / float(made.max(1));
         finding = finding.measured("share_of_calls", share, Unit::Ratio, None);
     }
+    let looked =
+        window.limits.iter().find(|failure| (failure.pid, &*failure.call, failure.errno) == (pid, name, error));
+    if looked.is_some_and(|failure| !failure.limits.iter().any(|limit| limits::explains(limit, name, error))) {
+        finding = finding.detail("no_limit_full", true);
+    }
     finding.exemplars = exemplars(window, offender);
     finding.since = since(window, offender.first_ns);
     finding.excess = worst.excess;
@@ -240,20 +246,28 @@ fn words(finding: &Finding) -> Words {
     };
     Words {
         title: title(&format!("{} fails in {}{name}", who(finding), call.unwrap_or("system calls")), [rate]),
-        cause: cause(call, error).into(),
+        cause: cause(finding, call, error).into(),
         impact: impact.into(),
         ..Words::default()
     }
 }
 
-fn cause(call: Option<&str>, error: Option<i32>) -> &'static str {
+fn cause(finding: &Finding, call: Option<&str>, error: Option<i32>) -> &'static str {
     const FAULT: &str = "The program goes on although these calls fail. It has a fault, or it was configured wrongly.";
     let (Some(error), call) = (error, call.unwrap_or_default()) else { return FAULT };
     match (error, call) {
         (errno::EAGAIN, "connect") => {
             "The backlog of the Unix socket that it connects to is full: whoever listens there accepts too slowly."
         }
-        (errno::EAGAIN, _) => "The limit of processes or of locked memory is reached.",
+        (errno::EAGAIN, _) if finding.flag("no_limit_full") => {
+            "The error says that a limit is reached, but none that gives it was full when it was looked at."
+        }
+        (errno::EAGAIN, _) => {
+            "The error says that a limit is reached, such as that of processes or of locked memory. Which one was not seen."
+        }
+        (errno::ENOMEM, _) if finding.flag("no_limit_full") => {
+            "Less was left than it asked for at once, of memory or of a limit on it. None of these limits was full when it was looked at."
+        }
         (errno::ENOMEM, "mmap" | "mmap2" | "mprotect" | "mremap") => {
             "A limit of its memory is reached: address space, number of mappings (vm.max_map_count), or committed memory."
         }

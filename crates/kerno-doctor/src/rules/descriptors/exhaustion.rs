@@ -76,8 +76,9 @@ fn failures(window: &Window) -> BTreeMap<u32, (String, u64, u64)> {
     let pair = |errors: &[ErrnoCount]| (count(errors, errno::EMFILE), count(errors, errno::ENFILE));
     let mut found = BTreeMap::<u32, (String, u64, u64)>::new();
     // For these the error has to do with a limit of their own (fs.inotify.max_user_instances and the like).
-    let own_limit =
-        |name: &str| matches!(name, "inotify_init" | "inotify_init1" | "fanotify_init" | "mount" | "userfaultfd");
+    let own_limit = |name: &str| {
+        matches!(name, "inotify_init" | "inotify_init1" | "fanotify_init" | "mq_open" | "mount" | "userfaultfd")
+    };
     let offenders = window.syscall_latency.iter().flat_map(|part| &part.offenders);
     for offender in offenders.filter(|offender| !own_limit(&offender.name)) {
         let (process, system) = pair(&offender.errors);

@@ -25,6 +25,7 @@ rule! {
         failures, words;
     causes: [ConnectsFail];
     suffers: [
+        suffers(Effect::LimitReached, |ties, a, b| ties.same_limit(a, b), "a table or a range on this machine is full"),
         suffers(Effect::NotAccepted, |ties, a, b| ties.to_listener(a, b), "nobody accepts what it opens"),
         suffers(
             Effect::SegmentsLost,

@@ -26,6 +26,11 @@ rule! {
     suffers: [
         suffers(Effect::NotAccepted, |ties, a, b| ties.to_listener(a, b), "the listener drops what it sends"),
         suffers(Effect::PathBroken, |ties, a, b| ties.same_remote(a, b), "sends the same segments again and again"),
+        suffers(
+            Effect::LimitReached,
+            |ties, a, b| ties.dropped_by_full_table(a, b),
+            "the kernel here drops the first segments of connections",
+        ),
     ];
     thresholds: {
         min_segments: 10.0 Count, 1.0 ..= 1e9, "retransmitted segments needed before the share counts";

@@ -1,0 +1,4 @@
+//! Limits that are reached.
+
+pub(super) mod reached;
+mod words;
