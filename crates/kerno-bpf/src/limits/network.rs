@@ -7,7 +7,7 @@ use kerno_model::{LimitScope, LimitUse, Resource};
 
 use crate::waits::ends::Ends;
 use crate::waits::namespaces::{self, Kind};
-use crate::waits::net::{TcpSocket, UnixSockets, tcp_sockets, udp_ports};
+use crate::waits::net::{InetSocket, UnixSockets, tcp_sockets, udp_sockets};
 
 use super::{View, number};
 
@@ -120,13 +120,13 @@ fn ranges(text: &str) -> BTreeSet<u16> {
 }
 
 /// A connection needs a local port that no other one between the same two addresses has, and that nobody is bound to.
-fn ports(view: &View, settings: &Settings, sockets: &[TcpSocket], found: &mut Vec<LimitUse>) {
+fn ports(view: &View, settings: &Settings, sockets: &[InetSocket], found: &mut Vec<LimitUse>) {
     let bound: HashSet<u16> = sockets
         .iter()
         .filter(|socket| socket.listens && settings.holds(socket.local.port()))
         .map(|socket| socket.local.port())
         .collect();
-    let mut towards: BTreeMap<(IpAddr, SocketAddr), Vec<&TcpSocket>> = BTreeMap::new();
+    let mut towards: BTreeMap<(IpAddr, SocketAddr), Vec<&InetSocket>> = BTreeMap::new();
     for socket in sockets.iter().filter(|socket| !socket.listens && settings.holds(socket.local.port())) {
         towards.entry((socket.local.ip(), socket.remote)).or_default().push(socket);
     }
@@ -153,8 +153,12 @@ fn ports(view: &View, settings: &Settings, sockets: &[TcpSocket], found: &mut Ve
 }
 
 fn ports_of_udp(view: &View, settings: &Settings) -> Option<LimitUse> {
-    let taken: BTreeSet<u16> =
-        udp_ports(view.pid).ok()?.iter().map(|(port, _)| *port).filter(|port| settings.holds(*port)).collect();
+    let taken: BTreeSet<u16> = udp_sockets(view.pid)
+        .ok()?
+        .iter()
+        .map(|socket| socket.local.port())
+        .filter(|port| settings.holds(*port))
+        .collect();
     Some(LimitUse::new(Resource::UdpPorts, LimitScope::NetNamespace, taken.len() as u64, settings.count()))
 }
 

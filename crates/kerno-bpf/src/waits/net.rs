@@ -223,22 +223,6 @@ fn inet_sockets(pid: u32, files: [&str; 2]) -> io::Result<Vec<InetSocket>> {
     Ok(all)
 }
 
-/// The local ports of UDP in the network namespace of a process, each with the inode of its socket.
-pub(crate) fn udp_ports(pid: u32) -> io::Result<Vec<(u16, u64)>> {
-    let mut all = Vec::new();
-    for file in ["udp", "udp6"] {
-        match std::fs::read_to_string(format!("/proc/{pid}/net/{file}")) {
-            Ok(text) => {
-                let sockets = text.lines().skip(1).filter_map(parse_tcp).take(MAX_SOCKETS);
-                all.extend(sockets.map(|socket| (socket.local.port(), socket.inode)));
-            }
-            Err(error) if file == "udp6" && error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(all)
-}
-
 /// The other end of a connection, among the sockets of this machine.
 pub(crate) fn tcp_peer<'a>(sockets: &'a [InetSocket], of: &InetSocket) -> Option<&'a InetSocket> {
     sockets.iter().find(|socket| !socket.listens && socket.local == of.remote && socket.remote == of.local)
