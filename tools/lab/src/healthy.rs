@@ -174,6 +174,8 @@ const CASES: &[Case] = &[
         about: "pipelines that follow a log in which little happens",
         needs: &["tail", "grep"],
         stage: log_followers,
+    },
+    Case {
         name: "closes_all_descriptors",
         about: "programs close every descriptor that they may have before they start another, open or not",
         needs: &[],
