@@ -42,6 +42,9 @@ struct Args {
     /// Only those whose name has this in it; may be repeated
     #[arg(long)]
     only: Vec<String>,
+    /// Only each so many-th, as 1/2 and 2/2 are the two halves
+    #[arg(long, value_name = "K/N", value_parser = part)]
+    part: Option<(usize, usize)>,
     /// Show what there is, and do nothing
     #[arg(long)]
     list: bool,
@@ -92,6 +95,12 @@ fn seconds(text: &str) -> Result<Duration, String> {
     if (1.0..=600.0).contains(&seconds) { Ok(Duration::from_secs_f64(seconds)) } else { Err("1s to 600s".to_owned()) }
 }
 
+fn part(text: &str) -> Result<(usize, usize), String> {
+    let numbers = text.split_once('/').and_then(|(part, of)| Some((part.parse().ok()?, of.parse().ok()?)));
+    let valid = |(part, of): &(usize, usize)| (1..=*of).contains(part);
+    numbers.filter(valid).ok_or_else(|| "a part and how many there are, such as 1/2".to_owned())
+}
+
 fn main() -> ExitCode {
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -104,9 +113,12 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<()> {
     let is_chosen =
-        |case: &&Case| args.only.is_empty() || args.only.iter().any(|part| case.name.contains(part.as_str()));
-    let faults = faults::all().filter(|_| !args.healthy_only).filter(is_chosen);
-    let healthy = healthy::all().filter(|_| !args.faults_only).filter(is_chosen);
+        |case: &&'static Case| args.only.is_empty() || args.only.iter().any(|part| case.name.contains(part.as_str()));
+    // Kinds stand together, so that each part has some of all.
+    let in_part = |(place, _): &(usize, &'static Case)| args.part.is_none_or(|(part, of)| place % of == part - 1);
+    let of_part = |all: Box<dyn Iterator<Item = &'static Case>>| all.enumerate().filter(in_part).map(|(_, case)| case);
+    let faults = of_part(Box::new(faults::all())).filter(|_| !args.healthy_only).filter(is_chosen);
+    let healthy = of_part(Box::new(healthy::all())).filter(|_| !args.faults_only).filter(is_chosen);
     if args.list {
         println!("Faults:");
         faults.for_each(|case| println!("  {:<26} {}", case.name, case.about));
@@ -168,16 +180,16 @@ fn run(args: &Args) -> Result<()> {
     match args.output {
         Output::Json => println!("{}", serde_json::json!({ "scores": scores, "total": total })),
         Output::Text if args.rehearse => {}
-        Output::Text => println!(
-            "\nfaults right {}/{}, healthy loads left in peace {}/{}, not injected or failed {}; precision {:.3}, recall {:.3}",
-            total.faults_right,
-            total.faults,
-            total.healthy_right,
-            total.healthy,
-            total.not_injected,
-            total.precision,
-            total.recall
-        ),
+        Output::Text => {
+            println!("\nfaults right {}/{}", total.faults.right, total.faults.of);
+            println!("healthy loads left in peace {}/{}", total.healthy.right, total.healthy.of);
+            println!("not injected or failed {}", total.not_injected);
+            println!("with the 95 % confidence interval:");
+            for (name, share) in [("precision", total.precision), ("recall", total.recall), ("culprit", total.culprit)]
+            {
+                println!("  {name:<9} {share}");
+            }
+        }
     }
     ensure!(wrong == 0, "{wrong} of {} are not right", scores.len());
     Ok(())

@@ -153,17 +153,51 @@ pub(super) fn head() -> String {
     )
 }
 
+/// So many of so many.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(super) struct Share {
+    pub(super) of: usize,
+    pub(super) right: usize,
+    /// 1 of none.
+    pub(super) share: f64,
+    /// The 95 % confidence interval of the share (Wilson, 1927): what so few cases tell of all others like them.
+    pub(super) low: f64,
+    pub(super) high: f64,
+}
+
+impl Share {
+    fn new(right: usize, of: usize) -> Self {
+        const Z: f64 = 1.96;
+        if of == 0 {
+            return Self { of, right, share: 1.0, low: 0.0, high: 1.0 };
+        }
+        let (n, share) = (of as f64, right as f64 / of as f64);
+        let centre = share + Z * Z / (2.0 * n);
+        let margin = Z * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
+        let whole = 1.0 + Z * Z / n;
+        Self { of, right, share, low: ((centre - margin) / whole).max(0.0), high: ((centre + margin) / whole).min(1.0) }
+    }
+}
+
+impl std::fmt::Display for Share {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.3} ({}/{}, {:.2} to {:.2})", self.share, self.right, self.of, self.low, self.high)
+    }
+}
+
 /// The sum of it all.
 #[derive(Serialize)]
 pub(super) struct Total {
-    /// Of the root causes reported, the share that was there.
-    pub(super) precision: f64,
-    /// Of the root causes that were there, the share that was reported with the right culprit.
-    pub(super) recall: f64,
-    pub(super) faults: usize,
-    pub(super) faults_right: usize,
-    pub(super) healthy: usize,
-    pub(super) healthy_right: usize,
+    /// Of the root causes reported, those that were there.
+    pub(super) precision: Share,
+    /// Of the root causes that were there, those that were reported with the right culprit.
+    pub(super) recall: Share,
+    /// Of the root causes that were there and reported, those with the right culprit.
+    pub(super) culprit: Share,
+    /// Faults whose root cause came first with the right culprit, and nothing false beside it.
+    pub(super) faults: Share,
+    /// Loads that were left in peace.
+    pub(super) healthy: Share,
     pub(super) not_injected: usize,
 }
 
@@ -171,22 +205,19 @@ pub(super) struct Total {
 pub(super) fn total(scores: &[Score]) -> Total {
     let counts = |healthy: bool| {
         let of_kind: Vec<_> = scores.iter().filter(|score| score.healthy == healthy).collect();
-        (of_kind.len(), of_kind.iter().filter(|score| score.verdict == Verdict::Right).count())
+        Share::new(of_kind.iter().filter(|score| score.verdict == Verdict::Right).count(), of_kind.len())
     };
     let judged = || scores.iter().filter(|score| !matches!(score.verdict, Verdict::NotInjected | Verdict::Failed));
     let right: usize = judged().map(|score| score.right).sum();
     let false_positives: usize = judged().map(|score| score.false_positives.len()).sum();
     let wrong = judged().filter(|score| score.verdict == Verdict::WrongCulprit).count();
     let there: usize = judged().map(|score| score.expected.len()).sum();
-    let share = |part: usize, whole: usize| if whole == 0 { 1.0 } else { part as f64 / whole as f64 };
-    let ((faults, faults_right), (healthy, healthy_right)) = (counts(false), counts(true));
     Total {
-        precision: share(right, right + false_positives + wrong),
-        recall: share(right, there),
-        faults,
-        faults_right,
-        healthy,
-        healthy_right,
+        precision: Share::new(right, right + false_positives + wrong),
+        recall: Share::new(right, there),
+        culprit: Share::new(right, right + wrong),
+        faults: counts(false),
+        healthy: counts(true),
         not_injected: scores.len() - judged().count(),
     }
 }
@@ -261,6 +292,16 @@ mod tests {
     }
 
     #[test]
+    fn few_cases_tell_little() {
+        // From tables of the Wilson interval.
+        let all = Share::new(10, 10);
+        assert!((all.low - 0.722).abs() < 0.001 && (all.high - 1.0).abs() < 1e-9, "{all}");
+        let most = Share::new(81, 263);
+        assert!((most.low - 0.255).abs() < 0.001 && (most.high - 0.366).abs() < 0.001, "{most}");
+        assert_eq!((Share::new(0, 0).low, Share::new(0, 0).high), (0.0, 1.0));
+    }
+
+    #[test]
     fn precision_and_recall_count_root_causes() {
         let scores = [
             judged(&a_leak(), [leak(7)]),
@@ -269,8 +310,9 @@ mod tests {
             Score::without_report("never", false, Verdict::NotInjected, String::new(), 0.0),
         ];
         let total = total(&scores);
-        assert_eq!((total.precision, total.recall, total.not_injected), (0.5, 0.5, 1));
-        assert_eq!((total.faults, total.faults_right, total.healthy, total.healthy_right), (3, 1, 1, 0));
+        assert_eq!((total.precision.share, total.recall.share, total.not_injected), (0.5, 0.5, 1));
+        let right_of = |share: Share| (share.right, share.of);
+        assert_eq!((right_of(total.faults), right_of(total.healthy)), ((1, 3), (0, 1)));
     }
 
     #[test]
