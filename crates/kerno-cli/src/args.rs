@@ -1,6 +1,7 @@
 //! The command line.
 
 mod alert;
+mod explain;
 mod past;
 mod why;
 
@@ -16,6 +17,8 @@ use kerno::{FilterKind, Options};
 use crate::values;
 use alert::ALERT_EXAMPLES;
 pub(crate) use alert::{AlertAction, AlertArgs};
+use explain::EXPLAIN_EXAMPLES;
+pub(crate) use explain::ExplainArgs;
 use past::{COMPARE_EXAMPLES, EXPORT_EXAMPLES, INCIDENTS_EXAMPLES, START_EXAMPLES};
 pub(crate) use past::{
     CompareArgs, ExportArgs, ExportFormat, ExportTable, IncidentsAction, IncidentsArgs, PastArgs, StartArgs,
@@ -38,6 +41,7 @@ const EXAMPLES: &str = "\
 Examples:
   sudo kerno doctor                              show what is wrong, who causes it, and what to do
   sudo kerno why nginx                           show whom nginx waits for, and whom that one waits for
+  sudo kerno explain --last                      explain the newest message of the kernel
   sudo kerno start                               watch for ever, and remember
   kerno incidents                                show what was wrong, and when
   kerno doctor --at 03:02                        show what was wrong then
@@ -46,7 +50,7 @@ Examples:
   sudo kerno trace syscall --min-latency 100ms   print slow system calls
   kerno completions bash > ~/.local/share/bash-completion/completions/kerno
 
-Exit status: 0 success; 1 findings, with doctor --exit-code; 2 error.";
+Exit status: 0 success; 1 findings, with doctor --exit-code, or explain knows no answer; 2 error.";
 
 const DOCTOR_EXAMPLES: &str = "\
 Examples:
@@ -101,6 +105,9 @@ pub(crate) enum Command {
     /// Show where the time of a process goes, and whom it waits for, along the whole chain
     #[command(after_help = WHY_EXAMPLES)]
     Why(WhyArgs),
+    /// Explain a message of the kernel: what it means, why it comes, and what to do
+    #[command(after_help = EXPLAIN_EXAMPLES)]
+    Explain(ExplainArgs),
     /// Watch for ever: follow incidents, remember, and serve metrics
     #[command(after_help = START_EXAMPLES)]
     Start(Box<StartArgs>),

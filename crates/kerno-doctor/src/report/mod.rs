@@ -3,6 +3,7 @@
 
 mod changes;
 mod diagnosis;
+mod explanation;
 mod incident;
 mod markdown;
 mod notice;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use changes::{Before, Change};
 pub use diagnosis::{Culprit, Diagnosis, Eta, Evidence, Exemplar, Fix, Step};
+pub use explanation::{explanation_markdown, explanation_text};
 pub use incident::{Changed, IncidentFilter, IncidentReport};
 pub use markdown::markdown;
 pub use notice::{
