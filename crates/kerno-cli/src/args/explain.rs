@@ -39,6 +39,6 @@ pub(crate) struct ExplainArgs {
     pub(crate) output: ReportOutput,
 
     /// With --last: ask the kerno that listens on this socket for incidents [default: /run/kerno/kerno.sock]
-    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, requires = "last")]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, conflicts_with_all = ["text", "list"])]
     pub(crate) socket: Option<PathBuf>,
 }

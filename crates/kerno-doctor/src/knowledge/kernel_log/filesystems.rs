@@ -43,6 +43,27 @@ pub(super) const TABLE: &[Entry] = &[
         since: None,
     },
     Entry {
+        id: "ext4_superblock",
+        title: "ext4 could not write its superblock",
+        patterns: &[
+            "EXT4-fs ({device:w}): previous I/O error to superblock detected",
+            "EXT4-fs ({device:w}): I/O error while writing superblock",
+        ],
+        examples: &[
+            "EXT4-fs (loop0): previous I/O error to superblock detected",
+            "EXT4-fs (loop0): I/O error while writing superblock",
+        ],
+        meaning: "The block that says in which state the file system is could not be written, now or the last time. An error that was to be noted there is not.",
+        why: "The device fails writes or is gone; mostly the file system has just met another error of it.",
+        steps: &[
+            Look("journalctl -k | grep -F {device}", "shows the errors of the device"),
+            Look("lsblk -o NAME,SIZE,STATE,MOUNTPOINTS /dev/{device}", "shows whether the device is there still"),
+        ],
+        rules: &["disk_errors", "filesystem_read_only"],
+        source: "fs/ext4/super.c",
+        since: None,
+    },
+    Entry {
         id: "ext4_delayed_allocation",
         title: "ext4 could not give room to data that was already written to memory",
         patterns: &[
@@ -104,10 +125,12 @@ pub(super) const TABLE: &[Entry] = &[
         patterns: &[
             "Aborting journal on device {device:w}.",
             "JBD2: Error {errno:w} detected when updating journal superblock for {device:w}.",
+            "JBD2: I/O error when updating journal superblock for {device:w}.",
         ],
         examples: &[
             "Aborting journal on device sda1-8.",
             "JBD2: Error -5 detected when updating journal superblock for sda1-8.",
+            "JBD2: I/O error when updating journal superblock for loop0-8.",
         ],
         meaning: "The journal cannot be written, so nothing of the file system can. It becomes read-only. What follows the dash is the inode of the journal.",
         why: "An I/O error of the device, or an error of the file system, just before it.",

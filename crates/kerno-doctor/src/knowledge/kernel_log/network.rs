@@ -230,6 +230,21 @@ pub(super) const TABLE: &[Entry] = &[
         since: None,
     },
     Entry {
+        id: "port_range_parity",
+        title: "the range of local ports has ends that are both even or both odd",
+        patterns: &["ip_local_port_range: prefer different parity for start/end values"],
+        examples: &["ip_local_port_range: prefer different parity for start/end values."],
+        meaning: "net.ipv4.ip_local_port_range was set. It works, but connect and bind prefer ports of different parity, and share the range less evenly so.",
+        why: "Somebody set the range, for example to 32768 60998.",
+        steps: &[
+            Look("sysctl net.ipv4.ip_local_port_range", "shows the range"),
+            Do("Make one end even and the other odd."),
+        ],
+        rules: &[],
+        source: "net/ipv4/sysctl_net_ipv4.c",
+        since: None,
+    },
+    Entry {
         id: "duplicate_address",
         title: "another machine has the same IPv6 address",
         patterns: &["IPv6: {interface:w}: IPv6 duplicate address {address:w} used by {mac:w} detected!"],
