@@ -22,7 +22,7 @@ pub struct Entry {
     pub rules: &'static [&'static str],
     /// The file of the kernel's source that writes it.
     pub source: &'static str,
-    /// The kernel from which on it is written so, if it is newer than 5.10.
+    /// The kernel from which on it is written so, where that is known and newer than 5.10.
     pub since: Option<&'static str>,
 }
 

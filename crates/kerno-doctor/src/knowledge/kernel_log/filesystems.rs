@@ -254,10 +254,17 @@ pub(super) const TABLE: &[Entry] = &[
         id: "btrfs_device_errors",
         title: "Btrfs counts errors of a device",
         patterns: &[
+            "BTRFS error (device {device:w}: state {state:w}): bdev {path:w} errs: wr {write:n}, rd {read:n}, flush {flush:n}, corrupt {corrupt:n}, gen {generation:n}",
+            "BTRFS error (device {device:w} state {state:w}): bdev {path:w} errs: wr {write:n}, rd {read:n}, flush {flush:n}, corrupt {corrupt:n}, gen {generation:n}",
             "BTRFS error (device {device:w}): bdev {path:w} errs: wr {write:n}, rd {read:n}, flush {flush:n}, corrupt {corrupt:n}, gen {generation:n}",
+            "BTRFS info (device {device:w}: state {state:w}): bdev {path:w} errs: wr {write:n}, rd {read:n}, flush {flush:n}, corrupt {corrupt:n}, gen {generation:n}",
+            "BTRFS info (device {device:w} state {state:w}): bdev {path:w} errs: wr {write:n}, rd {read:n}, flush {flush:n}, corrupt {corrupt:n}, gen {generation:n}",
             "BTRFS info (device {device:w}): bdev {path:w} errs: wr {write:n}, rd {read:n}, flush {flush:n}, corrupt {corrupt:n}, gen {generation:n}",
         ],
-        examples: &["BTRFS error (device sda2): bdev /dev/sda2 errs: wr 0, rd 12, flush 0, corrupt 3, gen 0"],
+        examples: &[
+            "BTRFS error (device dm-0: state EA): bdev /dev/mapper/data errs: wr 4, rd 0, flush 1, corrupt 0, gen 0",
+            "BTRFS error (device sda2): bdev /dev/sda2 errs: wr 0, rd 12, flush 0, corrupt 3, gen 0",
+        ],
         meaning: "Counts since they were last reset, over restarts: failed writes, reads and flushes, wrong checksums, and blocks of a wrong generation (lost writes).",
         why: "wr, rd, flush: the device failed requests. corrupt, gen: it returned what was not written.",
         steps: &[
@@ -273,6 +280,8 @@ pub(super) const TABLE: &[Entry] = &[
         id: "btrfs_checksum",
         title: "Btrfs read data whose checksum is wrong",
         patterns: &[
+            "BTRFS warning (device {device:w}: state {state:w}): csum failed root {root:w} ino {inode:n} off {offset:n} csum {found:w} expected csum {expected:w} mirror {mirror:n}",
+            "BTRFS warning (device {device:w} state {state:w}): csum failed root {root:w} ino {inode:n} off {offset:n} csum {found:w} expected csum {expected:w} mirror {mirror:n}",
             "BTRFS warning (device {device:w}): csum failed root {root:w} ino {inode:n} off {offset:n} csum {found:w} expected csum {expected:w} mirror {mirror:n}",
         ],
         examples: &[
@@ -295,14 +304,44 @@ pub(super) const TABLE: &[Entry] = &[
         id: "btrfs_read_only",
         title: "Btrfs became read-only",
         patterns: &[
-            "BTRFS info (device {device:w}): forced readonly",
+            "BTRFS info (device {device:w}: state {state:w}): forced readonly",
             "BTRFS info (device {device:w} state {state:w}): forced readonly",
+            "BTRFS info (device {device:w}): forced readonly",
         ],
-        examples: &["BTRFS info (device sda2): forced readonly", "BTRFS info (device dm-1 state EA): forced readonly"],
+        examples: &[
+            "BTRFS info (device nvme0n1p3: state E): forced readonly",
+            "BTRFS info (device sda2): forced readonly",
+            "BTRFS info (device dm-1 state EA): forced readonly",
+        ],
         meaning: "A transaction was aborted, and nothing more is written. Writers get EROFS.",
         why: "The error in the line before it: errno=-28 is no room for metadata, -5 a failed device, -117 damage.",
         steps: &[
             Look("journalctl -k | grep -F {device}", "shows the error"),
+            Look(
+                "btrfs filesystem usage -T /",
+                "shows room for data and metadata, of the root file system; else give its mount point",
+            ),
+        ],
+        rules: &["filesystem_read_only", "disk_errors", "disk_full"],
+        source: "fs/btrfs/messages.c",
+        since: None,
+    },
+    Entry {
+        id: "btrfs_error",
+        title: "Btrfs gave a transaction up",
+        patterns: &[
+            "BTRFS: error (device {device:w}: state {state:w}) in {function:w}:{line:n}: errno={errno:w} {what}",
+            "BTRFS: error (device {device:w} state {state:w}) in {function:w}:{line:n}: errno={errno:w} {what}",
+            "BTRFS: error (device {device:w}) in {function:w}:{line:n}: errno={errno:w} {what}",
+        ],
+        examples: &[
+            "BTRFS: error (device dm-0: state A) in btrfs_commit_transaction:2418: errno=-5 IO failure (Error while writing out transaction)",
+            "BTRFS: error (device sda2) in btrfs_run_delayed_refs:2150: errno=-28 No space left",
+        ],
+        meaning: "What was to be written together could not be, and nothing of it counts. The file system becomes read-only after it.",
+        why: "-5: the device failed. -28: there is no room for metadata, though data may have some. -17 or -117: what is on the device contradicts itself.",
+        steps: &[
+            Look("journalctl -k | grep -F {device}", "shows what came before"),
             Look(
                 "btrfs filesystem usage -T /",
                 "shows room for data and metadata, of the root file system; else give its mount point",
@@ -325,7 +364,7 @@ pub(super) const TABLE: &[Entry] = &[
         ],
         rules: &["disk_errors", "filesystem_read_only"],
         source: "fs/f2fs/super.c",
-        since: Some("6.4"),
+        since: None,
     },
     Entry {
         id: "fat_error",
@@ -350,11 +389,7 @@ pub(super) const TABLE: &[Entry] = &[
     Entry {
         id: "nfs_not_responding",
         title: "an NFS server does not answer",
-        patterns: &[
-            "nfs: server {server:w} not responding, {what}",
-            "nfs4: server {server:w} not responding, {what}",
-            "lockd: server {server:w} not responding, {what}",
-        ],
+        patterns: &["nfs: server {server:w} not responding, {what}", "lockd: server {server:w} not responding, {what}"],
         examples: &[
             "nfs: server filer1 not responding, still trying",
             "nfs: server 10.0.0.7 not responding, timed out",
@@ -376,7 +411,7 @@ pub(super) const TABLE: &[Entry] = &[
     Entry {
         id: "nfs_ok",
         title: "an NFS server answers again",
-        patterns: &["nfs: server {server:w} OK", "nfs4: server {server:w} OK", "lockd: server {server:w} OK"],
+        patterns: &["nfs: server {server:w} OK", "lockd: server {server:w} OK"],
         examples: &["nfs: server filer1 OK"],
         meaning: "After `not responding` the server has answered. What waited goes on. The time between the two is how long it lasted.",
         why: "The server or the network is back.",

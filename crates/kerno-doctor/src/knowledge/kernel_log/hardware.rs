@@ -48,9 +48,10 @@ pub(super) const TABLE: &[Entry] = &[
         patterns: &[
             "mce: CMCI storm detected: switching to poll mode",
             "CMCI storm detected: switching to poll mode",
+            "CPU{cpu:n} BANK{bank:n} CMCI storm detected",
             "mce: CPU{cpu:n} BANK{bank:n} CMCI storm detected",
         ],
-        examples: &["mce: CMCI storm detected: switching to poll mode"],
+        examples: &["CPU12 BANK7 CMCI storm detected", "mce: CMCI storm detected: switching to poll mode"],
         meaning: "Interrupts for corrected errors came too often and are off for a while.",
         why: "A memory module that fails, mostly.",
         steps: &[Look("ras-mc-ctl --error-count", "counts errors by module"), Do("Have the module replaced soon.")],

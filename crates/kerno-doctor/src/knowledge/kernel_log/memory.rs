@@ -24,19 +24,25 @@ pub(super) const TABLE: &[Entry] = &[
         id: "oom_kill_constraint",
         title: "which memory ran out, and who was chosen",
         patterns: &[
-            "oom-kill:constraint={constraint:w},nodemask={_},cpuset={_}task_memcg={cgroup},task={process},pid={pid:n},uid={uid:n}",
+            "oom-kill:constraint={constraint:w},nodemask={_},oom_memcg={limited},task_memcg={cgroup},task={process},pid={pid:n},uid={uid:n}",
+            "oom-kill:constraint={constraint:w},nodemask={_}task_memcg={cgroup},task={process},pid={pid:n},uid={uid:n}",
         ],
         examples: &[
+            "oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),cpuset=/,mems_allowed=0,global_oom,task_memcg=/user.slice,task=stress,pid=77,uid=1000",
             "oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=app.slice,mems_allowed=0,oom_memcg=/app.slice,task_memcg=/app.slice/web.service,task=ruby,pid=3141,uid=1000",
         ],
         meaning: "CONSTRAINT_NONE: the machine. CONSTRAINT_MEMCG: the cgroup after oom_memcg= reached its limit. CONSTRAINT_CPUSET or _MEMORY_POLICY: the NUMA nodes that were allowed.",
         why: "The limit of that scope is less than what is used in it.",
         steps: &[
             Look(
-                "cat /sys/fs/cgroup{cgroup}/memory.max /sys/fs/cgroup{cgroup}/memory.peak",
-                "shows the limit of the victim's cgroup and the most it had",
+                "grep -s . /sys/fs/cgroup{limited}/memory.max /sys/fs/cgroup{limited}/memory.peak /sys/fs/cgroup{limited}/memory.events",
+                "shows the limit of the cgroup that ran out, the most it had, and how often (cgroup v2)",
             ),
-            Look("cat /sys/fs/cgroup{cgroup}/memory.events", "counts how often limits were met there"),
+            Look(
+                "grep -s . /sys/fs/cgroup/memory{limited}/memory.limit_in_bytes /sys/fs/cgroup/memory{limited}/memory.max_usage_in_bytes",
+                "shows the same with cgroup v1",
+            ),
+            Do("Explain the line `Killed process` after it."),
         ],
         rules: &["oom_kill"],
         source: "mm/oom_kill.c",
@@ -114,10 +120,7 @@ pub(super) const TABLE: &[Entry] = &[
     Entry {
         id: "allocation_failure",
         title: "the kernel could not get memory",
-        patterns: &[
-            "{process}: page allocation failure: order:{order:n}, mode:{mode:w}",
-            "warn_alloc: {_}page allocation failure: order:{order:n}",
-        ],
+        patterns: &["{process}: page allocation failure: order:{order:n}, mode:{mode:w}"],
         examples: &[
             "kworker/u8:2: page allocation failure: order:4, mode:0x40cc0(GFP_KERNEL|__GFP_COMP), nodemask=(null),cpuset=/,mems_allowed=0",
         ],

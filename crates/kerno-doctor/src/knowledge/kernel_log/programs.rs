@@ -63,7 +63,7 @@ pub(super) const TABLE: &[Entry] = &[
             ),
         ],
         rules: &[],
-        source: "arch/x86/kernel/cpu/bus_lock.c",
+        source: "arch/x86/kernel/cpu/bus_lock.c, intel.c",
         since: None,
     },
     Entry {
@@ -75,10 +75,9 @@ pub(super) const TABLE: &[Entry] = &[
         why: "The limit (TasksMax of a systemd unit, --pids-limit of a container) is low, or processes or threads are created and never end.",
         steps: &[
             Look(
-                "cat /sys/fs/cgroup{cgroup}/pids.max /sys/fs/cgroup{cgroup}/pids.current",
-                "shows the limit and how many tasks there are",
+                "grep -s . /sys/fs/cgroup{cgroup}/pids.* /sys/fs/cgroup/pids{cgroup}/pids.*",
+                "shows the limit, how many tasks there are, and how often the limit was met (cgroup v2 or v1)",
             ),
-            Look("cat /sys/fs/cgroup{cgroup}/pids.events", "counts how often the limit was met"),
             Do("If the number grows without end, look for the leak of threads; else raise TasksMax= or --pids-limit."),
         ],
         rules: &["syscall_error_rate"],
@@ -110,7 +109,7 @@ pub(super) const TABLE: &[Entry] = &[
         steps: &[Look("sysctl kernel.core_pattern kernel.core_pipe_limit", "shows where core dumps go")],
         rules: &[],
         source: "fs/coredump.c",
-        since: Some("6.12"),
+        since: None,
     },
     Entry {
         id: "seccomp",
