@@ -15,7 +15,7 @@ Examples:
 The table is a part of kerno: it needs no network, and no kerno that runs. What dmesg or a log daemon writes before a message (time, level, \
 host) may be there. A message that is not in the table is not guessed at.
 
-If a `kerno start` runs, --last names the incidents about the same that were open at the time.
+--last leaves out what programs wrote to the log. If a `kerno start` runs, it also names the incidents about the same that were open at the time.
 
 Exit status: 0 explained; 1 not in the table; 2 error.";
 

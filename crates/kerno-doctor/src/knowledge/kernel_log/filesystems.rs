@@ -64,6 +64,31 @@ pub(super) const TABLE: &[Entry] = &[
         since: None,
     },
     Entry {
+        id: "ext4_write_error",
+        title: "ext4 could not write data of a file",
+        patterns: &[
+            "EXT4-fs warning (device {device:w}): ext4_end_bio:{line:n}: I/O error {error:w} writing to inode {inode:n} starting block {block:n}",
+            "EXT4-fs ({device:w}): failed to convert unwritten extents to written extents -- potential data loss!  (inode {inode:n}, error {errno:w})",
+        ],
+        examples: &[
+            "EXT4-fs warning (device loop0): ext4_end_bio:353: I/O error 10 writing to inode 12 starting block 9216)",
+            "EXT4-fs (loop0): failed to convert unwritten extents to written extents -- potential data loss!  (inode 12, error -30)",
+        ],
+        meaning: "Data that a program had written did not reach the device: it reads as zeroes or as it was. Only fsync tells the program.",
+        why: "The device failed the write; or the file system had become read-only by then (error -30).",
+        steps: &[
+            Look(
+                "find / -xdev -inum {inode}",
+                "names the file, if it is on the root file system; else give its mount point",
+            ),
+            Look("journalctl -k | grep -F {device}", "shows the errors of the device"),
+            Do("Check the file's data, and the device."),
+        ],
+        rules: &["disk_errors", "filesystem_read_only"],
+        source: "fs/ext4/page-io.c",
+        since: None,
+    },
+    Entry {
         id: "ext4_delayed_allocation",
         title: "ext4 could not give room to data that was already written to memory",
         patterns: &[

@@ -70,6 +70,64 @@ pub(super) const TABLE: &[Entry] = &[
         since: None,
     },
     Entry {
+        id: "unsupported_operation",
+        title: "a block device does not have a command",
+        patterns: &[
+            "operation not supported error, dev {device:w}, sector {sector:n}",
+            "blk_update_request: operation not supported error, dev {device:w}, sector {sector:n}",
+        ],
+        examples: &[
+            "operation not supported error, dev loop0, sector 2048 op 0x9:(WRITE_ZEROES) flags 0x800 phys_seg 0 prio class 0",
+        ],
+        meaning: "The device was asked for WRITE_ZEROES, DISCARD or the like and cannot do it. The kernel mostly writes zeroes itself instead; nothing is lost.",
+        why: "The device, or the file behind a loop device, promised a command that it does not have.",
+        steps: &[
+            Look("lsblk -D /dev/{device}", "shows which discards it promises"),
+            Do("Ignore it if it is of WRITE_ZEROES or DISCARD and does not come often."),
+        ],
+        rules: &[],
+        source: "block/blk-core.c",
+        since: None,
+    },
+    Entry {
+        id: "transport_error",
+        title: "the way to a block device failed",
+        patterns: &[
+            "recoverable transport error, dev {device:w}, sector {sector:n}",
+            "blk_update_request: recoverable transport error, dev {device:w}, sector {sector:n}",
+            "timeout error, dev {device:w}, sector {sector:n}",
+            "blk_update_request: timeout error, dev {device:w}, sector {sector:n}",
+        ],
+        examples: &[
+            "recoverable transport error, dev sdc, sector 8392704 op 0x0:(READ) flags 0x4200 phys_seg 1 prio class 0",
+            "timeout error, dev nbd0, sector 0 op 0x0:(READ) flags 0x0 phys_seg 1 prio class 2",
+        ],
+        meaning: "The request did not reach the device, or no answer came in time. With multipath it is sent over another path; else who waits for it gets an error.",
+        why: "Cable, switch, network, or a controller or server that is down.",
+        steps: &[
+            Look("multipath -ll", "shows paths and their states, where multipath is used"),
+            Look("journalctl -k | grep -F {device}", "shows what came before"),
+        ],
+        rules: &["disk_errors", "disk_io_bottleneck"],
+        source: "block/blk-core.c",
+        since: None,
+    },
+    Entry {
+        id: "beyond_end",
+        title: "something wants to read or write past the end of a block device",
+        patterns: &["{process}: attempt to access beyond end of device"],
+        examples: &["mount: attempt to access beyond end of device"],
+        meaning: "The request failed with EIO. The next line names the device, what was wanted, and how large the device is.",
+        why: "The file system or the partition table thinks that the device is larger than it is: a volume or image was cut, or metadata is damaged.",
+        steps: &[
+            Look("lsblk -b -o NAME,SIZE,FSTYPE,FSSIZE", "compares sizes of devices and file systems"),
+            Do("Do not write to it. Restore the size of the device first."),
+        ],
+        rules: &["disk_errors"],
+        source: "block/blk-core.c",
+        since: None,
+    },
+    Entry {
         id: "space_allocation_error",
         title: "thinly provisioned storage is full",
         patterns: &[
@@ -100,7 +158,7 @@ pub(super) const TABLE: &[Entry] = &[
             "Buffer I/O error on dev sda1, logical block 536960, lost async page write",
             "Buffer I/O error on dev sr0, logical block 0, async page read",
         ],
-        meaning: "`lost async page write`: data that a program had written, and was told it was written, is lost; only fsync tells it. `async page read`: a read failed.",
+        meaning: "`lost async page write`, `lost sync page write`: data that a program had written, and was told it was written, is lost; only fsync tells it. `async page read`: a read failed.",
         why: "The device failed the request; the line before it has the details.",
         steps: &[
             Look("journalctl -k | grep -F {device}", "shows what came before"),

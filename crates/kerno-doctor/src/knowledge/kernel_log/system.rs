@@ -95,6 +95,18 @@ pub(super) const TABLE: &[Entry] = &[
         since: None,
     },
     Entry {
+        id: "psi_inconsistent",
+        title: "the kernel's count of waiting tasks went wrong",
+        patterns: &["psi: inconsistent task state! task={pid:n}:{process} cpu={cpu:n} psi_flags={flags:x}"],
+        examples: &["psi: inconsistent task state! task=1234:dd cpu=1 psi_flags=4 clear=0 set=4"],
+        meaning: "Pressure stall information (/proc/pressure) missed a change of this task, so its figures may be wrong by one task. It is told once.",
+        why: "A fault in the scheduler of this kernel. It does no other harm.",
+        steps: &[Do("Do not trust /proc/pressure on this machine until it is restarted with another kernel.")],
+        rules: &["memory_pressure", "scheduler_contention"],
+        source: "kernel/sched/psi.c",
+        since: None,
+    },
+    Entry {
         id: "sysrq",
         title: "somebody asked the kernel for something directly",
         patterns: &["sysrq: {what}"],
