@@ -39,6 +39,7 @@
 mod calls;
 pub mod engine;
 pub mod event;
+pub mod kmsg;
 pub mod limits;
 pub mod probe;
 pub mod signals;

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod alert;
+mod explain;
 mod limits;
 mod past;
 mod why;
@@ -17,6 +18,8 @@ use kerno::{FilterKind, Options};
 use crate::values;
 use alert::ALERT_EXAMPLES;
 pub(crate) use alert::{AlertAction, AlertArgs};
+use explain::EXPLAIN_EXAMPLES;
+pub(crate) use explain::ExplainArgs;
 use limits::LIMITS_EXAMPLES;
 pub(crate) use limits::LimitsArgs;
 use past::{COMPARE_EXAMPLES, EXPORT_EXAMPLES, INCIDENTS_EXAMPLES, START_EXAMPLES};
@@ -42,6 +45,7 @@ Examples:
   sudo kerno doctor                              show what is wrong, who causes it, and what to do
   sudo kerno why nginx                           show whom nginx waits for, and whom that one waits for
   sudo kerno limits                              show what can run out, the fullest first
+  sudo kerno explain --last                      explain the newest message of the kernel
   sudo kerno start                               watch for ever, and remember
   kerno incidents                                show what was wrong, and when
   kerno doctor --at 03:02                        show what was wrong then
@@ -50,7 +54,7 @@ Examples:
   sudo kerno trace syscall --min-latency 100ms   print slow system calls
   kerno completions bash > ~/.local/share/bash-completion/completions/kerno
 
-Exit status: 0 success; 1 findings, with doctor --exit-code; 2 error.";
+Exit status: 0 success; 1 findings, with doctor --exit-code, or explain knows no answer; 2 error.";
 
 const DOCTOR_EXAMPLES: &str = "\
 Examples:
@@ -108,6 +112,9 @@ pub(crate) enum Command {
     /// Show what can run out, how full it is, who has most, and how long it lasts
     #[command(after_help = LIMITS_EXAMPLES)]
     Limits(LimitsArgs),
+    /// Explain a message of the kernel: what it means, why it comes, and what to do
+    #[command(after_help = EXPLAIN_EXAMPLES)]
+    Explain(ExplainArgs),
     /// Watch for ever: follow incidents, remember, and serve metrics
     #[command(after_help = START_EXAMPLES)]
     Start(Box<StartArgs>),

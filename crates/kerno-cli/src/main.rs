@@ -7,6 +7,7 @@ mod compare;
 mod config;
 mod doctor;
 mod error;
+mod explain;
 mod export;
 mod incidents;
 mod limits;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         Command::Why(args) => why::run(&args),
         Command::Limits(args) => limits::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Start(args) => start::run(&args),
         Command::Incidents(args) => incidents::run(&args),
         Command::Alert(args) => alert::run(&args),

@@ -24,6 +24,7 @@ mod trends;
 pub mod why;
 
 pub use compare::{Difference, compare};
+pub use knowledge::kernel_log;
 pub use rule::{Rule, ThresholdError, ThresholdInfo, Thresholds, Words};
 pub(crate) use rule::{Trend, rule, suffers};
 pub use trends::Trends;

@@ -95,6 +95,12 @@ pub mod limits {
     pub use kerno_doctor::limits::report;
 }
 pub use kerno_doctor::report;
+
+/// The kernel's own log: reading it, and what its messages mean.
+pub mod kernel_log {
+    pub use kerno_bpf::kmsg::{KernelLog, KernelLogError, KernelRecord, read};
+    pub use kerno_doctor::kernel_log::{Advice, Entry, Explanation, MAX_MESSAGE_BYTES, entries, explain};
+}
 pub use kerno_model as model;
 
 /// From windows to findings: the rules, their thresholds, and the life of a finding over windows.

@@ -10,6 +10,7 @@ mod alert;
 mod check;
 mod doctor;
 mod errors;
+mod explain;
 mod idle;
 mod limits;
 mod objectives;

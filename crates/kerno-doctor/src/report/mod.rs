@@ -3,6 +3,7 @@
 
 mod changes;
 mod diagnosis;
+mod explanation;
 mod incident;
 mod limits;
 mod markdown;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use changes::{Before, Change};
 pub use diagnosis::{Culprit, Diagnosis, Eta, Evidence, Exemplar, Fix, Step};
+pub use explanation::{explanation_markdown, explanation_text};
 pub use incident::{Changed, IncidentFilter, IncidentReport};
 pub use limits::{limits_markdown, limits_text};
 pub use markdown::markdown;
