@@ -228,7 +228,7 @@ pub struct TcpStuck {
     pub outstanding_seconds: f64,
     /// How often that segment was sent again since.
     pub retransmits: u32,
-    /// Since data was sent last, if the other end has no room for more (a window of zero); else 0.
+    /// Since data was sent last, if the other end has no room for more (a window of zero, or too small for a segment); else 0.
     pub closed_seconds: f64,
     /// Probes of a closed window, or of an idle connection, that were not answered, in a row.
     pub probes: u32,

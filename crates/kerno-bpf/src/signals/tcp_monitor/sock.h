@@ -102,7 +102,6 @@ struct tcp_sock {
 	__u32 retrans_stamp; /* when what had to be sent again was sent before, in milliseconds; 0 when all has arrived */
 	__u32 rcv_tstamp; /* when an acknowledgement came last, in jiffies */
 	__u32 lsndtime; /* when data was sent last, also again, in jiffies */
-	__u32 snd_wnd; /* what the other end has room for, in bytes */
 	__u32 mss_cache; /* the most data of a segment, in bytes */
 	__u32 packets_out; /* segments that are not acknowledged */
 	__u32 sacked_out; /* of these, segments that have arrived behind a gap */

@@ -32,10 +32,9 @@ struct stuck_value {
 	__u32 sacked_segments; /* of these, those that have arrived */
 	__u32 delivered_segments; /* since the connection began */
 	__u32 mss_bytes;
-	__u32 room_bytes; /* at the other end */
 	__u8 retransmits; /* in a row, of the oldest segment */
 	__u8 probes; /* in a row, without an answer */
-	__u8 pad0[2];
+	__u8 pad0[6];
 };
 _Static_assert(sizeof(struct stuck_value) == 56, "struct stuck_value changed size");
 const volatile struct stuck_value *const volatile layout_of_stuck_value SEC(".rodata") = NULL;
@@ -54,7 +53,8 @@ static __always_inline void look_whether_stuck(const struct tcp_sock *tcp, __u64
 	struct stuck_value value;
 	struct stuck_key key;
 
-	if (icsk->icsk_retransmits < STUCK_RETRANSMITS && !(unsent && !tcp->snd_wnd))
+	/* With nothing on its way, only the window holds back what is to be sent: zero, or less than is worth a segment. */
+	if (icsk->icsk_retransmits < STUCK_RETRANSMITS && !(unsent && !tcp->packets_out))
 		return;
 	__builtin_memset(&key, 0, sizeof(key));
 	__builtin_memset(&value, 0, sizeof(value));
@@ -72,7 +72,6 @@ static __always_inline void look_whether_stuck(const struct tcp_sock *tcp, __u64
 	value.sacked_segments = tcp->sacked_out;
 	value.delivered_segments = tcp->delivered;
 	value.mss_bytes = tcp->mss_cache;
-	value.room_bytes = tcp->snd_wnd;
 	value.retransmits = icsk->icsk_retransmits;
 	value.probes = icsk->icsk_probes_out;
 	if (bpf_map_update_elem(&stuck, &key, &value, BPF_ANY))

@@ -59,7 +59,8 @@ pub(super) fn told_of(
 
 #[allow(clippy::cast_precision_loss, reason = "times")]
 fn told(row: &Row, value: &StuckValue, outgoing: bool, pid: u32, hz: f64) -> TcpStuck {
-    let is_closed = value.room_bytes == 0 && value.unsent_bytes > 0;
+    // With nothing on its way, only the window holds it back: zero, or less than is worth a segment.
+    let is_closed = value.unacked_segments == 0 && value.unsent_bytes > 0;
     let outstanding = if value.unacked_segments == 0 { 0.0 } else { f64::from(value.outstanding_ms) / 1e3 };
     // A stamp in microseconds, as a route can ask for (since Linux 6.7), is no time here: what the timer did is known all the same.
     let is_sane = outstanding < value.at_ns as f64 / 1e9;
@@ -161,7 +162,6 @@ mod tests {
             unacked_segments: 3,
             sacked_segments: 1,
             delivered_segments: 5,
-            room_bytes: 65_000,
             retransmits: 5,
             ..StuckValue::default()
         };
@@ -171,7 +171,7 @@ mod tests {
         // Longer ago than the machine runs.
         let value = StuckValue { outstanding_ms: 3_000_000_000, ..value };
         assert_eq!(told(&row(|_| {}), &value, true, 7, 250.0).outstanding_seconds, 0.0);
-        let value = StuckValue { unacked_segments: 0, unsent_bytes: 9, room_bytes: 0, unsent_jiffies: 1_000, ..value };
+        let value = StuckValue { unacked_segments: 0, unsent_bytes: 9, unsent_jiffies: 1_000, ..value };
         let stuck = told(&row(|_| {}), &value, true, 7, 250.0);
         assert_eq!((stuck.outstanding_seconds, stuck.closed_seconds), (0.0, 4.0));
     }

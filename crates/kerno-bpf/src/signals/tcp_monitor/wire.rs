@@ -238,10 +238,9 @@ pub(super) struct StuckValue {
     pub(super) sacked_segments: u32,
     pub(super) delivered_segments: u32,
     pub(super) mss_bytes: u32,
-    pub(super) room_bytes: u32,
     pub(super) retransmits: u8,
     pub(super) probes: u8,
-    pub(super) pad0: [u8; 2],
+    pub(super) pad0: [u8; 6],
 }
 
 /// A process that has a socket open.
@@ -286,7 +285,7 @@ mod tests {
         let fields = fields!(StuckKey: sock window pad0);
         assert_matches(object, "stuck_key", size_of::<StuckKey>(), fields);
         let fields = fields!(StuckValue: acked_bytes at_ns outstanding_ms unsent_jiffies unacked_bytes unsent_bytes
-            unacked_segments sacked_segments delivered_segments mss_bytes room_bytes retransmits probes pad0);
+            unacked_segments sacked_segments delivered_segments mss_bytes retransmits probes pad0);
         assert_matches(object, "stuck_value", size_of::<StuckValue>(), fields);
         let fields = fields!(OwnerRow: sock started_ns pid pad0);
         assert_matches(object, "owner_row", size_of::<OwnerRow>(), fields);
