@@ -138,13 +138,16 @@ fn inodes_exhausted(scene: &mut Scene) -> Result<Staged> {
     ))
 }
 
-/// Copies 20 MB there again and again, which fails.
+/// Writes 20 MB there again and again, which fails.
 fn refused(scene: &mut Scene, mount: &Path) -> Result<u32> {
-    let copies = format!(
-        "while :; do dd if=/dev/zero of='{}/wanted' bs=1M count=20 conv=fsync status=none; sleep 0.2; done",
-        mount.display()
-    );
-    scene.spawn(&Run::shell(copies))
+    let script = "import sys,time\n\
+        while True:\n\
+        \x20 try:\n\
+        \x20  with open(sys.argv[1],'wb',0) as f:\n\
+        \x20   for _ in range(20): f.write(bytes(1<<20))\n\
+        \x20 except OSError: pass\n\
+        \x20 time.sleep(.2)";
+    scene.spawn(&Run::python(script).arg(mount.join("wanted").display()))
 }
 
 /// A full file system of which this much is in use by nobody that du(1) could list.

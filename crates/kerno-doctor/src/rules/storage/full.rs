@@ -162,7 +162,23 @@ fn judge(window: &Window, rule: &DiskFull) -> Vec<Finding> {
             None => findings.push((fs, finding)),
         }
     }
+    // An image that grows because what is in it does: whoever fills the upper one fills both.
+    let filling: Vec<&Filesystem> = findings.iter().map(|(fs, _)| *fs).collect();
+    let only_follows = |fs: &Filesystem, finding: &Finding| {
+        let is_upper = |device: &&kerno_model::DiskDevice| filling.iter().any(|upper| upper.dev == device.dev);
+        let mut files = disk.devices.iter().filter(is_upper).flat_map(|device| &device.backing);
+        let above = files.any(|file| file.starts_with('/') && nearest(disk, file) == Some(&fs.mount));
+        above && finding.pid().is_none() && fullness(fs) < rule.used
+    };
+    findings.retain(|(fs, finding)| !only_follows(fs, finding));
     findings.into_iter().map(|(_, finding)| finding).collect()
+}
+
+/// Where the file system is mounted that has this file.
+fn nearest<'a>(disk: &'a DiskSummary, file: &str) -> Option<&'a String> {
+    let inside = |mount: &str| mount == "/" || kerno_model::paths::is_below(file, mount);
+    let mounts = disk.filesystems.iter().map(|fs| &fs.mount).filter(|mount| inside(mount));
+    mounts.max_by_key(|mount| mount.len())
 }
 
 /// One that somebody is known to fill says more than one that is only as full.
@@ -322,12 +338,7 @@ fn finding(window: &Window, disk: &DiskSummary, fs: &Filesystem, room: &Room<'_>
 fn stands_on<'a>(disk: &'a DiskSummary, fs: &Filesystem) -> Option<&'a str> {
     let below = disk.devices.iter().flat_map(|device| &device.backing);
     let files = below.chain(disk.filesystems.iter().flat_map(|fs| &fs.backing)).filter(|file| file.starts_with('/'));
-    let inside = |file: &str, mount: &str| mount == "/" || kerno_model::paths::is_below(file, mount);
-    let nearest = |file: &str| {
-        let mounts = disk.filesystems.iter().map(|fs| fs.mount.as_str()).filter(|mount| inside(file, mount));
-        mounts.max_by_key(|mount| mount.len())
-    };
-    files.map(String::as_str).find(|file| nearest(file) == Some(fs.mount.as_str()))
+    files.map(String::as_str).find(|file| nearest(disk, file) == Some(&fs.mount))
 }
 
 /// Adds the calls that failed for want of room.
