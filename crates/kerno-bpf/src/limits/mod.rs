@@ -4,16 +4,16 @@
 //! What there is, which calls fail for it, and the words for it are in one table, [`kerno_doctor::knowledge::limits`]. Here is how each is
 //! read, one file a theme:
 //!
-//! - [`process`]: limits of a process and of its user (`RLIMIT_*`, `vm.max_map_count`).
-//! - [`pids`]: processes and threads, of a cgroup, a user, a pid namespace, the machine; and their zombies.
-//! - [`watches`]: inotify, fanotify, epoll.
-//! - [`machine`]: open files, asynchronous I/O, keys, terminals, committed memory.
-//! - [`ipc`]: System V and POSIX IPC.
-//! - [`network`]: ports, tracked connections, neighbours, memory of sockets, backlogs.
-//! - [`mounts`]: file systems, quotas and mounts.
-//! - [`namespaces`]: numbers of namespaces.
+//! - `process`: limits of a process and of its user (`RLIMIT_*`, `vm.max_map_count`).
+//! - `pids`: processes and threads, of a cgroup, a user, a pid namespace, the machine; and their zombies.
+//! - `watches`: inotify, fanotify, epoll.
+//! - `machine`: open files, asynchronous I/O, keys, terminals, committed memory.
+//! - `ipc`: System V and POSIX IPC.
+//! - `network`: ports, tracked connections, neighbours, memory of sockets, backlogs.
+//! - `mounts`: file systems, quotas and mounts.
+//! - `namespaces`: numbers of namespaces.
 //!
-//! Everything here is a question about one moment and may hang, as [`crate::waits`] says: ask where a deadline is kept. Ids are those of the
+//! Everything here is a question about one moment and may hang, as with all of `/proc` that takes a lock of a process: ask where a deadline is kept. Ids are those of the
 //! initial pid namespace.
 
 mod ipc;
