@@ -7,6 +7,7 @@ use std::path::Path;
 use kerno_model::{LimitScope, LimitUse, Resource};
 
 use crate::probe::unescape_mount;
+use crate::waits::ends::{Holder, mount_id};
 
 use super::machine::length;
 use super::{View, number};
@@ -128,10 +129,14 @@ fn holders(view: &View, root: &str, used: u64) -> Vec<kerno_model::LimitHolder> 
     let mut amounts = Vec::new();
     for process in view.processes().all.iter().filter(|process| !process.zombie) {
         let mut files: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut of_device = None;
         for entry in std::fs::read_dir(format!("/proc/{}/fd", process.pid)).into_iter().flatten().flatten() {
             // Asked of the mount id, which never hangs, before the file itself is.
-            let Some(fd) = entry.file_name().to_str().map(str::to_owned) else { continue };
-            let on_it = || on_device(process.pid, &fd, major, minor);
+            let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let mut on_it = || {
+                let mounts = of_device.get_or_insert_with(|| mounts_of(process.pid, major, minor));
+                mount_id(Holder { pid: process.pid, fd }).is_some_and(|id| mounts.contains(&id))
+            };
             if std::fs::read_link(entry.path()).is_ok_and(|link| link.is_absolute())
                 && on_it()
                 && let Ok(file) = std::fs::metadata(entry.path())
@@ -152,16 +157,16 @@ fn holders(view: &View, root: &str, used: u64) -> Vec<kerno_model::LimitHolder> 
     view.processes().holders(&amounts, used)
 }
 
-/// Whether a descriptor of a process is on this device, by the id of its mount.
-fn on_device(pid: u32, fd: &str, major: u32, minor: u32) -> bool {
-    let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).unwrap_or_default();
-    let Some(mount) = super::status::field(&info, "mnt_id:") else { return false };
+/// The ids of the mounts of this device in the namespace of a process.
+fn mounts_of(pid: u32, major: u32, minor: u32) -> HashSet<u32> {
     let mounts = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
     let device = format!("{major}:{minor}");
-    mounts.lines().any(|line| {
+    let on_it = |line: &str| {
         let mut fields = line.split(' ');
-        fields.next() == Some(mount) && fields.nth(1) == Some(device.as_str())
-    })
+        let id = fields.next()?.parse().ok()?;
+        (fields.nth(1) == Some(device.as_str())).then_some(id)
+    };
+    mounts.lines().filter_map(on_it).collect()
 }
 
 /// Quotas of the user of the process, where a file system has them (quotactl(2)).

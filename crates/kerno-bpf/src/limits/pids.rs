@@ -3,10 +3,13 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use kerno_model::paths::is_within;
 use kerno_model::{LimitScope, LimitUse, Resource};
 
 use crate::engine::{Hierarchy, read_numbers};
 use crate::waits::namespaces::{self, Kind};
+use crate::waits::places::cgroup_path;
+use crate::waits::state::ancestors;
 
 use super::status::{field, limit, real_uid};
 use super::{View, number};
@@ -29,27 +32,6 @@ pub(super) fn read(view: &View, wants: &dyn Fn(&[Resource]) -> bool, found: &mut
     }
 }
 
-/// The path of a process in the hierarchy of a controller.
-pub(super) fn cgroup_path(pid: u32, controller: &str, v2: bool) -> Option<String> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    text.lines().find_map(|line| {
-        let mut fields = line.splitn(3, ':');
-        let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-        let is_it = if v2 { controllers.is_empty() } else { controllers.split(',').any(|name| name == controller) };
-        is_it.then(|| path.strip_suffix(" (deleted)").unwrap_or(path).to_owned())
-    })
-}
-
-/// A cgroup and those above it, without the root: path by path.
-pub(super) fn levels(path: &str) -> impl Iterator<Item = &str> {
-    let ends = path.match_indices('/').map(|(at, _)| at).skip(1).chain([path.len()]);
-    ends.filter_map(move |end| path.get(..end)).filter(|level| level.len() > 1)
-}
-
-fn is_at_or_below(path: &str, level: &str) -> bool {
-    path.strip_prefix(level).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
 fn of_cgroups(view: &View, found: &mut Vec<LimitUse>) {
     let Some(hierarchy) = Hierarchy::of_controller("pids") else { return };
     // It may have been removed since.
@@ -57,7 +39,7 @@ fn of_cgroups(view: &View, found: &mut Vec<LimitUse>) {
     let seen = view.cgroup.clone().filter(there);
     let Some(path) = seen.or_else(|| cgroup_path(view.pid, "pids", hierarchy.v2)) else { return };
     let mut paths = None;
-    for level in levels(&path) {
+    for level in ancestors(&path) {
         let dir = hierarchy.mount.join(level.trim_start_matches('/'));
         let Some(mut entry) = of_cgroup(&dir, level) else { continue };
         if view.cgroup.is_some() {
@@ -96,7 +78,7 @@ fn of_cgroup(dir: &Path, path: &str) -> Option<LimitUse> {
 
 fn with_holders(view: &View, paths: &HashMap<u32, String>, mut entry: LimitUse) -> LimitUse {
     let all = view.processes();
-    let inside = |pid: u32| paths.get(&pid).is_some_and(|path| is_at_or_below(path, &entry.place));
+    let inside = |pid: u32| paths.get(&pid).is_some_and(|path| is_within(path, &entry.place));
     let amounts: Vec<_> =
         all.all.iter().filter(|process| inside(process.pid)).map(|process| (process.pid, process.threads)).collect();
     entry.holders = all.holders(&amounts, entry.used);
@@ -205,7 +187,7 @@ fn of_memory(view: &View, found: &mut Vec<LimitUse>) {
     } else {
         ("memory.limit_in_bytes", "memory.usage_in_bytes")
     };
-    for level in levels(&path) {
+    for level in ancestors(&path) {
         let dir = hierarchy.mount.join(level.trim_start_matches('/'));
         let read = |file: &str| number(&dir.join(file).to_string_lossy());
         if let (Some(limit), Some(used)) = (read(max), read(current)) {
@@ -223,13 +205,6 @@ fn of_memory(view: &View, found: &mut Vec<LimitUse>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn each_level_of_a_path_is_looked_at() {
-        assert_eq!(levels("/a/b/c").collect::<Vec<_>>(), ["/a", "/a/b", "/a/b/c"]);
-        assert!(levels("/").next().is_none() && levels("").next().is_none());
-        assert!(is_at_or_below("/a/b", "/a") && is_at_or_below("/a", "/a") && !is_at_or_below("/ab", "/a"));
-    }
 
     #[test]
     fn this_machines_threads_are_counted() {

@@ -160,6 +160,15 @@ pub(crate) fn access(holder: Holder) -> Option<Access> {
     Some(Access { reads: mode != 1, writes: mode == 1 || mode == 2, nonblocking: flags & 0o4000 != 0 })
 }
 
+/// The mount that a descriptor is at (Linux 3.15). Asks no file server.
+pub(crate) fn mount_id(holder: Holder) -> Option<u32> {
+    parse_mount_id(&fdinfo(holder)?)
+}
+
+fn parse_mount_id(info: &str) -> Option<u32> {
+    field(info, "mnt_id:")?.parse().ok()
+}
+
 /// The inode of the file behind a descriptor, without asking a file server.
 fn inode_behind(holder: Holder) -> Option<u64> {
     // Since Linux 5.14.
@@ -180,6 +189,11 @@ mod tests {
 
     fn holder(pid: u32, file: &impl std::os::fd::AsRawFd) -> Holder {
         Holder { pid, fd: file.as_raw_fd().cast_unsigned() }
+    }
+
+    #[test]
+    fn the_mount_of_a_descriptor_is_read_as_the_kernel_writes_it() {
+        assert_eq!(parse_mount_id("pos:\t0\nflags:\t0100000\nmnt_id:\t29\nino:\t7\n"), Some(29));
     }
 
     #[test]

@@ -104,21 +104,27 @@ pub(crate) fn fuse_server(ends: &Ends, minor: u32) -> Option<u32> {
     }
 }
 
+/// The path of a process in the hierarchy of a v1 controller, or in that of v2.
+pub(crate) fn cgroup_path(pid: u32, controller: &str, v2: bool) -> Option<String> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    text.lines().find_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (fields.next()?, fields.next()?);
+        let is_it = if v2 { controllers.is_empty() } else { controllers.split(',').any(|name| name == controller) };
+        is_it.then(|| path.strip_suffix(" (deleted)").unwrap_or(path).to_owned())
+    })
+}
+
 /// The cgroup of v1 that is out of memory, and in which the kernel does not kill: its tasks sleep until the limit is raised.
 pub(crate) fn oom_cgroup(pid: u32) -> Option<String> {
     let hierarchy = crate::engine::Hierarchy::of_controller("memory").filter(|hierarchy| !hierarchy.v2)?;
-    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    let own = text.lines().find_map(|line| {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let is_memory = fields.next()?.split(',').any(|name| name == "memory");
-        fields.next().filter(|_| is_memory)
-    })?;
+    let own = cgroup_path(pid, "memory", hierarchy.v2)?;
     let is_off = |path: &&str| {
         let control = hierarchy.mount.join(path.trim_start_matches('/')).join("memory.oom_control");
         let text = std::fs::read_to_string(control).unwrap_or_default();
         ["oom_kill_disable 1", "under_oom 1"].iter().all(|wanted| text.lines().any(|line| line == *wanted))
     };
-    super::state::ancestors(own).filter(is_off).last().map(str::to_owned)
+    super::state::ancestors(&own).filter(is_off).last().map(str::to_owned)
 }
 
 #[cfg(test)]

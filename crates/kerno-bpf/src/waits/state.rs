@@ -171,8 +171,8 @@ impl Mounts {
     }
 }
 
-/// The cgroup itself and those above it, the outermost first; without the root, which cannot be frozen.
-pub(super) fn ancestors(path: &str) -> impl Iterator<Item = &str> {
+/// The cgroup itself and those above it, the outermost first; without the root, which can neither be frozen nor limited.
+pub(crate) fn ancestors(path: &str) -> impl Iterator<Item = &str> {
     let ends = path.match_indices('/').map(|(place, _)| place).filter(|place| *place > 0).chain([path.len()]);
     ends.filter_map(|end| path.get(..end)).filter(|path| path.len() > 1)
 }
@@ -251,6 +251,12 @@ mod tests {
 
     fn of(pid: u32) -> Option<Condition> {
         condition(pid, pid).ok().map(|(_, condition)| condition)
+    }
+
+    #[test]
+    fn each_level_of_a_path_is_looked_at() {
+        assert_eq!(ancestors("/a/b/c").collect::<Vec<_>>(), ["/a", "/a/b", "/a/b/c"]);
+        assert!(ancestors("/").next().is_none() && ancestors("").next().is_none());
     }
 
     #[test]

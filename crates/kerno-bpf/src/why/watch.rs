@@ -21,6 +21,7 @@ use crate::probe::{Host, LoadError};
 use crate::waits::asleep::{self, Doing};
 use crate::waits::chain::Look;
 use crate::waits::locks::{self, Owner};
+use crate::waits::places::cgroup_path;
 use crate::waits::state;
 
 /// How many processes each step follows at most.
@@ -492,11 +493,5 @@ fn ticks(pid: u32, tid: u32) -> Option<(u64, u64)> {
 
 /// The cgroup whose quota it has.
 fn cpu_cgroup(pid: u32) -> String {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    let v1 = text.lines().find_map(|line| {
-        let mut parts = line.splitn(3, ':').skip(1);
-        let controllers = parts.next()?;
-        controllers.split(',').any(|name| name == "cpu").then(|| parts.next()).flatten()
-    });
-    v1.map(str::to_owned).or_else(|| paths(pid).into_iter().next()).unwrap_or_default()
+    cgroup_path(pid, "cpu", false).or_else(|| paths(pid).into_iter().next()).unwrap_or_default()
 }

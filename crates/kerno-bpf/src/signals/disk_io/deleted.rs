@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
 use super::devices::{Dev, number, parse_number};
 use crate::engine::{Gap, Gaps, Question, Tick, proc_has_host_pids};
 use crate::probe::unescape_mount;
+use crate::waits::ends::{Holder, mount_id};
 use kerno_model::{DeletedFile, DeletedHolder, Filesystem};
 
 /// From this share used on it is looked for them.
@@ -135,9 +136,8 @@ fn held_by(pid: u32, devices: &[Dev], left: &(AtomicUsize, AtomicUsize)) -> Vec<
         let target = target.to_string_lossy();
         let Some(path) = target.strip_suffix(DELETED) else { continue };
         let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        let info = read(&format!("/proc/{pid}/fdinfo/{fd}"));
         let mounts = known.get_or_insert_with(mounts);
-        let dev = mount_id(&info).and_then(|id| mounts.by_id.get(&id)).filter(|dev| devices.contains(dev));
+        let dev = mount_id(Holder { pid, fd }).and_then(|id| mounts.by_id.get(&id)).filter(|dev| devices.contains(dev));
         let Some((dev, (inode, bytes))) = dev.and_then(|dev| Some((*dev, nameless(&entry.path())?))) else { continue };
         if !files.iter().any(|file| (file.dev, file.inode) == (dev, inode)) {
             files.push(Held { dev, inode, bytes, path: path.to_owned(), fd: Some(fd) });
@@ -164,11 +164,6 @@ fn held_by(pid: u32, devices: &[Dev], left: &(AtomicUsize, AtomicUsize)) -> Vec<
 /// Takes one of what is left.
 fn take(left: &AtomicUsize) -> bool {
     left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
-}
-
-/// The mount that a descriptor is at.
-fn mount_id(info: &str) -> Option<u32> {
-    info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()
 }
 
 /// A file of `/proc`, lossy; empty if it cannot be read.
@@ -296,7 +291,6 @@ mod tests {
         assert_eq!(read, ("7f1000000000-7f1000001000", (0xfe, 0), 1_310_732, "/var/a b"));
         assert_eq!(parse_mapping("7f10-7f11 r--p 00000000 fe:00 131 /lib/libc.so.6"), None);
         assert_eq!(parse_mapping("7f10-7f11 rw-p 00000000 00:00 0"), None);
-        assert_eq!(mount_id("pos:\t0\nflags:\t0100000\nmnt_id:\t29\nino:\t7\n"), Some(29));
         let text = "29 1 254:0 / / rw - ext4 /dev/vda rw\nnonsense\n31 29 0:27 / /m rw - tmpfs t rw\n";
         let mounts = Mounts::parse(text, String::new);
         assert_eq!((mounts.by_id.len(), mounts.by_id.get(&31)), (2, Some(&(0, 27))));

@@ -12,6 +12,7 @@ use super::devices::{Dev, number, parse_number, whole_disk};
 use crate::engine::{ProcessAccount, Question, Tick, proc_has_host_pids};
 use crate::probe::unescape_mount;
 use crate::waits::asleep::{self, Doing};
+use crate::waits::ends::{Holder, mount_id};
 use kerno_model::DiskWriter;
 
 /// Threads in uninterruptible sleep that are looked at in one sample, and processes that write.
@@ -214,10 +215,9 @@ fn devices_of(pid: u32, fd: u32) -> Vec<Dev> {
 /// The device below a file system that has no device number of its own (btrfs, overlayfs): the one that it is named after, or that of the
 /// directory that takes what is written.
 fn device_of_mount(pid: u32, fd: u32) -> Option<Dev> {
-    let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).ok()?;
-    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim();
+    let id = mount_id(Holder { pid, fd })?.to_string();
     let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).ok()?;
-    let line = mounts.lines().find(|line| line.split(' ').next() == Some(id))?;
+    let line = mounts.lines().find(|line| line.split(' ').next() == Some(&*id))?;
     let metadata = fs::metadata(place_of_device(line)?).ok()?;
     let dev = if metadata.rdev() != 0 { metadata.rdev() } else { metadata.dev() };
     Some((rustix::fs::major(dev), rustix::fs::minor(dev))).filter(|dev| dev.0 != 0)
