@@ -95,6 +95,19 @@ impl Outcome {
         })
     }
 
+    /// What a failed test printed when it was tried last, its figures apart; the last lines of it.
+    pub(super) fn text_of_failed(&self, name: &str) -> Vec<&str> {
+        const MOST: usize = 12;
+        let head = format!("---- {name} stdout ----");
+        let Some(at) = self.output.iter().rposition(|line| *line == head) else { return Vec::new() };
+        let text = self.output[at + 1..].iter().map(String::as_str);
+        let text = text.take_while(|line| !line.starts_with("---- ") && *line != "failures:" && *line != "successes:");
+        let text: Vec<_> = text
+            .filter(|line| !line.is_empty() && !line.starts_with("compared: ") && !line.starts_with("verified: "))
+            .collect();
+        text[text.len().saturating_sub(MOST)..].to_vec()
+    }
+
     pub(super) fn failed_tests(&self) -> Vec<&str> {
         self.tests().filter(|(_, passed)| !passed).map(|(name, _)| name).collect()
     }

@@ -99,6 +99,9 @@ fn print_results(outcomes: &BTreeMap<&'static str, Outcome>, columns: &[Column],
         }
         for name in outcome.failed_tests() {
             println!("         failed: {name}");
+            for line in outcome.text_of_failed(name) {
+                println!("           {line}");
+            }
         }
         let complaint =
             columns.iter().find(|column| column.line == *line).and_then(Column::complaint).filter(|_| whole);
