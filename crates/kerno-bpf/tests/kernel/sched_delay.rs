@@ -384,13 +384,21 @@ fn filters_by_cgroup_with_those_made_later_below_it() {
 #[test]
 fn filters_by_delay() {
     const MIN: Duration = Duration::from_millis(2);
+    // A thread with real-time priority has the CPU for 20 ms and leaves it for 20 ms, in turn: another that sleeps shortly has to wait
+    // for it, and then does not, whatever the kernel's slices are.
     let mut child = Child::new(|_| {
         pin(one_cpu());
-        let end = monotonic_ns() + 150_000_000;
-        let spinner = std::thread::spawn(move || spin_until(end));
-        while monotonic_ns() < end {
-            std::thread::sleep(Duration::from_micros(100));
-            spin_until(monotonic_ns() + 500_000);
+        let spinner = std::thread::spawn(|| {
+            let param = libc::sched_param { sched_priority: 1 };
+            // SAFETY: the parameters are those of the policy, for the calling thread.
+            assert_eq!(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const param) }, 0);
+            for _ in 0..5 {
+                spin_until(monotonic_ns() + 20_000_000);
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        while !spinner.is_finished() {
+            std::thread::sleep(Duration::from_millis(1));
         }
         spinner.join().unwrap();
     });
