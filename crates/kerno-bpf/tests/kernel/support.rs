@@ -94,6 +94,18 @@ fn pipe() -> (File, File) {
     (read.into(), write.into())
 }
 
+/// Writes to each page of the stack that the work may use, so that none is still shared with the parent. QEMU before 8 stores a wrong value when an
+/// instruction such as `setno MEM` faults, as the first write to a shared page does: it has forgotten by then what was compared.
+#[inline(never)]
+fn write_to_stack() {
+    let mut pages = [0_u8; 256 << 10];
+    for at in (0..pages.len()).step_by(rustix::param::page_size()) {
+        // SAFETY: within the array.
+        unsafe { pages.as_mut_ptr().add(at).write_volatile(1) };
+    }
+    std::hint::black_box(&mut pages);
+}
+
 impl Child {
     /// Forks; the work starts at the first [`go`](Self::go).
     pub fn new(work: impl FnOnce(&mut Link)) -> Self {
@@ -106,6 +118,7 @@ impl Child {
         assert!(pid >= 0, "fork failed");
         if pid == 0 {
             IN_CHILD.store(true, Ordering::Relaxed);
+            write_to_stack();
             drop((go_write, report_read));
             let mut link = Link { go: go_read, report: report_write };
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
