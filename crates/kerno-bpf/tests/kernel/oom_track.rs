@@ -313,7 +313,10 @@ fn the_victim_is_told_with(scope: OomScope, observe: Observe) {
     assert_eq!((event.pid, &*event.comm()), (large.pid, "kerno-large"));
     assert_eq!((event.triggered_pid, &*event.triggered_comm()), (small.pid, "kerno-small"));
     assert_eq!(event.scope, scope);
-    assert!(scores.contains(&event.oom_score), "score {}, /proc/PID/oom_score {scores:?}", event.oom_score);
+    // Both are rounded, of memory in use that changes by some pages from one look to the next.
+    let near = scores.map(|score| score - 1..=score + 1);
+    let score = event.oom_score;
+    assert!(near.iter().any(|near| near.contains(&score)), "score {score}, /proc/PID/oom_score {scores:?}");
     assert_eq!(as_logged(&event), log.killed()[&large.pid]);
     // Asleep, it had what it asked for.
     assert!(kib(event.anon_pages) >= (20 * MIB / 1024) as u64 - 1024);

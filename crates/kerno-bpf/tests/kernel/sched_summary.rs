@@ -240,8 +240,17 @@ fn a_throttled_cgroups_figures_are_those_of_cpu_stat() {
     let (mut capped, mut roomy) = (spinner(), spinner());
     group.add(capped.pid);
     free.add(roomy.pid);
+    // They may still have been on their way to sleep when they came into their cgroups.
+    let mut before = cpu_stat(&group.path);
+    loop {
+        std::thread::sleep(Duration::from_millis(100));
+        let now = cpu_stat(&group.path);
+        if now == before {
+            break;
+        }
+        before = now;
+    }
     let mut observer = observer();
-    let before = cpu_stat(&group.path);
     capped.go();
     roomy.go();
     capped.heard();
