@@ -122,6 +122,8 @@ pub enum Entity {
     Device(Device),
     /// A file system, by mount point.
     Mount(String),
+    /// A network interface, by name.
+    Interface(String),
     /// One end of connections.
     Address(Address),
     /// A file, by path.
@@ -151,6 +153,8 @@ pub struct Subject {
     pub device: Option<Device>,
     /// A mount point.
     pub mount: Option<String>,
+    /// A network interface, by name.
+    pub interface: Option<String>,
     /// The remote end of connections.
     pub remote: Option<Address>,
     /// The local end of connections, or where a process listens.
@@ -188,12 +192,13 @@ impl Subject {
         self.device.as_ref().map(|device| device.name.as_str())
     }
 
-    /// Only the place: the device, the mount point and the addresses.
+    /// Only the place: the device, the mount point, the interface and the addresses.
     #[must_use]
     pub fn place(&self) -> Self {
         Self {
             device: self.device.clone(),
             mount: self.mount.clone(),
+            interface: self.interface.clone(),
             remote: self.remote,
             local: self.local,
             ..Self::default()
@@ -210,6 +215,7 @@ impl Subject {
         let place = [
             self.device.as_ref().map(|device| device.name.clone()),
             self.mount.clone(),
+            self.interface.clone(),
             self.local.map(|address| address.to_string()),
             self.cgroup.clone(),
             self.remote.map(|address| address.to_string()),
@@ -232,6 +238,7 @@ impl Subject {
         }
         stable.extend(self.device.clone().map(Entity::Device));
         stable.extend(self.mount.clone().map(Entity::Mount));
+        stable.extend(self.interface.clone().map(Entity::Interface));
         stable.extend(self.remote.map(Entity::Address));
         stable.extend(self.local.map(Entity::Address));
         stable

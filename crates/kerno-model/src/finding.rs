@@ -204,6 +204,8 @@ pub enum Effect {
     NotAccepted,
     /// Segments are lost in the network.
     SegmentsLost,
+    /// Packets are dropped or damaged on this machine.
+    PacketsDropped,
     /// A host does not answer, or part of what is sent to it never arrives.
     PathBroken,
     /// Connections cannot be opened.
@@ -569,6 +571,7 @@ impl Fnv {
             Entity::Cgroup(name) => self.named("cgroup", name),
             Entity::Unit(name) => self.named("unit", name),
             Entity::Mount(name) => self.named("mount", name),
+            Entity::Interface(name) => self.named("interface", name),
             Entity::File(name) => self.named("file", name),
             Entity::Lock(name) => self.named("lock", name),
             Entity::Limit(name) => self.named("limit", name),

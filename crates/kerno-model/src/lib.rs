@@ -49,13 +49,13 @@ pub use process::{Container, Process, TaskUse};
 pub use record::{Change, ChangeKind, IncidentRecord};
 pub use series::{Series, Trend};
 pub use signals::{
-    Awaited, AwaitedKind, BlockedTask, CgroupIo, CgroupMemory, CgroupThrottle, ConnectionOwner, CpuGroup, CpuHolder,
-    CpuStat, DeletedFile, DeletedHolder, DescriptorKind, DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter,
-    DiskSummary, DiskWriter, DnsWait, FdKind, FdProcess, FdSummary, FileProcess, FileSummary, Filesystem,
-    FilesystemWriter, ForcedState, FullListener, HeldProcess, IoLimit, IoLimitKind, KillScope, ListenerHolder,
-    MemoryHolder, OomKill, OomSummary, ProcessMemory, RequestKind, SchedSummary, SchedWaiter, Stall, StallNeed,
-    StallStep, StandingState, SyncStat, SyscallExemplar, SyscallOffender, SyscallStat, SyscallSummary, TcpFailure,
-    TcpFailureReason, TcpListener, TcpNamespace, TcpPeer, TcpProcess, TcpStuck, TcpSummary,
+    Awaited, AwaitedKind, BlockedTask, CgroupIo, CgroupMemory, CgroupThrottle, ConnectionOwner, CpuBacklog, CpuGroup,
+    CpuHolder, CpuStat, DatagramSocket, DeletedFile, DeletedHolder, DescriptorKind, DiskDevice, DiskFailure,
+    DiskOpStat, DiskSubmitter, DiskSummary, DiskWriter, DnsWait, FdKind, FdProcess, FdSummary, FileProcess,
+    FileSummary, Filesystem, FilesystemWriter, ForcedState, FullListener, HeldProcess, IoLimit, IoLimitKind, KillScope,
+    ListenerHolder, MemoryHolder, NetworkInterface, OomKill, OomSummary, ProcessMemory, RequestKind, SchedSummary,
+    SchedWaiter, Stall, StallNeed, StallStep, StandingState, SyncStat, SyscallExemplar, SyscallOffender, SyscallStat,
+    SyscallSummary, TcpFailure, TcpFailureReason, TcpListener, TcpNamespace, TcpPeer, TcpProcess, TcpStuck, TcpSummary,
 };
 pub use unit::Unit;
 pub use why::{Spent, ThreadTime, TimeKind, WaitedFor, WhyLink, WhyProcess, WhyReport};

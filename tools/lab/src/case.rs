@@ -45,6 +45,8 @@ pub(super) enum Mark {
     Device(String),
     /// A mount point.
     Mount(PathBuf),
+    /// A network interface.
+    Interface(&'static str),
     /// The other end: an address, with or without a port.
     Remote(String),
     /// Our end.
@@ -74,6 +76,7 @@ impl Mark {
             }
             Self::Device(name) => truth::Mark::Device(name.clone()),
             Self::Mount(path) => truth::Mark::Mount(path.display().to_string()),
+            Self::Interface(name) => truth::Mark::Interface((*name).to_owned()),
             Self::Remote(wanted) => truth::Mark::Remote(wanted.clone()),
             Self::Local(wanted) => truth::Mark::Local(wanted.clone()),
             Self::Says(words) => truth::Mark::Says((*words).to_owned()),

@@ -108,6 +108,12 @@ impl Ends {
         self.named.get(&name_hash(path)).map_or(&[], Vec::as_slice)
     }
 
+    /// Who has the tun or tap device of this name, and so gets what is sent to it.
+    pub(crate) fn of_tun(&self, name: &str) -> Vec<Holder> {
+        let is_it = |holder: &Holder| fdinfo(*holder).is_some_and(|info| field(&info, "iff:") == Some(name));
+        self.of_name("/dev/net/tun").iter().copied().filter(is_it).collect()
+    }
+
     /// Who has the master of the pseudoterminal `/dev/pts/N` open, and so shows what is written to it.
     pub(crate) fn of_terminal_master(&self, number: u32) -> Vec<Holder> {
         let masters = self.of_name("/dev/ptmx");

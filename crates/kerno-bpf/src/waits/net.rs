@@ -12,6 +12,8 @@ const MAX_SOCKETS: usize = 1 << 16;
 /// `TCP_LISTEN` and `TCP_ESTABLISHED`, which Unix sockets have too.
 const LISTEN: u8 = 10;
 const ESTABLISHED: u8 = 1;
+/// `TCP_SYN_RECV`: what `/proc/net/tcp` shows of half-open connections, too.
+const SYN_RECV: u8 = 3;
 /// `TCP_TIME_WAIT`
 const TIME_WAIT: u8 = 6;
 
@@ -188,6 +190,8 @@ pub(crate) struct InetSocket {
     pub(crate) remote: SocketAddr,
     pub(crate) listens: bool,
     pub(crate) established: bool,
+    /// Half-open: a SYN was answered, and the answer not yet.
+    pub(crate) half_open: bool,
     /// Closed here first: nobody's any more, its port is not given to another connection to the same address for a minute.
     pub(crate) time_wait: bool,
     /// Bytes that the other end has not acknowledged. Of a listener: 0.
@@ -198,6 +202,8 @@ pub(crate) struct InetSocket {
     pub(crate) probes: bool,
     /// 0 when nobody has accepted it yet.
     pub(crate) inode: u64,
+    /// Of UDP: datagrams dropped since the socket was made.
+    pub(crate) drops: u64,
 }
 
 /// The TCP sockets in the network namespace of a process.
@@ -248,11 +254,14 @@ fn parse_inet(line: &str) -> Option<InetSocket> {
         remote: address(remote)?,
         listens: state == LISTEN,
         established: state == ESTABLISHED,
+        half_open: state == SYN_RECV,
         time_wait: state == TIME_WAIT,
         sent: u64::from_str_radix(sent, 16).ok()?,
         received: u64::from_str_radix(received, 16).ok()?,
         probes: timer.starts_with("04:"),
         inode: fields.get(9)?.parse().ok()?,
+        // Lines of TCP have something else there.
+        drops: fields.get(12).filter(|_| fields.len() == 13).and_then(|drops| drops.parse().ok()).unwrap_or(0),
     })
 }
 

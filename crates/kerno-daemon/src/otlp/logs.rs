@@ -143,6 +143,7 @@ impl Attributes<'_> {
         }
         self.maybe("system.device", culprit.device.as_deref());
         self.maybe("system.filesystem.mountpoint", culprit.mount.as_deref());
+        self.maybe("network.interface.name", culprit.interface.as_deref());
         self.address("network.peer", culprit.remote.as_deref());
         self.address("network.local", culprit.local.as_deref());
     }
@@ -198,7 +199,15 @@ fn name(culprit: &Culprit) -> String {
         (None, Some(pid)) => Some(format!("process {pid}")),
         (comm, None) => comm.clone(),
     };
-    let places = [&culprit.unit, &culprit.device, &culprit.mount, &culprit.cgroup, &culprit.remote, &culprit.local];
+    let places = [
+        &culprit.unit,
+        &culprit.device,
+        &culprit.mount,
+        &culprit.interface,
+        &culprit.cgroup,
+        &culprit.remote,
+        &culprit.local,
+    ];
     process.or_else(|| places.into_iter().flatten().next().cloned()).unwrap_or_else(|| "unknown".to_owned())
 }
 

@@ -342,6 +342,17 @@ impl<'a> Ties<'a> {
         ends.into_iter().flatten().any(to_it).then_some(Tie::Place)
     }
 
+    /// This machine dropped so many packets that they can be those that were sent again. What no protocol wanted was nobody's segment, and
+    /// no interface is on the way to an address of this machine.
+    pub(crate) fn dropped_here(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
+        const SHARE: f64 = 0.5;
+        let dropped = cause.number("dropped").or_else(|| cause.number("errors"))?;
+        let again = consequence.number("retransmitted")?;
+        let local = consequence.subject.remote.is_some_and(|remote| remote.ip.is_loopback());
+        let on_the_way = cause.subject.interface.is_none() || !local;
+        (cause.variant != "unwanted" && on_the_way && dropped >= SHARE * again).then_some(Tie::Mechanism)
+    }
+
     /// Whether there are connections of ours to that port there.
     fn connects(&self, remote: IpAddr, port: Option<u16>) -> bool {
         let mut peers = self.window.tcp_monitor.iter().flat_map(|tcp| &tcp.peers);

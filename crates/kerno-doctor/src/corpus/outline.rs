@@ -62,6 +62,7 @@ fn subject(subject: &Subject) -> String {
         ("unit", subject.unit.clone()),
         ("device", subject.device.as_ref().map(|device| device.name.clone())),
         ("mount", subject.mount.clone()),
+        ("interface", subject.interface.clone()),
         ("remote", subject.remote.map(|address| address.to_string())),
         ("local", subject.local.map(|address| address.to_string())),
     ];
@@ -83,6 +84,7 @@ fn entity(entity: &Entity) -> String {
         Entity::Unit(name) => format!("unit {name}"),
         Entity::Device(device) => format!("device {}", device.name),
         Entity::Mount(path) => format!("mount {path}"),
+        Entity::Interface(name) => format!("interface {name}"),
         Entity::Address(address) => format!("address {address}"),
         Entity::File(path) => format!("file {path}"),
         Entity::Lock(name) => format!("lock {name}"),

@@ -31,6 +31,8 @@ pub enum Mark {
     Device(String),
     /// A mount point.
     Mount(String),
+    /// A network interface.
+    Interface(String),
     /// The other end: an address, with or without a port.
     Remote(String),
     /// Our end, likewise, or by its end.
@@ -58,6 +60,7 @@ impl Mark {
             Self::Cgroup(end) => ends(&culprit.cgroup, end),
             Self::Device(end) => ends(&culprit.device, end),
             Self::Mount(path) => culprit.mount.as_ref() == Some(path),
+            Self::Interface(name) => culprit.interface.as_ref() == Some(name),
             Self::Remote(wanted) => address(&culprit.remote, wanted),
             Self::Local(wanted) => address(&culprit.local, wanted) || ends(&culprit.local, wanted),
             Self::Says(words) => format!("{} {}", finding.title, finding.cause).to_lowercase().contains(words.as_str()),

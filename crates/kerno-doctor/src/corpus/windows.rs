@@ -237,6 +237,7 @@ fn listener(pid: u32) -> TcpListener {
         drops: 900,
         queued: 129,
         backlog: 128,
+        ..TcpListener::default()
     }
 }
 

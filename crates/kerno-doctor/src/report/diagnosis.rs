@@ -68,6 +68,9 @@ pub struct Culprit {
     /// A mount point.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mount: Option<String>,
+    /// A network interface.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
     /// The remote end of connections: an address, or an address and a port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remote: Option<String>,
@@ -89,6 +92,7 @@ impl From<&Subject> for Culprit {
             unit: subject.unit.clone(),
             device: subject.device.as_ref().map(|device| device.name.clone()),
             mount: subject.mount.clone(),
+            interface: subject.interface.clone(),
             remote: subject.remote.map(|address| address.to_string()),
             local: subject.local.map(|address| address.to_string()),
         }

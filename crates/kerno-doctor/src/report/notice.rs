@@ -1,10 +1,11 @@
 //! An incident as a message tells it: in words, bounded, and without secrets.
 
 use kerno_model::amount::{quantity, span};
-use kerno_model::{IncidentState, Safety, Severity, Unit};
+use kerno_model::{Container, IncidentState, Safety, Severity, Unit};
 use serde::{Deserialize, Serialize};
 
 use super::words::{name, one_line, particulars, rfc3339, verbatim};
+
 use super::{Changed, Culprit, Diagnosis, Evidence, IncidentReport};
 use crate::redaction::Redaction;
 
@@ -413,7 +414,8 @@ fn who(culprit: &Culprit) -> String {
 
 /// Every field is named, so that none is forgotten.
 fn harmless(culprit: &Culprit, text: &dyn Fn(&str) -> String) -> Culprit {
-    let Culprit { pid, process, cmdline, user, cgroup, container, unit, device, mount, remote, local } = culprit;
+    let Culprit { pid, process, cmdline, user, cgroup, container, unit, device, mount, interface, remote, local } =
+        culprit;
     let some = |value: &Option<String>| value.as_deref().map(text);
     Culprit {
         pid: *pid,
@@ -421,10 +423,15 @@ fn harmless(culprit: &Culprit, text: &dyn Fn(&str) -> String) -> Culprit {
         cmdline: some(cmdline),
         user: some(user),
         cgroup: some(cgroup),
-        container: container.clone(),
+        container: container.as_ref().map(|container| Container {
+            runtime: text(&container.runtime),
+            id: text(&container.id),
+            pod_uid: some(&container.pod_uid),
+        }),
         unit: some(unit),
         device: some(device),
         mount: some(mount),
+        interface: some(interface),
         remote: some(remote),
         local: some(local),
     }

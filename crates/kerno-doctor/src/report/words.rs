@@ -103,6 +103,7 @@ pub(super) fn particulars(culprit: &Culprit) -> Vec<(&'static str, String)> {
         ("cgroup", culprit.cgroup.clone().filter(|path| path != "/" && !is_of_unit(path, culprit))),
         ("device", culprit.device.clone()),
         ("mount", culprit.mount.clone()),
+        ("interface", culprit.interface.clone()),
         ("remote", culprit.remote.clone()),
         ("local", culprit.local.clone()),
     ];

@@ -38,7 +38,8 @@ fn subject(subject: &Subject) -> String {
         return container_label(container);
     }
     let unit = subject.unit.as_deref().filter(|unit| unit.ends_with(".service"));
-    let place = [subject.device_name(), subject.mount.as_deref(), subject.cgroup.as_deref()];
+    let place =
+        [subject.device_name(), subject.mount.as_deref(), subject.interface.as_deref(), subject.cgroup.as_deref()];
     unit.or(subject.comm()).or_else(|| place.into_iter().flatten().next()).unwrap_or_default().to_owned()
 }
 

@@ -21,5 +21,6 @@ pub use sched_delay::{
 };
 pub use syscall_latency::{SyncStat, SyscallExemplar, SyscallOffender, SyscallStat, SyscallSummary};
 pub use tcp_monitor::{
-    ConnectionOwner, TcpFailure, TcpFailureReason, TcpListener, TcpNamespace, TcpPeer, TcpProcess, TcpStuck, TcpSummary,
+    ConnectionOwner, CpuBacklog, DatagramSocket, NetworkInterface, TcpFailure, TcpFailureReason, TcpListener,
+    TcpNamespace, TcpPeer, TcpProcess, TcpStuck, TcpSummary,
 };

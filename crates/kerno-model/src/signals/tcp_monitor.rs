@@ -1,9 +1,12 @@
+mod drops;
 mod merge;
 mod metrics;
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
+
+pub use drops::{CpuBacklog, DatagramSocket, NetworkInterface};
 
 use crate::vocabulary::vocabulary;
 use crate::{ErrnoCount, Histogram};
@@ -33,6 +36,12 @@ pub struct TcpSummary {
     pub listeners: Vec<TcpListener>,
     /// Open connections on which nothing moves at the window's end although there is something to send. Bounded: the longest.
     pub stuck: Vec<TcpStuck>,
+    /// UDP sockets that dropped datagrams. Bounded: those that dropped most.
+    pub datagram_sockets: Vec<DatagramSocket>,
+    /// Network interfaces that dropped packets, counted errors, or lost their carrier. Bounded: those with most.
+    pub interfaces: Vec<NetworkInterface>,
+    /// CPUs whose backlog was full.
+    pub backlogs: Vec<CpuBacklog>,
     /// Smoothed round-trip times that segments were acknowledged with, all connections, in microseconds.
     pub rtt_us: Histogram,
 }
@@ -102,6 +111,8 @@ pub struct TcpNamespace {
     pub listen_drops: u64,
     /// SYNs dropped or answered with cookies because the SYN queue was full (TCPReqQFullDrop, TCPReqQFullDoCookies).
     pub syn_drops: u64,
+    /// Of these, SYNs that were answered with cookies (TCPReqQFullDoCookies): a client that answers in turn gets its connection.
+    pub syn_cookies: u64,
     /// Retransmission timeouts (TCPTimeouts).
     pub timeouts: u64,
 }
@@ -195,6 +206,14 @@ pub struct TcpListener {
     pub queued: u32,
     /// The most that may wait.
     pub backlog: u32,
+    /// Half-open connections at the window's end (`SYN_RECV`); only looked at where the SYN queue was full.
+    pub half_open: u64,
+    /// From so many addresses.
+    pub half_open_addresses: u64,
+    /// The address that has most of them.
+    pub half_open_from: Option<IpAddr>,
+    /// So many.
+    pub half_open_from_it: u64,
 }
 
 /// An open connection on which nothing moves, at the end of the window: what was sent is not acknowledged although it was sent again, or
@@ -262,7 +281,9 @@ impl TcpSummary {
         let processes = self.processes.iter().map(|process| process.pid);
         let stuck = self.stuck.iter().flat_map(|stuck| [stuck.pid, stuck.peer_pid]).filter(|pid| *pid != 0);
         let listeners = self.listeners.iter().map(|listener| listener.pid);
-        failures.chain(owners).chain(processes).chain(listeners).chain(stuck).collect()
+        let sockets = self.datagram_sockets.iter().map(|socket| socket.pid);
+        let readers = self.interfaces.iter().map(|interface| interface.reader_pid).filter(|pid| *pid != 0);
+        failures.chain(owners).chain(processes).chain(listeners).chain(stuck).chain(sockets).chain(readers).collect()
     }
 }
 
@@ -309,7 +330,20 @@ impl Default for TcpPeer {
 
 impl Default for TcpListener {
     fn default() -> Self {
-        Self { local: NOWHERE, port: 0, net_namespace: 0, pid: 0, comm: String::new(), drops: 0, queued: 0, backlog: 0 }
+        Self {
+            local: NOWHERE,
+            port: 0,
+            net_namespace: 0,
+            pid: 0,
+            comm: String::new(),
+            drops: 0,
+            queued: 0,
+            backlog: 0,
+            half_open: 0,
+            half_open_addresses: 0,
+            half_open_from: None,
+            half_open_from_it: 0,
+        }
     }
 }
 

@@ -14,16 +14,25 @@ pub(super) struct Counters {
     listen_overflows: u64,
     listen_drops: u64,
     syn_drops: u64,
+    syn_cookies: u64,
     timeouts: u64,
+    /// Datagrams for which a socket, or all of UDP, had no room.
+    pub(super) datagram_drops: u64,
 }
 
 impl Counters {
     pub(super) fn read(namespace: Namespace) -> io::Result<Self> {
-        Ok(Self::parse(&namespace.read("snmp")?, &namespace.read("netstat")?))
+        // Not there without IPv6.
+        let snmp6 = namespace.read("snmp6").unwrap_or_default();
+        Ok(Self::parse(&namespace.read("snmp")?, &namespace.read("netstat")?, &snmp6))
     }
 
-    fn parse(snmp: &str, netstat: &str) -> Self {
-        let (tcp, more) = (group(snmp, "Tcp:"), group(netstat, "TcpExt:"));
+    fn parse(snmp: &str, netstat: &str, snmp6: &str) -> Self {
+        let (tcp, udp, more) = (group(snmp, "Tcp:"), group(snmp, "Udp:"), group(netstat, "TcpExt:"));
+        let of_udp6 = |name: &str| {
+            let value = snmp6.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+            value.unwrap_or(0)
+        };
         let get = |group: &HashMap<&str, u64>, name: &str| group.get(name).copied().unwrap_or(0);
         Self {
             out: get(&tcp, "OutSegs"),
@@ -31,7 +40,12 @@ impl Counters {
             listen_overflows: get(&more, "ListenOverflows"),
             listen_drops: get(&more, "ListenDrops"),
             syn_drops: get(&more, "TCPReqQFullDrop") + get(&more, "TCPReqQFullDoCookies"),
+            syn_cookies: get(&more, "TCPReqQFullDoCookies"),
             timeouts: get(&more, "TCPTimeouts"),
+            datagram_drops: get(&udp, "RcvbufErrors")
+                + get(&udp, "MemErrors")
+                + of_udp6("Udp6RcvbufErrors ")
+                + of_udp6("Udp6MemErrors "),
         }
     }
 
@@ -48,6 +62,7 @@ impl Counters {
             listen_overflows: self.listen_overflows.saturating_sub(earlier.listen_overflows),
             listen_drops: self.listen_drops.saturating_sub(earlier.listen_drops),
             syn_drops: self.syn_drops.saturating_sub(earlier.syn_drops),
+            syn_cookies: self.syn_cookies.saturating_sub(earlier.syn_cookies),
             timeouts: self.timeouts.saturating_sub(earlier.timeouts),
         }
     }
@@ -69,7 +84,11 @@ mod tests {
     fn counters_are_found_by_their_names() {
         let snmp = "Ip: Forwarding\nIp: 1\nTcp: RtoMin MaxConn OutSegs RetransSegs\nTcp: 200 -1 1000 30\n";
         let netstat = "TcpExt: ListenOverflows ListenDrops TCPTimeouts TCPReqQFullDoCookies\nTcpExt: 5 6 7 8\n";
-        let now = Counters::parse(snmp, netstat);
+        let snmp6 =
+            "Ip6InReceives          \t10\nUdp6RcvbufErrors                \t4\nUdp6MemErrors                   \t1\n";
+        let now =
+            Counters::parse(&format!("{snmp}Udp: InDatagrams RcvbufErrors MemErrors\nUdp: 5 6 7\n"), netstat, snmp6);
+        assert_eq!((now.datagram_drops, Counters::parse(snmp, netstat, "").datagram_drops), (18, 0));
         let before = Counters { out: 900, retransmitted: 10, ..Counters::default() };
         let delta = now.since(before, Namespace { inode: 7, pid: 9 }, 7);
         assert_eq!((delta.sent_segments, delta.retransmitted_segments), (120, 20));

@@ -209,7 +209,17 @@ impl<'a> Gathered<'a> {
             let pid = listens(row.sock).or(earlier).map_or(0, |(_, pid)| pid);
             let (local, port, net_namespace) = (row.local(), row.local_port, row.netns);
             let backlog = row.backlog;
-            list.push(TcpListener { local, port, net_namespace, pid, comm: name(pid), drops, queued, backlog });
+            list.push(TcpListener {
+                local,
+                port,
+                net_namespace,
+                pid,
+                comm: name(pid),
+                drops,
+                queued,
+                backlog,
+                ..TcpListener::default()
+            });
         }
         list.sort_unstable_by_key(|l| (Reverse(l.drops), Reverse(l.queued), l.port, l.local));
         list.truncate(MAX_LISTED);

@@ -58,8 +58,10 @@
 //! `connect_failed` with its errno.
 
 mod counters;
+mod drops;
 mod event;
 mod gather;
+mod half_open;
 mod loader;
 mod sampler;
 mod services;

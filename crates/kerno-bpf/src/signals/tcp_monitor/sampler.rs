@@ -3,7 +3,9 @@ use std::mem::offset_of;
 use std::time::{Duration, Instant};
 
 use super::counters::Counters;
+use super::drops::Drops;
 use super::gather::{Readings, gather};
+use super::half_open;
 use super::sockets::{Filling, Sockets};
 use super::walk::{self, Namespace, Part, Walk};
 use super::wire::{Block, Counts, FailureKey, FailureValue, LISTEN, PeerKey, PeerValue, Row, StuckKey, StuckValue};
@@ -74,6 +76,7 @@ pub(crate) fn sampler(host: &Host) -> Result<Box<dyn Sampler>, LoadError> {
         found: Filling::default(),
         window: 1,
         counters: HashMap::new(),
+        drops: Drops::default(),
         gaps: Gaps::new("tcp_monitor"),
         begun: false,
         queues: FastMap::default(),
@@ -100,6 +103,8 @@ struct Sampled {
     window: u32,
     /// Of each network namespace, by its inode number.
     counters: HashMap<u32, Cumulative<Counters>>,
+    /// What is counted elsewhere than in TCP.
+    drops: Drops,
     /// What could not be looked at in this window.
     gaps: Gaps,
     begun: bool,
@@ -285,6 +290,7 @@ impl Sampler for Sampled {
                 let counters = self.counters.entry(namespace.inode).or_insert(Cumulative::new(COUNTERS));
                 counters.begin(Counters::read(*namespace));
             }
+            self.drops.begin(&self.before.namespaces, walk::initial_inode(tick.tasks));
         }
         self.queues.clear();
         self.queued_ns = tick.now_ns;
@@ -311,8 +317,9 @@ impl Sampler for Sampled {
             let process = tick.tasks.process(pid);
             process.map(|process| process.row.comm.to_str_lossy().into_owned()).unwrap_or_default()
         };
-        gather(readings, name, &mut summary);
+        gather(readings, &name, &mut summary);
         let initial = walk::initial_inode(tick.tasks);
+        let mut datagrams = HashMap::new();
         for namespace in &now.namespaces {
             let counters = match Counters::read(*namespace) {
                 // The process by which it was looked into has ended.
@@ -327,12 +334,15 @@ impl Sampler for Sampled {
             };
             let delta = self.counters.entry(namespace.inode).or_insert(first).advance(counters);
             if let Some(delta) = self.gaps.delta(delta) {
+                datagrams.insert(namespace.inode, delta.now.datagram_drops.saturating_sub(delta.before.datagram_drops));
                 summary.namespaces.push(delta.now.since(delta.before, *namespace, initial));
             }
         }
         if self.counters.len() > MAX_KNOWN {
             self.counters.retain(|inode, _| now.namespaces.iter().any(|namespace| namespace.inode == *inode));
         }
+        half_open::look(&now.namespaces, &now.sockets, name, &mut summary);
+        self.drops.finish((&now.namespaces, initial), &datagrams, tick, &mut self.gaps, &mut summary);
         self.gaps.tell(signals);
         self.before = now;
         signals.tcp_monitor = Some(summary);

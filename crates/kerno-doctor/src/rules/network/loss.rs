@@ -25,6 +25,7 @@ rule! {
     causes: [SegmentsLost];
     suffers: [
         suffers(Effect::NotAccepted, |ties, a, b| ties.to_listener(a, b), "the listener drops what it sends"),
+        suffers(Effect::PacketsDropped, |ties, a, b| ties.dropped_here(a, b), "this machine drops packets"),
         suffers(Effect::PathBroken, |ties, a, b| ties.same_remote(a, b), "sends the same segments again and again"),
         suffers(
             Effect::LimitReached,

@@ -1,7 +1,10 @@
 //! The network.
 
 pub(super) mod connects;
+pub(super) mod datagrams;
 pub(super) mod dns;
+pub(super) mod half_open;
+pub(super) mod interfaces;
 pub(super) mod loss;
 pub(super) mod queue;
 pub(super) mod round_trips;

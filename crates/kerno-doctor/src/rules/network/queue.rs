@@ -7,6 +7,7 @@ use kerno_model::{
     Effect, Entity, Fact, Finding, Limit, Safety, Severity, TcpListener, TcpNamespace, TcpSummary, Unit, Window,
 };
 
+use super::half_open::is_flooded;
 use super::{Namespace, process, who, worst};
 use crate::shell::{is_service, word};
 use crate::title::title;
@@ -58,7 +59,12 @@ fn overflow(window: &Window, rule: &AcceptQueueOverflow) -> Vec<Finding> {
     let mut findings = Vec::new();
     for listener in &tcp.listeners {
         let namespace = tcp.namespaces.iter().find(|namespace| namespace.inode == listener.net_namespace);
-        let overflows = namespace.map_or(0, |namespace| namespace.listen_overflows + namespace.syn_drops);
+        // Half-open connections are another matter, and what was answered with cookies was not dropped.
+        let overflows = |namespace: &TcpNamespace| match is_flooded(namespace) {
+            true => namespace.listen_overflows,
+            false => namespace.listen_overflows + namespace.syn_drops,
+        };
+        let overflows = namespace.map_or(0, overflows);
         let full = listener.queued > listener.backlog;
         // The socket's own count includes malformed and unwanted packets: for want of room it dropped no more than overflowed anywhere.
         let drops = match namespace {
@@ -209,6 +215,7 @@ mod tests {
                 drops,
                 queued,
                 backlog: 128,
+                ..TcpListener::default()
             }];
         })
     }

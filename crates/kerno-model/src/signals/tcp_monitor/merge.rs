@@ -2,7 +2,10 @@ use std::cmp::{Ordering, Reverse};
 
 use crate::merge::{Entry, Joint, Part, Selected, add, cut_lists, earliest, join_list, latest, latest_text};
 use crate::merged::{Inexact, Merged};
-use crate::{ConnectionOwner, TcpFailure, TcpListener, TcpNamespace, TcpPeer, TcpProcess, TcpSummary};
+use crate::{
+    ConnectionOwner, CpuBacklog, DatagramSocket, NetworkInterface, TcpFailure, TcpListener, TcpNamespace, TcpPeer,
+    TcpProcess, TcpSummary,
+};
 
 /// Of one peer, in one window.
 const MAX_OWNERS: usize = 8;
@@ -26,6 +29,8 @@ impl Part for TcpSummary {
         cut_lists(notes, self.peers.iter().map(|peer| &peer.owners));
         cut_lists(notes, [&self.processes]);
         cut_lists(notes, [&self.listeners]);
+        cut_lists(notes, [&self.datagram_sockets]);
+        cut_lists(notes, [&self.interfaces]);
     }
 
     fn merge(&mut self, later: &Self, joint: &mut Joint<'_>) {
@@ -42,6 +47,9 @@ impl Part for TcpSummary {
         join_list(&mut self.peers, &later.peers, joint);
         join_list(&mut self.processes, &later.processes, joint);
         join_list(&mut self.listeners, &later.listeners, joint);
+        join_list(&mut self.datagram_sockets, &later.datagram_sockets, joint);
+        join_list(&mut self.interfaces, &later.interfaces, joint);
+        join_list(&mut self.backlogs, &later.backlogs, joint);
         // What is stuck is so at the end.
         self.stuck.clone_from(&later.stuck);
     }
@@ -123,6 +131,7 @@ impl Entry for TcpNamespace {
         add(&mut self.listen_overflows, later.listen_overflows);
         add(&mut self.listen_drops, later.listen_drops);
         add(&mut self.syn_drops, later.syn_drops);
+        add(&mut self.syn_cookies, later.syn_cookies);
         add(&mut self.timeouts, later.timeouts);
     }
 
@@ -235,6 +244,12 @@ impl Entry for TcpListener {
         add(&mut self.drops, later.drops);
         self.queued = self.queued.max(later.queued);
         self.backlog = later.backlog;
+        if later.half_open > 0 {
+            self.half_open = later.half_open;
+            self.half_open_addresses = later.half_open_addresses;
+            self.half_open_from = later.half_open_from;
+            self.half_open_from_it = later.half_open_from_it;
+        }
     }
 
     fn order(&self, other: &Self) -> Ordering {
@@ -244,5 +259,91 @@ impl Entry for TcpListener {
 
     fn weight(&self) -> u64 {
         self.drops
+    }
+}
+
+impl Entry for DatagramSocket {
+    const LIST: &'static str = "tcp_monitor.datagram_sockets";
+    const MAX: usize = 256;
+    const SELECTED: Selected = Selected::Top { full: 32, top: 32, field: "drops" };
+
+    fn is(&self, later: &Self, joint: &Joint<'_>) -> bool {
+        let key = |socket: &Self| (socket.local, socket.port, socket.net_namespace);
+        key(self) == key(later) && joint.same_process((self.pid, &self.comm), (later.pid, &later.comm))
+    }
+
+    fn join(&mut self, later: &Self, _joint: &mut Joint<'_>) {
+        latest_text(&mut self.comm, &later.comm);
+        add(&mut self.drops, later.drops);
+        self.holders = later.holders;
+        self.state = later.state;
+        self.queued_bytes = later.queued_bytes;
+    }
+
+    fn order(&self, other: &Self) -> Ordering {
+        let key = |s: &Self| (Reverse(s.drops), s.net_namespace, s.port, s.local, s.pid);
+        key(self).cmp(&key(other))
+    }
+
+    fn weight(&self) -> u64 {
+        self.drops
+    }
+}
+
+impl Entry for NetworkInterface {
+    const LIST: &'static str = "tcp_monitor.interfaces";
+    const MAX: usize = 256;
+    const SELECTED: Selected = Selected::Top { full: 32, top: 32, field: "received_missed" };
+
+    fn is(&self, later: &Self, _joint: &Joint<'_>) -> bool {
+        (&self.name, self.net_namespace) == (&later.name, later.net_namespace)
+    }
+
+    fn join(&mut self, later: &Self, _joint: &mut Joint<'_>) {
+        latest(&mut self.reader_pid, &later.reader_pid);
+        latest_text(&mut self.reader_comm, &later.reader_comm);
+        latest_text(&mut self.driver, &later.driver);
+        for (sum, later) in [
+            (&mut self.received_packets, later.received_packets),
+            (&mut self.received_missed, later.received_missed),
+            (&mut self.received_dropped, later.received_dropped),
+            (&mut self.received_errors, later.received_errors),
+            (&mut self.sent_packets, later.sent_packets),
+            (&mut self.sent_dropped, later.sent_dropped),
+            (&mut self.sent_errors, later.sent_errors),
+            (&mut self.carrier_changes, later.carrier_changes),
+        ] {
+            add(sum, later);
+        }
+        self.carrier = later.carrier.or(self.carrier);
+    }
+
+    fn order(&self, other: &Self) -> Ordering {
+        let key = |i: &Self| (Reverse(i.faults()), i.net_namespace);
+        key(self).cmp(&key(other)).then_with(|| self.name.cmp(&other.name))
+    }
+
+    fn weight(&self) -> u64 {
+        self.faults()
+    }
+}
+
+impl Entry for CpuBacklog {
+    const LIST: &'static str = "tcp_monitor.backlogs";
+    const MAX: usize = 4096;
+    const SELECTED: Selected = Selected::All;
+
+    fn is(&self, later: &Self, _joint: &Joint<'_>) -> bool {
+        self.cpu == later.cpu
+    }
+
+    fn join(&mut self, later: &Self, _joint: &mut Joint<'_>) {
+        add(&mut self.packets, later.packets);
+        add(&mut self.dropped, later.dropped);
+        self.limit = later.limit;
+    }
+
+    fn order(&self, other: &Self) -> Ordering {
+        self.cpu.cmp(&other.cpu)
     }
 }

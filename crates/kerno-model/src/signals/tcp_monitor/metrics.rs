@@ -199,6 +199,11 @@ impl Describe for TcpSummary {
             "processes[].connections",
             "connections that were open, which windows may share; those that began are in `kerno.tcp.connections.*`",
         ),
+        ("backlogs[].*", "by CPU; what is wrong with them is told as findings"),
+        ("datagram_sockets[].*", "by socket, which has no bound; what is wrong with them is told as findings"),
+        ("interfaces[].*", "by interface, which has no bound; what is wrong with them is told as findings"),
+        ("listeners[].half_open*", "by socket; looked at only where the SYN queue was full"),
+        ("namespaces[].syn_cookies", "a part of `kerno.tcp.syn.drops`"),
         ("stuck[].*", "by connection, which has no bound; what is wrong with them is told as findings"),
     ];
 }
