@@ -25,6 +25,7 @@ const MODULES: &[&str] = &[
     "loop",
     "veth",
     "dummy",
+    "tun",
     "nf_tables",
     "nft_numgen",
     "ext4",
@@ -195,7 +196,7 @@ v1|hybrid)
 esac
 ip link set lo up
 echo root:x:0:0:root:/root:/bin/sh > /etc/passwd; echo root:x:0: > /etc/group; echo kerno > /etc/hostname; (umask 077; echo 'root:*::::::' > /etc/shadow)
-for m in virtio_pci virtio_blk loop veth nf_tables ext4 mq-deadline binfmt_misc fuse; do modprobe $m 2>/dev/null; done
+for m in virtio_pci virtio_blk loop veth tun nf_tables ext4 mq-deadline binfmt_misc fuse; do modprobe $m 2>/dev/null; done
 # Features that every kernel here knows.
 printf '[defaults]\nbase_features = sparse_super,large_file,filetype,resize_inode,dir_index,ext_attr\n[fs_types]\next4 = {\nfeatures = has_journal,extent,huge_file,flex_bg,64bit,dir_nlink,extra_isize\n}\n' > /etc/mke2fs.conf
 # A disk as programs have one: what they run from and write to is backed by files.

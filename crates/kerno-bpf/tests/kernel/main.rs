@@ -47,6 +47,7 @@ mod histogram;
 mod hooks;
 mod in_flight;
 mod merging;
+mod network_drops;
 mod oom_summary;
 mod oom_track;
 mod sched_account;

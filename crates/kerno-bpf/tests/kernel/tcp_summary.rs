@@ -45,6 +45,8 @@ impl Seen {
         tcp.listeners.retain(|listener| listener.net_namespace == inode);
         tcp.stuck.retain(|stuck| stuck.net_namespace == inode);
         tcp.namespaces.retain(|namespace| namespace.inode == inode);
+        tcp.datagram_sockets.retain(|socket| socket.net_namespace == inode);
+        tcp.interfaces.retain(|interface| interface.net_namespace == inode);
         crate::support::diagnose(&signals).into_iter().filter(|finding| finding.id == rule).collect()
     }
 }

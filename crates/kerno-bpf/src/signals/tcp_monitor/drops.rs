@@ -15,6 +15,7 @@ use crate::engine::{Gap, Gaps, Question, Tick, is_gone};
 use crate::probe::faults::read_text;
 use crate::waits::chain::Look;
 use crate::waits::ends::Ends;
+use crate::waits::namespaces::{self, Kind};
 use crate::waits::net::{InetSocket, udp_sockets};
 use kerno_model::{CpuBacklog, DatagramSocket, NetworkInterface, StandingState, TcpSummary};
 
@@ -118,8 +119,7 @@ impl Drops {
         self.read_interfaces(namespaces, initial, gaps, summary);
         self.read_backlogs(gaps, summary);
         let mut sockets = self.read_sockets(namespaces, datagrams, gaps);
-        let readers = summary.interfaces.iter().any(|interface| interface.sent_dropped > 0 && interface.driver == TUN);
-        if sockets.is_empty() && !readers {
+        if sockets.is_empty() && !summary.interfaces.iter().any(may_have_reader) {
             return;
         }
         let look = tick.resolver.ask(Question::Ends, || {
@@ -239,6 +239,7 @@ impl Drops {
 
 /// The driver of tun and tap devices.
 const TUN: &str = "tun";
+const BRIDGE: &str = "bridge";
 
 /// The interfaces of a namespace. sysfs shows those of the namespace that it was mounted in.
 fn interfaces(namespace: Namespace, initial: u32) -> io::Result<Vec<(String, Counts)>> {
@@ -259,6 +260,9 @@ fn told(name: &str, namespace: Namespace, initial: u32, delta: Counts) -> Networ
     let driver = || {
         if path.join("tun_flags").exists() {
             return Some(TUN.to_owned());
+        }
+        if path.join("bridge").exists() {
+            return Some(BRIDGE.to_owned());
         }
         let link = std::fs::read_link(path.join("device/driver")).ok()?;
         Some(link.file_name()?.to_string_lossy().into_owned())
@@ -328,10 +332,20 @@ fn name_owners(
         let held = tick.tasks.process(socket.pid).is_some_and(|process| process.row.is_held());
         socket.state = if held { StandingState::Stopped } else { StandingState::default() };
     }
-    for interface in interfaces.iter_mut().filter(|interface| interface.driver == TUN) {
-        interface.reader_pid = ends.of_tun(&interface.name).first().map_or(0, |holder| holder.pid);
-        interface.reader_comm = name_of(tick, interface.reader_pid);
+    for interface in interfaces.iter_mut().filter(|interface| may_have_reader(interface)) {
+        // There may be others of that name in other namespaces.
+        let is_here = |pid: u32| namespaces::inode(pid, Kind::Net) == Some(u64::from(interface.net_namespace));
+        let reader = ends.of_tun(&interface.name).iter().map(|holder| holder.pid).find(|pid| is_here(*pid));
+        if let Some(pid) = reader {
+            (interface.reader_pid, interface.reader_comm) = (pid, name_of(tick, pid));
+            TUN.clone_into(&mut interface.driver);
+        }
     }
+}
+
+/// Whether somebody may have to take what is sent to it.
+fn may_have_reader(interface: &NetworkInterface) -> bool {
+    interface.sent_dropped > 0 && (interface.driver == TUN || interface.driver.is_empty())
 }
 
 #[cfg(test)]

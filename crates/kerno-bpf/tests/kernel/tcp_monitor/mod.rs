@@ -290,6 +290,11 @@ fn refused_connects_tell_why_and_to_whom() {
 
 /// Starts to connect and does not wait.
 pub(crate) fn start_connect(target: SocketAddr, attempts: i32) -> TcpStream {
+    start_connect_with(target, attempts, |_| {})
+}
+
+/// As [`start_connect`], with something to be done to the socket before.
+pub(crate) fn start_connect_with(target: SocketAddr, attempts: i32, prepare: impl FnOnce(&TcpStream)) -> TcpStream {
     // SAFETY: no memory is involved; the descriptor is ours.
     let stream = unsafe {
         let fd = libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0);
@@ -297,6 +302,7 @@ pub(crate) fn start_connect(target: SocketAddr, attempts: i32) -> TcpStream {
         TcpStream::from_raw_fd(fd)
     };
     set_option(&stream, libc::IPPROTO_TCP, libc::TCP_SYNCNT, &attempts);
+    prepare(&stream);
     let SocketAddr::V4(target) = target else { panic!("IPv4 only") };
     let address = libc::sockaddr_in {
         sin_family: libc::AF_INET.cast_unsigned().try_into().unwrap(),
