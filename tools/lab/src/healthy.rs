@@ -6,8 +6,9 @@ use anyhow::Result;
 use kerno_kit::workspace;
 
 use super::case::{Case, Staged};
-use super::scene::{Run, Scene, cpu_seconds, run};
-use super::stage::{Behaviour, Device};
+use super::faults::drops::datagrams;
+use super::scene::{Run, Scene, cpu_seconds, run, undo};
+use super::stage::{Behaviour, Device, counter};
 
 const CASES: &[Case] = &[
     Case { name: "idle", about: "nothing", needs: &[], stage: |_| Ok(Staged::healthy()) },
@@ -29,6 +30,18 @@ const CASES: &[Case] = &[
         about: "a web server with a new connection for each request",
         needs: &["nginx", "wrk"],
         stage: |scene| nginx(scene, "-c16 -H 'Connection: close'"),
+    },
+    Case {
+        name: "metrics_over_udp",
+        about: "a server that keeps up with metrics in datagrams, and beside it a socket that nobody reads",
+        needs: &["ip"],
+        stage: metrics_over_udp,
+    },
+    Case {
+        name: "containers_come_and_go",
+        about: "a bridge whose only port comes and goes with the containers on it",
+        needs: &["ip"],
+        stage: ports_come_and_go,
     },
     Case {
         name: "slow_downloads",
@@ -250,6 +263,36 @@ fn nginx(scene: &mut Scene, options: &str) -> Result<Staged> {
     let url = web_server(scene, 4)?;
     let pid = scene.spawn(&Run::shell(format!("exec wrk -t1 -d600s {options} {url}")))?;
     settled(scene, pid)
+}
+
+fn metrics_over_udp(scene: &mut Scene) -> Result<Staged> {
+    let net = scene.lonely_net()?;
+    let server = "import socket\n\
+        s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.bind(('127.0.0.1',8125)); n=0\n\
+        while True: n+=len(s.recv(512))";
+    // As some clients of DHCP keep one, of which they read nothing.
+    let unread = "import socket,time\n\
+        s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.setsockopt(1,8,2048); s.bind(('127.0.0.1',68))\n\
+        while True: s.sendto(b'x'*300,('127.0.0.1',68)); time.sleep(0.4)";
+    scene.spawn(&Run::python(server).in_net(&net))?;
+    scene.spawn(&Run::python(unread).in_net(&net))?;
+    scene.sleep(Duration::from_millis(300))?;
+    scene.spawn(&datagrams("b'requests.%d:1|c'%(n%50)", "127.0.0.1", 8125, 3000).in_net(&net))?;
+    Ok(Staged::healthy()
+        .grows("datagrams received", scene.window_seconds() * 1000.0, move || counter(&net, "UdpInDatagrams")))
+}
+
+fn ports_come_and_go(scene: &mut Scene) -> Result<Staged> {
+    run("ip link add kernobr type bridge && ip link set kernobr up")?;
+    scene.at_end(|| undo("ip link delete kernobr"));
+    scene.spawn(&Run::shell(
+        "while :; do ip link add kernoport type veth peer name kernoin && ip link set kernoport master kernobr up && \
+         ip link set kernoin up; sleep 0.4; ip link delete kernoport; sleep 0.2; done",
+    ))?;
+    scene.at_end(|| drop(run("ip link delete kernoport")));
+    Ok(Staged::healthy().grows("changes of the bridge's carrier", scene.window_seconds().min(6.0), || {
+        Ok(std::fs::read_to_string("/sys/class/net/kernobr/carrier_changes")?.trim().parse()?)
+    }))
 }
 
 fn slow_downloads(scene: &mut Scene) -> Result<Staged> {

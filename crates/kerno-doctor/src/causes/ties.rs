@@ -353,6 +353,13 @@ impl<'a> Ties<'a> {
         (cause.variant != "unwanted" && on_the_way && dropped >= SHARE * again).then_some(Tie::Mechanism)
     }
 
+    /// The backlogs of CPUs dropped so many packets that they can be those that a virtual interface could not hand over.
+    pub(crate) fn dropped_by_backlog(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
+        const SHARE: f64 = 0.5;
+        let (backlog, dropped) = (cause.number("dropped")?, consequence.number("dropped")?);
+        (cause.subject.interface.is_none() && backlog >= SHARE * dropped).then_some(Tie::Mechanism)
+    }
+
     /// Whether there are connections of ours to that port there.
     fn connects(&self, remote: IpAddr, port: Option<u16>) -> bool {
         let mut peers = self.window.tcp_monitor.iter().flat_map(|tcp| &tcp.peers);

@@ -4,6 +4,7 @@ mod cpu;
 mod descriptors;
 mod disk;
 pub(crate) mod dns;
+pub(crate) mod drops;
 mod filesystem;
 mod limits;
 mod memory;
@@ -24,6 +25,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Case> {
         filesystem::CASES,
         network::CASES,
         dns::CASES,
+        drops::CASES,
         stuck::CASES,
         cpu::CASES,
         descriptors::CASES,

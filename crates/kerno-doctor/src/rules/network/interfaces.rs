@@ -2,13 +2,13 @@
 
 use kerno_model::amount::{number, quantity, share};
 use kerno_model::{
-    CpuBacklog, Entity, Finding, NetworkInterface, Safety, Severity, Subject, TcpSummary, Unit, Window, fill,
+    CpuBacklog, Effect, Entity, Finding, NetworkInterface, Safety, Severity, Subject, TcpSummary, Unit, Window, fill,
 };
 
 use super::{Namespace, process, worst};
 use crate::shell::word;
 use crate::title::title;
-use crate::{Words, rule};
+use crate::{Words, rule, suffers};
 
 rule! {
     /// Packets that an interface has no room for.
@@ -19,7 +19,13 @@ rule! {
         or tap device, such as a VPN or a virtual machine, is named if it does not take what is sent to it.",
         dropping, words_of_dropping;
     causes: [PacketsDropped];
-    suffers: [];
+    suffers: [
+        suffers(
+            Effect::PacketsDropped,
+            |ties, a, b| ties.dropped_by_backlog(a, b),
+            "the CPU that should take its packets has no room for them",
+        ),
+    ];
     thresholds: {
         min_packets: 50.0 Count, 1.0 ..= 1e9, "dropped packets needed";
         per_second: 10.0 PerSecond, 0.0 ..= 1e9, "dropped packets per second";
@@ -331,14 +337,16 @@ fn of_backlog(
 
 fn words_of_backlogs(finding: &Finding) -> Words {
     let cpu = finding.number("cpu").map_or_else(|| "a CPU".to_owned(), |cpu| format!("CPU {cpu:.0}"));
-    let others = finding.number("cpus").filter(|cpus| *cpus > 1.0);
-    let who = others.map_or(cpu.clone(), |cpus| format!("{cpu} and {:.0} more", cpus - 1.0));
-    let verb = if others.is_some() { "drop" } else { "drops" };
+    let several = finding.number("cpus").filter(|cpus| *cpus > 1.0);
+    let (who, verb, most) = match several {
+        Some(cpus) => (format!("{} CPUs", number(cpus)), "drop", format!(" Most of all {cpu}.")),
+        None => (cpu, "drops", String::new()),
+    };
     let rate = finding.number("dropped_per_second").map(|rate| format!("{} dropped", quantity(rate, Unit::PerSecond)));
     let limit = finding.number("limit").map_or_else(String::new, |limit| format!(" {} may wait there.", number(limit)));
     Words {
         title: title(&format!("{who} {verb} received packets"), [rate]),
-        cause: format!("More packets arrive than it works on, and its backlog is full.{limit}"),
+        cause: format!("More packets arrive than are worked on, and the backlog is full.{limit}{most}"),
         impact: "Connections slow down, and datagrams are lost, as on a lossy network.".into(),
         ..Words::default()
     }
@@ -348,7 +356,6 @@ fn words_of_backlogs(finding: &Finding) -> Words {
 mod tests {
     use super::super::testing::{judge, title_of};
     use super::*;
-    use kerno_model::Effect;
 
     fn interface(edit: impl FnOnce(&mut NetworkInterface)) -> NetworkInterface {
         let mut interface = NetworkInterface {
@@ -426,7 +433,7 @@ mod tests {
             judge(&CpuBacklogFull::RULE, |tcp| tcp.backlogs = all).iter().map(title_of).collect::<Vec<_>>()
         };
         assert_eq!(full(&[0, 3_000]), ["CPU 1 drops received packets: 300/s dropped"]);
-        assert_eq!(full(&[1_000, 3_000]), ["CPU 1 and 1 more drop received packets: 400/s dropped"]);
+        assert_eq!(full(&[1_000, 3_000]), ["2 CPUs drop received packets: 400/s dropped"]);
         assert!(full(&[0, 40]).is_empty() && full(&[]).is_empty());
     }
 
