@@ -188,9 +188,12 @@ fn a_judgement_that_changes_is_told_of() {
             continue;
         }
         assert!(case.wrong(&[]).is_some_and(|text| text.contains(&case.name) && text.contains("Missed")));
+        // Some are about the machine as a whole.
+        let told_by_subject = case.record.expected.iter().all(|expected| !expected.marks.is_empty());
         let mut other = findings.clone();
         other.iter_mut().for_each(|finding| finding.subject = kerno_model::Subject::default());
-        assert!(case.wrong(&other).is_some() && case.changed(&other).is_some(), "{}", case.name);
+        let noticed = case.wrong(&other).is_some() && case.changed(&other).is_some();
+        assert!(noticed || !told_by_subject, "{}", case.name);
         let mut other = findings.clone();
         other[0].fixes.clear();
         assert!(case.changed(&other).is_some_and(|text| text.contains("before:") && text.contains("now:")));

@@ -105,6 +105,8 @@ pub struct TcpNamespace {
     pub sent_segments: u64,
     /// Segments retransmitted (RetransSegs).
     pub retransmitted_segments: u64,
+    /// Of these, SYNs and answers to SYNs (TCPSynRetrans): no data was lost.
+    pub syn_retransmits: u64,
     /// Connections dropped because an accept queue was full (ListenOverflows).
     pub listen_overflows: u64,
     /// Connections dropped by listening sockets for any reason (ListenDrops).

@@ -13,6 +13,7 @@ pub(super) struct Counters {
     retransmitted: u64,
     listen_overflows: u64,
     listen_drops: u64,
+    syn_retransmits: u64,
     syn_drops: u64,
     syn_cookies: u64,
     timeouts: u64,
@@ -40,6 +41,7 @@ impl Counters {
             listen_overflows: get(&more, "ListenOverflows"),
             listen_drops: get(&more, "ListenDrops"),
             syn_drops: get(&more, "TCPReqQFullDrop") + get(&more, "TCPReqQFullDoCookies"),
+            syn_retransmits: get(&more, "TCPSynRetrans"),
             syn_cookies: get(&more, "TCPReqQFullDoCookies"),
             timeouts: get(&more, "TCPTimeouts"),
             datagram_drops: get(&udp, "RcvbufErrors")
@@ -62,6 +64,7 @@ impl Counters {
             listen_overflows: self.listen_overflows.saturating_sub(earlier.listen_overflows),
             listen_drops: self.listen_drops.saturating_sub(earlier.listen_drops),
             syn_drops: self.syn_drops.saturating_sub(earlier.syn_drops),
+            syn_retransmits: self.syn_retransmits.saturating_sub(earlier.syn_retransmits),
             syn_cookies: self.syn_cookies.saturating_sub(earlier.syn_cookies),
             timeouts: self.timeouts.saturating_sub(earlier.timeouts),
         }

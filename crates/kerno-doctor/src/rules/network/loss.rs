@@ -222,8 +222,11 @@ fn own_side(window: &Window, finding: Finding, tcp: &TcpSummary, netns: u32) -> 
 fn scattered(window: &Window, tcp: &TcpSummary, rule: &RetransmitStorm) -> Vec<Finding> {
     let mut findings = Vec::new();
     for namespace in &tcp.namespaces {
-        let of_here = tcp.peers.iter().filter(|peer| peer.net_namespace == namespace.inode);
-        let not_lost: u64 = of_here.map(|peer| peer.syn_retransmits + peer.spurious_retransmits).sum();
+        let of_here = || tcp.peers.iter().filter(|peer| peer.net_namespace == namespace.inode);
+        // SYNs go to hosts that are not listed, too.
+        let syns: u64 = of_here().map(|peer| peer.syn_retransmits).sum();
+        let spurious: u64 = of_here().map(|peer| peer.spurious_retransmits).sum();
+        let not_lost = syns.max(namespace.syn_retransmits) + spurious;
         let again = namespace.retransmitted_segments.saturating_sub(not_lost);
         let share = again as f64 / namespace.sent_segments.max(again).max(1) as f64;
         let (from_afar, here) = tcp
@@ -233,7 +236,7 @@ fn scattered(window: &Window, tcp: &TcpSummary, rule: &RetransmitStorm) -> Vec<F
             .fold((0, 0), |(afar, all), peer| (afar + usize::from(is_client_from_afar(peer)), all + 1));
         let usual = if from_afar > 0 && 2 * from_afar >= here { USUAL_OF_CLIENTS } else { 1.0 };
         let warning_ratio = (rule.warning_ratio * usual).min(1.0);
-        // Ten times as many as for one path: SYNs to hosts that are not listed are among them.
+        // Ten times as many as for one path: they are of hosts that are not listed, of which nothing else is known.
         let min_segments = 10.0 * rule.min_segments;
         if (again as f64) < min_segments || share < warning_ratio {
             continue;

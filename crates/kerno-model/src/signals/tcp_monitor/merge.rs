@@ -128,6 +128,7 @@ impl Entry for TcpNamespace {
         self.initial = later.initial;
         add(&mut self.sent_segments, later.sent_segments);
         add(&mut self.retransmitted_segments, later.retransmitted_segments);
+        add(&mut self.syn_retransmits, later.syn_retransmits);
         add(&mut self.listen_overflows, later.listen_overflows);
         add(&mut self.listen_drops, later.listen_drops);
         add(&mut self.syn_drops, later.syn_drops);

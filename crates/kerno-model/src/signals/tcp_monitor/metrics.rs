@@ -203,6 +203,7 @@ impl Describe for TcpSummary {
         ("datagram_sockets[].*", "by socket, which has no bound; what is wrong with them is told as findings"),
         ("interfaces[].*", "by interface, which has no bound; what is wrong with them is told as findings"),
         ("listeners[].half_open*", "by socket; looked at only where the SYN queue was full"),
+        ("namespaces[].syn_retransmits", "a part of those that are sent again"),
         ("namespaces[].syn_cookies", "a part of `kerno.tcp.syn.drops`"),
         ("stuck[].*", "by connection, which has no bound; what is wrong with them is told as findings"),
     ];
