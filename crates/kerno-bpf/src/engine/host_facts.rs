@@ -144,7 +144,7 @@ fn virtualization(firmware: &Firmware) -> Option<String> {
     if xen {
         return Some("xen".into());
     }
-    let by_firmware = hypervisor_of_firmware(firmware);
+    let by_firmware = hypervisor_of_firmware(firmware).or_else(|| hypervisor_of_device_tree(Path::new(DEVICE_TREE)));
     // Several products use KVM: the firmware may say which.
     let name = match (by_cpu, by_firmware) {
         (Some("kvm") | None, Some(name)) => Some(name),
@@ -225,6 +225,30 @@ fn hypervisor_of_firmware(firmware: &Firmware) -> Option<&'static str> {
     }
     let fields = [&firmware.product_name, &firmware.sys_vendor, &firmware.board_vendor, &firmware.bios_vendor];
     MARKS.iter().find(|(mark, _)| fields.iter().any(|field| field.starts_with(mark))).map(|(_, name)| *name)
+}
+
+/// What the firmware hands over of the machine where there is no SMBIOS, as on many arm64 machines.
+const DEVICE_TREE: &str = "/proc/device-tree";
+
+/// As systemd-detect-virt does: the node that hypervisors add, or what QEMU's machine `virt` is called and has.
+fn hypervisor_of_device_tree(tree: &Path) -> Option<&'static str> {
+    let read = |file: &str| fs::read(tree.join(file)).unwrap_or_default();
+    let is_there = |names: &[u8], wanted: &str| names.split(|byte| *byte == 0).any(|name| name == wanted.as_bytes());
+    let hypervisor = read("hypervisor/compatible");
+    for (mark, name) in [("linux,kvm", "kvm"), ("xen,xen", "xen"), ("vmware", "vmware")] {
+        if is_there(&hypervisor, mark) || hypervisor.starts_with(mark.as_bytes()) {
+            return Some(name);
+        }
+    }
+    let compatible = read("compatible");
+    let has_fw_cfg = || {
+        let nodes = fs::read_dir(tree).into_iter().flatten().flatten();
+        nodes.take(1024).any(|node| node.file_name().to_string_lossy().starts_with("fw-cfg"))
+    };
+    if is_there(&compatible, "qemu,pseries") || is_there(&compatible, "linux,dummy-virt") && has_fw_cfg() {
+        return Some("qemu");
+    }
+    is_there(&compatible, "linux,dummy-virt").then_some("kvm")
 }
 
 /// Firecracker has no SMBIOS; its ACPI tables name it. Only root may read them.
@@ -329,6 +353,27 @@ fn is_kubernetes_agent(comm: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_tree_tells_of_a_virtual_machine() {
+        let tree = |files: &[(&str, &str)]| {
+            let folder = tempfile::tempdir().unwrap();
+            for (path, text) in files {
+                let path = folder.path().join(path);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, text).unwrap();
+            }
+            hypervisor_of_device_tree(folder.path())
+        };
+        assert_eq!(
+            tree(&[("compatible", "linux,dummy-virt\0"), ("fw-cfg@9020000/compatible", "qemu\0")]),
+            Some("qemu")
+        );
+        assert_eq!(tree(&[("compatible", "linux,dummy-virt\0")]), Some("kvm"));
+        assert_eq!(tree(&[("compatible", "x\0"), ("hypervisor/compatible", "xen,xen-4.17\0xen,xen\0")]), Some("xen"));
+        assert_eq!(tree(&[("compatible", "raspberrypi,4-model-b\0brcm,bcm2711\0")]), None);
+        assert_eq!(tree(&[]), None);
+    }
 
     fn firmware(vendor: &str, product: &str) -> Firmware {
         Firmware { sys_vendor: vendor.into(), product_name: product.into(), ..Firmware::default() }

@@ -192,7 +192,7 @@ impl Source {
         if !matches!(hook, Hook::FunctionExit(_)) {
             return Ok(program);
         }
-        // arm64 before Linux 6.0 verifies it and only then says that it cannot be attached. What was attached once cannot be again
+        // arm64 before Linux 6.4 verifies it and only then says that it cannot be attached. What was attached once cannot be again
         // on older kernels (5.10 is one), so it is loaded anew.
         sys::attach(program.as_fd()).map_err(ProgramError::Attach)?;
         drop(program);

@@ -8,7 +8,7 @@ use super::options::{Filter, Options};
 pub(crate) enum Hook {
     /// A tracepoint with typed arguments (`tp_btf`, Linux 5.5).
     Tracepoint(&'static str),
-    /// The return of a function of the kernel (fexit; x86 from Linux 5.5, arm64 from 6.0). Not every kernel lets programs attach to
+    /// The return of a function of the kernel (fexit; x86 from Linux 5.5, arm64 from 6.4). Not every kernel lets programs attach to
     /// functions, and only trying tells, so each has a substitute: [`Plan::attach_or`].
     FunctionExit(&'static str),
     /// An iterator that is read once, in its place in the plan, to learn what exists already (Linux 5.8).

@@ -13,7 +13,7 @@
 //! The process that opened or accepted it, with the name and cgroup it had then. A process that gets a connection later, by `fork` or
 //! over a Unix socket, does not become its owner. Connections that were open at load belong to the oldest process that has them open.
 //! Accepts are seen in the function of the kernel that does them, also those through `io_uring` and of servers in the kernel. Where
-//! functions cannot be hooked (a kernel built without it, arm64 before Linux 6.0) they are seen as system calls end: a connection that
+//! functions cannot be hooked (a kernel built without it, arm64 before Linux 6.4) they are seen as system calls end: a connection that
 //! was accepted another way is then the first reader's, or the closer's, and there is no `Accept` event. One that nobody accepted is
 //! nobody's: pid 0, no name, no user. So are the answers to a SYN that are sent again, and resets sent for closed ports (told since
 //! Linux 6.10, 19822a980e19). A filter on pid, name, user or cgroup lets only known owners through.
