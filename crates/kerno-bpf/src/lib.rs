@@ -41,6 +41,7 @@ pub mod engine;
 pub mod event;
 pub mod kmsg;
 pub mod limits;
+mod names;
 pub mod probe;
 pub mod signals;
 mod waits;

@@ -13,6 +13,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint};
 use kerno::model::Severity;
 use kerno::signals::{self, SignalInfo};
+use kerno::why::Target;
 use kerno::{FilterKind, Options};
 
 use crate::values;
@@ -339,6 +340,18 @@ pub(crate) struct FilterArgs {
     #[arg(long, value_name = "PATH", value_hint = ValueHint::DirPath)]
     cgroup: Vec<PathBuf>,
 
+    /// Only the processes of this systemd unit, such as nginx: by the cgroup that it has now
+    #[arg(long, value_name = "NAME")]
+    unit: Vec<String>,
+
+    /// Only the processes of this container, by its name, its id or the begin of it
+    #[arg(long, value_name = "NAME")]
+    container: Vec<String>,
+
+    /// Only the processes of this pod: POD, NAMESPACE/POD, or NAMESPACE/POD/CONTAINER
+    #[arg(long, value_name = "POD")]
+    pod: Vec<String>,
+
     /// Only what took at least this long, such as 100us or 20ms
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     min_latency: Option<Duration>,
@@ -365,19 +378,27 @@ pub(crate) struct FilterArgs {
 }
 
 impl FilterArgs {
-    pub(crate) fn filter(&self) -> kerno::Filter {
-        kerno::Filter {
+    /// # Errors
+    /// If there is no such unit, container or pod now.
+    pub(crate) fn filter(&self) -> anyhow::Result<kerno::Filter> {
+        let units = self.unit.iter().cloned().map(Target::Unit);
+        let containers = self.container.iter().chain(&self.pod).cloned().map(Target::Container);
+        let mut cgroups = self.cgroup.clone();
+        for target in units.chain(containers) {
+            cgroups.extend(target.cgroups()?);
+        }
+        Ok(kerno::Filter {
             pids: self.pid.clone(),
             comms: self.comm.clone(),
             uids: self.uid.clone(),
-            cgroups: self.cgroup.clone(),
+            cgroups,
             min_latency: self.min_latency,
             errors_only: self.errors_only,
             syscalls: self.syscall.clone(),
             ports: self.port.clone(),
             devices: self.device.clone(),
             path_prefix: self.path_prefix.clone(),
-        }
+        })
     }
 }
 
@@ -447,7 +468,7 @@ mod tests {
         let Command::Trace(args) = Cli::try_parse_from(line.split_whitespace()).unwrap().command else {
             panic!("trace")
         };
-        let filter = args.filter.filter();
+        let filter = args.filter.filter().unwrap();
         assert_eq!(filter.kinds().count(), FilterKind::ALL.len());
         assert_eq!(filter.pids, [1, 2, 3]);
         assert_eq!(filter.comms, ["a,b"], "a task's name may have a comma");

@@ -38,7 +38,7 @@ pub struct Process {
     pub used: TaskUse,
 }
 
-/// A container, as the path of the cgroup names it.
+/// A container, as the path of its cgroup and the files of its engine name it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
@@ -49,6 +49,46 @@ pub struct Container {
     pub id: String,
     /// The uid of its Kubernetes pod.
     pub pod_uid: Option<String>,
+    /// What its engine calls it, if that is known: `shop-web-1`; of Kubernetes the container's name within its pod.
+    pub name: Option<String>,
+    /// The image that it was made of, if that is known.
+    pub image: Option<String>,
+    /// The name of its Kubernetes pod, if that is known.
+    pub pod: Option<String>,
+    /// The Kubernetes namespace of the pod, if that is known.
+    pub namespace: Option<String>,
+    /// What it is a part of, if that is known: `deployment/web`, `cronjob/report`, `compose/shop/web`, `service/web` (Swarm).
+    pub workload: Option<String>,
+}
+
+impl Container {
+    /// What people call it: `shop/web-7d9c8b6f5d-x2x4z/nginx` of Kubernetes, `shop-web-1`, or, if no name is known, the first twelve
+    /// characters of its id.
+    pub fn label(&self) -> String {
+        let short = || self.id.chars().take(12).collect::<String>();
+        match (&self.namespace, &self.pod) {
+            (namespace, Some(pod)) => {
+                let parts = [namespace.as_ref(), Some(pod), self.name.as_ref()];
+                parts.into_iter().flatten().map(String::as_str).collect::<Vec<_>>().join("/")
+            }
+            (_, None) => self.name.clone().unwrap_or_else(short),
+        }
+    }
+
+    /// Whether somebody means this container by these words: its id or the begin of it, its name, or its pod, with or without the
+    /// namespace.
+    pub fn is_called(&self, words: &str) -> bool {
+        let is = |name: &Option<String>| name.as_deref() == Some(words);
+        let in_namespace = || {
+            let (namespace, rest) = words.split_once('/')?;
+            let pod = rest.split('/').next()?;
+            let container = rest.split_once('/').map(|(_, name)| name);
+            let same = self.namespace.as_deref() == Some(namespace) && self.pod.as_deref() == Some(pod);
+            Some(same && container.is_none_or(|name| self.name.as_deref() == Some(name)))
+        };
+        let by_id = !words.is_empty() && (self.id == words || words.len() >= 4 && self.id.starts_with(words));
+        by_id || is(&self.name) || is(&self.pod) || in_namespace().unwrap_or(false)
+    }
 }
 
 /// What all threads of a process together used and waited for during the window. CPU time and bytes are complete. The other numbers lack

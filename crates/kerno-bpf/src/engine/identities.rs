@@ -10,8 +10,9 @@ use super::membership::{Membership, membership};
 use super::resolver::{Late, Question, Resolver};
 use super::tasks::{ProcessAccount, TaskRow};
 use crate::event::Comm;
+use crate::names::Names;
 use crate::probe::clock::boottime_shift_ns;
-use kerno_model::Process;
+use kerno_model::{Container, Process};
 
 /// The most processes that are remembered.
 const MAX_KNOWN: usize = 1024;
@@ -23,6 +24,11 @@ const MAX_CMDLINE: usize = 512;
 const MAX_NOTICED: usize = 8;
 /// The most processes or users without an answer that are named.
 const MAX_TOLD: usize = 8;
+/// The most containers whose names are looked up for one window.
+const MAX_CONTAINERS: usize = 64;
+/// How long the name of a container holds; and how long none, since some engines write theirs after the start.
+const NAMED_FOR: Duration = Duration::from_secs(600);
+const NAMELESS_FOR: Duration = Duration::from_secs(30);
 /// The least time between two walks of the cgroups.
 const WALK_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -37,6 +43,8 @@ pub(crate) struct Identities {
     /// Paths in the v2 hierarchy by id, from living processes and walks; for processes that ended.
     cgroups: HashMap<u64, String>,
     walked: Option<Instant>,
+    /// By runtime and id; also of those that have ended.
+    containers: HashMap<(String, String), (Option<Names>, Instant)>,
     turn: u64,
     /// Processes (with names) and users that are not known because no answer came.
     late: BTreeMap<u32, (String, Late)>,
@@ -102,6 +110,9 @@ impl Identities {
         let alive = accounts.iter().filter(|account| account.alive && self.remembered(&account.row).is_none());
         let unknown: Vec<_> = alive.map(|account| account.row).collect();
         self.look_up(&unknown, resolver);
+        let members = accounts.iter().filter_map(|account| self.remembered(&account.row));
+        let containers: Vec<_> = members.filter_map(|known| known.membership.container.clone()).collect();
+        self.look_up_names(containers, resolver);
         let uids: HashSet<u32> = accounts.iter().map(|account| account.row.uid).collect();
         let uids: Vec<u32> = uids.into_iter().filter(|uid| !self.users.contains_key(uid)).collect();
         let questions = uids.iter().map(|uid| {
@@ -116,6 +127,44 @@ impl Identities {
                 Ok(name) => drop(self.users.insert(*uid, name)),
                 Err(late) => drop(self.late_users.insert(*uid, late)),
             }
+        }
+    }
+
+    /// Looks up what engines call these containers, as far as that is not known.
+    fn look_up_names(&mut self, containers: Vec<Container>, resolver: &Resolver) {
+        let key = |container: Container| (container.runtime, container.id);
+        let is_known = |key: &(String, String)| {
+            let known = self.containers.get(key);
+            known.is_some_and(|(names, at)| at.elapsed() < if names.is_some() { NAMED_FOR } else { NAMELESS_FOR })
+        };
+        let mut asked: Vec<_> = containers.into_iter().map(key).filter(|key| !is_known(key)).collect();
+        asked.sort_unstable();
+        asked.dedup();
+        asked.truncate(MAX_CONTAINERS);
+        if self.containers.len() + asked.len() > MAX_NAMES {
+            let mut ages: Vec<_> = self.containers.values().map(|(_, at)| *at).collect();
+            ages.sort_unstable();
+            let middle = ages.get(ages.len() / 2).copied();
+            self.containers.retain(|_, (_, at)| Some(*at) > middle);
+        }
+        let questions = asked.iter().map(|(runtime, id)| {
+            let (runtime, id) = (runtime.clone(), id.clone());
+            (Question::ContainerNames(runtime.clone(), id.clone()), move || Names::look_up(&runtime, &id))
+        });
+        let answers = resolver.ask_all(questions);
+        for (key, answer) in asked.into_iter().zip(answers) {
+            // What was known holds on while the disk hangs, or when the container has ended.
+            match (answer, self.containers.get_mut(&key)) {
+                (Ok(None) | Err(_), Some((_, at))) => *at = Instant::now(),
+                (answer, _) => drop(self.containers.insert(key, (answer.ok().flatten(), Instant::now()))),
+            }
+        }
+    }
+
+    fn name(&self, container: &mut Container) {
+        let known = self.containers.get(&(container.runtime.clone(), container.id.clone()));
+        if let Some((Some(names), _)) = known {
+            names.give(container);
         }
     }
 
@@ -153,6 +202,8 @@ impl Identities {
                 (String::new(), cgroup, member)
             }
         };
+        let mut member = member;
+        member.container.iter_mut().for_each(|container| self.name(container));
         Process {
             pid: row.pid,
             comm: row.comm.to_str_lossy().into_owned(),

@@ -41,7 +41,8 @@ pub(crate) fn membership(path: &str) -> Membership {
         pod_uid = pod(component).or(pod_uid);
         if let Some((runtime, id)) = container(component, parents, pod_uid.is_some()) {
             let unit = component.starts_with("systemd-nspawn@").then(|| (*component).to_owned());
-            let container = Container { runtime: runtime.to_owned(), id, pod_uid: pod_uid.clone() };
+            let container =
+                Container { runtime: runtime.to_owned(), id, pod_uid: pod_uid.clone(), ..Container::default() };
             found = Membership { container: Some(container), unit };
         } else if is_unit(component) {
             found.unit = Some((*component).to_owned());
@@ -257,6 +258,7 @@ mod tests {
                 runtime: runtime.into(),
                 id: id.into(),
                 pod_uid: in_pod.then(|| POD.into()),
+                ..Container::default()
             });
             assert_eq!(found.container, expected, "{path}");
             assert_eq!(found.unit.as_deref(), *unit, "{path}");

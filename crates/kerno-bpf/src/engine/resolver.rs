@@ -65,6 +65,8 @@ pub(crate) enum Question {
     DnsServer(std::net::SocketAddr),
     /// The name of a user.
     User(u32),
+    /// What the engine calls a container, by runtime and id.
+    ContainerNames(String, String),
     /// How full the file system at this mount point is.
     Room(String),
     /// The devices that file systems are named after.
@@ -119,9 +121,12 @@ impl Question {
             | Self::Servers
             | Self::Listeners
             | Self::DnsServer(_) => Kind::Process,
-            Self::Room(_) | Self::Sources | Self::DeletedBehindLoops | Self::Errors(..) | Self::Device(..) => {
-                Kind::Storage
-            }
+            Self::ContainerNames(..)
+            | Self::Room(_)
+            | Self::Sources
+            | Self::DeletedBehindLoops
+            | Self::Errors(..)
+            | Self::Device(..) => Kind::Storage,
             Self::User(_) => Kind::Names,
             Self::Machine => Kind::Machine,
         }

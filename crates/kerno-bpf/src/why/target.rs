@@ -1,9 +1,12 @@
 //! What is asked about, and which processes that is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
+use std::path::PathBuf;
 
+use crate::LoadError;
 use crate::engine::membership;
+use crate::names::Names;
 use crate::waits::chain::Look;
 
 /// What `kerno why` is asked about.
@@ -18,7 +21,7 @@ pub enum Target {
     Unit(String),
     /// A cgroup by its path, and all below it.
     Cgroup(String),
-    /// A container by its id or the begin of it.
+    /// A container by its id or the begin of it, its name, or its pod, as `POD` or `NAMESPACE/POD`, with or without `/CONTAINER`.
     Container(String),
     /// Who listens on this port, TCP.
     Port(u16),
@@ -45,9 +48,49 @@ impl Target {
             Self::Name(name) => format!("no process is called {name}: give the name of a program, or a process id"),
             Self::Unit(unit) => format!("no process belongs to the unit {unit}"),
             Self::Cgroup(path) => format!("no process is in the cgroup {path} or below it"),
-            Self::Container(id) => format!("no process is in a container whose id begins with {id}"),
+            Self::Container(id) => format!("no process is in a container that has the id or the name {id}"),
             Self::Port(port) => format!("no process listens on TCP port {port}"),
         }
+    }
+
+    /// The cgroups of the v2 hierarchy that it is in now, by their paths in it: that of a unit or a container as a whole, and those of single
+    /// processes otherwise. Whoever starts in one of them later is in it as well. For [`Filter::cgroups`](crate::Filter::cgroups).
+    ///
+    /// # Errors
+    /// When there is no such process, or none is in a cgroup of that hierarchy: on a machine that uses v1 alone.
+    pub fn cgroups(&self) -> Result<Vec<PathBuf>, LoadError> {
+        let pids = self.pids(&Look::now());
+        if pids.is_empty() {
+            return Err(LoadError::Filter(self.none()));
+        }
+        let own = |pid: u32| {
+            let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+            let path =
+                text.lines().find_map(|line| line.strip_prefix("0::"))?.trim_end_matches(" (deleted)").to_owned();
+            (path.len() > 1).then(|| self.whole(&path))
+        };
+        let cgroups: BTreeSet<PathBuf> = pids.into_iter().filter_map(own).map(PathBuf::from).collect();
+        if cgroups.is_empty() {
+            let reason =
+                format!("{self}: its processes are in no cgroup of the v2 hierarchy, by which events are filtered");
+            return Err(LoadError::Filter(reason));
+        }
+        Ok(cgroups.into_iter().collect())
+    }
+
+    /// The part of a path that ends with the unit's or container's own cgroup.
+    fn whole(&self, path: &str) -> String {
+        let ends: Vec<usize> = path.match_indices('/').map(|(at, _)| at).skip(1).chain([path.len()]).collect();
+        let mut prefixes = ends.into_iter().filter_map(|end| path.get(..end));
+        let found = match self {
+            Self::Unit(unit) => prefixes.find(|prefix| in_unit(prefix, unit)),
+            Self::Container(_) => {
+                let container = membership(path).container;
+                prefixes.find(|prefix| container.is_some() && membership(prefix).container == container)
+            }
+            _ => None,
+        };
+        found.unwrap_or(path).to_owned()
     }
 
     /// The processes that it is now. Without kernel threads and ourselves.
@@ -60,7 +103,10 @@ impl Target {
             Self::Name(name) => all().filter(|pid| is_called(*pid, name)).collect(),
             Self::Unit(unit) => all().filter(|pid| paths(*pid).iter().any(|path| in_unit(path, unit))).collect(),
             Self::Cgroup(path) => all().filter(|pid| paths(*pid).iter().any(|own| is_below(own, path))).collect(),
-            Self::Container(id) => all().filter(|pid| paths(*pid).iter().any(|path| in_container(path, id))).collect(),
+            Self::Container(words) => {
+                let mut known = HashMap::new();
+                all().filter(|pid| paths(*pid).iter().any(|path| in_container(path, words, &mut known))).collect()
+            }
             Self::Port(port) => listeners(look, *port),
         };
         pids.remove(&own);
@@ -107,9 +153,15 @@ fn is_below(own: &str, path: &str) -> bool {
     !path.is_empty() && (below(path) || path.split_once('/').is_some_and(|(_, rest)| below(rest)))
 }
 
-fn in_container(path: &str, id: &str) -> bool {
-    let container = membership(path).container;
-    container.is_some_and(|container| !id.is_empty() && container.id.starts_with(id))
+/// What is known of containers by their ids spares to look each up for each of its processes.
+fn in_container(path: &str, words: &str, known: &mut HashMap<String, bool>) -> bool {
+    let Some(mut container) = membership(path).container else { return false };
+    *known.entry(container.id.clone()).or_insert_with(|| {
+        if let Some(names) = Names::look_up(&container.runtime, &container.id) {
+            names.give(&mut container);
+        }
+        container.is_called(words)
+    })
 }
 
 /// Who listens on a port: in our network namespace, or else in any other.
@@ -133,4 +185,31 @@ fn listeners(look: &Look, port: u16) -> BTreeSet<u32> {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cgroup_of_a_unit_or_container_is_taken_as_a_whole() {
+        let id = "4a5d8f0c1b2e3d4c5b6a79880706f5e4d3c2b1a0f9e8d7c6b5a4938271605f4e";
+        let unit = Target::Unit("nginx".into());
+        assert_eq!(unit.whole("/system.slice/nginx.service/worker/1"), "/system.slice/nginx.service");
+        assert_eq!(unit.whole("/system.slice/other.service"), "/system.slice/other.service");
+        let container = Target::Container("web".into());
+        let path = format!("/docker/{id}");
+        assert_eq!(container.whole(&format!("{path}/init.scope/deep")), path);
+        let pod = format!("/kubepods.slice/kubepods-burstable.slice/cri-containerd-{id}.scope");
+        assert_eq!(container.whole(&pod), pod);
+        assert_eq!(container.whole("/user.slice"), "/user.slice");
+    }
+
+    #[test]
+    fn what_is_not_there_is_said_so() {
+        for target in [Target::Unit("no-such-unit".into()), Target::Container("no-such-container".into())] {
+            let error = target.cgroups().unwrap_err().to_string();
+            assert!(error.contains("no-such-"), "{error}");
+        }
+    }
 }

@@ -47,7 +47,7 @@ pub(crate) struct WhyArgs {
     #[arg(long, value_name = "PATH", group = "whose")]
     pub(crate) cgroup: Option<String>,
 
-    /// The processes of a container, by its id or the begin of it
+    /// The processes of a container or pod: its name, its id or the begin of it, POD, NAMESPACE/POD or NAMESPACE/POD/CONTAINER
     #[arg(long, value_name = "ID", group = "whose")]
     pub(crate) container: Option<String>,
 

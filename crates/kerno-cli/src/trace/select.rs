@@ -26,7 +26,7 @@ impl Selection {
     /// # Errors
     /// If a filter fits none of them, or has an impossible value.
     pub(super) fn loaders(&self, args: &TraceArgs) -> anyhow::Result<Vec<Box<dyn Loader>>> {
-        let filter = args.filter.filter();
+        let filter = args.filter.filter()?;
         for kind in filter.kinds() {
             self.check_fit(kind)?;
         }

@@ -26,7 +26,7 @@ pub fn alone() -> MutexGuard<'static, ()> {
 /// The variable that says where the command is when it was carried to another machine.
 const UNDER_TEST: &str = "KERNO_UNDER_TEST";
 
-fn built() -> std::ffi::OsString {
+pub fn built() -> std::ffi::OsString {
     std::env::var_os(UNDER_TEST).unwrap_or_else(|| env!("CARGO_BIN_EXE_kerno").into())
 }
 

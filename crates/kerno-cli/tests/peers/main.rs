@@ -16,6 +16,7 @@ mod webhook;
 mod alert;
 mod dashboard;
 mod duckdb;
+mod names;
 mod openapi;
 mod otlp;
 mod prometheus;

@@ -136,7 +136,11 @@ impl Attributes<'_> {
         if let Some(container) = &culprit.container {
             self.text("container.id", &container.id);
             self.text("container.runtime.name", &container.runtime);
+            self.maybe("container.name", container.name.as_deref());
+            self.maybe("container.image.name", container.image.as_deref());
             self.maybe("k8s.pod.uid", container.pod_uid.as_deref());
+            self.maybe("k8s.pod.name", container.pod.as_deref());
+            self.maybe("k8s.namespace.name", container.namespace.as_deref());
             self.text("kerno.unit", &format!("{}:{}", container.runtime, container.id));
         } else {
             self.maybe("kerno.unit", culprit.unit.as_deref());

@@ -71,6 +71,7 @@ pub(super) fn report() -> Report {
             runtime: "containerd".into(),
             id: "5f2d1a8c0b9e7d6f4a3b2c1d0e9f8a7b6c5d4e3f2a1b0c9d8e7f6a5b4c3d2e1f".into(),
             pod_uid: Some("2b8d9f10-6c1e-4a2f-9a53-0d5c1f7e8b42".into()),
+            ..Container::default()
         }),
         ..Culprit::default()
     };

@@ -92,8 +92,15 @@ pub(super) fn particulars(culprit: &Culprit) -> Vec<(&'static str, String)> {
     let container = culprit.container.as_ref().map(|container| {
         let id: String =
             if container.id.len() == 64 { container.id.chars().take(12).collect() } else { container.id.clone() };
-        let pod = container.pod_uid.as_ref().map(|uid| format!(", pod {uid}")).unwrap_or_default();
-        format!("{id} ({}{pod})", container.runtime)
+        let named = container.name.is_some() || container.pod.is_some();
+        let pod = container.pod_uid.as_ref().filter(|_| !named).map(|uid| format!(", pod {uid}")).unwrap_or_default();
+        let image = container.image.as_ref().map(|image| format!(", {image}")).unwrap_or_default();
+        if named {
+            let workload = container.workload.as_ref().map(|workload| format!(", {workload}")).unwrap_or_default();
+            format!("{} ({} {id}{image}{workload})", container.label(), container.runtime)
+        } else {
+            format!("{id} ({}{pod}{image})", container.runtime)
+        }
     });
     let parts = [
         ("user", culprit.user.clone()),

@@ -298,7 +298,7 @@ pub(crate) mod labels {
         "unit",
         "kerno.unit",
         Values::Top(8),
-        "Who: the container (`docker:0123456789ab`), the service (`nginx.service`), the slice of a login or scope (`user-1000.slice`), `kernel`, \
+        "Who: the container (`docker:shop-web-1`, or by its id), the service (`nginx.service`), the slice of a login or scope (`user-1000.slice`), `kernel`, \
          or `unknown`. Those that use most CPU time, waits and I/O.",
     );
     /// A control group with a limit.

@@ -17,10 +17,9 @@ pub fn unit_of(process: &Process) -> String {
     levels.find(|level| level.ends_with(".slice")).unwrap_or("unknown").to_owned()
 }
 
-/// A container as a label says it: its runtime and the first twelve characters of its id.
+/// A container as a label says it: its runtime and what people call it, or the first twelve characters of its id.
 pub(crate) fn container_label(container: &Container) -> String {
-    let id: String = container.id.chars().take(12).collect();
-    format!("{}:{id}", container.runtime)
+    format!("{}:{}", container.runtime, container.label())
 }
 
 /// What it used, to choose the units with series of their own: time on CPUs, waiting and in I/O, in nanoseconds, with a byte as one.
@@ -45,7 +44,7 @@ mod tests {
         assert_eq!(unit_of(&scope), "user-1000.slice");
         let service = Process { unit: Some("nginx.service".into()), ..Process::default() };
         assert_eq!(unit_of(&service), "nginx.service");
-        let container = Container { runtime: "docker".into(), id: "0123456789abcdef".into(), pod_uid: None };
+        let container = Container { runtime: "docker".into(), id: "0123456789abcdef".into(), ..Container::default() };
         assert_eq!(unit_of(&Process { container: Some(container), ..service }), "docker:0123456789ab");
         assert_eq!(unit_of(&Process { kernel_thread: true, ..Process::default() }), "kernel");
         assert_eq!(unit_of(&Process::default()), "unknown");

@@ -59,7 +59,7 @@ fn open_incidents_have_series_without_ids_of_processes() {
 #[test]
 fn a_container_stands_for_its_process() {
     let mut one = incident(1, Severity::Info, IncidentState::Open);
-    let container = Container { runtime: "docker".into(), id: "0123456789abcdef".into(), pod_uid: None };
+    let container = Container { runtime: "docker".into(), id: "0123456789abcdef".into(), ..Container::default() };
     one.last.subject.container = Some(container);
     let samples = incident_samples(&[one]);
     let told = samples.iter().find(|sample| sample.metric.name == "kerno.incident.info").unwrap();
