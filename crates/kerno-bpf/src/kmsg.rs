@@ -5,9 +5,9 @@
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek as _, SeekFrom};
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rustix::io::Errno;
 
@@ -78,25 +78,72 @@ pub enum KernelLogError {
 ///
 /// If the log may not be read (`kernel.dmesg_restrict`) or is not there, as in most containers.
 pub fn read(most: usize) -> Result<KernelLog, KernelLogError> {
-    let path = Path::new("/dev/kmsg");
-    let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::PermissionDenied => KernelLogError::NotAllowed { path: path.to_owned() },
-        _ => KernelLogError::Io { path: path.to_owned(), source },
-    };
-    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-    let mut file: File = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
-    if !file.metadata().map_err(failed)?.file_type().is_char_device() {
-        return Err(KernelLogError::NotTheLog { path: path.to_owned() });
-    }
+    let mut file = open()?;
     records(&mut file, most).map_err(failed)
+}
+
+const PATH: &str = "/dev/kmsg";
+
+fn failed(source: io::Error) -> KernelLogError {
+    let path = PathBuf::from(PATH);
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => KernelLogError::NotAllowed { path },
+        _ => KernelLogError::Io { path, source },
+    }
+}
+
+fn open() -> Result<File, KernelLogError> {
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file: File = OpenOptions::new().read(true).custom_flags(flags).open(PATH).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.file_type().is_char_device() {
+        return Err(KernelLogError::NotTheLog { path: PATH.into() });
+    }
+    Ok(file)
+}
+
+/// Reads what the kernel writes from now on.
+#[derive(Debug)]
+pub struct NewRecords {
+    file: File,
+    /// The number of the next record; `None` before the first.
+    next: Option<u64>,
+}
+
+impl NewRecords {
+    /// From now on.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`].
+    pub fn from_now() -> Result<Self, KernelLogError> {
+        let mut file = open()?;
+        file.seek(SeekFrom::End(0)).map_err(failed)?;
+        Ok(Self { file, next: None })
+    }
+
+    /// What came since the last call: the newest `most` records. Never waits. [`KernelLog::overwritten`] has also those that came between two calls
+    /// and were overwritten before the second.
+    ///
+    /// # Errors
+    ///
+    /// If the log cannot be read any more.
+    pub fn read(&mut self, most: usize) -> Result<KernelLog, KernelLogError> {
+        let (log, next) = records_from(&mut self.file, most, self.next).map_err(failed)?;
+        self.next = next;
+        Ok(log)
+    }
 }
 
 /// Reads records until there are no more for now.
 fn records(source: &mut impl Read, most: usize) -> io::Result<KernelLog> {
+    Ok(records_from(source, most, None)?.0)
+}
+
+/// The same after those before this number, and the number of the next.
+fn records_from(source: &mut impl Read, most: usize, mut next: Option<u64>) -> io::Result<(KernelLog, Option<u64>)> {
     let mut kept: VecDeque<KernelRecord> = VecDeque::new();
     let mut buffer = vec![0; RECORD_BYTES];
     let mut overwritten = 0;
-    let mut next = None;
     for _ in 0..MAX_READS {
         let bytes = match source.read(&mut buffer) {
             Ok(0) => break,
@@ -121,7 +168,7 @@ fn records(source: &mut impl Read, most: usize) -> io::Result<KernelLog> {
             kept.pop_front();
         }
     }
-    Ok(KernelLog { records: kept.into(), overwritten })
+    Ok((KernelLog { records: kept.into(), overwritten }, next))
 }
 
 /// A record, and whether it continues the one before it. `None` if it is not of the format.
@@ -258,5 +305,14 @@ mod tests {
         assert_eq!((found.level, found.facility), (7, 1));
         assert!(found.since_boot_ns.abs_diff(before_ns) < 60_000_000_000, "{found:?}, {before_ns}");
         assert!(log.records.is_sorted_by_key(|record| record.sequence));
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::KernelRecord;
+
+    pub(crate) fn record(facility: u32, text: &str) -> KernelRecord {
+        KernelRecord { level: 3, facility, sequence: 1, since_boot_ns: 0, text: text.into() }
     }
 }

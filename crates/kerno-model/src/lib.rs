@@ -13,6 +13,7 @@ mod finding;
 mod histogram;
 mod host;
 mod incident;
+mod kernel_message;
 mod limits;
 mod loss;
 mod merge;
@@ -40,6 +41,7 @@ pub use finding::{Effect, Eta, Evidence, Exemplar, Finding, Fingerprint, Fix, Ru
 pub use histogram::{BUCKETS, Histogram, Percentiles};
 pub use host::{HostFacts, KernelVersion};
 pub use incident::{Course, Incident, IncidentId, IncidentState, Transition};
+pub use kernel_message::KernelMessage;
 pub use limits::{LimitFailure, LimitHolder, LimitLine, LimitScope, LimitUnit, LimitUse, LimitsReport, Resource};
 pub use loss::SummaryLoss;
 pub use merged::{Cut, Gap, Inexact, MergeError, Merged};

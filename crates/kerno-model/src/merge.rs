@@ -207,6 +207,7 @@ impl Window {
         merge_part(&mut self.fd_track, later.fd_track.as_ref(), watched, observed, &mut joint);
         merge_part(&mut self.file_audit, later.file_audit.as_ref(), watched, observed, &mut joint);
         join_list(&mut self.limits, &later.limits, &mut joint);
+        join_list(&mut self.kernel_messages, &later.kernel_messages, &mut joint);
         notes.reused_pids.extend(reused);
         self.schema_version = SCHEMA_VERSION;
         latest_text(&mut self.kerno_version, &later.kerno_version);
@@ -262,6 +263,7 @@ impl Window {
         cuts(self.fd_track.as_ref(), &mut notes);
         cuts(self.file_audit.as_ref(), &mut notes);
         cut_lists(&mut notes, [&self.limits]);
+        cut_lists(&mut notes, [&self.kernel_messages]);
         if !self.processes.is_empty() {
             notes.cut("processes", None);
         }

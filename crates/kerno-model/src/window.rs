@@ -3,8 +3,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Device, DiskSummary, FdSummary, FileSummary, HostFacts, LimitFailure, Merged, Moment, NamedProcess, OomSummary,
-    Process, ProcessId, SchedSummary, Subject, SummaryLoss, SyscallSummary, TcpSummary,
+    Device, DiskSummary, FdSummary, FileSummary, HostFacts, KernelMessage, LimitFailure, Merged, Moment, NamedProcess,
+    OomSummary, Process, ProcessId, SchedSummary, Subject, SummaryLoss, SyscallSummary, TcpSummary,
 };
 
 /// Version of the serialised form of [`Window`] and of reports. Grows when a field changes its meaning or form, or is removed. See
@@ -48,6 +48,9 @@ pub struct Window {
     /// Calls that failed with an error that a limit gives, and how full the limits were. Bounded.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<LimitFailure>,
+    /// What the kernel wrote to its log, of the kinds that are known. Bounded.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kernel_messages: Vec<KernelMessage>,
     /// The processes that other parts name, and those that used the most.
     pub processes: BTreeMap<u32, Process>,
     /// Of a window that was [merged](Self::merge) of others: what of it is not exact.

@@ -98,7 +98,7 @@ pub use kerno_doctor::report;
 
 /// The kernel's own log: reading it, and what its messages mean.
 pub mod kernel_log {
-    pub use kerno_bpf::kmsg::{KernelLog, KernelLogError, KernelRecord, read};
+    pub use kerno_bpf::kmsg::{KernelLog, KernelLogError, KernelRecord, NewRecords, read};
     pub use kerno_doctor::kernel_log::{Advice, Entry, Explanation, MAX_MESSAGE_BYTES, entries, explain};
 }
 pub use kerno_model as model;

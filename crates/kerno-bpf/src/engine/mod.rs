@@ -17,6 +17,7 @@ mod governing;
 mod governor;
 mod host_facts;
 mod identities;
+mod kernel_log;
 mod limit_watch;
 mod loading;
 mod membership;

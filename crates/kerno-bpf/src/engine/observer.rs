@@ -10,6 +10,7 @@ use super::error::WatchError;
 use super::governing::Governing;
 use super::host_facts::Machine;
 use super::identities::Identities;
+use super::kernel_log::KernelLogWatch;
 use super::limit_watch::{Around, LimitWatch};
 use super::loading::{self, Loaded, Running};
 use super::naming::worth_naming;
@@ -98,6 +99,7 @@ pub struct Observer {
     unwalked: u32,
     identities: Identities,
     limits: LimitWatch,
+    kernel_log: KernelLogWatch,
     resolver: Resolver,
     watchdog: Watchdog,
     started_ns: u64,
@@ -170,6 +172,7 @@ impl Observer {
             unwalked: 0,
             identities: Identities::default(),
             limits: LimitWatch::default(),
+            kernel_log: KernelLogWatch::default(),
             resolver,
             watchdog: Watchdog::new(parts),
             started_ns: 0,
@@ -181,6 +184,7 @@ impl Observer {
             governing: None,
         };
         observer.look_at_what_is_unseen();
+        observer.kernel_log.begin();
         observer.begin(monotonic_ns());
         Ok(observer)
     }
@@ -296,6 +300,7 @@ impl Observer {
         let failures = self.samplers.iter_mut().flat_map(|(_, sampler)| sampler.failures()).collect();
         let around = Around { tasks: &self.tasks, identities: &self.identities, resolver: &self.resolver };
         self.limits.notice(failures, around, now_ns);
+        self.kernel_log.sample(now_ns);
         self.spent.entry(PROCESSES).or_default().sampling += watch.lap();
         if let Some(governing) = &mut self.governing {
             self.watchdog.enter(GOVERNOR);
@@ -382,6 +387,8 @@ impl Observer {
         self.watchdog.enter(PROCESSES);
         let around = Around { tasks: &self.tasks, identities: &self.identities, resolver: &self.resolver };
         self.limits.finish(&mut signals, around);
+        self.kernel_log.sample(now_ns);
+        self.kernel_log.finish(&mut self.gaps, &mut signals);
         self.name_processes(&mut signals);
         self.tell_gaps(&mut signals);
         self.spent.entry(PROCESSES).or_default().windows += watch.lap();

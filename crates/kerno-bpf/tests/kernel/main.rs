@@ -46,6 +46,7 @@ mod hanging;
 mod histogram;
 mod hooks;
 mod in_flight;
+mod kernel_log;
 mod merging;
 mod network_drops;
 mod oom_summary;

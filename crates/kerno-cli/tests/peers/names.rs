@@ -47,7 +47,9 @@ fn a_container_of_docker_is_known_by_its_name() {
     let mut script = Command::new("timeout");
     script.args(["120", "unshare", "-m", "--propagation", "private", "sh", "-c", SCRIPT]);
     script.env("T", place.path()).env("KERNO", built()).env("BUSYBOX", busybox);
-    for (name, package) in [("DOCKER", "docker.io"), ("CLIENT", "docker-cli"), ("CONTAINERD", "containerd"), ("RUNC", "runc")] {
+    for (name, package) in
+        [("DOCKER", "docker.io"), ("CLIENT", "docker-cli"), ("CONTAINERD", "containerd"), ("RUNC", "runc")]
+    {
         script.env(name, component(package));
     }
     let output = script.output().unwrap();

@@ -353,6 +353,25 @@ impl<'a> Ties<'a> {
         (cause.variant != "unwanted" && on_the_way && dropped >= SHARE * again).then_some(Tie::Mechanism)
     }
 
+    /// The kernel's message is about what the other finding is about: a rule that its table names, and the same device, interface or process
+    /// where both name one.
+    pub(crate) fn told_by_the_kernel(&self, cause: &Finding, message: &Finding) -> Option<Tie> {
+        let kind = crate::kernel_log::entries().find(|entry| entry.id == message.variant)?;
+        if !kind.rules.contains(&cause.rule.as_str()) {
+            return None;
+        }
+        if let (Some(a), Some(b)) = (self.device(&cause.subject), self.device(&message.subject)) {
+            let same = self.one_device(&a, &b) || self.is_made_of(&b, &a) || self.is_made_of(&a, &b);
+            return same.then_some(Tie::Place);
+        }
+        match (cause.subject.pid(), message.subject.pid()) {
+            (Some(a), Some(b)) if a == b => Some(Tie::Process),
+            (_, Some(b)) if cause.victims.iter().any(|victim| victim.pid() == Some(b)) => Some(Tie::Process),
+            (Some(_), Some(_)) => None,
+            _ => Some(Tie::Mechanism),
+        }
+    }
+
     /// The backlogs of CPUs dropped so many packets that they can be those that a virtual interface could not hand over.
     pub(crate) fn dropped_by_backlog(&self, cause: &Finding, consequence: &Finding) -> Option<Tie> {
         const SHARE: f64 = 0.5;

@@ -4,6 +4,7 @@ mod calls;
 mod cpu;
 mod descriptors;
 mod files;
+mod kernel;
 mod limits;
 mod memory;
 mod network;
@@ -51,5 +52,6 @@ pub static ALL: &[Rule] = &[
     descriptors::exhaustion::FdExhaustion::RULE,
     descriptors::leak::FdLeak::RULE,
     files::FileOpenStorm::RULE,
+    kernel::message::KernelReport::RULE,
     objectives::ObjectiveBurn::RULE,
 ];

@@ -156,6 +156,7 @@ impl Describe for Window {
         },
     ];
     const LEFT_OUT: &'static [(&'static str, &'static str)] = &[
+        ("kernel_messages[]*", "by kind and device; what is grave is told as findings"),
         ("limits[]*", "evidence for findings, read only when a call has failed"),
         ("merged.*", "how windows were added up, not an observation"),
         ("schema_version", "the form of a file, not an observation"),

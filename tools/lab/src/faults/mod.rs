@@ -6,6 +6,7 @@ mod disk;
 pub(crate) mod dns;
 pub(crate) mod drops;
 mod filesystem;
+mod kernel;
 mod limits;
 mod memory;
 mod neighbours;
@@ -23,6 +24,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Case> {
         disk::CASES,
         neighbours::CASES,
         filesystem::CASES,
+        kernel::CASES,
         network::CASES,
         dns::CASES,
         drops::CASES,

@@ -1,0 +1,3 @@
+//! The kernel itself.
+
+pub(super) mod message;
