@@ -52,8 +52,8 @@ pub use probe::{
     LoaderSet, Options, Prepared, StreamError, Unavailable,
 };
 pub use signals::{
-    DiskEvent, DiskFlags, DiskIoLoader, DiskOp, FdEvent, FdOp, FdSource, FdTrackLoader, FileAuditLoader, FileEvent,
-    OomEvent, OomScope, OomTrackLoader, OpenFlags, OpenVia, PathKind, SchedDelayLoader, SchedEvent, SyscallEvent,
-    SyscallLatencyLoader, TcpDirection, TcpEvent, TcpEventType, TcpFamily, TcpMonitorLoader, TcpResetBy, TcpState,
-    TypedEvent, WaitReason,
+    Ancestor, DiskEvent, DiskFlags, DiskIoLoader, DiskOp, FdEvent, FdOp, FdSource, FdTrackLoader, FileAuditLoader,
+    FileEvent, LifeEvent, LifeOp, OomEvent, OomScope, OomTrackLoader, OpenFlags, OpenVia, PathKind, ProcessLifeLoader,
+    SchedDelayLoader, SchedEvent, SyscallEvent, SyscallLatencyLoader, TcpDirection, TcpEvent, TcpEventType, TcpFamily,
+    TcpMonitorLoader, TcpResetBy, TcpState, TypedEvent, WaitReason,
 };

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The summaries of the signals that follow system calls, with one program a hook for both: each further program on a hook costs 70 to
- * 100 ns an event. Loaded when both are asked for; one alone has its own object.
+ * The summaries of the signals that meet on hooks, with one program a hook for all: each further program on a hook costs 70 to
+ * 100 ns an event. Loaded when all are asked for; one alone has its own object.
  *
- * hooks   tp_btf/sys_exit, for both; tp_btf/sys_enter; sched_process_exit, for both; sched_process_exec
+ * hooks   tp_btf/sys_exit, for two; tp_btf/sys_enter; sched_process_exit, for all; sched_process_exec, for two; what one
+ *         signal alone hooks is in its own source
  */
-#define SIGNALS 2
+#define SIGNALS 3
 #include "signal.h"
 
 #define SIGNAL 0
@@ -14,6 +15,10 @@
 
 #define SIGNAL 1
 #include "../signals/file_audit/file_audit_summary.bpf.c"
+#undef SIGNAL
+
+#define SIGNAL 2
+#include "../signals/process_life/process_life_summary.bpf.c"
 #undef SIGNAL
 
 SEC("tp_btf/sys_enter")
@@ -37,13 +42,15 @@ int BPF_PROG(on_sched_process_exit, struct task_struct *task)
 {
 	syscall_latency_sched_process_exit(task);
 	file_audit_sched_process_exit(task);
+	process_life_sched_process_exit(task, cfg_exit_tells && ctx[1]);
 	return 0;
 }
 
 SEC("tp_btf/sched_process_exec")
-int BPF_PROG(on_sched_process_exec, struct task_struct *task, int old_pid)
+int BPF_PROG(on_sched_process_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
 {
 	syscall_latency_sched_process_exec(task, old_pid);
+	process_life_sched_process_exec(task, bprm);
 	return 0;
 }
 

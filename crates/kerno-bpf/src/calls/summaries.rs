@@ -25,4 +25,4 @@ macro_rules! summaries {
         }
     };
 }
-summaries! { syscall_latency file_audit }
+summaries! { syscall_latency file_audit process_life }

@@ -49,6 +49,8 @@ mod in_flight;
 mod merging;
 mod oom_summary;
 mod oom_track;
+mod process_life;
+mod process_life_summary;
 mod sched_account;
 mod sched_delay;
 mod sched_summary;
