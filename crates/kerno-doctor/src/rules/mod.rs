@@ -4,6 +4,7 @@ mod calls;
 mod cpu;
 mod descriptors;
 mod files;
+mod life;
 mod limits;
 mod memory;
 mod network;
@@ -46,5 +47,8 @@ pub static ALL: &[Rule] = &[
     descriptors::exhaustion::FdExhaustion::RULE,
     descriptors::leak::FdLeak::RULE,
     files::FileOpenStorm::RULE,
+    life::crash_loop::CrashLoop::RULE,
+    life::fork_storm::ForkStorm::RULE,
+    life::zombies::Zombies::RULE,
     objectives::ObjectiveBurn::RULE,
 ];
