@@ -49,6 +49,9 @@ impl EventType {
         Self::ProcessLife,
     ];
 
+    /// One more than the highest number, for tables by number.
+    pub const NUMBERS: usize = 10;
+
     /// The name, as displayed and parsed.
     pub const fn name(self) -> &'static str {
         match self {
@@ -129,6 +132,7 @@ mod tests {
             (9, "process_life"),
         ];
         assert_eq!(expected.len(), EventType::ALL.len());
+        assert_eq!(EventType::ALL.map(u8::from).into_iter().max(), Some(u8::try_from(EventType::NUMBERS - 1).unwrap()));
         for (number, name) in expected {
             let event_type = EventType::try_from(number).unwrap();
             assert_eq!(event_type.to_string(), name);

@@ -53,8 +53,7 @@ impl Group {
             }
             merge_programs(&mut merged, plan);
         }
-        // An object in which all signals are always on has no such knob.
-        merged.globals.push((ASKED_FOR, asked_for, false));
+        merged.globals.push((ASKED_FOR, asked_for, true));
         merged
     }
 

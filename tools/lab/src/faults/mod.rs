@@ -5,6 +5,7 @@ mod descriptors;
 mod disk;
 pub(crate) mod dns;
 mod filesystem;
+pub(crate) mod life;
 mod limits;
 mod memory;
 mod neighbours;
@@ -33,6 +34,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Case> {
         standing::CASES,
         programs::CASES,
         limits::CASES,
+        life::CASES,
     ];
     groups.into_iter().flatten()
 }

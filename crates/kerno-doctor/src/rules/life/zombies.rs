@@ -1,12 +1,12 @@
 //! Children that ended and that nobody waits for.
 
 use kerno_model::amount::{number, span};
-use kerno_model::{Finding, Severity, Subject, Unit, Window, ZombieParent};
+use kerno_model::{Effect, Finding, Severity, Subject, Unit, Window, ZombieParent};
 
 use super::float;
 use crate::shell::{is_service, word};
 use crate::title::title;
-use crate::{Words, rule};
+use crate::{Words, rule, suffers};
 
 rule! {
     /// Zombies.
@@ -16,7 +16,9 @@ rule! {
         container is given all orphans there, and many programs that run as it do not wait for them.",
         judge, words;
     causes: [];
-    suffers: [];
+    suffers: [
+        suffers(Effect::LimitReached, |ties, a, b| ties.same_process(a, b), "they are what fills the limit"),
+    ];
     thresholds: {
         zombies: 20.0 Count, 1.0 ..= 1e6, "zombies of one parent";
         seconds: 2.0 Seconds, 1.0 ..= 3600.0, "how long the oldest must have been there";
