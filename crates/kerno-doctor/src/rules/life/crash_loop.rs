@@ -220,7 +220,8 @@ fn failed<'a>(program: &'a ProgramLife, part: &LifeSummary, rule: &CrashLoop) ->
     if program.most_running > 1 || !follows || float(failures) < rule.min_failures {
         return None;
     }
-    if !supervised && (answers_by_exit_code(&program.program) || is_a_script_at_work(program, part)) {
+    let asks = answers_by_exit_code(&program.program) || is_inline(program);
+    if !supervised && (asks || is_a_script_at_work(program, part)) {
         return None;
     }
     Some(Loop { program, variant: "exit_code", ending, failures })
@@ -243,6 +244,12 @@ fn most(program: &ProgramLife, wanted: impl Fn(&Ending) -> bool) -> Option<(Wait
     let wanted: Vec<_> = program.endings.iter().filter(|ending| wanted(ending)).collect();
     let first = wanted.iter().max_by_key(|ending| ending.count)?;
     Some((first.status, wanted.iter().map(|ending| ending.count).sum()))
+}
+
+/// A condition that a script has another shell look at: `bash -c '...'`. Without its arguments a shell may be that.
+fn is_inline(program: &ProgramLife) -> bool {
+    let is_shell = matches!(program.program.as_str(), "ash" | "bash" | "busybox" | "dash" | "ksh" | "sh" | "zsh");
+    is_shell && program.args.get(1).is_none_or(|first| first.starts_with('-'))
 }
 
 /// A script that does something else than to start one program: it starts others more often, or very different ones.

@@ -109,6 +109,8 @@ fn what_is_no_failure_is_none() {
     silent(program("sh", "grep", 1 << 8, 9));
     silent(program("sh", "pg_isready", 2 << 8, 9));
     silent(program("watch", "app", 1 << 8, 9));
+    silent(program("sh", "bash", 1 << 8, 9));
+    silent(ProgramLife { args: ["bash", "-c", "test -e x"].map(str::to_owned).into(), ..program("sh", "bash", 1 << 8, 9) });
     // Beside each other, as make -j and xargs -P start them.
     silent(ProgramLife { most_running: 4, ..program("make", "app", 1 << 8, 9) });
     // Other arguments each time, as a build has.
