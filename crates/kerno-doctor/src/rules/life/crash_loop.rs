@@ -24,6 +24,13 @@ rule! {
     causes: [];
     suffers: [
         suffers(Effect::MemoryRanOut, for_memory, "it was killed for want of memory each time"),
+        suffers(Effect::NoSpace, same_program, "it fails for want of space"),
+        suffers(Effect::StorageFails, same_program, "it fails with the errors of its storage"),
+        suffers(Effect::NoDescriptors, same_program, "it fails for want of a file descriptor"),
+        suffers(Effect::LimitReached, same_program, "it fails at that limit"),
+        suffers(Effect::OpensFail, same_program, "it cannot open its files"),
+        suffers(Effect::ConnectsFail, same_program, "it cannot connect"),
+        suffers(Effect::PathBroken, same_program, "it gets no answer"),
     ];
     thresholds: {
         min_failures: 3.0 Count, 2.0 ..= 1e6, "failures in a row that are a loop";
@@ -246,10 +253,11 @@ fn most(program: &ProgramLife, wanted: impl Fn(&Ending) -> bool) -> Option<(Wait
     Some((first.status, wanted.iter().map(|ending| ending.count).sum()))
 }
 
-/// A condition that a script has another shell look at: `bash -c '...'`. Without its arguments a shell may be that.
+/// A condition that a script has a shell or an interpreter look at: `bash -c '...'`. Without its arguments one may be that.
 fn is_inline(program: &ProgramLife) -> bool {
-    let is_shell = matches!(program.program.as_str(), "ash" | "bash" | "busybox" | "dash" | "ksh" | "sh" | "zsh");
-    is_shell && program.args.get(1).is_none_or(|first| first.starts_with('-'))
+    let name = program.program.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+    let shells = ["ash", "bash", "busybox", "dash", "ksh", "node", "perl", "php", "python", "ruby", "sh", "zsh"];
+    shells.contains(&name) && program.args.get(1).is_none_or(|first| first.starts_with('-'))
 }
 
 /// A script that does something else than to start one program: it starts others more often, or very different ones.
@@ -267,6 +275,13 @@ fn for_memory(_ties: &Ties<'_>, cause: &Finding, consequence: &Finding) -> Optio
     let name = consequence.text("program")?;
     let killed = cause.victims.iter().filter_map(|victim| victim.process.as_ref()).any(|process| process.comm == name);
     (consequence.variant == "oom" && cause.rule == "oom_kill" && killed).then_some(Tie::Process)
+}
+
+/// The other finding is about processes of that name, or they suffer from it.
+fn same_program(_ties: &Ties<'_>, cause: &Finding, consequence: &Finding) -> Option<Tie> {
+    let name = consequence.text("program")?;
+    let named = cause.victims.iter().chain([&cause.subject]).filter_map(|subject| subject.process.as_ref());
+    named.into_iter().any(|process| process.comm == name).then_some(Tie::Process)
 }
 
 fn words(finding: &Finding) -> Words {

@@ -107,10 +107,14 @@ fn what_is_no_failure_is_none() {
         silent(program("runsv", "app", (128 + signal) << 8, 9));
     }
     silent(program("sh", "grep", 1 << 8, 9));
+    silent(program("sh", "dd", 1 << 8, 9));
     silent(program("sh", "pg_isready", 2 << 8, 9));
     silent(program("watch", "app", 1 << 8, 9));
     silent(program("sh", "bash", 1 << 8, 9));
-    silent(ProgramLife { args: ["bash", "-c", "test -e x"].map(str::to_owned).into(), ..program("sh", "bash", 1 << 8, 9) });
+    silent(ProgramLife {
+        args: ["bash", "-c", "test -e x"].map(str::to_owned).into(),
+        ..program("sh", "bash", 1 << 8, 9)
+    });
     // Beside each other, as make -j and xargs -P start them.
     silent(ProgramLife { most_running: 4, ..program("make", "app", 1 << 8, 9) });
     // Other arguments each time, as a build has.
@@ -159,4 +163,16 @@ fn a_slow_row_is_none() {
     let mut window = fill!(Window { process_life: Some(part) });
     window.span.seconds = 3600.0;
     assert!(judge(&window, &CrashLoop::with(&Thresholds::default())).is_empty());
+}
+
+#[test]
+fn what_keeps_it_from_working_explains_it() {
+    let mut looped = found(vec![program("sh", "app", 1 << 8, 5)]).remove(0);
+    let window = Window::default();
+    let mut full = Finding::new(kerno_model::RuleId::new("disk_full"), Severity::Critical);
+    assert_eq!(same_program(&Ties::new(&window), &full, &looped), None);
+    full.victims = vec![Subject::process(&window, 7, "app")];
+    assert_eq!(same_program(&Ties::new(&window), &full, &looped), Some(Tie::Process));
+    looped.facts.clear();
+    assert_eq!(same_program(&Ties::new(&window), &full, &looped), None);
 }
