@@ -257,7 +257,7 @@ fn most(program: &ProgramLife, wanted: impl Fn(&Ending) -> bool) -> Option<(Wait
 fn is_inline(program: &ProgramLife) -> bool {
     let name = program.program.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
     let shells = ["ash", "bash", "busybox", "dash", "ksh", "node", "perl", "php", "python", "ruby", "sh", "zsh"];
-    shells.contains(&name) && program.args.get(1).is_none_or(|first| first.starts_with('-'))
+    shells.contains(&name) && program.args.get(1).is_none_or(|first| first.is_empty() || first.starts_with('-'))
 }
 
 /// A script that does something else than to start one program: it starts others more often, or very different ones.
