@@ -191,7 +191,7 @@ fn a_process_of_many_threads_ends_once() {
     let (_, events, told) = as_user(move |link| {
         for round in 0..rounds {
             let child = fork(|| {
-                let threads: Vec<_> = (0..13).map(|_| thread(|| std::thread::yield_now())).collect();
+                let threads: Vec<_> = (0..13).map(|_| thread(std::thread::yield_now)).collect();
                 match round % 3 {
                     // All end by themselves, the leader last.
                     0 => threads.into_iter().for_each(|thread| thread.join().unwrap()),

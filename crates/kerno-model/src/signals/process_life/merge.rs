@@ -116,7 +116,7 @@ impl Entry for ForkStarter {
                 None => self.programs.push(started.clone()),
             }
         }
-        self.programs.sort_by(|a, b| order_of_started(a, b));
+        self.programs.sort_by(order_of_started);
         self.programs.truncate(MAX_STARTED);
     }
 
