@@ -1,4 +1,4 @@
-//! eBPF kernel observability for Linux: seven signals, each with typed events and with sums kept in the kernel.
+//! eBPF kernel observability for Linux: eight signals, each with typed events and with sums kept in the kernel.
 //!
 //! A [`Loader`] puts one signal's programs into the kernel and hands out its events; a [`LoaderSet`] does so for several.
 //! Events arrive as [`RawEvent`]s that borrow from the kernel's ring buffer; [`RawEvent::decode`] gives the typed event
@@ -53,8 +53,8 @@ pub use probe::{
     LoaderSet, Options, Prepared, StreamError, Unavailable,
 };
 pub use signals::{
-    DiskEvent, DiskFlags, DiskIoLoader, DiskOp, FdEvent, FdOp, FdSource, FdTrackLoader, FileAuditLoader, FileEvent,
-    OomEvent, OomScope, OomTrackLoader, OpenFlags, OpenVia, PathKind, SchedDelayLoader, SchedEvent, SyscallEvent,
-    SyscallLatencyLoader, TcpDirection, TcpEvent, TcpEventType, TcpFamily, TcpMonitorLoader, TcpResetBy, TcpState,
-    TypedEvent, WaitReason,
+    Ancestor, DiskEvent, DiskFlags, DiskIoLoader, DiskOp, FdEvent, FdOp, FdSource, FdTrackLoader, FileAuditLoader,
+    FileEvent, LifeEvent, LifeOp, OomEvent, OomScope, OomTrackLoader, OpenFlags, OpenVia, PathKind, ProcessLifeLoader,
+    SchedDelayLoader, SchedEvent, SyscallEvent, SyscallLatencyLoader, TcpDirection, TcpEvent, TcpEventType, TcpFamily,
+    TcpMonitorLoader, TcpResetBy, TcpState, TypedEvent, WaitReason,
 };

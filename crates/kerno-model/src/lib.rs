@@ -5,6 +5,7 @@
 
 pub mod amount;
 pub mod catalogue;
+mod ending;
 mod entity;
 pub mod errno;
 mod fact;
@@ -34,6 +35,7 @@ mod vocabulary;
 mod why;
 mod window;
 
+pub use ending::WaitStatus;
 pub use entity::{Address, Device, Entity, NamedProcess, ProcessId, Subject};
 pub use errno::ErrnoCount;
 pub use fact::{Fact, Limit, Scope, Value, WaitsFor};
@@ -53,11 +55,12 @@ pub use series::{Series, Trend};
 pub use signals::{
     Awaited, AwaitedKind, BlockedTask, CgroupIo, CgroupMemory, CgroupThrottle, ConnectionOwner, CpuBacklog, CpuGroup,
     CpuHolder, CpuStat, DatagramSocket, DeletedFile, DeletedHolder, DescriptorKind, DiskDevice, DiskFailure,
-    DiskOpStat, DiskSubmitter, DiskSummary, DiskWriter, DnsWait, FdKind, FdProcess, FdSummary, FileProcess,
-    FileSummary, Filesystem, FilesystemWriter, ForcedState, FullListener, HeldProcess, IoLimit, IoLimitKind, KillScope,
-    ListenerHolder, MemoryHolder, NetworkInterface, OomKill, OomSummary, ProcessMemory, RequestKind, SchedSummary,
-    SchedWaiter, Stall, StallNeed, StallStep, StandingState, SyncStat, SyscallExemplar, SyscallOffender, SyscallStat,
-    SyscallSummary, TcpFailure, TcpFailureReason, TcpListener, TcpNamespace, TcpPeer, TcpProcess, TcpStuck, TcpSummary,
+    DiskOpStat, DiskSubmitter, DiskSummary, DiskWriter, DnsWait, Ending, FdKind, FdProcess, FdSummary, FileProcess,
+    FileSummary, Filesystem, FilesystemWriter, ForcedState, ForkStarter, FullListener, HeldProcess, IoLimit,
+    IoLimitKind, KillScope, LifeSummary, ListenerHolder, MemoryHolder, NetworkInterface, OomKill, OomSummary,
+    ProcessMemory, ProgramLife, RequestKind, SchedSummary, SchedWaiter, Stall, StallNeed, StallStep, StandingState,
+    StartedProgram, SyncStat, SyscallExemplar, SyscallOffender, SyscallStat, SyscallSummary, TcpFailure,
+    TcpFailureReason, TcpListener, TcpNamespace, TcpPeer, TcpProcess, TcpStuck, TcpSummary, ZombieParent,
 };
 pub use unit::Unit;
 pub use why::{Spent, ThreadTime, TimeKind, WaitedFor, WhyLink, WhyProcess, WhyReport};

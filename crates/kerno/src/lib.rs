@@ -1,4 +1,4 @@
-//! Why is this Linux machine slow or failing? Kerno asks the kernel: seven signals, each with typed events and with sums kept in the
+//! Why is this Linux machine slow or failing? Kerno asks the kernel: eight signals, each with typed events and with sums kept in the
 //! kernel, and a doctor that says what is wrong, who causes it and what to do.
 //!
 //! This crate is the front of several, for programs that use Kerno as a library: what is here stays.
@@ -113,10 +113,11 @@ pub mod doctor {
 }
 
 pub use kerno_bpf::{
-    Availability, Batch, CancelToken, Comm, Counters, DecodeError, DiskEvent, DiskFlags, DiskIoLoader, DiskOp,
-    ErrorKind, Event, EventType, Events, FdEvent, FdOp, FdSource, FdTrackLoader, FileAuditLoader, FileEvent, Filter,
-    FilterKind, Handle, Host, LoadError, Loader, LoaderSet, MAX_FILENAME_LEN, OomEvent, OomScope, OomTrackLoader,
-    OpenFlags, OpenVia, Options, PathKind, Prepared, RawEvent, RawEventBuf, SchedDelayLoader, SchedEvent, StreamError,
-    SyscallEvent, SyscallLatencyLoader, TASK_COMM_LEN, TcpDirection, TcpEvent, TcpEventType, TcpFamily,
-    TcpMonitorLoader, TcpResetBy, TcpState, TypedEvent, Unavailable, WaitReason,
+    Ancestor, Availability, Batch, CancelToken, Comm, Counters, DecodeError, DiskEvent, DiskFlags, DiskIoLoader,
+    DiskOp, ErrorKind, Event, EventType, Events, FdEvent, FdOp, FdSource, FdTrackLoader, FileAuditLoader, FileEvent,
+    Filter, FilterKind, Handle, Host, LifeEvent, LifeOp, LoadError, Loader, LoaderSet, MAX_FILENAME_LEN, OomEvent,
+    OomScope, OomTrackLoader, OpenFlags, OpenVia, Options, PathKind, Prepared, ProcessLifeLoader, RawEvent,
+    RawEventBuf, SchedDelayLoader, SchedEvent, StreamError, SyscallEvent, SyscallLatencyLoader, TASK_COMM_LEN,
+    TcpDirection, TcpEvent, TcpEventType, TcpFamily, TcpMonitorLoader, TcpResetBy, TcpState, TypedEvent, Unavailable,
+    WaitReason,
 };

@@ -12,6 +12,36 @@ use super::stage::{Behaviour, Device, counter};
 
 const CASES: &[Case] = &[
     Case { name: "idle", about: "nothing", needs: &[], stage: |_| Ok(Staged::healthy()) },
+    Case {
+        name: "make_of_many_jobs",
+        about: "make runs short commands beside each other, and some fail",
+        needs: &["make"],
+        stage: make_of_many,
+    },
+    Case {
+        name: "configure_script",
+        about: "a script tries what the machine has, as configure does",
+        needs: &["gcc"],
+        stage: configure,
+    },
+    Case {
+        name: "cron_jobs",
+        about: "a scheduler runs jobs of a second, some of which fail",
+        needs: &[],
+        stage: cron_jobs,
+    },
+    Case {
+        name: "workers_recycled",
+        about: "a server replaces its workers after some requests",
+        needs: &[],
+        stage: recycled,
+    },
+    Case {
+        name: "waiting_scripts",
+        about: "scripts wait until something works, and look with grep",
+        needs: &["timeout"],
+        stage: waiting,
+    },
     Case { name: "cargo_build", about: "a compiler on every CPU", needs: &[], stage: cargo_build },
     Case {
         name: "redis_benchmark",
@@ -635,4 +665,67 @@ fn dns_lookups(scene: &mut Scene) -> Result<Staged> {
     // Datagrams of both, by the namespace's count.
     Ok(Staged::healthy()
         .grows("datagrams", scene.window_seconds() * 10.0, move || super::stage::counter(&net, "UdpInDatagrams")))
+}
+
+fn make_of_many(scene: &mut Scene) -> Result<Staged> {
+    let rules = "TARGETS:=$(shell seq 1 400)\nall: $(TARGETS)\n.PHONY: all $(TARGETS)\n$(TARGETS):\n\
+        \t@sh -c 'i=0; while [ $$i -lt 3000 ]; do i=$$((i+1)); done; exit $$(($@ % 7 == 0))'\n";
+    std::fs::write(scene.dir().join("Makefile"), rules)?;
+    scene.spawn(&Run::shell("while :; do make -k -j2 >/dev/null 2>&1; done"))?;
+    scene.sleep(SETTLE)?;
+    Ok(Staged::healthy())
+}
+
+fn configure(scene: &mut Scene) -> Result<Staged> {
+    let script = "while :; do for f in stdio no_such string nothing math missing unistd stdlib; do\n\
+        echo \"#include <$f.h>\" >conftest.c; echo 'int main(void){return 0;}' >>conftest.c\n\
+        if gcc -o conftest conftest.c 2>conftest.err; then ./conftest; grep -q x conftest.err; fi\n\
+        sed -n 1p conftest.c >/dev/null; expr a : b >/dev/null; cat conftest.err | sort | uniq >/dev/null; uname -m >/dev/null\n\
+        rm -f conftest conftest.c conftest.err; basename $f >/dev/null; test -f nothing; dirname /a/b >/dev/null; tr a b </dev/null; done; done";
+    scene.spawn(&Run::shell(script))?;
+    scene.sleep(SETTLE)?;
+    Ok(Staged::healthy())
+}
+
+fn cron_jobs(scene: &mut Scene) -> Result<Staged> {
+    super::faults::life::program(scene, "job", "sleep 0.2; exit 1")?;
+    // As cron does: one that forks for each job, and its shell.
+    let script = "import os,subprocess,time\nn=0\n\
+        while True:\n\
+        \x20 n+=1\n\
+        \x20 if os.fork()==0:\n\
+        \x20  c=subprocess.call(['/bin/sh','-c','./job' if n%5==0 else 'sleep 0.1; exit 0']); os._exit(0)\n\
+        \x20 time.sleep(0.5)\n\
+        \x20 while True:\n\
+        \x20  try:\n\
+        \x20   if os.waitpid(-1,os.WNOHANG)[0]==0: break\n\
+        \x20  except ChildProcessError: break";
+    scene.spawn(&Run::python(script))?;
+    let dir = scene.dir().to_owned();
+    scene.until("the first job", || super::faults::life::starts(&dir).is_ok_and(|starts| starts > 0.0))?;
+    Ok(Staged::healthy())
+}
+
+fn recycled(scene: &mut Scene) -> Result<Staged> {
+    let script = "import os,time\n\
+        def work():\n\
+        \x20 if os.fork()==0: time.sleep(0.3); os._exit(0)\n\
+        for _ in range(4): work()\n\
+        while True: os.wait(); work()";
+    scene.spawn(&Run::python(script))?;
+    scene.sleep(SETTLE)?;
+    Ok(Staged::healthy())
+}
+
+fn waiting(scene: &mut Scene) -> Result<Staged> {
+    for script in [
+        "until grep -q ready status 2>/dev/null; do sleep 0.1; done",
+        "while :; do timeout 0.2 sleep 5; done",
+        "until bash -c '[ -e status ]'; do sleep 0.2; done",
+        "while :; do sh -c 'kill -TERM $$'; sleep 0.2; done",
+    ] {
+        scene.spawn(&Run::shell(script))?;
+    }
+    scene.sleep(SETTLE)?;
+    Ok(Staged::healthy())
 }

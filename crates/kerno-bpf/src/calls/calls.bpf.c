@@ -7,7 +7,7 @@
  *         hooks is in its own source
  * cost    that of each signal's handler, without the way into a program of its own
  */
-#define SIGNALS 4
+#define SIGNALS 5
 #include "signal.h"
 
 /* The order of calls::EVENTS in mod.rs. */
@@ -15,6 +15,7 @@
 #define FD_TRACK 1
 #define FILE_AUDIT 2
 #define TCP_MONITOR 3
+#define PROCESS_LIFE 4
 
 #include "emit.h"
 
@@ -22,6 +23,7 @@ RING(events_0);
 RING(events_1);
 RING(events_2);
 RING(events_3);
+RING(events_4);
 
 /* Which of them were asked for: the verifier removes the others. */
 const volatile __u8 cfg_signals[SIGNALS] = {};
@@ -40,6 +42,10 @@ const volatile __u8 cfg_signals[SIGNALS] = {};
 
 #define SIGNAL 3
 #include "../signals/tcp_monitor/tcp_monitor.bpf.c"
+#undef SIGNAL
+
+#define SIGNAL 4
+#include "../signals/process_life/process_life.bpf.c"
 #undef SIGNAL
 
 /*
@@ -83,6 +89,8 @@ int BPF_PROG(on_sched_process_exec, struct task_struct *task, int old_pid, struc
 		syscall_latency_sched_process_exec(task, old_pid);
 	if (cfg_signals[FD_TRACK])
 		fd_track_sched_process_exec(bprm);
+	if (cfg_signals[PROCESS_LIFE])
+		process_life_sched_process_exec(task, bprm);
 	return 0;
 }
 
@@ -93,6 +101,8 @@ int BPF_PROG(on_sched_process_exit, struct task_struct *task)
 		syscall_latency_sched_process_exit(task);
 	if (cfg_signals[FD_TRACK])
 		fd_track_sched_process_exit(task);
+	if (cfg_signals[PROCESS_LIFE])
+		process_life_sched_process_exit(task, cfg_exit_tells && ARGUMENT(1));
 	return 0;
 }
 

@@ -15,14 +15,20 @@ macro_rules! summaries {
             signals: &[$(stringify!($signal),)+],
         };
 
-        /// Loads the summaries of all of these, in their order; attaches nothing.
-        pub(crate) fn samplers(host: &Host) -> Result<Vec<Box<dyn Sampler>>, LoadError> {
-            let plans = [$(crate::signals::$signal::summary_plan(host)?,)+];
-            let members = plans.into_iter().enumerate().map(|(number, (_, plan))| Member { number, plan });
-            let programs = SummaryPrograms::load_together(&SUMMARIES, &members.collect::<Vec<_>>(), host)?;
+        /// Loads the summaries of these of them, in the order of their numbers; attaches nothing.
+        pub(crate) fn samplers(host: &Host, wanted: &[&str]) -> Result<Vec<Box<dyn Sampler>>, LoadError> {
+            let plans = [$(crate::signals::$signal::summary_plan,)+];
             let make = [$(crate::signals::$signal::sampler_of,)+];
-            programs.into_iter().zip(make).map(|(programs, make)| make(programs)).collect()
+            let (mut members, mut makers) = (Vec::new(), Vec::new());
+            for (number, ((name, plan), make)) in SUMMARIES.signals.iter().zip(plans).zip(make).enumerate() {
+                if wanted.contains(name) {
+                    members.push(Member { number, plan: plan(host)?.1 });
+                    makers.push(make);
+                }
+            }
+            let programs = SummaryPrograms::load_together(&SUMMARIES, &members, host)?;
+            programs.into_iter().zip(makers).map(|(programs, make)| make(programs)).collect()
         }
     };
 }
-summaries! { syscall_latency file_audit }
+summaries! { syscall_latency file_audit process_life }

@@ -27,9 +27,10 @@ enum Part {
 impl Work {
     /// All that there is to load for these signals.
     fn of(wanted: Vec<&'static SignalInfo>) -> Vec<Self> {
-        let (sharing, mut alone): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|info| is_shared(info));
+        let (mut sharing, mut alone): (Vec<&SignalInfo>, Vec<_>) = wanted.into_iter().partition(|info| is_shared(info));
+        sharing.sort_by_key(|info| SUMMARIES.number(info.name));
         let mut all = Vec::new();
-        if sharing.len() == SUMMARIES.signals.len() {
+        if sharing.len() > 1 {
             all.push(Self::Together(sharing));
         } else {
             alone.extend(sharing);
@@ -43,15 +44,17 @@ impl Work {
         match self {
             Self::Tasks => vec![Part::Tasks(Box::new(Tasks::load(host)))],
             Self::Signal(info) => vec![alone(info)],
-            Self::Together(infos) => match summaries::samplers(host) {
-                Ok(loaded) => infos
-                    .into_iter()
-                    .zip(loaded.into_iter().map(Ok))
-                    .map(|(info, sampler)| Part::Signal(info, sampler))
-                    .collect(),
-                // What the kernel does not take of several signals it may take of one.
-                Err(_) => infos.into_iter().map(alone).collect(),
-            },
+            Self::Together(infos) => {
+                match summaries::samplers(host, &infos.iter().map(|info| info.name).collect::<Vec<_>>()) {
+                    Ok(loaded) => infos
+                        .into_iter()
+                        .zip(loaded.into_iter().map(Ok))
+                        .map(|(info, sampler)| Part::Signal(info, sampler))
+                        .collect(),
+                    // What the kernel does not take of several signals it may take of one.
+                    Err(_) => infos.into_iter().map(alone).collect(),
+                }
+            }
         }
     }
 }

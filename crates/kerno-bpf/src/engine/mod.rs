@@ -55,5 +55,5 @@ pub(crate) use pressure::PressureMeter;
 pub(crate) use proc_file::ProcFile;
 pub(crate) use resolver::{Late, Question, Resolver};
 pub(crate) use sampler::{Sampler, Tick};
-pub(crate) use tasks::{ProcessAccount, Tasks};
+pub(crate) use tasks::{ProcessAccount, TaskRow, Tasks};
 pub(crate) use unseen::proc_has_host_pids;

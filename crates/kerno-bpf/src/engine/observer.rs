@@ -390,6 +390,9 @@ impl Observer {
         self.kernel_log.sample(now_ns);
         self.kernel_log.finish(&mut self.gaps, &mut signals);
         self.name_processes(&mut signals);
+        if let (true, Some(life)) = (self.options.redact, &mut signals.process_life) {
+            life.programs.iter_mut().for_each(|program| program.args.clear());
+        }
         self.tell_gaps(&mut signals);
         self.spent.entry(PROCESSES).or_default().windows += watch.lap();
         signals.cost = self.cost(self.cpu_seconds + watch.0 - begun);

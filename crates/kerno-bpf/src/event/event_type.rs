@@ -20,6 +20,8 @@ pub enum EventType {
     FdTrack = 6,
     /// A file was opened, or failed to ([`FileEvent`](crate::FileEvent)).
     FileAudit = 7,
+    /// A process began, executed a program or ended ([`LifeEvent`](crate::LifeEvent)).
+    ProcessLife = 9,
 }
 
 /// A number or name that is no [`EventType`]. Displays as `unknown(N)`.
@@ -36,7 +38,7 @@ impl std::error::Error for UnknownEventType {}
 
 impl EventType {
     /// Every type, in the order of their numbers.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::SyscallLatency,
         Self::TcpMonitor,
         Self::OomKill,
@@ -44,7 +46,11 @@ impl EventType {
         Self::SchedDelay,
         Self::FdTrack,
         Self::FileAudit,
+        Self::ProcessLife,
     ];
+
+    /// One more than the highest number, for tables by number.
+    pub const NUMBERS: usize = 10;
 
     /// The name, as displayed and parsed.
     pub const fn name(self) -> &'static str {
@@ -56,6 +62,7 @@ impl EventType {
             Self::SchedDelay => "sched_delay",
             Self::FdTrack => "fd_track",
             Self::FileAudit => "file_audit",
+            Self::ProcessLife => "process_life",
         }
     }
 
@@ -122,8 +129,10 @@ mod tests {
             (5, "sched_delay"),
             (6, "fd_track"),
             (7, "file_audit"),
+            (9, "process_life"),
         ];
         assert_eq!(expected.len(), EventType::ALL.len());
+        assert_eq!(EventType::ALL.map(u8::from).into_iter().max(), Some(u8::try_from(EventType::NUMBERS - 1).unwrap()));
         for (number, name) in expected {
             let event_type = EventType::try_from(number).unwrap();
             assert_eq!(event_type.to_string(), name);
@@ -134,7 +143,7 @@ mod tests {
 
     #[test]
     fn every_other_number_is_unknown() {
-        for number in (0..=u8::MAX).filter(|n| !(1..=7).contains(n)) {
+        for number in (0..=u8::MAX).filter(|n| !matches!(n, 1..=7 | 9)) {
             assert_eq!(EventType::name_of(number), format!("unknown({number})"));
         }
         assert!("TCP_MONITOR".parse::<EventType>().is_err());

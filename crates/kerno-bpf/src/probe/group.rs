@@ -18,7 +18,7 @@ pub(crate) struct Group {
 }
 
 /// The rings of an object with several signals, by number.
-const RINGS: [&str; 4] = ["events_0", "events_1", "events_2", "events_3"];
+const RINGS: [&str; 5] = ["events_0", "events_1", "events_2", "events_3", "events_4"];
 
 /// The knob that tells which signals of an object are asked for.
 const ASKED_FOR: &str = "cfg_signals";
@@ -53,8 +53,7 @@ impl Group {
             }
             merge_programs(&mut merged, plan);
         }
-        // An object in which all signals are always on has no such knob.
-        merged.globals.push((ASKED_FOR, asked_for, false));
+        merged.globals.push((ASKED_FOR, asked_for, true));
         merged
     }
 

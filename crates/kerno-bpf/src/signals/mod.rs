@@ -4,6 +4,7 @@ pub mod disk_io;
 pub mod fd_track;
 pub mod file_audit;
 pub mod oom_track;
+pub mod process_life;
 pub mod sched_delay;
 pub mod syscall_latency;
 pub mod tcp_monitor;
@@ -12,6 +13,7 @@ pub use disk_io::{DiskEvent, DiskFlags, DiskIoLoader, DiskOp};
 pub use fd_track::{FdEvent, FdOp, FdSource, FdTrackLoader};
 pub use file_audit::{FileAuditLoader, FileEvent, OpenFlags, OpenVia, PathKind};
 pub use oom_track::{OomEvent, OomScope, OomTrackLoader};
+pub use process_life::{Ancestor, LifeEvent, LifeOp, ProcessLifeLoader};
 pub use sched_delay::{SchedDelayLoader, SchedEvent, WaitReason};
 pub use syscall_latency::{SyscallEvent, SyscallLatencyLoader};
 pub use tcp_monitor::{TcpDirection, TcpEvent, TcpEventType, TcpFamily, TcpMonitorLoader, TcpResetBy, TcpState};
@@ -164,4 +166,5 @@ signals! {
     sched_delay: SchedDelay = "sched_delay", SchedEvent, SchedDelayLoader, "sched";
     fd_track: FdTrack = "fd_track", FdEvent, FdTrackLoader, "fd";
     file_audit: FileAudit = "file_audit", FileEvent, FileAuditLoader, "file";
+    process_life: ProcessLife = "process_life", LifeEvent, ProcessLifeLoader, "proc";
 }

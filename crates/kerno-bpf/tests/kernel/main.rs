@@ -51,6 +51,8 @@ mod merging;
 mod network_drops;
 mod oom_summary;
 mod oom_track;
+mod process_life;
+mod process_life_summary;
 mod sched_account;
 mod sched_delay;
 mod sched_summary;

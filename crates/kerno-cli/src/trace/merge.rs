@@ -21,7 +21,7 @@ pub(super) struct Merge {
     /// When this pass began.
     begun_ns: u64,
     /// Of this pass, by the event type's number: how many, and the time of the last.
-    rings: [(usize, u64); 1 + EventType::ALL.len()],
+    rings: [(usize, u64); EventType::NUMBERS],
 }
 
 /// Copies of records, with an index to sort.

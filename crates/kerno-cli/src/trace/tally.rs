@@ -9,7 +9,7 @@ use kerno::{Counters, EventType, Handle};
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     /// By the event type's number.
-    written: [u64; 1 + EventType::ALL.len()],
+    written: [u64; EventType::NUMBERS],
     total: u64,
     undecodable: u64,
 }

@@ -25,7 +25,7 @@ pub(crate) struct Ties<'a> {
 }
 
 impl<'a> Ties<'a> {
-    pub(super) const fn new(window: &'a Window) -> Self {
+    pub(crate) const fn new(window: &'a Window) -> Self {
         Self { window }
     }
 

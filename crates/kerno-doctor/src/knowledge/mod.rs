@@ -3,4 +3,5 @@
 pub mod kernel_log;
 pub mod limits;
 pub mod normal;
+pub(crate) mod starters;
 pub(crate) mod wait_channels;

@@ -5,6 +5,7 @@ mod cpu;
 mod descriptors;
 mod files;
 mod kernel;
+mod life;
 mod limits;
 mod memory;
 mod network;
@@ -53,5 +54,8 @@ pub static ALL: &[Rule] = &[
     descriptors::leak::FdLeak::RULE,
     files::FileOpenStorm::RULE,
     kernel::message::KernelReport::RULE,
+    life::crash_loop::CrashLoop::RULE,
+    life::fork_storm::ForkStorm::RULE,
+    life::zombies::Zombies::RULE,
     objectives::ObjectiveBurn::RULE,
 ];

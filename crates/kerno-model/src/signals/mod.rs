@@ -4,6 +4,7 @@ mod disk_io;
 mod fd_track;
 mod file_audit;
 mod oom_track;
+mod process_life;
 mod sched_delay;
 mod syscall_latency;
 mod tcp_monitor;
@@ -15,6 +16,7 @@ pub use disk_io::{
 pub use fd_track::{DescriptorKind, FdKind, FdProcess, FdSummary};
 pub use file_audit::{FileProcess, FileSummary};
 pub use oom_track::{CgroupMemory, KillScope, MemoryHolder, OomKill, OomSummary, ProcessMemory};
+pub use process_life::{Ending, ForkStarter, LifeSummary, ProgramLife, StartedProgram, ZombieParent};
 pub use sched_delay::{
     Awaited, AwaitedKind, BlockedTask, CgroupThrottle, CpuGroup, CpuHolder, CpuStat, DnsWait, FullListener,
     HeldProcess, ListenerHolder, SchedSummary, SchedWaiter, Stall, StallNeed, StallStep, StandingState,

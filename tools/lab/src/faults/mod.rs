@@ -7,6 +7,7 @@ pub(crate) mod dns;
 pub(crate) mod drops;
 mod filesystem;
 mod kernel;
+pub(crate) mod life;
 mod limits;
 mod memory;
 mod neighbours;
@@ -37,6 +38,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Case> {
         standing::CASES,
         programs::CASES,
         limits::CASES,
+        life::CASES,
     ];
     groups.into_iter().flatten()
 }

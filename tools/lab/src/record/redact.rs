@@ -129,7 +129,7 @@ impl Redactor<'_> {
 
     fn text(&mut self, key: &str, text: &str) -> String {
         match key {
-            "cmdline" => String::new(),
+            "cmdline" | "args" => String::new(),
             "user" if text == "root" => text.to_owned(),
             "user" => "user".to_owned(),
             "unit" => self.component(text),

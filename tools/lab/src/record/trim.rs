@@ -72,8 +72,11 @@ pub(super) fn comms(window: &Value, of: &BTreeSet<u32>, into: &mut BTreeSet<Stri
     });
 }
 
-/// The processes that a thing in a list is about: it has a name, and an id or several.
+/// The processes that a thing in a list is about: it has a name, and an id or several. A program is its starter's.
 pub(super) fn who(map: &Map<String, Value>) -> Option<Vec<u32>> {
+    if map.contains_key("starter_comm") {
+        return map.get("starter_pid").and_then(pid).map(|pid| vec![pid]);
+    }
     map.get("comm")?;
     map.get("pid").and_then(pid).map(|pid| vec![pid]).or_else(|| pids_in(map.get("pids")))
 }

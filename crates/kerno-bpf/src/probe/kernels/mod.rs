@@ -114,12 +114,15 @@ fn members(group: &Group, host: &Host) -> Vec<Member> {
 
 /// What is loaded of each signal where it is asked for alone.
 fn plans_alone(host: &Host) -> Vec<(Object, Plan)> {
-    use crate::signals::{self, disk_io, file_audit, oom_track, sched_delay, syscall_latency, tcp_monitor};
+    use crate::signals::{
+        self, disk_io, file_audit, oom_track, process_life, sched_delay, syscall_latency, tcp_monitor,
+    };
     let mut plans = signals::hook_plans(host);
     plans.extend([
         disk_io::summary_plan(host),
         file_audit::summary_plan(host),
         oom_track::summary_plan(host),
+        process_life::summary_plan(host),
         sched_delay::summary_plan(host),
         syscall_latency::summary_plan(host),
         tcp_monitor::summary_plan(host),
@@ -536,6 +539,7 @@ fn signals_that_share_hooks_have_one_program_a_hook_in_an_order_that_is_each_one
             "calls tp_btf/sched_process_exit",
             "calls tp_btf/sys_enter",
             "calls tp_btf/sys_exit",
+            "calls_summary tp_btf/sched_process_exec",
             "calls_summary tp_btf/sched_process_exit",
             "calls_summary tp_btf/sys_exit",
         ]
