@@ -36,6 +36,26 @@ impl<'a> Ties<'a> {
         (cause.id == consequence.id).then_some(Tie::Process)
     }
 
+    /// The cause is about a run of the program that is started again and again, or that suffers from it: a process that the same one has started, in
+    /// the same service where that starts them all.
+    pub(crate) fn of_what_is_started_again(&self, cause: &Finding, again: &Finding) -> Option<Tie> {
+        let starter = again.subject.pid()?;
+        let last: Vec<u32> = again.victims.iter().filter_map(Subject::pid).collect();
+        let is_a_run = |subject: &Subject| {
+            let Some(pid) = subject.pid() else { return false };
+            let started = || self.window.process(pid).is_some_and(|process| process.parent_pid == starter);
+            let unit = again.subject.unit.is_some() && subject.unit == again.subject.unit;
+            // Whoever manages services has started many programs.
+            pid != starter && (last.contains(&pid) || unit || starter > 1 && started())
+        };
+        cause.victims.iter().chain([&cause.subject]).any(is_a_run).then_some(Tie::Process)
+    }
+
+    /// The same, and each time for want of memory.
+    pub(crate) fn kills_what_is_started_again(&self, cause: &Finding, again: &Finding) -> Option<Tie> {
+        (again.variant == "oom" && cause.rule == "oom_kill").then(|| self.of_what_is_started_again(cause, again))?
+    }
+
     // Storage.
 
     /// Both name the same device, or a part of it.

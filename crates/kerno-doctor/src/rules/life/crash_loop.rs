@@ -6,7 +6,6 @@ use kerno_model::amount::span;
 use kerno_model::{Effect, Ending, Finding, LifeSummary, ProgramLife, Severity, Subject, Unit, WaitStatus, Window};
 
 use super::{float, times};
-use crate::causes::{Tie, Ties};
 use crate::knowledge::starters::{answers_by_exit_code, is_supervisor, repeats_on_purpose};
 use crate::shell::{is_service, word};
 use crate::title::title;
@@ -23,14 +22,14 @@ rule! {
         judge, words;
     causes: [];
     suffers: [
-        suffers(Effect::MemoryRanOut, for_memory, "it was killed for want of memory each time"),
-        suffers(Effect::NoSpace, same_program, "it fails for want of space"),
-        suffers(Effect::StorageFails, same_program, "it fails with the errors of its storage"),
-        suffers(Effect::NoDescriptors, same_program, "it fails for want of a file descriptor"),
-        suffers(Effect::LimitReached, same_program, "it fails at that limit"),
-        suffers(Effect::OpensFail, same_program, "it cannot open its files"),
-        suffers(Effect::ConnectsFail, same_program, "it cannot connect"),
-        suffers(Effect::PathBroken, same_program, "it gets no answer"),
+        suffers(Effect::MemoryRanOut, |ties, a, b| ties.kills_what_is_started_again(a, b), "it was killed for want of memory each time"),
+        suffers(Effect::NoSpace, |ties, a, b| ties.of_what_is_started_again(a, b), "it fails for want of space"),
+        suffers(Effect::StorageFails, |ties, a, b| ties.of_what_is_started_again(a, b), "it fails with the errors of its storage"),
+        suffers(Effect::NoDescriptors, |ties, a, b| ties.of_what_is_started_again(a, b), "it fails for want of a file descriptor"),
+        suffers(Effect::LimitReached, |ties, a, b| ties.of_what_is_started_again(a, b), "it fails at that limit"),
+        suffers(Effect::OpensFail, |ties, a, b| ties.of_what_is_started_again(a, b), "it cannot open its files"),
+        suffers(Effect::ConnectsFail, |ties, a, b| ties.of_what_is_started_again(a, b), "it cannot connect"),
+        suffers(Effect::PathBroken, |ties, a, b| ties.of_what_is_started_again(a, b), "it gets no answer"),
     ];
     thresholds: {
         min_failures: 3.0 Count, 2.0 ..= 1e6, "failures in a row that are a loop";
@@ -268,20 +267,6 @@ fn is_a_script_at_work(program: &ProgramLife, part: &LifeSummary) -> bool {
     let others: Vec<_> = part.programs.iter().filter(is_other).collect();
     let starts: u64 = others.iter().map(|other| other.starts).sum();
     others.len() > 8 || starts > 6 * program.starts
-}
-
-/// It is the one that is killed for memory.
-fn for_memory(_ties: &Ties<'_>, cause: &Finding, consequence: &Finding) -> Option<Tie> {
-    let name = consequence.text("program")?;
-    let killed = cause.victims.iter().filter_map(|victim| victim.process.as_ref()).any(|process| process.comm == name);
-    (consequence.variant == "oom" && cause.rule == "oom_kill" && killed).then_some(Tie::Process)
-}
-
-/// The other finding is about processes of that name, or they suffer from it.
-fn same_program(_ties: &Ties<'_>, cause: &Finding, consequence: &Finding) -> Option<Tie> {
-    let name = consequence.text("program")?;
-    let named = cause.victims.iter().chain([&cause.subject]).filter_map(|subject| subject.process.as_ref());
-    named.into_iter().any(|process| process.comm == name).then_some(Tie::Process)
 }
 
 fn words(finding: &Finding) -> Words {

@@ -1,7 +1,8 @@
-use kerno_model::fill;
+use kerno_model::{Process, fill};
 
 use super::*;
 use crate::Thresholds;
+use crate::causes::{Tie, Ties};
 use crate::rules::testing::words_hold;
 
 /// A program that ended so often so, each time after the one before had failed.
@@ -167,12 +168,19 @@ fn a_slow_row_is_none() {
 
 #[test]
 fn what_keeps_it_from_working_explains_it() {
-    let mut looped = found(vec![program("sh", "app", 1 << 8, 5)]).remove(0);
-    let window = Window::default();
-    let mut full = Finding::new(kerno_model::RuleId::new("disk_full"), Severity::Critical);
-    assert_eq!(same_program(&Ties::new(&window), &full, &looped), None);
-    full.victims = vec![Subject::process(&window, 7, "app")];
-    assert_eq!(same_program(&Ties::new(&window), &full, &looped), Some(Tie::Process));
-    looped.facts.clear();
-    assert_eq!(same_program(&Ties::new(&window), &full, &looped), None);
+    let looped = found(vec![program("sh", "app", 1 << 8, 5)]).remove(0);
+    let mut window = Window::default();
+    let process = |pid: u32, parent_pid: u32| Process { pid, parent_pid, comm: "app".into(), ..Process::default() };
+    for (pid, parent) in [(7, 12), (8, 1), (99, 12)] {
+        window.processes.insert(pid, process(pid, parent));
+    }
+    let tie = |victim: u32| {
+        let mut full = Finding::new(kerno_model::RuleId::new("disk_full"), Severity::Critical);
+        full.victims = vec![Subject::process(&window, victim, "app")];
+        Ties::new(&window).of_what_is_started_again(&full, &looped)
+    };
+    assert_eq!(tie(99), Some(Tie::Process), "the last of them");
+    assert_eq!(tie(7), Some(Tie::Process), "another that the same one started");
+    assert_eq!(tie(8), None, "one of the same name that another started");
+    assert_eq!(tie(12), None, "who starts them");
 }
