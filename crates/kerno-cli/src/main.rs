@@ -11,6 +11,7 @@ mod explain;
 mod export;
 mod incidents;
 mod limits;
+mod manual;
 mod output;
 mod past;
 mod privileges;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         Command::Trace(args) => trace::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Completions { shell } => completions(shell),
+        Command::Manual { directory } => manual::run(&directory),
     };
     result.unwrap_or_else(|error| {
         error::print(&error);

@@ -49,7 +49,7 @@ pub(crate) use cumulative::{Cumulative, Delta, Gap, Gaps, is_gone};
 pub(crate) use fast_map::FastMap;
 pub(crate) use limit_watch::{Failure, may_be_a_limit};
 pub(crate) use membership::membership;
-pub(crate) use mounts::MountWatch;
+pub(crate) use mounts::{MountWatch, host_mounts};
 pub(crate) use pace::Pace;
 pub(crate) use pressure::PressureMeter;
 pub(crate) use proc_file::ProcFile;

@@ -24,3 +24,13 @@ impl MountWatch {
         true
     }
 }
+
+/// What is mounted on the host (`/proc/1/mountinfo`); `None` if this process sees the same mounts.
+/// A service manager gives a service mounts of its own, with the same file systems and other options.
+pub(crate) fn host_mounts() -> Option<String> {
+    let namespace = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/mnt")).ok();
+    if namespace("1")? == namespace("self")? {
+        return None;
+    }
+    Some(String::from_utf8_lossy(&std::fs::read("/proc/1/mountinfo").ok()?).into_owned())
+}

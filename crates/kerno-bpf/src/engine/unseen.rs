@@ -1,13 +1,15 @@
 //! Finds what cannot be seen with these privileges, in these namespaces, on this kernel. Reports say so, lest silence be taken for
 //! health.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::{self, ErrorKind, Read as _};
 use std::path::Path;
 use std::sync::OnceLock;
 
 use super::cgroups::Hierarchy;
-use crate::probe::in_initial_pid_namespace;
+use super::mounts::host_mounts;
+use crate::probe::{in_initial_pid_namespace, unescape_mount};
 use kerno_model::{Missing, fill};
 
 /// A signal, a part of what it observes, where that is read, a test whether it can be read, and what is needed for it.
@@ -60,13 +62,22 @@ pub(super) fn unseen(signals: &[&str]) -> Vec<Missing> {
         let reason = "the mounted hierarchy starts below the root of the machine: this is a container with its own cgroup namespace";
         all.push(missing("all", "cgroups outside this one", reason.to_owned()));
     }
-    let mounts = |of: &str| fs::read_link(format!("/proc/{of}/ns/mnt")).ok();
-    let elsewhere = mounts("1").zip(mounts("self")).is_some_and(|(first, own)| first != own);
-    if signals.contains(&"disk_io") && elsewhere && proc_has_host_pids() {
-        let reason = "this is not the mount namespace of process 1";
-        all.push(missing("disk_io", "file systems that are mounted only on the host", reason.to_owned()));
+    if signals.contains(&"disk_io")
+        && let Some(host) = host_mounts()
+        && let Some(first) = only_there(&host, &fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
+    {
+        let reason = format!("this is not the mount namespace of process 1, which has {first}");
+        all.push(missing("disk_io", "file systems that are mounted only on the host", reason));
     }
     all
+}
+
+/// A place where the host has mounted a file system of a block device, of which nothing is mounted here.
+fn only_there(host: &str, here: &str) -> Option<String> {
+    let device = |line: &str| line.split(' ').nth(2).filter(|device| !device.starts_with("0:")).map(str::to_owned);
+    let here: HashSet<_> = here.lines().filter_map(device).collect();
+    let line = host.lines().find(|line| device(line).is_some_and(|device| !here.contains(&device)))?;
+    line.split(' ').nth(4).map(unescape_mount)
 }
 
 /// Why `/proc/PID` is missing, or is not the process that the kernel side means.
@@ -106,6 +117,13 @@ mod tests {
         for missing in unseen(&["disk_io", "oom_track", "sched_delay"]) {
             assert!(!missing.what.is_empty() && !missing.reason.is_empty(), "{missing:?}");
         }
+    }
+
+    #[test]
+    fn a_file_system_that_only_the_host_has_is_named() {
+        let host = "20 1 8:2 / / rw - ext4 /dev/sda2 rw\n21 20 8:3 / /srv/a\\040b rw - xfs /dev/sdb rw\n22 20 0:5 / /proc rw - proc proc rw";
+        assert_eq!(only_there(host, "9 1 8:2 /x /etc/hosts rw - ext4 /dev/sda2 rw"), Some("/srv/a b".to_owned()));
+        assert_eq!(only_there(host, host), None);
     }
 
     #[test]

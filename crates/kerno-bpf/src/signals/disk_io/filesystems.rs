@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
 use super::devices::{Dev, backing, number, parse_number, whole_disk};
-use crate::engine::{MountWatch, Question, Resolver};
+use crate::engine::{MountWatch, Question, Resolver, host_mounts};
 use crate::probe::unescape_mount;
 use kerno_model::Missing;
 use kerno_model::{ErrnoCount, Filesystem, ForcedState, fill};
@@ -24,6 +24,8 @@ const MAY_HANG: [&str; 13] =
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct MountLine {
     dev: Dev,
+    /// What of the file system is mounted there.
+    root: String,
     mount: String,
     read_only: bool,
     /// All of it is mounted there, and read-only.
@@ -65,6 +67,7 @@ fn parse_line(line: &str) -> Option<MountLine> {
     let forced = forced(kind, options, super_options);
     Some(MountLine {
         dev: parse_number(dev)?,
+        root: (*root).to_owned(),
         mount: unescape_mount(mount),
         read_only: read_only(options) || read_only(super_options) || forced != ForcedState::None,
         asked_read_only: *root == "/" && read_only(options),
@@ -72,6 +75,18 @@ fn parse_line(line: &str) -> Option<MountLine> {
         kind: (*kind).to_owned(),
         source: unescape_mount(source),
     })
+}
+
+/// Takes from the mounts of the host how each of these is mounted there. A service manager mounts read-only for a service what the machine can write
+/// to; only the host's own mounts say what is so for all.
+fn as_on_host(lines: &mut [MountLine], host: &[MountLine]) {
+    // Of those at one place, the last hides the others.
+    let at: HashMap<_, _> = host.iter().map(|line| ((line.dev, &line.root, &line.mount), line)).collect();
+    for line in lines {
+        if let Some(host) = at.get(&(line.dev, &line.root, &line.mount)) {
+            *line = (*host).clone();
+        }
+    }
 }
 
 fn may_hang(kind: &str) -> bool {
@@ -198,7 +213,11 @@ impl Filesystems {
         // Names of mount points may be any bytes.
         let text = fs::read("/proc/self/mountinfo").unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
-        let lines: Vec<_> = text.lines().filter_map(parse_line).collect();
+        let mut lines: Vec<_> = text.lines().filter_map(parse_line).collect();
+        if let Some(host) = host_mounts() {
+            let host: Vec<_> = host.lines().filter_map(parse_line).collect();
+            as_on_host(&mut lines, &host);
+        }
         self.mounts = HashMap::new();
         let sources = devices_of_sources(&lines, resolver);
         for line in &lines {
@@ -392,6 +411,24 @@ mod tests {
         assert_eq!(forced(mounted), Some(ForcedState::None));
         let broken = "50 29 7:0 / /m rw - ext4 /dev/loop0 ro\n51 29 7:0 /etc/hosts /pod/hosts ro - ext4 /dev/loop0 ro";
         assert_eq!(forced(broken), Some(ForcedState::ReadOnly), "a part of it is bound read-only, as in containers");
+    }
+
+    #[test]
+    fn what_is_read_only_for_this_service_alone_is_not_for_the_machine() {
+        let host = "20 1 8:2 / / rw shared:1 - ext4 /dev/sda2 rw\n21 20 8:3 / /srv rw - xfs /dev/sdb rw\n22 20 8:4 / /ro ro - ext4 /dev/sdc ro";
+        let service = host.replace(" rw shared:1", " ro shared:1").replace("/srv rw", "/srv ro");
+        let mut lines = lines(&service);
+        assert!(lines.iter().all(|line| line.read_only), "{lines:?}");
+        as_on_host(&mut lines, &super::tests::lines(host));
+        let read_only: Vec<_> = lines.iter().map(|line| line.read_only).collect();
+        assert_eq!(read_only, [false, false, true]);
+        // What an error made read-only shows again.
+        as_on_host(&mut lines, &super::tests::lines(&host.replace("/dev/sdb rw", "/dev/sdb ro")));
+        assert_eq!(lines[1].forced, ForcedState::ReadOnly);
+        // In a container, other places have the same file system.
+        let mut container = super::tests::lines("30 1 8:2 /var/lib/c/etc /etc/hosts ro - ext4 /dev/sda2 rw");
+        as_on_host(&mut container, &super::tests::lines(host));
+        assert!(container[0].read_only);
     }
 
     #[test]
