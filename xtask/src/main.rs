@@ -52,6 +52,9 @@ enum Command {
     Soak(Passed),
     /// Run the kernel tests in virtual machines, one a kernel line (installs qemu from Debian)
     Vm(vm::Vm),
+    /// Make packages, an image and lists of what is in them, in target/package
+    #[command(disable_help_flag = true)]
+    Package(Passed),
     /// Measure, as root, and print a table: what watching costs, beside other tools in the same run
     #[command(disable_help_flag = true)]
     Bench(Passed),
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Command::Vm(vm) => vm::run(&vm),
         Command::Lab(Passed { args }) => become_program("kerno-lab", &args),
         Command::Soak(Passed { args }) => become_program("kerno-soak", &args),
+        Command::Package(Passed { args }) => package(&args),
         Command::Bench(Passed { args }) => become_program("kerno-bench", &args),
     };
     match result {
@@ -84,11 +88,19 @@ fn main() -> ExitCode {
     }
 }
 
+/// It has kerno built itself, static, and needs none beside it.
+fn package(args: &[OsString]) -> anyhow::Result<()> {
+    become_built(&cargo::build_program("kerno-package", false)?, args)
+}
+
 /// Becomes a program in a crate of its own. Those need the library, which needs the objects, which this program makes.
 fn become_program(package: &str, args: &[OsString]) -> anyhow::Result<()> {
     // Whoever names a kerno needs no other.
     let names_one = |arg: &OsString| arg.to_str().is_some_and(|arg| arg == "--kerno" || arg.starts_with("--kerno="));
-    let program = cargo::build_program(package, !args.iter().any(names_one))?;
-    Err(std::process::Command::new(&program).args(args).exec())
+    become_built(&cargo::build_program(package, !args.iter().any(names_one))?, args)
+}
+
+fn become_built(program: &std::path::Path, args: &[OsString]) -> anyhow::Result<()> {
+    Err(std::process::Command::new(program).args(args).exec())
         .with_context(|| format!("cannot run {}", program.display()))
 }

@@ -13,6 +13,7 @@ const TOOLS: &[Tool] = &[
     Tool { name: "kerno-kit", tools: &[], library: false },
     // It makes the objects that the library is built from.
     Tool { name: "xtask", tools: &["kerno-kit"], library: false },
+    Tool { name: "kerno-package", tools: &["kerno-kit"], library: false },
     Tool { name: "kerno-lab", tools: &["kerno-kit"], library: true },
     Tool { name: "kerno-soak", tools: &["kerno-kit"], library: true },
     Tool { name: "kerno-bench", tools: &["kerno-kit"], library: true },
