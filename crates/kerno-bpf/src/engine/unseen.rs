@@ -7,6 +7,8 @@ use std::io::{self, ErrorKind, Read as _};
 use std::path::Path;
 use std::sync::OnceLock;
 
+use rustix::thread::CapabilitySet;
+
 use super::cgroups::Hierarchy;
 use super::mounts::host_mounts;
 use crate::probe::{in_initial_pid_namespace, unescape_mount};
@@ -22,7 +24,7 @@ const PARTS: &[Part] = &[
         "disk_io",
         "which files processes of other users write",
         "/proc/PID/fd",
-        || fs::read_dir("/proc/1/fd").map(drop),
+        || fs::read_dir("/proc/1/fd").map(drop).and_then(|()| may_trace()),
         "needs root, or CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
     ),
     (
@@ -35,6 +37,12 @@ const PARTS: &[Part] = &[
     ("disk_io", "pressure on I/O", "/proc/pressure/io", || readable("/proc/pressure/io"), PSI),
     ("oom_track", "pressure on memory", "/proc/pressure/memory", || readable("/proc/pressure/memory"), PSI),
 ];
+
+/// The names in `/proc/PID/fd` can be read without, what they link to cannot.
+fn may_trace() -> io::Result<()> {
+    let effective = rustix::thread::capabilities(None)?.effective;
+    if effective.contains(CapabilitySet::SYS_PTRACE) { Ok(()) } else { Err(rustix::io::Errno::ACCESS.into()) }
+}
 
 const PSI: &str = "needs a kernel with CONFIG_PSI, and psi=1 on its command line";
 
