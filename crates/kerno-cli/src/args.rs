@@ -280,6 +280,10 @@ fn severity_parser() -> impl TypedValueParser<Value = Severity> {
 
 #[derive(Args, Debug)]
 pub(crate) struct CheckArgs {
+    /// Show what each privilege is for, what is lost without it, and which this process has
+    #[arg(long)]
+    pub(crate) explain_privileges: bool,
+
     /// Write text, or one JSON object
     #[arg(short, long, value_enum, default_value_t = Output::Text, value_name = "FORMAT")]
     pub(crate) output: Output,

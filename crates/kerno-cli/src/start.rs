@@ -8,7 +8,7 @@ use std::sync::mpsc::{Sender, channel};
 use anyhow::{Context as _, bail};
 use kerno::engine::Budget;
 use kerno::{CancelToken, Host};
-use kerno_daemon::{Daemon, Settings};
+use kerno_daemon::{Daemon, Settings, confine};
 use signal_hook::consts::SIGHUP;
 use signal_hook::iterator::Signals;
 
@@ -33,8 +33,10 @@ pub(crate) fn run(args: &StartArgs) -> anyhow::Result<ExitCode> {
     }
     drop(host);
     start_log(log);
+    // Before there is another thread.
+    confine::process();
     let cancel = CancelToken::new().context("cannot create an eventfd")?;
-    stop::on_signal(cancel.clone(), false)?;
+    stop::on_signal_after(confine::thread, cancel.clone(), false)?;
     let (reload, reloads) = channel();
     on_hangup(args.clone(), reload)?;
     let daemon = Daemon::start(settings)?;
@@ -46,6 +48,7 @@ pub(crate) fn run(args: &StartArgs) -> anyhow::Result<ExitCode> {
 fn on_hangup(args: StartArgs, reload: Sender<Settings>) -> anyhow::Result<()> {
     let mut signals = Signals::new([SIGHUP]).context("cannot handle signals")?;
     let wait = move || {
+        confine::thread();
         for _ in signals.forever() {
             let settings = settings(&args).and_then(|(settings, _)| {
                 Daemon::check(&settings)?;
@@ -105,6 +108,7 @@ fn settings(args: &StartArgs) -> anyhow::Result<(Settings, Output)> {
         objectives,
         sinks,
         redaction,
+        confine: true,
     };
     Ok((settings, args.log.or(start.log).unwrap_or(Output::Text)))
 }

@@ -8,8 +8,14 @@ use signal_hook::iterator::Signals;
 /// SIGINT or SIGTERM cancels. A second one ends the process at once, even if it hangs in a write that nobody reads; the kernel then
 /// removes what was loaded. With `progress`, the progress on standard error will be wiped, together with the ^C of the terminal.
 pub(crate) fn on_signal(cancel: CancelToken, progress: bool) -> anyhow::Result<()> {
+    on_signal_after(|| {}, cancel, progress)
+}
+
+/// As [`on_signal`], by a thread that does this first.
+pub(crate) fn on_signal_after(first: fn(), cancel: CancelToken, progress: bool) -> anyhow::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot handle signals")?;
     let wait = move || {
+        first();
         for signal in signals.forever() {
             if cancel.is_cancelled() {
                 std::process::exit(128 + signal);

@@ -22,6 +22,7 @@
 mod api;
 mod changes;
 mod client;
+pub mod confine;
 mod explain;
 mod exponential;
 mod export;

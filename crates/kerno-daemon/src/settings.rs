@@ -56,6 +56,9 @@ pub struct Settings {
     pub sinks: Vec<SinkSettings>,
     /// What is hidden in text that leaves the machine.
     pub redaction: Redaction,
+    /// Give up what is not needed any more when all is loaded: of capabilities, of system calls, and of the file system. This is for the thread that
+    /// [starts](crate::Daemon::start) the daemon, too. [`confine::process`](crate::confine::process) comes first.
+    pub confine: bool,
 }
 
 impl Default for Settings {
@@ -76,6 +79,7 @@ impl Default for Settings {
             objectives: Vec::new(),
             sinks: Vec::new(),
             redaction: Redaction::default(),
+            confine: false,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use sd_notify::NotifyState;
 
 use crate::api::{Api, BindError, GuardError, Listeners};
 use crate::changes::{Changes, WindowChanges};
+use crate::confine;
 use crate::explain::explain;
 use crate::objectives::Followed;
 use crate::otlp::{FLUSH, Otlp};
@@ -170,6 +172,9 @@ impl Daemon {
         let changed = reader.as_ref().map_or_else(BTreeMap::new, |reader| changes_of(reader, &incidents));
         let records = records(&incidents, &changed);
         let shared = Arc::new(Shared::new(settings.interval, settings.thresholds.clone(), records.clone()));
+        if settings.confine {
+            confine::watching().map_err(|error| DaemonError::Start(error.into()))?;
+        }
         let options = ObserverOptions { signals: settings.signals.clone(), redact: settings.redact };
         let engine = Engine::start(options)?;
         for missing in engine.missing() {
@@ -182,6 +187,10 @@ impl Daemon {
         let of_windows = reader.as_ref().map_or_else(WindowChanges::default, last_window);
         let objectives = Followed::start(settings.objectives.clone(), reader.as_ref(), &settings.thresholds);
         let changes = Changes::start().map_err(DaemonError::Start)?;
+        // What starts from here on has nothing to do with the kernel.
+        if settings.confine {
+            confine::rest(&directories(&settings));
+        }
         let otlp = settings.otlp.clone().map(|otlp| Otlp::start(otlp, settings.redaction.clone(), Arc::clone(&shared)));
         let otlp = otlp.transpose().map_err(DaemonError::Start)?;
         let kept =
@@ -403,6 +412,14 @@ impl Daemon {
         }
         stopped.map_err(DaemonError::Watch).and(result)
     }
+}
+
+/// Where files are made and removed while it runs: the store, and the socket's directory.
+fn directories(settings: &Settings) -> Vec<&Path> {
+    let socket = settings.socket.as_deref().and_then(Path::parent);
+    let named = settings.store.as_deref().into_iter().chain(socket);
+    // The parent of a bare name is "", which is here.
+    named.map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path }).collect()
 }
 
 /// What a sink still had to tell.

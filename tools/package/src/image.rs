@@ -81,9 +81,9 @@ pub(crate) fn layout(release: &Release, contents: &Contents) -> Result<Vec<u8>> 
 /// All that is in the image: the program, and what names of users and its directories need. Certificates of authorities are the user's to mount.
 fn layer(release: &Release, contents: &Contents) -> Result<Vec<u8>> {
     let mut archive = Archive::new(release.epoch);
-    archive.file("etc/group", 0o644, b"root:x:0:\nkerno:x:999:\n")?;
+    archive.file("etc/group", 0o644, b"root:x:0:\n")?;
     archive.directory("etc/kerno", 0o755)?;
-    archive.file("etc/passwd", 0o644, b"root:x:0:0:root:/:/sbin/nologin\nkerno:x:999:999:Kerno:/:/sbin/nologin\n")?;
+    archive.file("etc/passwd", 0o644, b"root:x:0:0:root:/:/sbin/nologin\n")?;
     archive.directory("run/kerno", 0o755)?;
     archive.directory("tmp", 0o1777)?;
     archive.file("usr/bin/kerno", 0o755, contents.program())?;

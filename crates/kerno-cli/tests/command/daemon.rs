@@ -64,6 +64,11 @@ impl Daemon {
         Self { child, directory: Arc::clone(directory), http, log }
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }

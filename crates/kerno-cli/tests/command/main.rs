@@ -8,6 +8,7 @@ mod webhook;
 
 mod alert;
 mod check;
+mod confined;
 mod doctor;
 mod errors;
 mod explain;
