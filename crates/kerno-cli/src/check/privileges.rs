@@ -53,6 +53,13 @@ pub(super) const PRIVILEGES: &[Privilege] = &[
         true,
     ),
     privilege(
+        "names of containers, images and pods",
+        CapabilitySet::DAC_READ_SEARCH,
+        "",
+        "containers are called by their ids",
+        true,
+    ),
+    privilege(
         "where in the kernel a blocked task waits",
         CapabilitySet::SYS_ADMIN,
         "",
