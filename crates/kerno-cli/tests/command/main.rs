@@ -14,6 +14,7 @@ mod errors;
 mod explain;
 mod idle;
 mod limits;
+mod mounts;
 mod objectives;
 mod start;
 mod start_guard;
