@@ -20,6 +20,10 @@ config = json.loads(blob(manifest["config"]))
 assert config["config"]["Entrypoint"] == ["/usr/bin/kerno"] and config["config"]["Cmd"] == ["start"], config
 layer = gzip.decompress(blob(manifest["layers"][0]))
 assert config["rootfs"]["diff_ids"] == ["sha256:" + hashlib.sha256(layer).hexdigest()], config
+# Docker's own list names the same.
+[for_docker] = json.loads(read("manifest.json"))
+assert for_docker["Config"].rpartition("/")[2] == manifest["config"]["digest"].partition(":")[2], for_docker
+assert for_docker["Layers"][0].rpartition("/")[2] == manifest["layers"][0]["digest"].partition(":")[2], for_docker
 names = {member.name: member for member in tarfile.open(fileobj=io.BytesIO(layer))}
 assert names["usr/bin/kerno"].mode == 0o755 and "etc/passwd" in names and names["var/lib/kerno"].isdir(), sorted(names)
 print(f"image: {len(names)} entries, {len(layer)} bytes")

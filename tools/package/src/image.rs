@@ -45,6 +45,11 @@ pub(crate) fn layout(release: &Release, contents: &Contents) -> Result<Vec<u8>> 
         .rootfs(rootfs)
         .build()?;
     let configuration = blob(&mut blobs, sorted(&configuration)?, MediaType::ImageConfig)?;
+    // Docker without the image store of containerd looks for this.
+    let reference = format!("localhost/{NAME}:{}", release.version);
+    let place = |descriptor: &Descriptor| format!("blobs/{}", descriptor.digest().to_string().replace(':', "/"));
+    let (config, layers) = (place(&configuration), [place(&packed)]);
+    let for_docker = serde_json::json!([{ "Config": config, "Layers": layers, "RepoTags": [reference] }]);
     let manifest = ImageManifestBuilder::default()
         .schema_version(2u32)
         .media_type(MediaType::ImageManifest)
@@ -59,7 +64,7 @@ pub(crate) fn layout(release: &Release, contents: &Contents) -> Result<Vec<u8>> 
         .size(manifest.size())
         .platform(platform)
         .annotations([
-            ("io.containerd.image.name".to_owned(), format!("localhost/{NAME}:{}", release.version)),
+            ("io.containerd.image.name".to_owned(), reference),
             ("org.opencontainers.image.ref.name".to_owned(), release.version.clone()),
         ])
         .build()?;
@@ -74,6 +79,7 @@ pub(crate) fn layout(release: &Release, contents: &Contents) -> Result<Vec<u8>> 
         archive.file(&format!("blobs/sha256/{name}"), 0o644, bytes)?;
     }
     archive.file("index.json", 0o644, &sorted(&index)?)?;
+    archive.file("manifest.json", 0o644, &sorted(&for_docker)?)?;
     archive.file("oci-layout", 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
     archive.finish()
 }
