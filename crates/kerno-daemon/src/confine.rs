@@ -11,6 +11,7 @@
 //! is not for them: it also forbids to look at processes outside of it, which is what they do.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use kerno_bpf::probe::running_kernel;
@@ -31,7 +32,8 @@ pub const WATCHING: CapabilitySet = CapabilitySet::BPF
     .union(CapabilitySet::PERFMON)
     .union(CapabilitySet::SYS_PTRACE)
     .union(CapabilitySet::DAC_READ_SEARCH)
-    .union(CapabilitySet::SYS_ADMIN);
+    .union(CapabilitySet::SYS_ADMIN)
+    .union(CapabilitySet::SYSLOG);
 
 /// What it takes, besides, to open the store and to listen: ports below 1024, the group of the socket, directories of another user's.
 const STARTING: CapabilitySet = CapabilitySet::NET_BIND_SERVICE
@@ -111,19 +113,20 @@ pub fn process() {
     note("seccomp", deny(NEVER));
 }
 
-/// From now on, this thread and those that it starts have the capabilities of those who watch.
-pub(crate) fn watching() -> Result<(), Errno> {
-    keep_capabilities(kept())
+/// What it takes to write in these directories, besides what those who watch need: whoever runs it as root on a store of another user's.
+pub(crate) fn to_write(writable: &[&Path]) -> CapabilitySet {
+    let is_others =
+        |path: &&Path| std::fs::metadata(path).is_ok_and(|data| data.uid() != rustix::process::geteuid().as_raw());
+    if writable.iter().any(is_others) { CapabilitySet::DAC_OVERRIDE } else { CapabilitySet::empty() }
 }
 
-/// From now on, this thread and those that it starts can do least: of files, they can change those in these directories.
-pub(crate) fn rest(writable: &[&Path]) {
-    // Whoever runs it as root on a store of another user's needs this to write there.
-    let is_others = |path: &&Path| {
-        use std::os::unix::fs::MetadataExt as _;
-        std::fs::metadata(path).is_ok_and(|data| data.uid() != rustix::process::geteuid().as_raw())
-    };
-    let keep = if writable.iter().any(is_others) { CapabilitySet::DAC_OVERRIDE } else { CapabilitySet::empty() };
+/// From now on, this thread and those that it starts have the capabilities of those who watch, and these.
+pub(crate) fn watching(more: CapabilitySet) -> Result<(), Errno> {
+    keep_capabilities(kept() | more)
+}
+
+/// From now on, this thread and those that it starts can do least: of files, they can change those in these directories; of capabilities, they have these.
+pub(crate) fn rest(writable: &[&Path], keep: CapabilitySet) {
     // First the rules for files: they are for those without new privileges, and need none.
     note("Landlock", files(writable));
     note("capabilities", keep_capabilities(keep));
@@ -216,7 +219,7 @@ mod tests {
         apart(|| {
             let before = capabilities(None).unwrap().permitted;
             process();
-            watching().unwrap();
+            watching(CapabilitySet::empty()).unwrap();
             assert_eq!(status("NoNewPrivs"), "1");
             let caps = capabilities(None).unwrap();
             assert_eq!(caps.permitted, before & kept());
@@ -243,8 +246,9 @@ mod tests {
         assert!(secrets.iter().all(|secret| fs::File::open(secret).is_ok()), "this test needs root");
         apart(|| {
             process();
-            watching().unwrap();
-            rest(&[ours.path()]);
+            watching(CapabilitySet::empty()).unwrap();
+            assert_eq!(to_write(&[ours.path()]), CapabilitySet::empty());
+            rest(&[ours.path()], CapabilitySet::empty());
             assert_eq!(capabilities(None).unwrap().permitted, CapabilitySet::empty());
             assert_eq!(bpf().raw_os_error(), Some(libc::EPERM));
             let itself = fs::File::open("/proc/thread-self/ns/net").unwrap();

@@ -172,8 +172,10 @@ impl Daemon {
         let changed = reader.as_ref().map_or_else(BTreeMap::new, |reader| changes_of(reader, &incidents));
         let records = records(&incidents, &changed);
         let shared = Arc::new(Shared::new(settings.interval, settings.thresholds.clone(), records.clone()));
+        let writable = directories(&settings);
+        let to_write = confine::to_write(&writable);
         if settings.confine {
-            confine::watching().map_err(|error| DaemonError::Start(error.into()))?;
+            confine::watching(to_write).map_err(|error| DaemonError::Start(error.into()))?;
         }
         let options = ObserverOptions { signals: settings.signals.clone(), redact: settings.redact };
         let engine = Engine::start(options)?;
@@ -189,7 +191,7 @@ impl Daemon {
         let changes = Changes::start().map_err(DaemonError::Start)?;
         // What starts from here on has nothing to do with the kernel.
         if settings.confine {
-            confine::rest(&directories(&settings));
+            confine::rest(&writable, to_write);
         }
         let otlp = settings.otlp.clone().map(|otlp| Otlp::start(otlp, settings.redaction.clone(), Arc::clone(&shared)));
         let otlp = otlp.transpose().map_err(DaemonError::Start)?;

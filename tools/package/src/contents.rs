@@ -28,6 +28,7 @@ const FILES: &[(&str, &str)] = &[
     ("deploy/systemd/kerno.service", "usr/lib/systemd/system/kerno.service"),
     ("deploy/systemd/kerno.sysusers", "usr/lib/sysusers.d/kerno.conf"),
     ("deploy/systemd/kerno.tmpfiles", "usr/lib/tmpfiles.d/kerno.conf"),
+    ("deploy/systemd/kernel-log.conf", "usr/share/kerno/systemd/kernel-log.conf"),
     ("deploy/grafana/kerno.json", "usr/share/kerno/grafana/kerno.json"),
     ("deploy/prometheus/kerno.rules.yml", "usr/share/kerno/prometheus/kerno.rules.yml"),
 ];

@@ -81,11 +81,11 @@ pub(super) const PRIVILEGES: &[Privilege] = &[
         true,
     ),
     privilege(
-        "the kernel's log (kerno explain --last)",
+        "the kernel's log",
         CapabilitySet::SYSLOG,
         "with kernel.dmesg_restrict=1",
-        "messages have to be given on standard input",
-        false,
+        "grave messages of the kernel are no findings, and kerno explain needs them on standard input",
+        true,
     ),
     privilege(
         "the socket for the group kerno",

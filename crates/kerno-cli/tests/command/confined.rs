@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::daemon::{Daemon, until};
 
-/// `CAP_DAC_READ_SEARCH`, `CAP_SYS_PTRACE`, `CAP_SYS_ADMIN`, `CAP_PERFMON`, `CAP_BPF` (linux/capability.h), and `CAP_SYS_RESOURCE`, which old kernels need.
-const WATCHING: u64 = 1 << 2 | 1 << 19 | 1 << 21 | 1 << 38 | 1 << 39;
+/// `CAP_DAC_READ_SEARCH`, `CAP_SYS_PTRACE`, `CAP_SYS_ADMIN`, `CAP_SYSLOG`, `CAP_PERFMON`, `CAP_BPF` (linux/capability.h), and `CAP_SYS_RESOURCE`, which old kernels need.
+const WATCHING: u64 = 1 << 2 | 1 << 19 | 1 << 21 | 1 << 34 | 1 << 38 | 1 << 39;
 const RESOURCE: u64 = 1 << 24;
 
 /// A number of a thread's status; those of capabilities are hexadecimal.
