@@ -53,8 +53,9 @@ pub use probe::{
     LoaderSet, Options, Prepared, StreamError, Unavailable,
 };
 pub use signals::{
-    Ancestor, DiskEvent, DiskFlags, DiskIoLoader, DiskOp, FdEvent, FdOp, FdSource, FdTrackLoader, FileAuditLoader,
-    FileEvent, LifeEvent, LifeOp, OomEvent, OomScope, OomTrackLoader, OpenFlags, OpenVia, PathKind, ProcessLifeLoader,
-    SchedDelayLoader, SchedEvent, SyscallEvent, SyscallLatencyLoader, TcpDirection, TcpEvent, TcpEventType, TcpFamily,
-    TcpMonitorLoader, TcpResetBy, TcpState, TypedEvent, WaitReason,
+    Ancestor, DiskEvent, DiskFlags, DiskIoLoader, DiskOp, DnsEvent, DnsName, DnsOutcome, DnsProtocol, DnsQueryLoader,
+    FdEvent, FdOp, FdSource, FdTrackLoader, FileAuditLoader, FileEvent, LifeEvent, LifeOp, OomEvent, OomScope,
+    OomTrackLoader, OpenFlags, OpenVia, PathKind, ProcessLifeLoader, SchedDelayLoader, SchedEvent, SyscallEvent,
+    SyscallLatencyLoader, TcpDirection, TcpEvent, TcpEventType, TcpFamily, TcpMonitorLoader, TcpResetBy, TcpState,
+    TypedEvent, WaitReason,
 };

@@ -5,6 +5,7 @@
 
 pub mod amount;
 pub mod catalogue;
+pub mod dns;
 mod ending;
 mod entity;
 pub mod errno;
@@ -55,12 +56,13 @@ pub use series::{Series, Trend};
 pub use signals::{
     Awaited, AwaitedKind, BlockedTask, CgroupIo, CgroupMemory, CgroupThrottle, ConnectionOwner, CpuBacklog, CpuGroup,
     CpuHolder, CpuStat, DatagramSocket, DeletedFile, DeletedHolder, DescriptorKind, DiskDevice, DiskFailure,
-    DiskOpStat, DiskSubmitter, DiskSummary, DiskWriter, DnsWait, Ending, FdKind, FdProcess, FdSummary, FileProcess,
-    FileSummary, Filesystem, FilesystemWriter, ForcedState, ForkStarter, FullListener, HeldProcess, IoLimit,
-    IoLimitKind, KillScope, LifeSummary, ListenerHolder, MemoryHolder, NetworkInterface, OomKill, OomSummary,
-    ProcessMemory, ProgramLife, RequestKind, SchedSummary, SchedWaiter, Stall, StallNeed, StallStep, StandingState,
-    StartedProgram, SyncStat, SyscallExemplar, SyscallOffender, SyscallStat, SyscallSummary, TcpFailure,
-    TcpFailureReason, TcpListener, TcpNamespace, TcpPeer, TcpProcess, TcpStuck, TcpSummary, ZombieParent,
+    DiskOpStat, DiskSubmitter, DiskSummary, DiskWriter, DnsNameUse, DnsServer, DnsSummary, DnsWait, Ending, FdKind,
+    FdProcess, FdSummary, FileProcess, FileSummary, Filesystem, FilesystemWriter, ForcedState, ForkStarter,
+    FullListener, HeldProcess, IoLimit, IoLimitKind, KillScope, LifeSummary, ListenerHolder, MemoryHolder,
+    NetworkInterface, OomKill, OomSummary, ProcessMemory, ProgramLife, RequestKind, SchedSummary, SchedWaiter, Stall,
+    StallNeed, StallStep, StandingState, StartedProgram, SyncStat, SyscallExemplar, SyscallOffender, SyscallStat,
+    SyscallSummary, TcpFailure, TcpFailureReason, TcpListener, TcpNamespace, TcpPeer, TcpProcess, TcpStuck, TcpSummary,
+    ZombieParent,
 };
 pub use unit::Unit;
 pub use why::{Spent, ThreadTime, TimeKind, WaitedFor, WhyLink, WhyProcess, WhyReport};

@@ -206,6 +206,7 @@ impl Window {
         merge_part(&mut self.sched_delay, later.sched_delay.as_ref(), watched, observed, &mut joint);
         merge_part(&mut self.fd_track, later.fd_track.as_ref(), watched, observed, &mut joint);
         merge_part(&mut self.file_audit, later.file_audit.as_ref(), watched, observed, &mut joint);
+        merge_part(&mut self.dns_query, later.dns_query.as_ref(), watched, observed, &mut joint);
         merge_part(&mut self.process_life, later.process_life.as_ref(), watched, observed, &mut joint);
         join_list(&mut self.limits, &later.limits, &mut joint);
         join_list(&mut self.kernel_messages, &later.kernel_messages, &mut joint);
@@ -263,6 +264,7 @@ impl Window {
         cuts(self.sched_delay.as_ref(), &mut notes);
         cuts(self.fd_track.as_ref(), &mut notes);
         cuts(self.file_audit.as_ref(), &mut notes);
+        cuts(self.dns_query.as_ref(), &mut notes);
         cuts(self.process_life.as_ref(), &mut notes);
         cut_lists(&mut notes, [&self.limits]);
         cut_lists(&mut notes, [&self.kernel_messages]);
@@ -350,6 +352,7 @@ impl Window {
             self.sched_delay.as_ref().map(crate::SchedSummary::pids),
             self.fd_track.as_ref().map(crate::FdSummary::pids),
             self.file_audit.as_ref().map(crate::FileSummary::pids),
+            self.dns_query.as_ref().map(crate::DnsSummary::pids),
             self.process_life.as_ref().map(crate::LifeSummary::pids),
         ];
         let limits = self.limits.iter().flat_map(|failure| {

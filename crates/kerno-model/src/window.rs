@@ -3,8 +3,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Device, DiskSummary, FdSummary, FileSummary, HostFacts, KernelMessage, LifeSummary, LimitFailure, Merged, Moment,
-    NamedProcess, OomSummary, Process, ProcessId, SchedSummary, Subject, SummaryLoss, SyscallSummary, TcpSummary,
+    Device, DiskSummary, DnsSummary, FdSummary, FileSummary, HostFacts, KernelMessage, LifeSummary, LimitFailure,
+    Merged, Moment, NamedProcess, OomSummary, Process, ProcessId, SchedSummary, Subject, SummaryLoss, SyscallSummary,
+    TcpSummary,
 };
 
 /// Version of the serialised form of [`Window`] and of reports. Grows when a field changes its meaning or form, or is removed. See
@@ -45,6 +46,8 @@ pub struct Window {
     pub fd_track: Option<FdSummary>,
     /// File opens.
     pub file_audit: Option<FileSummary>,
+    /// DNS queries.
+    pub dns_query: Option<DnsSummary>,
     /// Processes that begin and end.
     pub process_life: Option<LifeSummary>,
     /// Calls that failed with an error that a limit gives, and how full the limits were. Bounded.
@@ -71,6 +74,7 @@ impl Window {
             (self.sched_delay.is_some(), "sched_delay"),
             (self.fd_track.is_some(), "fd_track"),
             (self.file_audit.is_some(), "file_audit"),
+            (self.dns_query.is_some(), "dns_query"),
             (self.process_life.is_some(), "process_life"),
         ];
         parts.into_iter().filter_map(|(there, name)| there.then_some(name)).collect()

@@ -114,10 +114,10 @@ pub mod doctor {
 
 pub use kerno_bpf::{
     Ancestor, Availability, Batch, CancelToken, Comm, Counters, DecodeError, DiskEvent, DiskFlags, DiskIoLoader,
-    DiskOp, ErrorKind, Event, EventType, Events, FdEvent, FdOp, FdSource, FdTrackLoader, FileAuditLoader, FileEvent,
-    Filter, FilterKind, Handle, Host, LifeEvent, LifeOp, LoadError, Loader, LoaderSet, MAX_FILENAME_LEN, OomEvent,
-    OomScope, OomTrackLoader, OpenFlags, OpenVia, Options, PathKind, Prepared, ProcessLifeLoader, RawEvent,
-    RawEventBuf, SchedDelayLoader, SchedEvent, StreamError, SyscallEvent, SyscallLatencyLoader, TASK_COMM_LEN,
-    TcpDirection, TcpEvent, TcpEventType, TcpFamily, TcpMonitorLoader, TcpResetBy, TcpState, TypedEvent, Unavailable,
-    WaitReason,
+    DiskOp, DnsEvent, DnsName, DnsOutcome, DnsProtocol, DnsQueryLoader, ErrorKind, Event, EventType, Events, FdEvent,
+    FdOp, FdSource, FdTrackLoader, FileAuditLoader, FileEvent, Filter, FilterKind, Handle, Host, LifeEvent, LifeOp,
+    LoadError, Loader, LoaderSet, MAX_FILENAME_LEN, OomEvent, OomScope, OomTrackLoader, OpenFlags, OpenVia, Options,
+    PathKind, Prepared, ProcessLifeLoader, RawEvent, RawEventBuf, SchedDelayLoader, SchedEvent, StreamError,
+    SyscallEvent, SyscallLatencyLoader, TASK_COMM_LEN, TcpDirection, TcpEvent, TcpEventType, TcpFamily,
+    TcpMonitorLoader, TcpResetBy, TcpState, TypedEvent, Unavailable, WaitReason,
 };

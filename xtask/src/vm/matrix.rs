@@ -13,7 +13,7 @@ use super::boot::Outcome;
 pub(super) const CHECK: &str = "@check ";
 
 /// The signals, and how the names of their tests begin.
-const SIGNALS: [(&str, &[&str]); 8] = [
+const SIGNALS: [(&str, &[&str]); 9] = [
     ("syscall_latency", &["syscall_"]),
     ("tcp_monitor", &["tcp_"]),
     ("oom_track", &["oom_"]),
@@ -21,6 +21,7 @@ const SIGNALS: [(&str, &[&str]); 8] = [
     ("sched_delay", &["sched_"]),
     ("fd_track", &["fd_"]),
     ("file_audit", &["file_"]),
+    ("dns_query", &["dns_"]),
     ("process_life", &["process_life"]),
 ];
 

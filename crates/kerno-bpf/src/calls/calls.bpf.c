@@ -3,11 +3,11 @@
  * The events of the signals that meet on hooks, with one program a hook for all of them: each further program on a hook costs 70 to
  * 100 ns an event. Loaded when several of them are asked for; one alone has its own object.
  *
- * hooks   tp_btf/sys_enter, sys_exit, sched_process_exec, sched_process_exit, io_uring_complete; what one signal alone
+ * hooks   tp_btf/sys_enter, sys_exit, sched_process_exec, sched_process_exit, io_uring_complete, iter/task_file; what one signal alone
  *         hooks is in its own source
  * cost    that of each signal's handler, without the way into a program of its own
  */
-#define SIGNALS 5
+#define SIGNALS 6
 #include "signal.h"
 
 /* The order of calls::EVENTS in mod.rs. */
@@ -15,7 +15,8 @@
 #define FD_TRACK 1
 #define FILE_AUDIT 2
 #define TCP_MONITOR 3
-#define PROCESS_LIFE 4
+#define DNS_QUERY 4
+#define PROCESS_LIFE 5
 
 #include "emit.h"
 
@@ -24,6 +25,7 @@ RING(events_1);
 RING(events_2);
 RING(events_3);
 RING(events_4);
+RING(events_5);
 
 /* Which of them were asked for: the verifier removes the others. */
 const volatile __u8 cfg_signals[SIGNALS] = {};
@@ -45,6 +47,10 @@ const volatile __u8 cfg_signals[SIGNALS] = {};
 #undef SIGNAL
 
 #define SIGNAL 4
+#include "../signals/dns_query/dns_query.bpf.c"
+#undef SIGNAL
+
+#define SIGNAL 5
 #include "../signals/process_life/process_life.bpf.c"
 #undef SIGNAL
 
@@ -79,6 +85,8 @@ int on_sys_exit(unsigned long long *ctx)
 		file_audit_sys_exit(REGS, NUMBER_OR_RESULT);
 	if (cfg_signals[TCP_MONITOR])
 		tcp_monitor_sys_exit(REGS, NUMBER_OR_RESULT);
+	if (cfg_signals[DNS_QUERY])
+		dns_query_sys_exit(REGS, NUMBER_OR_RESULT);
 	return 0;
 }
 
@@ -103,6 +111,8 @@ int BPF_PROG(on_sched_process_exit, struct task_struct *task)
 		fd_track_sched_process_exit(task);
 	if (cfg_signals[PROCESS_LIFE])
 		process_life_sched_process_exit(task, cfg_exit_tells && ARGUMENT(1));
+	if (cfg_signals[DNS_QUERY])
+		dns_query_sched_process_exit(task);
 	return 0;
 }
 
@@ -123,6 +133,21 @@ int BPF_PROG(on_io_uring_complete_in_pieces, void *ring, struct io_kiocb *reques
 		fd_track_io_uring_complete_in_pieces(ring, request, user_data, result);
 	if (cfg_signals[FILE_AUDIT])
 		file_audit_io_uring_complete(request);
+	return 0;
+}
+
+SEC("iter/task_file")
+int on_task_file(struct bpf_iter__task_file *ctx)
+{
+	const struct task_struct *task = ctx->task;
+	const struct file *file = ctx->file;
+
+	if (!task || !file)
+		return 0;
+	if (cfg_signals[TCP_MONITOR])
+		tcp_monitor_task_file(task, file);
+	if (cfg_signals[DNS_QUERY])
+		dns_query_task_file(task, file, ctx->fd);
 	return 0;
 }
 

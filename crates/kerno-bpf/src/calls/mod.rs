@@ -8,5 +8,5 @@ use crate::probe::{Group, Object};
 /// Whose events can be had together. The numbers are those of calls.bpf.c.
 pub(crate) static EVENTS: Group = Group {
     object: Object { name: "calls", data: aya::include_bytes_aligned!("../../objects/calls.bpf.o") },
-    signals: &["syscall_latency", "fd_track", "file_audit", "tcp_monitor", "process_life"],
+    signals: &["syscall_latency", "fd_track", "file_audit", "tcp_monitor", "dns_query", "process_life"],
 };

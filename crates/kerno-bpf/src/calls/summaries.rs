@@ -31,4 +31,4 @@ macro_rules! summaries {
         }
     };
 }
-summaries! { syscall_latency file_audit process_life }
+summaries! { syscall_latency file_audit process_life dns_query }

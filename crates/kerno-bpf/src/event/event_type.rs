@@ -20,6 +20,8 @@ pub enum EventType {
     FdTrack = 6,
     /// A file was opened, or failed to ([`FileEvent`](crate::FileEvent)).
     FileAudit = 7,
+    /// A DNS query was answered, or was not ([`DnsEvent`](crate::DnsEvent)).
+    DnsQuery = 8,
     /// A process began, executed a program or ended ([`LifeEvent`](crate::LifeEvent)).
     ProcessLife = 9,
 }
@@ -38,7 +40,7 @@ impl std::error::Error for UnknownEventType {}
 
 impl EventType {
     /// Every type, in the order of their numbers.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::SyscallLatency,
         Self::TcpMonitor,
         Self::OomKill,
@@ -46,6 +48,7 @@ impl EventType {
         Self::SchedDelay,
         Self::FdTrack,
         Self::FileAudit,
+        Self::DnsQuery,
         Self::ProcessLife,
     ];
 
@@ -62,6 +65,7 @@ impl EventType {
             Self::SchedDelay => "sched_delay",
             Self::FdTrack => "fd_track",
             Self::FileAudit => "file_audit",
+            Self::DnsQuery => "dns_query",
             Self::ProcessLife => "process_life",
         }
     }
@@ -129,6 +133,7 @@ mod tests {
             (5, "sched_delay"),
             (6, "fd_track"),
             (7, "file_audit"),
+            (8, "dns_query"),
             (9, "process_life"),
         ];
         assert_eq!(expected.len(), EventType::ALL.len());
@@ -143,7 +148,7 @@ mod tests {
 
     #[test]
     fn every_other_number_is_unknown() {
-        for number in (0..=u8::MAX).filter(|n| !matches!(n, 1..=7 | 9)) {
+        for number in (0..=u8::MAX).filter(|n| !matches!(n, 1..=9)) {
             assert_eq!(EventType::name_of(number), format!("unknown({number})"));
         }
         assert!("TCP_MONITOR".parse::<EventType>().is_err());

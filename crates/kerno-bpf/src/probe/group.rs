@@ -18,7 +18,7 @@ pub(crate) struct Group {
 }
 
 /// The rings of an object with several signals, by number.
-const RINGS: [&str; 5] = ["events_0", "events_1", "events_2", "events_3", "events_4"];
+const RINGS: [&str; 6] = ["events_0", "events_1", "events_2", "events_3", "events_4", "events_5"];
 
 /// The knob that tells which signals of an object are asked for.
 const ASKED_FOR: &str = "cfg_signals";

@@ -1,6 +1,7 @@
 //! The signals. A new one is a folder here and a line in `signals!` below.
 
 pub mod disk_io;
+pub mod dns_query;
 pub mod fd_track;
 pub mod file_audit;
 pub mod oom_track;
@@ -10,6 +11,7 @@ pub mod syscall_latency;
 pub mod tcp_monitor;
 
 pub use disk_io::{DiskEvent, DiskFlags, DiskIoLoader, DiskOp};
+pub use dns_query::{DnsEvent, DnsName, DnsOutcome, DnsProtocol, DnsQueryLoader};
 pub use fd_track::{FdEvent, FdOp, FdSource, FdTrackLoader};
 pub use file_audit::{FileAuditLoader, FileEvent, OpenFlags, OpenVia, PathKind};
 pub use oom_track::{OomEvent, OomScope, OomTrackLoader};
@@ -166,5 +168,6 @@ signals! {
     sched_delay: SchedDelay = "sched_delay", SchedEvent, SchedDelayLoader, "sched";
     fd_track: FdTrack = "fd_track", FdEvent, FdTrackLoader, "fd";
     file_audit: FileAudit = "file_audit", FileEvent, FileAuditLoader, "file";
+    dns_query: DnsQuery = "dns_query", DnsEvent, DnsQueryLoader, "dns";
     process_life: ProcessLife = "process_life", LifeEvent, ProcessLifeLoader, "proc";
 }

@@ -34,6 +34,7 @@ mod cgroups;
 mod disk_io;
 mod disk_io_summary;
 mod disk_io_traffic;
+mod dns_query;
 mod fd_summary;
 mod fd_track;
 mod fd_track_ends;

@@ -200,7 +200,7 @@ thread_local! {
 
 /// Whether a signal has hooks in common with others.
 fn meets_others(signal: &str) -> bool {
-    ["syscall_latency", "fd_track", "file_audit", "tcp_monitor", "process_life"].contains(&signal)
+    ["syscall_latency", "fd_track", "file_audit", "tcp_monitor", "process_life", "dns_query"].contains(&signal)
 }
 
 /// Runs a test with its signals beside all others, with which they share programs then.

@@ -34,6 +34,7 @@ static PARTS: &[&dyn InWindow] = &[
     &Of { name: "sched_delay", part: |window| window.sched_delay.as_ref() },
     &Of { name: "fd_track", part: |window| window.fd_track.as_ref() },
     &Of { name: "file_audit", part: |window| window.file_audit.as_ref() },
+    &Of { name: "dns_query", part: |window| window.dns_query.as_ref() },
     &Of { name: "process_life", part: |window| window.process_life.as_ref() },
     &Of { name: "processes", part: |window| Some(&window.processes) },
     &Of { name: "window", part: |window| Some(window) },

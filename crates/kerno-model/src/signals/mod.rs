@@ -1,6 +1,7 @@
 //! What each signal's summary says of a window, a part a signal.
 
 mod disk_io;
+mod dns_query;
 mod fd_track;
 mod file_audit;
 mod oom_track;
@@ -13,6 +14,7 @@ pub use disk_io::{
     CgroupIo, DeletedFile, DeletedHolder, DiskDevice, DiskFailure, DiskOpStat, DiskSubmitter, DiskSummary, DiskWriter,
     Filesystem, FilesystemWriter, ForcedState, IoLimit, IoLimitKind, RequestKind,
 };
+pub use dns_query::{DnsNameUse, DnsServer, DnsSummary};
 pub use fd_track::{DescriptorKind, FdKind, FdProcess, FdSummary};
 pub use file_audit::{FileProcess, FileSummary};
 pub use oom_track::{CgroupMemory, KillScope, MemoryHolder, OomKill, OomSummary, ProcessMemory};

@@ -115,11 +115,12 @@ fn members(group: &Group, host: &Host) -> Vec<Member> {
 /// What is loaded of each signal where it is asked for alone.
 fn plans_alone(host: &Host) -> Vec<(Object, Plan)> {
     use crate::signals::{
-        self, disk_io, file_audit, oom_track, process_life, sched_delay, syscall_latency, tcp_monitor,
+        self, disk_io, dns_query, file_audit, oom_track, process_life, sched_delay, syscall_latency, tcp_monitor,
     };
     let mut plans = signals::hook_plans(host);
     plans.extend([
         disk_io::summary_plan(host),
+        dns_query::summary_plan(host),
         file_audit::summary_plan(host),
         oom_track::summary_plan(host),
         process_life::summary_plan(host),
@@ -534,6 +535,7 @@ fn signals_that_share_hooks_have_one_program_a_hook_in_an_order_that_is_each_one
     assert_eq!(
         shared,
         [
+            "calls iter/task_file",
             "calls tp_btf/io_uring_complete",
             "calls tp_btf/sched_process_exec",
             "calls tp_btf/sched_process_exit",

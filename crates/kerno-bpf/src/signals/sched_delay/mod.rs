@@ -60,3 +60,4 @@ pub use loader::SchedDelayLoader;
 pub(crate) use sampler::sampler;
 #[cfg(test)]
 pub(crate) use sampler::summary_plan;
+pub(crate) use stalls::standing_state;

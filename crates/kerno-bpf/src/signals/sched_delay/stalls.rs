@@ -4,6 +4,8 @@
 mod queries;
 mod told;
 
+pub(crate) use told::standing_state;
+
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -505,36 +505,30 @@ int on_tcp_send_reset(unsigned long long *args)
  * Sockets that were open when we attached. Several processes may hold one (fork): the oldest of them is the nearest to
  * who opened it.
  */
-SEC("iter/task_file")
-int on_task_file(struct bpf_iter__task_file *ctx)
+static __always_inline void tcp_monitor_task_file(const struct task_struct *task, const struct file *file)
 {
-	const struct task_struct *task = ctx->task;
-	const struct file *file = ctx->file;
 	const struct sock *sk;
 	struct conn *conn;
 	__u64 since;
 	__u8 state;
 
-	if (!task || !file)
-		return 0;
 	sk = tcp_sock_of_file(file);
 	if (!sk)
-		return 0;
+		return;
 	state = BPF_CORE_READ(sk, __sk_common.skc_state);
 	if (state == TCP_LISTEN || state == TCP_CLOSE)
-		return 0;
+		return;
 	conn = conn_of(sk);
 	if (!conn)
 		conn = conn_new(sk, 0, direction_from_sequence(sk, state));
 	if (!conn)
-		return 0;
+		return;
 	since = BPF_CORE_READ(task, start_time);
 	if (conn->flags & CONN_OWNED && !(conn->flags & CONN_SEEDED && since < conn->owner_since_ns))
-		return 0;
+		return;
 	conn->owner_since_ns = since;
 	conn->flags |= CONN_SEEDED;
 	conn_learn_owner(conn, task);
-	return 0;
 }
 
 #if SIGNALS == 1
@@ -542,6 +536,17 @@ SEC("tp_btf/sys_exit")
 int BPF_PROG(on_sys_exit, struct pt_regs *regs, long ret)
 {
 	tcp_monitor_sys_exit(regs, ret);
+	return 0;
+}
+
+SEC("iter/task_file")
+int on_task_file(struct bpf_iter__task_file *ctx)
+{
+	const struct task_struct *task = ctx->task;
+	const struct file *file = ctx->file;
+
+	if (task && file)
+		tcp_monitor_task_file(task, file);
 	return 0;
 }
 

@@ -3,7 +3,7 @@
 mod calls;
 mod failures;
 mod filters;
-mod mounts;
+pub(crate) mod mounts;
 mod paths;
 mod uring;
 

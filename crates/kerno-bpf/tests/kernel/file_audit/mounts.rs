@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{assert_all_resolved, audit, c, close, fd, folder, open, openat};
 
 /// Mounts made from here on are this process's alone.
-pub(super) fn private_namespace() {
+pub(crate) fn private_namespace() {
     // SAFETY: affects this process only.
     unsafe { assert_eq!(libc::unshare(libc::CLONE_NEWNS), 0, "{}", std::io::Error::last_os_error()) };
     mount("none", Path::new("/"), "", libc::MS_REC | libc::MS_PRIVATE);

@@ -73,6 +73,11 @@ fn model_step(tick: &Tick<'_>, step: &Step) -> StallStep {
     }
 }
 
+/// What a process does, in a word.
+pub(crate) fn standing_state(condition: &Condition) -> StandingState {
+    of_condition(condition).state
+}
+
 pub(super) fn of_condition(condition: &Condition) -> StallStep {
     let state = match condition {
         Condition::Runs => StandingState::Runs,
