@@ -3,6 +3,11 @@
 pub(super) mod connects;
 pub(super) mod datagrams;
 pub(super) mod dns;
+pub(super) mod dns_failures;
+pub(super) mod dns_missing_name;
+pub(super) mod dns_search_list;
+mod dns_server;
+pub(super) mod dns_slow;
 pub(super) mod half_open;
 pub(super) mod interfaces;
 pub(super) mod loss;
