@@ -201,6 +201,18 @@ const CASES: &[Case] = &[
         stage: dns_lookups,
     },
     Case {
+        name: "dns_many_names",
+        about: "a program that looks up many names, which dnsmasq knows, and now and then one that does not exist",
+        needs: &["ip", "dnsmasq", "python3"],
+        stage: dns_many_names,
+    },
+    Case {
+        name: "dns_block_list",
+        about: "a program that asks a block list about many senders, few of which are listed",
+        needs: &["ip", "dnsmasq", "python3"],
+        stage: dns_block_list,
+    },
+    Case {
         name: "rsyslog_logging",
         about: "rsyslogd under a steady stream of messages",
         needs: &["rsyslogd", "logger"],
@@ -728,4 +740,26 @@ fn waiting(scene: &mut Scene) -> Result<Staged> {
     }
     scene.sleep(SETTLE)?;
     Ok(Staged::healthy())
+}
+
+fn dns_many_names(scene: &mut Scene) -> Result<Staged> {
+    use super::faults::dns;
+    let net = scene.lonely_net()?;
+    dns::dnsmasq_with(scene, &net, "--address=/example/10.1.2.3 --local=/test/")?;
+    let names = "f\"www.{i}.example\" if i%100 else \"typo.test\"";
+    dns::asks(scene, &net, "search corp.test\n", &dns::look_up_in_python(names, 50))?;
+    scene.sleep(SETTLE)?;
+    Ok(Staged::healthy()
+        .grows("datagrams", scene.window_seconds() * 100.0, move || super::stage::counter(&net, "UdpInDatagrams")))
+}
+
+fn dns_block_list(scene: &mut Scene) -> Result<Staged> {
+    use super::faults::dns;
+    let net = scene.lonely_net()?;
+    dns::dnsmasq_with(scene, &net, "--local=/example/ --address=/7.2.0.192.list.example/127.0.0.2")?;
+    let names = "f\"{i%250}.{i%3+1}.0.192.list.example\" if i%10 else \"7.2.0.192.list.example\"";
+    dns::asks(scene, &net, "", &dns::look_up_in_python(names, 50))?;
+    scene.sleep(SETTLE)?;
+    Ok(Staged::healthy()
+        .grows("datagrams", scene.window_seconds() * 100.0, move || super::stage::counter(&net, "UdpInDatagrams")))
 }
