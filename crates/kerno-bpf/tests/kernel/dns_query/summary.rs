@@ -81,7 +81,8 @@ fn servers_and_names_have_just_what_was_asked() {
     compare("dns_query", "answers of a server", *answers, u64::from(QUERIES), "the caller");
     assert_eq!((*missing, *servfail, *refused, *other_errors), (of(2), of(3), of(4), 0));
     assert_eq!((*asker, comm.as_str(), latency_ns.count()), (pid, "kerno asks", u64::from(QUERIES)));
-    assert_eq!(latency_ns.count_above(29_000_000), of(6));
+    // On a busy machine others may be as late.
+    assert!(latency_ns.count_above(29_000_000) >= of(6));
     // In lower case, whatever case was asked for.
     let zone = named(&part, "www.zone.test");
     assert_eq!((zone.queries, zone.found, zone.missing, zone.errors), (of(0) + of(1), of(0) + of(1), 0, 0));
