@@ -1,6 +1,6 @@
 //! containers/storage, which CRI-O and Podman keep their containers in.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Deserialize;
 
@@ -51,7 +51,7 @@ pub(super) fn of_podman(root: &Path, id: &str) -> Option<Names> {
     files.filter_map(|file| in_list(&file, id)).next()
 }
 
-fn in_list(file: &PathBuf, id: &str) -> Option<Names> {
+fn in_list(file: &Path, id: &str) -> Option<Names> {
     let entries: Vec<Entry> = serde_json::from_slice(&read(file)?).ok()?;
     let entry = entries.into_iter().find(|entry| entry.id == id)?;
     let metadata: Metadata = serde_json::from_str(&entry.metadata).unwrap_or_default();

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 
 use super::walk::Namespace;
+use crate::engine::is_gone;
 use kerno_model::TcpNamespace;
 
 /// Those that are used, since the namespace began.
@@ -23,8 +24,11 @@ pub(super) struct Counters {
 
 impl Counters {
     pub(super) fn read(namespace: Namespace) -> io::Result<Self> {
-        // Not there without IPv6.
-        let snmp6 = namespace.read("snmp6").unwrap_or_default();
+        let snmp6 = match namespace.read("snmp6") {
+            // Not there without IPv6, or when the process has ended: then the next file tells.
+            Err(error) if is_gone(&error) => String::new(),
+            snmp6 => snmp6?,
+        };
         Ok(Self::parse(&namespace.read("snmp")?, &namespace.read("netstat")?, &snmp6))
     }
 

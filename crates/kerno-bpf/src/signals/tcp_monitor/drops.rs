@@ -54,17 +54,22 @@ impl Counts {
         }
     }
 
-    /// With what only sysfs tells.
-    fn with_sysfs(mut self, name: &str) -> Self {
-        let number = |file: &str| -> Option<u64> {
-            read_text(&Path::new("/sys/class/net").join(name).join(file)).ok()?.trim().parse().ok()
+    /// With what only sysfs tells; `None` if the interface is gone.
+    fn with_sysfs(mut self, name: &str) -> io::Result<Option<Self>> {
+        let number = |file: &str| -> io::Result<Option<u64>> {
+            match read_text(&Path::new("/sys/class/net").join(name).join(file)) {
+                Ok(text) => text.trim().parse().map(Some).map_err(io::Error::other),
+                Err(error) if is_gone(&error) => Ok(None),
+                Err(error) => Err(error),
+            }
         };
-        self.carrier_changes = number("carrier_changes").unwrap_or(0);
-        if let Some(missed) = number("statistics/rx_missed_errors") {
-            self.received_dropped = self.received_dropped.saturating_sub(missed);
-            self.received_missed += missed;
-        }
-        self
+        let (Some(changes), Some(missed)) = (number("carrier_changes")?, number("statistics/rx_missed_errors")?) else {
+            return Ok(None);
+        };
+        self.carrier_changes = changes;
+        self.received_dropped = self.received_dropped.saturating_sub(missed);
+        self.received_missed += missed;
+        Ok(Some(self))
     }
 
     /// What came since; `None` if it counts anew: another interface has its name, or its driver began again.
@@ -248,10 +253,10 @@ fn interfaces(namespace: Namespace, initial: u32) -> io::Result<Vec<(String, Cou
     let has_sysfs = namespace.pid == 0 && namespace.inode == initial;
     let counts = |(name, status): (String, DeviceStatus)| {
         let counts = Counts::of(&status);
-        let counts = if has_sysfs { counts.with_sysfs(&name) } else { counts };
-        (name, counts)
+        let counts = if has_sysfs { counts.with_sysfs(&name) } else { Ok(Some(counts)) };
+        counts.map(|counts| Some((name, counts?))).transpose()
     };
-    Ok(status.0.into_iter().map(counts).collect())
+    status.0.into_iter().filter_map(counts).collect()
 }
 
 fn told(name: &str, namespace: Namespace, initial: u32, delta: Counts) -> NetworkInterface {

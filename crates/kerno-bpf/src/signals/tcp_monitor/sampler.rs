@@ -317,7 +317,7 @@ impl Sampler for Sampled {
             let process = tick.tasks.process(pid);
             process.map(|process| process.row.comm.to_str_lossy().into_owned()).unwrap_or_default()
         };
-        gather(readings, &name, &mut summary);
+        gather(readings, name, &mut summary);
         let initial = walk::initial_inode(tick.tasks);
         let mut datagrams = HashMap::new();
         for namespace in &now.namespaces {

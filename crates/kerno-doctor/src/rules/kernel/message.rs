@@ -179,7 +179,7 @@ fn judge(window: &Window, rule: &KernelReport) -> Vec<Finding> {
         let count = message.count as f64;
         let Some(explanation) = explain(&message.text).filter(|_| count >= needed) else { continue };
         let mut finding = KernelReport::finding(*severity)
-            .variant(*kind)
+            .variant(kind)
             .about(subject(window, &explanation))
             .detail("text", message.text.clone())
             .measured("messages", count, Unit::Count, Some(needed));
