@@ -1,4 +1,4 @@
-//! eBPF kernel observability for Linux: eight signals, each with typed events and with sums kept in the kernel.
+//! eBPF kernel observability for Linux: nine signals, each with typed events and with sums kept in the kernel.
 //!
 //! A [`Loader`] puts one signal's programs into the kernel and hands out its events; a [`LoaderSet`] does so for several.
 //! Events arrive as [`RawEvent`]s that borrow from the kernel's ring buffer; [`RawEvent::decode`] gives the typed event

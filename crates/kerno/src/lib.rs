@@ -1,4 +1,4 @@
-//! Why is this Linux machine slow or failing? Kerno asks the kernel: eight signals, each with typed events and with sums kept in the
+//! Why is this Linux machine slow or failing? Kerno asks the kernel: nine signals, each with typed events and with sums kept in the
 //! kernel, and a doctor that says what is wrong, who causes it and what to do.
 //!
 //! This crate is the front of several, for programs that use Kerno as a library: what is here stays.

@@ -680,7 +680,7 @@ fn dns_lookups(scene: &mut Scene) -> Result<Staged> {
 }
 
 fn make_of_many(scene: &mut Scene) -> Result<Staged> {
-    let rules = "TARGETS:=$(shell seq 1 400)\nall: $(TARGETS)\n.PHONY: all $(TARGETS)\n$(TARGETS):\n\
+    let rules = "TARGETS:=$(shell seq 1 9000)\nall: $(TARGETS)\n.PHONY: all $(TARGETS)\n$(TARGETS):\n\
         \t@sh -c 'i=0; while [ $$i -lt 3000 ]; do i=$$((i+1)); done; exit $$(($@ % 7 == 0))'\n";
     std::fs::write(scene.dir().join("Makefile"), rules)?;
     scene.spawn(&Run::shell("while :; do make -k -j2 >/dev/null 2>&1; done"))?;

@@ -24,6 +24,27 @@ pub(crate) fn is_supervisor(comm: &str) -> bool {
     SUPERVISORS.contains(&comm) || comm.starts_with("PM2")
 }
 
+/// Programs that run a build: they start a process for each of its steps, however small, and fail when a step does.
+pub(crate) fn builds(comm: &str) -> bool {
+    const BUILDERS: &[&str] = &[
+        "bazel",
+        "bmake",
+        "cmake",
+        "configure",
+        "ctest",
+        "gmake",
+        "make",
+        "meson",
+        "ninja",
+        "prove",
+        "pytest",
+        "samu",
+        "scons",
+        "tox",
+    ];
+    BUILDERS.contains(&comm)
+}
+
 /// Programs that run another one again and again because somebody wants to see what it says.
 pub(crate) fn repeats_on_purpose(comm: &str) -> bool {
     matches!(comm, "watch" | "entr" | "hyperfine" | "stress-ng")

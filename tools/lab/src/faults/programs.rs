@@ -191,7 +191,7 @@ fn redis_hangs(scene: &mut Scene) -> Result<Staged> {
     let counted = scene.dir().join("count");
     scene.until("the first to fail", || counted.exists())?;
     let marks = [Mark::Process(server), Mark::Says("redis.sock")];
-    Ok(Staged::fault(&["unix_backlog_full"], marks).grows(
+    Ok(Staged::fault(&["unix_backlog_full", "stalled_peer"], marks).grows(
         "connects that failed",
         scene.window_seconds() * 5.0,
         move || Ok(crate::scene::number_in(&counted)),

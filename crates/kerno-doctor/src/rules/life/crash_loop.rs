@@ -6,7 +6,7 @@ use kerno_model::amount::span;
 use kerno_model::{Effect, Ending, Finding, LifeSummary, ProgramLife, Severity, Subject, Unit, WaitStatus, Window};
 
 use super::{float, times};
-use crate::knowledge::starters::{answers_by_exit_code, is_supervisor, repeats_on_purpose};
+use crate::knowledge::starters::{answers_by_exit_code, builds, is_supervisor, repeats_on_purpose};
 use crate::shell::{is_service, word};
 use crate::title::title;
 use crate::{Words, rule, suffers};
@@ -226,7 +226,7 @@ fn failed<'a>(program: &'a ProgramLife, part: &LifeSummary, rule: &CrashLoop) ->
     if program.most_running > 1 || !follows || float(failures) < rule.min_failures {
         return None;
     }
-    let asks = answers_by_exit_code(&program.program) || is_inline(program);
+    let asks = answers_by_exit_code(&program.program) || builds(&program.program) || is_inline(program);
     if !supervised && (asks || is_a_script_at_work(program, part)) {
         return None;
     }

@@ -4,6 +4,7 @@ use kerno_model::amount::{number, share, span};
 use kerno_model::{Finding, ForkStarter, Severity, Subject, Unit, Window};
 
 use super::float;
+use crate::knowledge::starters::builds;
 use crate::title::title;
 use crate::{Words, rule};
 
@@ -54,7 +55,8 @@ fn storm(window: &Window, starter: &ForkStarter, rule: &ForkStorm) -> Option<Fin
     let same = starter.execs == 0 || float(told) >= rule.same_share * float(starter.execs);
     let multiplies = more >= rule.multiply && more / seconds >= rule.multiply_per_second;
     let brief = float(starter.brief) >= 0.9 * float(starter.ends.max(1));
-    let many = forks.max(execs) >= rule.per_second && brief && same && ms_each <= rule.max_ms_each;
+    let many =
+        forks.max(execs) >= rule.per_second && brief && same && ms_each <= rule.max_ms_each && !builds(&starter.comm);
     if !multiplies && !many {
         return None;
     }
