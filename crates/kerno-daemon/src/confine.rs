@@ -2,8 +2,8 @@
 //!
 //! - [`process`], before there is a second thread: no new privileges by executing programs, no capabilities but those that are ever needed here,
 //!   and no system calls that nothing here makes: to execute, to mount, to load modules, to become another user.
-//! - [`watching`], before the engine starts: what was needed to listen goes.
-//! - [`rest`], when all is loaded, in the thread that starts the others: no capabilities at all, no loading of programs, no other namespaces, no looking into
+//! - `watching`, before the engine starts: what was needed to listen goes.
+//! - `rest`, when all is loaded, in the thread that starts the others: no capabilities at all, no loading of programs, no other namespaces, no looking into
 //!   other processes; files may be read as far as the user may, and written in the store and beside the socket only. Threads that it starts inherit
 //!   this: HTTP, alerts, OpenTelemetry, the store.
 //!
@@ -133,7 +133,7 @@ pub(crate) fn rest(writable: &[&Path], keep: CapabilitySet) {
     note("seccomp", deny(WATCHERS));
 }
 
-/// As [`rest`], without the rules for files: for a thread that was started before these are known.
+/// As `rest`, without the rules for files: for a thread that was started before these are known.
 pub fn thread() {
     // What fails here failed for the process, too, and was told.
     let _ = keep_capabilities(CapabilitySet::empty());
